@@ -1,0 +1,1 @@
+"""What makes training continual: folding, rehearsal and recall; no paths, no printing."""

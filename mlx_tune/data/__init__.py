@@ -1,0 +1,1 @@
+"""What a person wants taught: read, checked, and turned into supervised tokens."""

@@ -1,0 +1,53 @@
+"""Every error a person can meet, each with the exit code its kind has.
+
+An error is one line: what failed, the offending value and its place, what was expected, what to do.
+The command line prints it after ``error:`` on stderr; ``--debug`` shows the traceback.
+"""
+
+
+class MlxTuneError(Exception):
+    """The root of this package's errors; ``exit_code`` is what the process ends with."""
+
+    exit_code = 1
+
+
+class UsageError(MlxTuneError, ValueError):
+    """A command was called in a way it cannot be carried out."""
+
+    exit_code = 2
+
+
+class InputError(MlxTuneError, ValueError):
+    """Data, a template or a weight file is not what it should be."""
+
+    exit_code = 3
+
+
+class DamagedStoreError(MlxTuneError, OSError):
+    """A file of the store is not what was committed."""
+
+    exit_code = 4
+
+
+class IncompatibleError(MlxTuneError, ValueError):
+    """Two things that are each sound do not belong together."""
+
+    exit_code = 5
+
+
+class LockedError(MlxTuneError, RuntimeError):
+    """Another process is writing to the store."""
+
+    exit_code = 6
+
+
+class DiskError(MlxTuneError, OSError):
+    """The disk is full, read-only or failing."""
+
+    exit_code = 7
+
+
+class NetworkError(MlxTuneError, ConnectionError):
+    """Something could not be fetched, or is not what was asked for."""
+
+    exit_code = 8

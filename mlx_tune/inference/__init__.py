@@ -1,0 +1,1 @@
+"""Generation; the only caller of mlx-lm's generators."""

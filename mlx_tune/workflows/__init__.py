@@ -1,0 +1,1 @@
+"""One story a file: what a command does, from the data to the store."""
