@@ -84,9 +84,9 @@ def draw_base_model(generator: torch.Generator) -> LlamaForCausalLM:
         max_position_embeddings=256,
         attention_bias=False,
         mlp_bias=False,
-        attn_implementation="eager",
     )
-    model = LlamaForCausalLM(config).float()
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation("eager")
     if model.lm_head.weight is not model.model.embed_tokens.weight:
         raise RuntimeError("the output head is not tied to the embedding")
     with torch.no_grad():

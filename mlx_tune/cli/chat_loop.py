@@ -1,0 +1,63 @@
+"""The state of a chat: which model answers, and what was said."""
+
+import sys
+from pathlib import Path
+
+from mlx_tune.cli.console import say
+from mlx_tune.inference.conversation import Conversation
+from mlx_tune.lineage.store import Store
+from mlx_tune.workflows.standing import (
+    Standing,
+    choose_base,
+    find_session,
+    locate_base,
+    stand,
+)
+
+
+class Chat:
+    """A conversation with a model of the lineage."""
+
+    def __init__(
+        self, store: Path, base: str | None, *, max_tokens: int, temperature: float
+    ) -> None:
+        self._store = Store.open(store)
+        self._info = locate_base(self._store, choose_base(self._store, base), say)
+        self._conversation = Conversation(max_tokens=max_tokens, temperature=temperature)
+        self._standing: Standing | None = None
+
+    @property
+    def who(self) -> str:
+        """Who answers, for a person."""
+        chain = self._standing.chain if self._standing else ()
+        names = " → ".join(session.name for session in chain)
+        return f"{self._info.name} + {names}" if names else f"{self._info.name} (the bare base)"
+
+    def switch(self, ref: str | None) -> None:
+        """Let another session answer: a reference, ``base``, or None for HEAD."""
+        session = find_session(self._store, ref)
+        for note in self._store.notes:
+            say(note)
+        self._standing = None  # two models at once may not fit
+        self._standing = stand(self._info, self._store.chain(session))
+
+    def clear(self) -> None:
+        """Forget the conversation."""
+        self._conversation.clear()
+
+    def answer(self, question: str) -> None:
+        """Print the answer as it comes; Ctrl-C stops it.
+
+        The text goes out as the model says it, with no wrapping of ours: a terminal that wraps by
+        itself still knows that a URL over two lines is one.
+        """
+        assert self._standing is not None, "switch comes first"
+        pieces = self._conversation.ask(self._standing.model, self._standing.tokenizer, question)
+        try:
+            for piece in pieces:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            pieces.close()
+            sys.stdout.write(" …stopped")
+        print()

@@ -1,0 +1,55 @@
+"""How the command line prints: rich on a terminal, plain lines elsewhere."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from mlx_tune import blas
+
+
+def console() -> Console:
+    """Return a console for standard output; without a terminal it neither colours nor wraps."""
+    made = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return made
+
+
+def say(line: str) -> None:
+    """Print one line of what is going on; on stderr, so that stdout stays the answer."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def warn_of_slow_blas() -> None:
+    """Say once a command that MLX would run on its reference BLAS, with the fix."""
+    if advice := blas.advice():
+        say(f"note: {advice}")
+
+
+def size(count: float) -> str:
+    """Return bytes for a person: 1.4 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for a person: 45 s, 12 min 5 s, 2 h 3 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def percent(right: int, asked: int) -> str:
+    """Return a score with what it was counted over: 98 % (104 of 106)."""
+    return f"{round(100 * right / asked)} % ({right} of {asked})"

@@ -1,0 +1,24 @@
+"""`mlx-tune fuse`: the folded model as a folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlx_tune.cli.options import STORE, BaseOption, SessionOption, StoreOption
+
+
+def fuse(
+    *,
+    out: Annotated[Path, typer.Option("--out", help="A folder that does not exist yet.")],
+    session: SessionOption = None,
+    store: StoreOption = STORE,
+    base: BaseOption = None,
+) -> None:
+    """Write base and sessions as one model that mlx-lm loads."""
+    from mlx_tune.cli.console import say
+    from mlx_tune.workflows.fuse import fuse as carry_out
+
+    written = carry_out(store, out=out, session=session, base=base, say=say)
+    print(f"✓ {written.folder_name if written else 'the bare base'} written to {out}")
+    print(f"try it with: mlx_lm.generate --model {out} --prompt '…'")

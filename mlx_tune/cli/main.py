@@ -1,0 +1,109 @@
+"""The command `mlx-tune`: its list of commands, and the boundary where errors become one line."""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any
+
+import click
+import typer
+
+from mlx_tune.cli import (
+    base,
+    chat,
+    doctor,
+    evaluate,
+    fuse,
+    log,
+    plan,
+    resume,
+    rollback,
+    show,
+    train,
+)
+from mlx_tune.errors import MlxTuneError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (train.train, plan.plan, resume.resume, chat.chat, evaluate.eval_, log.log,
+                show.show, rollback.rollback, fuse.fuse, doctor.doctor):  # fmt: skip
+    app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(base.app, name="base")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import mlx_tune
+
+        print(mlx_tune.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Teach a language model on your own machine, again and again, without it forgetting."""
+
+
+def run() -> None:
+    """Run the command line and end the process with the exit code of what happened."""
+    words = sys.argv[1:]
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = _call(words)
+    except MlxTuneError as error:
+        code = error.exit_code
+        if debug:
+            raise
+        _complain(str(error))
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # The reader left (`| head`); Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
+
+
+def _call(words: list[str]) -> int:
+    try:
+        result: Any = app(args=words, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as help_shown:
+        help_shown.show()
+        return 2
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return error.exit_code
+    except click.Abort:
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str) -> None:
+    first, *rest = message.splitlines() or [""]
+    print(f"error: {first}", file=sys.stderr)
+    for line in rest:
+        print(f"       {line}", file=sys.stderr)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    run()

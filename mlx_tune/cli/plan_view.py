@@ -1,0 +1,115 @@
+"""How a plan looks: the head panel of `train`, and the whole of `plan`."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mlx_tune.cli.console import size
+from mlx_tune.data.rows import Row
+from mlx_tune.workflows.prepare import Plan
+
+_LISTED = 5
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print what a training would do, every setting with its reason and source."""
+    for label, text in _head(plan):
+        console.print(f"[bold]{label:<9}[/] {text}", soft_wrap=True)
+    for line in remarks(plan):
+        console.print(line, soft_wrap=True, markup=False)
+    console.print(_settings(plan))
+
+
+def remarks(plan: Plan) -> list[str]:
+    """Return what a person should know of the data before it is trained on."""
+    found = plan.rehearsal
+    lines = []
+    if plan.too_long:
+        lines.append(
+            f"! {_rows(len(plan.too_long))} left out, longer than "
+            f"{plan.sizing.max_length.value} tokens ({plan.long_share:.1%} of the tokens):"
+        )
+        lines += _listed([row.place for row in plan.too_long])
+    if found.duplicates:
+        lines.append(f"! {_rows(len(found.duplicates))} stand more than once in the data:")
+        lines += _listed([row.place for row in found.duplicates])
+    if found.contradictions:
+        lines.append(f"! {_rows(len(found.contradictions))} contradict another row of the data:")
+        lines += _listed([f"{_q(row)} {row.place} and {old.place}" for row, old in found.contradictions])
+    if found.repeated:
+        lines.append(f"· {_rows(len(found.repeated))} were taught before with the same answer")
+    if found.changed:
+        lines.append(f"! {_rows(len(found.changed))} change an earlier answer, which they replace:")
+        lines += _listed([f"{_q(row)} was: {old.answer}" for row, old in found.changed])
+    return lines
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan for ``--json``."""
+    found = plan.rehearsal
+    return {
+        "name": plan.name,
+        "base": {"name": plan.info.name, "fingerprint": plan.info.fingerprint},
+        "chain": [session.folder_name for session in plan.chain],
+        "rows": {"new": len(plan.taught), "rehearsed": len(found.old)},
+        "too_long": [row.place for row in plan.too_long],
+        "repeated": len(found.repeated),
+        "changed": [[row.place, old.answer] for row, old in found.changed],
+        "contradictions": [[row.place, old.place] for row, old in found.contradictions],
+        "duplicates": [row.place for row in found.duplicates],
+        "steps": plan.planned_steps,
+        "warmup_steps": plan.warmup_steps,
+        "tokens_per_epoch": plan.tokens_per_epoch,
+        "settings": plan.sizing.to_json(),
+        "remarks": remarks(plan),
+    }
+
+
+def _head(plan: Plan) -> list[tuple[str, str]]:
+    names = " → ".join(session.name for session in plan.chain)
+    rehearsed = len(plan.rehearsal.old)
+    rows = f"{_rows(len(plan.taught))} new"
+    rows += f" + {rehearsed} rehearsed from earlier sessions" if rehearsed else ""
+    effective = plan.training.effective_batch
+    return [
+        ("session", f"{len(plan.chain) + 1} · {plan.name}"),
+        ("base", f"{plan.info.name} · {plan.info.fingerprint[:12]} · {size(plan.info.weights_bytes)}"),
+        ("chain", names or "none yet: a first session"),
+        ("rows", rows),
+        (
+            "steps",
+            f"{plan.planned_steps}, {plan.warmup_steps} of them warm-up "
+            f"({len(plan.examples)} rows ÷ {effective} a step × {plan.training.epochs} epochs)",
+        ),
+        ("work", f"{plan.tokens_per_epoch:,} tokens an epoch"),
+    ]
+
+
+def _settings(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("setting", "value", "why", "from"):
+        table.add_column(heading, header_style="dim", no_wrap=heading in ("setting", "value"))
+    for name, chosen in plan.sizing.items():
+        table.add_row(name.replace("_", " "), value(chosen.value), chosen.reason, chosen.source)
+    return table
+
+
+def value(chosen: Any) -> str:
+    """Return a setting's value for a person."""
+    if isinstance(chosen, bool):
+        return "on" if chosen else "off"
+    return f"{chosen:g}" if isinstance(chosen, float) else str(chosen)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" + "s" * (count != 1)
+
+
+def _q(row: Row) -> str:
+    return f"“{row.question}”"
+
+
+def _listed(lines: list[str]) -> list[str]:
+    shown = [f"    {line}" for line in lines[:_LISTED]]
+    return shown + ([f"    … and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else [])

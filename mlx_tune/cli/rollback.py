@@ -1,0 +1,29 @@
+"""`mlx-tune rollback`: a step back."""
+
+from typing import Annotated
+
+import typer
+
+from mlx_tune.cli.options import STORE, JsonOption, StoreOption
+
+
+def rollback(
+    *,
+    to: Annotated[
+        str | None, typer.Option("--to", help="A session by number, name or id, or `base`.")
+    ] = None,
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+) -> None:
+    """Go one step back, or to any session; nothing is deleted."""
+    from mlx_tune.cli.console import print_json
+    from mlx_tune.workflows.rollback import rollback as carry_out
+
+    move = carry_out(store, to)
+    before, after = (s.folder_name if s else "base" for s in (move.before, move.after))
+    if json:
+        print_json({"before": before, "after": after})
+        return
+    print(f"✓ HEAD is {after} (was {before}, which is kept)")
+    if move.before:
+        print(f"take it up again with: mlx-tune rollback --to {move.before.id[:8]}")

@@ -1,0 +1,142 @@
+"""What a person sees of a training: the plan, the fold, the steps, the verdict, what to do next."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+
+from mlx_tune.cli.console import console, duration, percent, print_json, say, size, warn_of_slow_blas
+from mlx_tune.cli.plan_view import show_plan
+from mlx_tune.lineage.runs import Run
+from mlx_tune.lineage.session import Session
+from mlx_tune.report.progress import RunProgress
+from mlx_tune.training.loop import Step, Trainer
+from mlx_tune.workflows.evaluate import SessionRecall
+from mlx_tune.workflows.prepare import Plan
+from mlx_tune.workflows.train import Outcome
+
+_WELL_LEARNED = 0.9
+
+
+class TrainingView:
+    """Prints a training as it goes; the ``Watch`` of the command line."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._json = as_json
+        self._console = Console(stderr=True, highlight=False) if as_json else console()
+        self._progress: RunProgress | None = None
+        self._run: Run | None = None
+
+    def __enter__(self) -> Self:
+        warn_of_slow_blas()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.ended()
+        if error is not None and self._run is not None:
+            say(f"the run is kept; go on with: mlx-tune resume {self._store_flag()}".rstrip())
+
+    def say(self, line: str) -> None:
+        """Print one line of what is going on."""
+        say(line)
+
+    def planned(self, plan: Plan) -> None:
+        """Print the head panel."""
+        show_plan(plan, self._console)
+
+    def merged(self, chain: Sequence[Session]) -> None:
+        """Print what the session stands on."""
+        if chain:
+            names = ", ".join(session.name for session in chain)
+            self._console.print("[green]✓ Previous knowledge successfully merged![/]", end=" ")
+            self._console.print(f"({names})", markup=False)
+        else:
+            self._console.print("First session: there is nothing to merge yet, which is fine.")
+
+    def began(self, run: Run, trainer: Trainer) -> None:
+        """Start the progress."""
+        self._run = run
+        self._progress = RunProgress(
+            self._console,
+            planned_steps=trainer.planned_steps,
+            steps_done=trainer.steps_done,
+            epochs=trainer.config.epochs,
+        )
+
+    def stepped(self, step: Step) -> None:
+        """Show one step."""
+        assert self._progress is not None, "began comes first"
+        shown = {k: v for k, v in vars(step).items() if k != "grad_norm"}
+        self._progress.step(**shown)
+
+    def ended(self) -> None:
+        """End the progress."""
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+    def show_outcome(self, outcome: Outcome) -> None:
+        """Print the verdict in words and the next commands."""
+        if self._json:
+            print_json(_outcome_json(outcome))
+            return
+        session, training = outcome.session, outcome.session.record["training"]
+        self._console.print()
+        for entry in outcome.recall:
+            self._console.print(_verdict(entry, new=entry is outcome.recall[-1]), soft_wrap=True)
+        self._console.print(
+            f"trained for {duration(training['seconds'])}, peak memory "
+            f"{size(training['peak_memory_bytes'])}"
+        )
+        self._console.print(f"[green]✓ saved[/] {session.path}", soft_wrap=True)
+        flag = self._store_flag()
+        self._console.print(
+            "\n".join(
+                [
+                    "next:",
+                    f"  mlx-tune chat {flag}".rstrip() + "        talk to it",
+                    f"  mlx-tune train MORE.json {flag}".rstrip() + "   teach another subject",
+                    f"  mlx-tune rollback {flag}".rstrip() + "    one step back",
+                ]
+            ),
+            soft_wrap=True,
+        )
+
+    def _store_flag(self) -> str:
+        if self._run is None:
+            return ""
+        store = self._run.path.parents[1]
+        return "" if str(store) == "adapters" else f"--store {store}"
+
+
+def _verdict(entry: SessionRecall, *, new: bool) -> str:
+    """Say in words how well one session is known."""
+    known = entry.verbatim
+    if known is None:
+        return f"[green]✓[/] {entry.name}: trained; it has no questions to score"
+    good = known.rate >= _WELL_LEARNED
+    mark = "[green]✓[/]" if good else "[yellow]![/]"
+    word = ("learned" if new else "kept") if good else ("only partly learned" if new else "faded")
+    text = f"{mark} {entry.name} {word}: {percent(known.right, known.asked)} answered word for word"
+    if entry.paraphrases is not None:
+        text += f", {percent(entry.paraphrases.right, entry.paraphrases.asked)} when reworded"
+    if not good:
+        text += "; train longer with a higher --epochs" if new else "; see `mlx-tune eval`"
+    return text
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "session": outcome.session.folder_name,
+        "id": outcome.session.id,
+        "path": str(outcome.session.path),
+        "is_head": outcome.is_head,
+        "recall": [entry.to_json() for entry in outcome.recall],
+        "training": outcome.session.record["training"],
+    }

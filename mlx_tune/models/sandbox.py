@@ -1,0 +1,69 @@
+"""Renders a chat template in a process of its own, which may be killed; run as a script.
+
+A template comes with a downloaded model and is a program: it may loop for ever, reach for Python's
+internals, or print without end. So none is ever rendered in our own process. This file imports
+nothing of the package. Standard input: one JSON object; standard output: one JSON object.
+"""
+
+import json
+import re
+import resource
+import sys
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MEMORY_BYTES = 1 << 30
+
+
+def environment() -> ImmutableSandboxedEnvironment:
+    """Return the environment that transformers gives chat templates, without the clock."""
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+    made = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    made.filters["tojson"] = tojson
+    made.globals["raise_exception"] = raise_exception
+    return made
+
+
+def render(job: dict[str, Any]) -> list[str]:
+    """Render every conversation of a job, each to at most ``job["limit_chars"]`` characters."""
+    # transformers marks assistant spans with a tag of its own; the text is the same without it.
+    source = re.sub(r"\{%(-?)\s*generation\s*(-?)%\}", r"{%\1 if true \2%}", job["template"])
+    source = re.sub(r"\{%(-?)\s*endgeneration\s*(-?)%\}", r"{%\1 endif \2%}", source)
+    template = environment().from_string(source)
+    texts = []
+    for conversation in job["conversations"]:
+        pieces: list[str] = []
+        room = job["limit_chars"]
+        for piece in template.generate(**job["variables"], **conversation):
+            room -= len(piece)
+            if room < 0:
+                raise ValueError(f"it printed more than {job['limit_chars']:,} characters")
+            pieces.append(piece)
+        texts.append("".join(pieces))
+    return texts
+
+
+def main() -> None:
+    """Answer the one job on standard input."""
+    if sys.platform.startswith("linux"):  # macOS does not enforce an address-space limit
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    try:
+        answer: dict[str, Any] = {"texts": render(json.load(sys.stdin))}
+    except Exception as error:  # whatever a template raises is the answer, on one line
+        answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""A base model's tokenizer and chat template, as the rest of the program sees them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_tune.errors import InputError
+from mlx_tune.models import chat_template
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """Text to tokens and back, and conversations to text.
+
+    Attributes:
+        wrapper: mlx-lm's ``TokenizerWrapper``, which its generators want.
+        template: The chat template in effect, its date pinned; None for a plain language model.
+        end_ids: The tokens that end a turn or a text.
+    """
+
+    wrapper: Any
+    template: str | None
+    end_ids: frozenset[int] = field(default_factory=frozenset)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a rendered text; nothing is added to what it says."""
+        return list(self.wrapper.encode(text, add_special_tokens=False))
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the tokens of a text without a template, after the start token if there is one."""
+        return list(self.wrapper.encode(text))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, special ones left out."""
+        return str(self.wrapper.decode(list(tokens), skip_special_tokens=True))
+
+    def decode_raw(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, special ones shown."""
+        return str(self.wrapper.decode(list(tokens)))
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends a text of its own."""
+        return int(self.wrapper.eos_token_id)
+
+    @property
+    def special_texts(self) -> frozenset[str]:
+        """How the special tokens are spelt; a row that spells one would forge structure."""
+        return frozenset(self.wrapper.all_special_tokens)
+
+    def render(
+        self, conversations: Sequence[Messages], *, add_generation_prompt: bool
+    ) -> list[str]:
+        """Return what the template makes of conversations, each at once.
+
+        Raises:
+            InputError: There is no template, or it misbehaves.
+        """
+        if self.template is None:
+            raise InputError(
+                "this base model has no chat template; train it on `text` rows, or use an "
+                "instruction-tuned base model"
+            )
+        return chat_template.render(
+            self.template,
+            [
+                {"messages": list(map(dict, c)), "add_generation_prompt": add_generation_prompt}
+                for c in conversations
+            ],
+            variables=self._variables(),
+        )
+
+    def prompt(self, messages: Messages) -> list[int]:
+        """Return the tokens after which the model answers."""
+        return self.encode(self.render([messages], add_generation_prompt=True)[0])
+
+    def _variables(self) -> dict[str, str | None]:
+        names = ("bos_token", "eos_token", "unk_token", "pad_token")
+        return {name: getattr(self.wrapper, name, None) for name in names}

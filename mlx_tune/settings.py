@@ -1,0 +1,137 @@
+"""Everything about a training that a person may set: by flag, or by the same key in YAML.
+
+This one dataclass owns the names, the help and the limits; flags, YAML keys and the reference
+pages derive from it. A setting left out is decided in `sizing`.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlx_tune.errors import InputError, MlxTuneError, UsageError
+
+
+def _setting(help: str, *, low: float | None = None, high: float | None = None) -> Any:  # noqa: A002 - the word typer uses
+    return dataclasses.field(default=None, metadata={"help": help, "low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What may be set; None everywhere means the rules decide."""
+
+    base: str | None = _setting("Base model: a short name, a Hugging Face id or a folder.")
+    name: str | None = _setting("Name of the session; default: the data file's.")
+    rank: int | None = _setting("LoRA rank.", low=1, high=1024)
+    alpha: float | None = _setting("LoRA alpha; scale = alpha / rank.", low=1e-6, high=1e6)
+    epochs: int | None = _setting("Passes over the rows.", low=1, high=10_000)
+    batch_size: int | None = _setting("Rows of a micro-batch.", low=1, high=4096)
+    grad_accumulation: int | None = _setting("Micro-batches of a step.", low=1, high=4096)
+    max_length: int | None = _setting("Longest row, in tokens.", low=8, high=1_000_000)
+    learning_rate: float | None = _setting("Peak learning rate.", low=1e-9, high=1.0)
+    seed: int | None = _setting("Of the first values and of the order of rows.", low=0, high=2**31)
+    grad_checkpoint: bool | None = _setting("Recompute layers for less memory.")
+    allow_long: bool | None = _setting("Train even if over 5 % of the tokens are in too long rows.")
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A value somebody gave, and where."""
+
+    value: Any
+    source: str
+
+
+def kind(name: str) -> type:
+    """Return a setting's plain type: int, float, bool or str."""
+    return {"int": int, "float": float, "bool": bool, "str": str}[
+        str(FIELDS[name].type).split(" | ")[0]
+    ]
+
+
+def gather(
+    flags: Mapping[str, Any], config: tuple[str, Mapping[str, Any]] | None = None
+) -> dict[str, Given]:
+    """Put flags over a config file, each value with where it came from.
+
+    Args:
+        flags: By setting's name; None where a flag was not given.
+        config: The file's name and its parsed keys.
+
+    Raises:
+        UsageError: A flag is out of its limits.
+        InputError: The config has an unknown key or a value that does not fit.
+    """
+    given: dict[str, Given] = {}
+    if config is not None:
+        place, values = config
+        given = {name: Given(value=value, source=place) for name, value in values.items()}
+        _check(given, InputError, place + ": {}")
+    from_flags = {
+        name: Given(value=value, source="--" + name.replace("_", "-"))
+        for name, value in flags.items()
+        if value is not None
+    }
+    _check(from_flags, UsageError, "--{}")
+    return {**given, **from_flags}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the keys of a YAML file.
+
+    Raises:
+        InputError: It is missing, does not parse, or is no mapping.
+    """
+    try:
+        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; name a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise InputError(f"{place}: {getattr(error, 'problem', error)}; expected YAML") from error
+    if parsed is None:
+        return {}
+    if not isinstance(parsed, dict):
+        raise InputError(f"{path}: expected `setting: value` lines")
+    return {str(key): value for key, value in parsed.items()}
+
+
+def _check(given: Mapping[str, Given], error: type[MlxTuneError], place: str) -> None:
+    """Report every value that does not fit, all at once."""
+    problems = []
+    for name, entry in given.items():
+        problem = _problem(name, entry.value)
+        if problem:
+            shown = name.replace("_", "-") if place.startswith("--") else name
+            problems.append(place.format(f"{shown}{problem}"))
+    if problems:
+        raise error("\n".join(problems))
+
+
+def _problem(name: str, value: Any) -> str | None:
+    if name not in FIELDS:
+        close = difflib.get_close_matches(name, FIELDS, n=1)
+        fix = f'did you mean "{close[0]}"?' if close else f"known: {', '.join(FIELDS)}"
+        return f" is not a setting; {fix}"
+    wanted = kind(name)
+    fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
+    if not fits or (wanted is not bool and isinstance(value, bool)):
+        return f": {value!r}; expected {_words(wanted)}"
+    low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
+    # `not <=` so that NaN is outside.
+    if low is not None and not low <= value <= high:
+        return f": {value!r}; expected {low:g} to {high:g}"
+    return None
+
+
+def _words(wanted: type) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return words[wanted]

@@ -1,0 +1,120 @@
+"""The rules that size a training from its data, each value with its reason and its source.
+
+The tables are the ones of the program this one replaces (rows S2 to S7 of its summary); n counts
+the new rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_tune.settings import Given
+
+SMALL_ROWS, LARGE_ROWS = 100, 500
+"""Under the first a data set is small; from the second on it is large."""
+
+_RANK = (8, 16, 32)
+_EPOCHS = (10, 5, 3)
+_BATCH_SIZE = (2, 2, 4)
+_GRAD_ACCUMULATION = (4, 4, 2)
+_MAX_LENGTH = (512, 640, 768)
+
+# Below this much of weights the activations of a micro-batch are no concern.
+_CHECKPOINT_FROM_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A value, why it is that, and where it came from (a flag, a file, a rule, a default)."""
+
+    value: Any
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizing:
+    """The settings of a training, all decided."""
+
+    rank: Chosen
+    alpha: Chosen
+    epochs: Chosen
+    batch_size: Chosen
+    grad_accumulation: Chosen
+    max_length: Chosen
+    learning_rate: Chosen
+    seed: Chosen
+    grad_checkpoint: Chosen
+
+    @property
+    def scale(self) -> float:
+        """Multiplier of the low-rank product."""
+        return float(self.alpha.value) / int(self.rank.value)
+
+    def items(self) -> list[tuple[str, Chosen]]:
+        """Return the settings in the order a person reads them."""
+        return list(vars(self).items())
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Return what a session's record keeps."""
+        return {name: dict(vars(chosen)) for name, chosen in self.items()}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Mapping[str, Any]]) -> "Sizing":
+        """Return the sizing a record keeps; the inverse of :meth:`to_json`."""
+        return Sizing(**{name: Chosen(**chosen) for name, chosen in record.items()})
+
+
+def learning_rate(hidden_size: int) -> float:
+    """Return the default peak rate for LoRA on a Llama of this width.
+
+    5e-4 · (2000 / hidden)^0.781: 3.6e-4 for the 3B model, 1.3e-3 for the small one.
+
+    Source:
+        The rule that Thinking Machines' Tinker documentation gives for LoRA on Llama models.
+    """
+    return float(f"{5e-4 * (2000 / hidden_size) ** 0.781:.3g}")
+
+
+def plan(
+    new_rows: int, *, hidden_size: int, weights_bytes: int, given: Mapping[str, Given]
+) -> Sizing:
+    """Decide every setting: what was given, else the rule for this many rows.
+
+    Args:
+        new_rows: Rows of the data set; rehearsed ones do not count.
+        hidden_size: Of the base model.
+        weights_bytes: Of the base model, as stored.
+        given: Flags and config, see `settings.gather`.
+    """
+    size = (new_rows >= SMALL_ROWS) + (new_rows >= LARGE_ROWS)
+    bounds = (f"under {SMALL_ROWS}", f"{SMALL_ROWS} to {LARGE_ROWS - 1}", f"{LARGE_ROWS} or more")
+    why = f"{new_rows} new row{'s' * (new_rows != 1)} ({bounds[size]})"
+
+    def decide(name: str, value: Any, reason: str, source: str = "rule") -> Chosen:
+        if name in given:
+            return Chosen(value=given[name].value, reason="as given", source=given[name].source)
+        return Chosen(value=value, reason=reason, source=source)
+
+    rank = decide("rank", _RANK[size], why)
+    batch_size = decide("batch_size", _BATCH_SIZE[size], f"{why}; effective batch 8")
+    large = weights_bytes >= _CHECKPOINT_FROM_BYTES
+    return Sizing(
+        rank=rank,
+        alpha=decide("alpha", 2 * rank.value, "twice the rank, so the scale is 2"),
+        epochs=decide("epochs", _EPOCHS[size], why),
+        batch_size=batch_size,
+        grad_accumulation=decide(
+            "grad_accumulation", _GRAD_ACCUMULATION[size], f"{why}; effective batch 8"
+        ),
+        max_length=decide("max_length", _MAX_LENGTH[size], f"{why}; tokens"),
+        learning_rate=decide(
+            "learning_rate", learning_rate(hidden_size), f"5e-4·(2000/{hidden_size})^0.781"
+        ),
+        seed=decide("seed", 0, "any number will do, the same one repeats the run", "default"),
+        grad_checkpoint=decide(
+            "grad_checkpoint",
+            large,
+            "saves memory for a model this large" if large else "a small model: memory is no concern",
+        ),
+    )

@@ -1,0 +1,124 @@
+"""Examines the machine and a store."""
+
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_tune import blas
+from mlx_tune.errors import MlxTuneError
+from mlx_tune.lineage.store import Store
+from mlx_tune.models import bases, cache, runtime
+
+_ROOM_BYTES = 2 * 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the examination.
+
+    Attributes:
+        about: What was looked at.
+        text: What was found, with the fix where one is needed.
+        good: Nothing to do.
+        fatal: The store is damaged.
+    """
+
+    about: str
+    text: str
+    good: bool = True
+    fatal: bool = False
+
+
+def examine(store_root: Path) -> list[Finding]:
+    """Look at everything that commonly goes wrong; nothing is changed."""
+    return [
+        Finding(about="python", text=f"{platform.python_version()} on {platform.platform()}"),
+        Finding(about="mlx", text=f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}"),
+        _device(),
+        *_blas(),
+        *_rival(),
+        _disk(store_root),
+        *_bases(),
+        *_store(store_root),
+    ]
+
+
+def _device() -> Finding:
+    memory = runtime.memory_bytes() / 1e9
+    kind = "GPU" if runtime.on_gpu() else "CPU, computing in float32"
+    name = mx.device_info().get("device_name", "") if runtime.on_gpu() else ""
+    return Finding(
+        about="device",
+        text=f"{kind} {name}".strip()
+        + f", {memory:.1f} GB; default base model {runtime.default_base()}",
+    )
+
+
+def _blas() -> list[Finding]:
+    if not sys.platform.startswith("linux"):
+        return []
+    advice = blas.advice()
+    return [Finding(about="blas", text=advice or f"{blas.loaded}", good=advice is None)]
+
+
+def _rival() -> list[Finding]:
+    """Look for the other project whose package has the same import name."""
+    try:
+        found = version("mlx-tune")
+    except PackageNotFoundError:
+        return []
+    return [
+        Finding(
+            about="package",
+            text=f"another project's `mlx-tune` {found} is installed and shares the import name; "
+            "`pip uninstall mlx-tune`, then install mlx-tune-continual again",
+            good=False,
+        )
+    ]
+
+
+def _disk(store_root: Path) -> Finding:
+    place = next(p for p in (store_root.resolve(), *store_root.resolve().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    return Finding(
+        about="disk",
+        text=f"{free / 1e9:.1f} GB free at {place}"
+        + ("" if free > _ROOM_BYTES else "; a run may need more, make room"),
+        good=free > _ROOM_BYTES,
+    )
+
+
+def _bases() -> list[Finding]:
+    from mlx_tune.models.catalogue import KNOWN
+
+    here = [name for name in KNOWN if bases.is_here(name)]
+    return [
+        Finding(
+            about="bases",
+            text=f"{', '.join(here) or 'none fetched yet'} in {cache.cache_dir()}",
+        )
+    ]
+
+
+def _store(store_root: Path) -> list[Finding]:
+    """Check every byte of every session, and that HEAD's chain is whole."""
+    findings, sessions = [], 0
+    try:
+        store = Store.open(store_root)
+        for session in store.sessions():
+            session.verify()
+            sessions += 1
+        chain = store.chain(store.head())
+        findings += [Finding(about="store", text=note, good=False) for note in store.notes]
+        where = " → ".join(session.name for session in chain) or "the base"
+        findings.append(
+            Finding(about="store", text=f"{store_root}: {sessions} sessions whole, HEAD {where}")
+        )
+    except MlxTuneError as error:
+        findings.append(Finding(about="store", text=str(error), good=False, fatal=True))
+    return findings

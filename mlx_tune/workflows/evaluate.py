@@ -1,0 +1,123 @@
+"""How well the model knows what each session taught it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_tune.continual.recall import Recall, score
+from mlx_tune.continual.rehearse import current
+from mlx_tune.data import tokenise
+from mlx_tune.data.rows import Row
+from mlx_tune.lineage.session import Session
+from mlx_tune.lineage.store import Store
+from mlx_tune.models.bases import Say
+from mlx_tune.workflows.standing import (
+    Standing,
+    choose_base,
+    find_session,
+    locate_base,
+    need_sessions,
+    read_rows,
+    stand,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRecall:
+    """One session's questions, asked of a model.
+
+    Attributes:
+        number: The session's place in the chain.
+        name: The session.
+        verbatim: The taught questions; None when it taught none (``text`` rows only).
+        paraphrases: Other wordings of them, never trained on; None when it has none.
+    """
+
+    number: int
+    name: str
+    verbatim: Recall | None
+    paraphrases: Recall | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a session's record keeps."""
+        return {
+            "number": self.number,
+            "name": self.name,
+            "verbatim": _recall_json(self.verbatim),
+            "paraphrases": _recall_json(self.paraphrases),
+        }
+
+
+def evaluate(
+    store_root: Path, *, session: str | None, base: str | None, on: str | None, say: Say
+) -> tuple[Session | None, list[SessionRecall]]:
+    """Ask a place in the lineage the questions of a chain of sessions.
+
+    Args:
+        store_root: The store's folder.
+        session: Whose model answers: a session, ``base``, or None for HEAD.
+        base: The base model, when not the store's own.
+        on: Whose chain of sessions is asked about; None for the answering one's, or, when that
+            is the base, for HEAD's.
+        say: Told, in a line, what takes long.
+
+    Returns:
+        The answering session (None: the base) and the recall of each session asked about.
+    """
+    store = Store.open(store_root)
+    need_sessions(store)
+    info = locate_base(store, choose_base(store, base), say)
+    answering = find_session(store, session)
+    asked = store.chain(find_session(store, on) if on else answering or store.head())
+    say("asking…")
+    standing = stand(info, store.chain(answering))
+    return answering, score_sessions(
+        standing, [(s.number, s.name) for s in asked], [read_rows(s) for s in asked]
+    )
+
+
+def score_sessions(
+    standing: Standing,
+    labels: Sequence[tuple[int, str]],
+    history: Sequence[Sequence[Row]],
+) -> list[SessionRecall]:
+    """Score each session's questions and their paraphrases.
+
+    A question that a later session taught again is that session's alone.
+
+    Args:
+        standing: The model that answers.
+        labels: Number and name of each session.
+        history: The rows each was taught, in the same order.
+    """
+    scored = []
+    for (number, name), rows in zip(labels, current(history), strict=True):
+        probes = [row for row in rows if row.question is not None]
+        reworded = [row.with_question(text) for row in probes for text in row.paraphrases]
+        scored.append(
+            SessionRecall(
+                number=number,
+                name=name,
+                verbatim=_score(standing, probes),
+                paraphrases=_score(standing, reworded),
+            )
+        )
+    return scored
+
+
+def _score(standing: Standing, rows: Sequence[Row]) -> Recall | None:
+    if not rows:
+        return None
+    return score(standing.model, tokenise.encode(rows, standing.tokenizer))
+
+
+def _recall_json(recall: Recall | None) -> dict[str, Any] | None:
+    if recall is None:
+        return None
+    return {
+        "right": recall.right,
+        "asked": recall.asked,
+        "token_accuracy": recall.token_accuracy,
+        "loss": recall.loss,
+    }

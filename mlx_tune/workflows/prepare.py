@@ -1,0 +1,196 @@
+"""Everything decided before training starts: what `plan` shows and what `train` carries out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_tune import sizing
+from mlx_tune.continual.rehearse import Rehearsal, rehearse
+from mlx_tune.data import read, tokenise
+from mlx_tune.data.rows import Row
+from mlx_tune.data.tokenise import Example
+from mlx_tune.errors import InputError
+from mlx_tune.lineage.session import Session, check_name, slug
+from mlx_tune.lineage.store import Store
+from mlx_tune.models.bases import BaseInfo, Say
+from mlx_tune.models.load import load_tokenizer
+from mlx_tune.models.shipped import shipped_config
+from mlx_tune.settings import gather, read_config
+from mlx_tune.training import schedule
+from mlx_tune.training.loop import TrainingConfig
+from mlx_tune.workflows.standing import choose_base, locate_base, read_rows
+
+_LONG_SHARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a person asked for.
+
+    Attributes:
+        data: Files or folders.
+        store: The store's folder.
+        flags: By setting's name; None where not given.
+        config: A YAML file, or None.
+    """
+
+    data: Sequence[Path]
+    store: Path
+    flags: Mapping[str, Any]
+    config: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A training, fully decided.
+
+    Attributes:
+        name: Of the session to be.
+        info: Its base model.
+        store: Where it will go.
+        chain: The sessions it stands on, root first.
+        rehearsal: New rows and old ones.
+        sizing: Every setting with its reason.
+        too_long: Rows left out because they exceed the length limit.
+        long_share: Share of all tokens that are in those rows.
+        examples: What is trained on, new rows first.
+        sources: The data files as they were named.
+    """
+
+    name: str
+    info: BaseInfo
+    store: Store
+    chain: tuple[Session, ...]
+    rehearsal: Rehearsal
+    sizing: sizing.Sizing
+    too_long: tuple[Row, ...]
+    long_share: float
+    examples: tuple[Example, ...]
+    sources: tuple[str, ...]
+
+    @property
+    def parent(self) -> Session | None:
+        """The session it will stand on, None for the bare base."""
+        return self.chain[-1] if self.chain else None
+
+    @property
+    def taught(self) -> tuple[Row, ...]:
+        """The new rows without those that are too long."""
+        left_out = {id(row) for row in self.too_long}
+        return tuple(row for row in self.rehearsal.new if id(row) not in left_out)
+
+    @property
+    def training(self) -> TrainingConfig:
+        """What the loop is told."""
+        return training_config(self.sizing)
+
+    @property
+    def planned_steps(self) -> int:
+        """Optimizer updates."""
+        return self.training.planned_steps(len(self.examples))
+
+    @property
+    def warmup_steps(self) -> int:
+        """How many of them warm up."""
+        return schedule.warmup_steps(self.planned_steps)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of all rows, padding not counted."""
+        return sum(len(example.tokens) for example in self.examples)
+
+
+def prepare(request: Request, *, say: Say) -> Plan:
+    """Read, check and size a training; nothing is written and no weights are loaded.
+
+    Raises:
+        InputError: The data or the config cannot be used.
+        UsageError: A flag cannot.
+        IncompatibleError: The base is not the one the store's sessions stand on.
+    """
+    new = read.read(request.data)
+    store = Store.open(request.store)
+    config = None if request.config is None else read_config(request.config)
+    info = locate_base(
+        store, choose_base(store, request.flags.get("base"), (config or {}).get("base")), say
+    )
+    place = str(request.config)
+    if config is None:
+        place, config = shipped_config(info.name)
+    given = gather(request.flags, (place, config))
+    name = given["name"].value if "name" in given else _name(request.data)
+    check_name(name)
+    chain = tuple(store.chain(store.head()))
+    rehearsal = rehearse(new, [read_rows(session) for session in chain])
+    decided = sizing.plan(
+        len(new),
+        hidden_size=info.hidden_size,
+        weights_bytes=info.weights_bytes,
+        given=given,
+    )
+    tokenizer = load_tokenizer(info.folder, info.template)
+    fresh = tokenise.encode(rehearsal.new, tokenizer)
+    kept = [example for example in fresh if len(example.tokens) <= decided.max_length.value]
+    allowed = "allow_long" in given and bool(given["allow_long"].value)
+    share = _check_lengths(fresh, kept, int(decided.max_length.value), allowed=allowed)
+    # Old rows fitted the limit of the session that taught them; a shorter one now must not
+    # make the model forget them.
+    old = tokenise.encode(rehearsal.old, tokenizer)
+    return Plan(
+        name=name,
+        info=info,
+        store=store,
+        chain=chain,
+        rehearsal=rehearsal,
+        sizing=decided,
+        too_long=tuple(
+            row
+            for row, example in zip(rehearsal.new, fresh, strict=True)
+            if len(example.tokens) > decided.max_length.value
+        ),
+        long_share=share,
+        examples=(*kept, *old),
+        sources=tuple(map(str, request.data)),
+    )
+
+
+def training_config(decided: sizing.Sizing) -> TrainingConfig:
+    """Return what the loop is told, from a sizing."""
+    return TrainingConfig(
+        rank=int(decided.rank.value),
+        scale=decided.scale,
+        epochs=int(decided.epochs.value),
+        batch_size=int(decided.batch_size.value),
+        grad_accumulation=int(decided.grad_accumulation.value),
+        learning_rate=float(decided.learning_rate.value),
+        seed=int(decided.seed.value),
+        grad_checkpoint=bool(decided.grad_checkpoint.value),
+    )
+
+
+def _name(paths: Sequence[Path]) -> str:
+    return slug("-".join(path.stem for path in paths))
+
+
+def _check_lengths(
+    fresh: Sequence[Example], kept: Sequence[Example], limit: int, *, allowed: bool
+) -> float:
+    """Return the share of tokens in rows over the limit; refuse when it is too much.
+
+    A row is left out whole: cut short, it would teach an answer without its end.
+    """
+    left_out = [example for example in fresh if len(example.tokens) > limit]
+    if not left_out:
+        return 0.0
+    share = sum(len(e.tokens) for e in left_out) / sum(len(e.tokens) for e in fresh)
+    longest = max(left_out, key=lambda example: len(example.tokens))
+    what = (
+        f"{len(left_out)} of {len(fresh)} rows ({share:.0%} of the tokens) are longer than "
+        f"{limit} tokens; the longest, {longest.place}, has {len(longest.tokens)}"
+    )
+    if not kept:
+        raise InputError(f"{what}; none is left, so raise --max-length or split the rows")
+    if share > _LONG_SHARE and not allowed:
+        raise InputError(f"{what}; raise --max-length, or leave them out with --allow-long")
+    return share

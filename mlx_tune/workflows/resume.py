@@ -1,0 +1,69 @@
+"""Goes on with a run that was interrupted, from its newest checkpoint."""
+
+from pathlib import Path
+
+from mlx_tune.data import read, tokenise
+from mlx_tune.errors import IncompatibleError, UsageError
+from mlx_tune.lineage.runs import Run, runs
+from mlx_tune.lineage.store import Store
+from mlx_tune.models.load import load_tokenizer
+from mlx_tune.sizing import Sizing
+from mlx_tune.workflows.standing import locate_base
+from mlx_tune.workflows.train import NEW_ROWS, OLD_ROWS, Job, Outcome, Watch, carry_out
+
+
+def resume(store_root: Path, name: str | None, watch: Watch) -> Outcome:
+    """Finish a run as if it had never stopped.
+
+    Args:
+        store_root: The store's folder.
+        name: The run's folder name; None for the newest unfinished one.
+        watch: Who follows.
+
+    Raises:
+        UsageError: There is no such run, or it is finished.
+        IncompatibleError: The base model is no longer the one the run began with.
+    """
+    run = find_run(store_root, name, watch)
+    store = Store.open(store_root)
+    parent = run.record["parent"]
+    chain = tuple(store.chain(store.find(parent))) if parent else ()
+    kept = run.record["base"]
+    info = locate_base(store, kept["name"], watch.say)
+    if info.fingerprint != kept["fingerprint"]:
+        raise IncompatibleError(
+            f"{run.path}: began on the base {kept['fingerprint'][:12]}, {kept['name']} is now "
+            f"{info.fingerprint[:12]}; train again"
+        )
+    new = read.load(run.read(NEW_ROWS), str(run.path / NEW_ROWS))
+    old = read.load(run.read(OLD_ROWS), str(run.path / OLD_ROWS))
+    tokenizer = load_tokenizer(info.folder, info.template)
+    job = Job(
+        name=run.record["name"],
+        info=info,
+        store=store,
+        chain=chain,
+        sizing=Sizing.from_json(run.record["sizing"]),
+        new=tuple(new),
+        examples=tuple(tokenise.encode([*new, *old], tokenizer)),
+        run=run,
+    )
+    watch.say(f"going on with {run.path.name}")
+    return carry_out(job, watch)
+
+
+def find_run(store_root: Path, name: str | None, watch: Watch) -> Run:
+    """Return the run a person means: by its folder's name, or the newest unfinished one."""
+    notes: list[str] = []
+    unfinished = [r for r in runs(store_root, notes=notes) if r.record.get("phase") != "done"]
+    for note in notes:
+        watch.say(note)
+    if name is None:
+        if not unfinished:
+            raise UsageError(f"{store_root}: no unfinished run; start one with `mlx-tune train`")
+        return unfinished[-1]
+    for run in unfinished:
+        if run.path.name == Path(name).name:
+            return run
+    names = ", ".join(run.path.name for run in unfinished) or "none"
+    raise UsageError(f"{name}: no unfinished run of that name; there are: {names}")

@@ -1,0 +1,42 @@
+"""One step back, or to any session: HEAD moves, nothing is deleted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_tune.errors import UsageError
+from mlx_tune.lineage.session import Session
+from mlx_tune.lineage.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """HEAD before and after; None is the bare base."""
+
+    before: Session | None
+    after: Session | None
+
+
+def rollback(store_root: Path, to: str | None) -> Move:
+    """Move HEAD to its parent, or to a named session.
+
+    Args:
+        store_root: The store's folder.
+        to: A session, ``base``, or None for one step.
+
+    Raises:
+        UsageError: There is no such session, or HEAD is the base already.
+    """
+    store = Store.open(store_root)
+    before = store.head()
+    if to is not None:
+        after = store.find(to)
+    elif before is None:
+        raise UsageError(
+            f"{store_root}: HEAD is the base model already, there is no step further back; "
+            "`mlx-tune log` shows the sessions, `mlx-tune rollback --to N` takes one up again"
+        )
+    else:
+        chain = store.chain(before)
+        after = chain[-2] if len(chain) > 1 else None
+    store.move_head(after, expected=before, why="rollback")
+    return Move(before=before, after=after)

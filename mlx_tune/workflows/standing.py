@@ -1,0 +1,120 @@
+"""The model that a place in the lineage stands for: base + chain, folded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_tune.continual.fold import fold
+from mlx_tune.data import read
+from mlx_tune.data.rows import Row
+from mlx_tune.errors import IncompatibleError, UsageError
+from mlx_tune.lineage.session import Session
+from mlx_tune.lineage.store import Store
+from mlx_tune.models import bases, runtime
+from mlx_tune.models.bases import BaseInfo, Say
+from mlx_tune.models.load import load
+from mlx_tune.models.tokenizer import Tokenizer
+from mlx_tune.training.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter
+
+DATA_FILE = "data.jsonl"
+"""The rows a session was taught, beside its adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A model ready to answer or to be trained further.
+
+    Attributes:
+        info: Its base.
+        chain: The sessions folded into it, root first.
+        model: Weights in the type this machine computes in.
+        tokenizer: The base's.
+    """
+
+    info: BaseInfo
+    chain: tuple[Session, ...]
+    model: nn.Module
+    tokenizer: Tokenizer
+
+
+def choose_base(store: Store, asked: str | None, config: str | None = None) -> str:
+    """Return the base model to use: what was asked for, else the store's, else what fits."""
+    kept = store.base()
+    if asked is not None:
+        return asked
+    return str(kept["name"]) if kept else config or runtime.default_base()
+
+
+def locate_base(store: Store, name: str, say: Say) -> BaseInfo:
+    """Find a base model and check that the store's sessions were trained on it.
+
+    Raises:
+        IncompatibleError: They were trained on another.
+    """
+    info = bases.locate(name, say=say)
+    kept = store.base()
+    if kept and kept["fingerprint"] != info.fingerprint:
+        raise IncompatibleError(
+            f"{store.root}: its sessions stand on the base {kept['name']} "
+            f"({kept['fingerprint'][:12]}), not on {name} ({info.fingerprint[:12]}); a store "
+            "holds one base, so name another with --store"
+        )
+    return info
+
+
+def stand(info: BaseInfo, chain: Sequence[Session], extra: Sequence[Adapter] = ()) -> Standing:
+    """Load a base, fold a chain into it, round once, and widen to the type computed in.
+
+    Args:
+        info: The base.
+        chain: Sessions, root first.
+        extra: Adapters that are not sessions yet, on top.
+    """
+    base = load(info)
+    fold(base.model, [*map(read_adapter, chain), *extra])
+    widen(base.model)
+    base.model.eval()
+    return Standing(info=info, chain=tuple(chain), model=base.model, tokenizer=base.tokenizer)
+
+
+def widen(model: nn.Module) -> None:
+    """Cast a folded model to the type this machine computes in."""
+    stored = model.model.norm.weight.dtype
+    wanted = runtime.compute_dtype(stored)
+    if wanted != stored:
+        model.set_dtype(wanted)
+    mx.eval(model.parameters())
+
+
+def read_adapter(session: Session) -> Adapter:
+    """Read a session's adapter, its bytes checked against the manifest."""
+    return Adapter.from_files(
+        session.read(WEIGHTS_FILE), session.read(CONFIG_FILE), place=str(session.path)
+    )
+
+
+def read_rows(session: Session) -> list[Row]:
+    """Read the rows a session was taught."""
+    return read.load(session.read(DATA_FILE), str(session.path / DATA_FILE))
+
+
+def find_session(store: Store, ref: str | None) -> Session | None:
+    """Return the session a person means: HEAD when they name none; None is the base."""
+    return store.head() if ref is None else store.find(ref)
+
+
+def need_sessions(store: Store) -> None:
+    """Refuse what makes no sense before the first session."""
+    if not store.sessions():
+        raise UsageError(
+            f"{store.root}: no sessions yet; train the first with `mlx-tune train data/cs.json`"
+        )
+
+
+def describe_base(info: BaseInfo) -> dict[str, Any]:
+    """Return what a session's record keeps of its base."""
+    known = info.name if info.source.startswith("wheel:") else info.source
+    return {"name": known, "source": info.source, "fingerprint": info.fingerprint}

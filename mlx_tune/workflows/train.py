@@ -1,0 +1,217 @@
+"""One continual session: fold, rehearse, train, score, commit, and move HEAD."""
+
+import gc
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+import mlx_tune
+from mlx_tune.data import read
+from mlx_tune.data.rows import Row
+from mlx_tune.data.tokenise import Example
+from mlx_tune.errors import LockedError
+from mlx_tune.lineage.runs import Run
+from mlx_tune.lineage.session import Session
+from mlx_tune.lineage.store import Store
+from mlx_tune.models.bases import BaseInfo
+from mlx_tune.sizing import Sizing
+from mlx_tune.training.loop import Step, Trainer
+from mlx_tune.workflows.evaluate import SessionRecall, score_sessions
+from mlx_tune.workflows.prepare import Plan, Request, prepare, training_config
+from mlx_tune.workflows.standing import DATA_FILE, describe_base, read_rows, stand
+
+NEW_ROWS, OLD_ROWS = "new.jsonl", "old.jsonl"
+"""A run keeps the rows it trains on, so that a data file may change or go before a resume."""
+
+PROMOTE = "promote"
+
+
+class Watch(Protocol):
+    """Who follows a training; the command line prints."""
+
+    def say(self, line: str) -> None:
+        """Hear of something in one line."""
+
+    def planned(self, plan: Plan) -> None:
+        """See what is about to be done."""
+
+    def merged(self, chain: Sequence[Session]) -> None:
+        """Hear that the chain was folded in; empty for a first session."""
+
+    def began(self, run: Run, trainer: Trainer) -> None:
+        """Hear that steps follow."""
+
+    def stepped(self, step: Step) -> None:
+        """See one step."""
+
+    def ended(self) -> None:
+        """Hear that no more steps follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished session.
+
+    Attributes:
+        session: As committed.
+        recall: Of every session of its chain, itself last.
+        is_head: False when HEAD moved elsewhere meanwhile.
+    """
+
+    session: Session
+    recall: tuple[SessionRecall, ...]
+    is_head: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is left of a plan once training starts; a resumed run reads it from its folder."""
+
+    name: str
+    info: BaseInfo
+    store: Store
+    chain: tuple[Session, ...]
+    sizing: Sizing
+    new: tuple[Row, ...]
+    examples: tuple[Example, ...]
+    run: Run
+
+
+def train(request: Request, watch: Watch) -> Outcome:
+    """Train one session from the data to the store.
+
+    Raises:
+        MlxTuneError: Whatever could not be done; see the child. The run and its last checkpoint
+            are kept.
+    """
+    plan = prepare(request, say=watch.say)
+    watch.planned(plan)
+    run = Run.create(
+        plan.store.root,
+        name=plan.name,
+        record={
+            "phase": "train",
+            "base": describe_base(plan.info),
+            "parent": plan.parent.id if plan.parent else None,
+            "sizing": plan.sizing.to_json(),
+            "sources": list(plan.sources),
+            "data_sha256": read.fingerprint(plan.taught),
+        },
+        files={
+            NEW_ROWS: read.dump(plan.taught),
+            OLD_ROWS: read.dump(plan.rehearsal.old),
+        },
+    )
+    job = Job(
+        name=plan.name,
+        info=plan.info,
+        store=plan.store,
+        chain=plan.chain,
+        sizing=plan.sizing,
+        new=plan.taught,
+        examples=plan.examples,
+        run=run,
+    )
+    return carry_out(job, watch)
+
+
+def carry_out(job: Job, watch: Watch) -> Outcome:
+    """Train from the newest checkpoint, or from the start, to a committed session."""
+    standing = stand(job.info, job.chain)
+    watch.merged(job.chain)
+    trainer = Trainer(standing.model, job.examples, training_config(job.sizing))
+    if newest := job.run.newest_checkpoint():
+        trainer.restore({name: newest.read(name) for name in newest.hashes}, place=str(newest.path))
+    for note in job.run.notes:
+        watch.say(note)
+    watch.began(job.run, trainer)
+    for step in trainer.steps():
+        job.run.log(**vars(step))
+        watch.stepped(step)
+        if step.ends_epoch:
+            job.run.save_checkpoint(step.number, trainer.checkpoint())
+    watch.ended()
+    return _finish(job, trainer, watch)
+
+
+def _finish(job: Job, trainer: Trainer, watch: Watch) -> Outcome:
+    """Score the session as every command will use it, commit it, and put it in use."""
+    adapter = trainer.adapter()
+    files = adapter.files(num_layers=len(trainer.model.layers))
+    steps = trainer.planned_steps
+    del trainer
+    gc.collect()  # the trained model goes before its folded twin comes
+    mx.clear_cache()
+    watch.say("asking what was learned, and what was there before…")
+    folded = stand(job.info, job.chain, [adapter])
+    number = len(job.chain) + 1
+    recall = score_sessions(
+        folded,
+        [(s.number, s.name) for s in job.chain] + [(number, job.name)],
+        [*map(read_rows, job.chain), job.new],
+    )
+    session = job.store.commit(
+        name=job.name,
+        parent=job.chain[-1] if job.chain else None,
+        record=_record(job, steps, recall),
+        files={**files, DATA_FILE: read.dump(job.new)},
+    )
+    is_head = _move_head(job, session, watch)
+    job.run.set(phase="done", session=session.id)
+    return Outcome(session=session, recall=tuple(recall), is_head=is_head)
+
+
+def _move_head(job: Job, session: Session, watch: Watch) -> bool:
+    """Put the session in use, unless somebody moved HEAD while it was training."""
+    try:
+        job.store.move_head(
+            session, expected=job.chain[-1] if job.chain else None, why=f"train {job.name}"
+        )
+    except LockedError as error:
+        watch.say(str(error))
+        return False
+    return True
+
+
+def _record(job: Job, steps: int, recall: Sequence[SessionRecall]) -> dict[str, Any]:
+    """Return session.json."""
+    metrics = job.run.metrics()
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "verdict": PROMOTE,
+        "base": describe_base(job.info),
+        "note": (
+            "This adapter holds its own session alone. Used without mlx-tune it needs the model "
+            "it was trained on: `mlx-tune fuse --session PARENT --out FOLDER`."
+            if job.chain
+            else "The first session: this adapter goes directly onto the base."
+        ),
+        "sizing": job.sizing.to_json(),
+        "data": {
+            "sources": job.run.record["sources"],
+            "rows": len(job.new),
+            "sha256": job.run.record["data_sha256"],
+            "rehearsed": len(job.examples) - len(job.new),
+        },
+        "training": {
+            "run": job.run.path.name,
+            "steps": steps,
+            "last_loss": metrics[-1]["loss"],
+            "tokens": sum(line["tokens"] for line in metrics),
+            "seconds": round(sum(line["seconds"] for line in metrics), 1),
+            "peak_memory_bytes": max(line["peak_memory_bytes"] for line in metrics),
+        },
+        "recall": [entry.to_json() for entry in recall],
+        "versions": {
+            "mlx-tune": mlx_tune.__version__,
+            "mlx": version("mlx"),
+            "mlx-lm": version("mlx-lm"),
+            "python": platform.python_version(),
+        },
+    }
+
