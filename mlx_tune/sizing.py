@@ -115,6 +115,8 @@ def plan(
         grad_checkpoint=decide(
             "grad_checkpoint",
             large,
-            "saves memory for a model this large" if large else "a small model: memory is no concern",
+            "saves memory for a model this large"
+            if large
+            else "a small model: memory is no concern",
         ),
     )

@@ -31,7 +31,9 @@ def list_(*, json: JsonOption = False) -> None:
         return
     for known in KNOWN.values():
         print(f"{'✓' if is_here(known.name) else ' '} {known.name:<18} {known.about}")
-    print("\n✓ is on this machine. Any Hugging Face id or local folder that mlx-lm loads works too.")
+    print(
+        "\n✓ is on this machine. Any Hugging Face id or local folder that mlx-lm loads works too."
+    )
 
 
 @app.command()
@@ -83,4 +85,6 @@ def show(name: NameArgument, *, json: JsonOption = False) -> None:
         return
     described["weights_bytes"] = size(info.weights_bytes)
     for label, text in described.items():
-        print(f"{label.replace('_', ' ').replace(' bytes', ''):<14}{'none' if text is None else text}")
+        print(
+            f"{label.replace('_', ' ').replace(' bytes', ''):<14}{'none' if text is None else text}"
+        )

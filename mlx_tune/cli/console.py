@@ -11,8 +11,7 @@ from mlx_tune import blas
 
 def console() -> Console:
     """Return a console for standard output; without a terminal it neither colours nor wraps."""
-    made = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    return made
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def say(line: str) -> None:

@@ -37,7 +37,9 @@ def eval_(
     for heading in ("questions of", "word for word", "reworded"):
         table.add_column(heading, header_style="dim")
     for entry in recall:
-        table.add_row(f"{entry.number} {entry.name}", shown(entry.verbatim), shown(entry.paraphrases))
+        table.add_row(
+            f"{entry.number} {entry.name}", shown(entry.verbatim), shown(entry.paraphrases)
+        )
     printer = console()
     printer.print(f"answers of {who}", markup=False)
     printer.print(table)

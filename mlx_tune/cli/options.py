@@ -39,7 +39,7 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                kind(name) | None,  # type: ignore[operator]
+                kind(name) | None,
                 typer.Option(help=field.metadata["help"], show_default=False),
             ],
         )

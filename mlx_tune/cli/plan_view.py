@@ -36,7 +36,9 @@ def remarks(plan: Plan) -> list[str]:
         lines += _listed([row.place for row in found.duplicates])
     if found.contradictions:
         lines.append(f"! {_rows(len(found.contradictions))} contradict another row of the data:")
-        lines += _listed([f"{_q(row)} {row.place} and {old.place}" for row, old in found.contradictions])
+        lines += _listed(
+            [f"{_q(row)} {row.place} and {old.place}" for row, old in found.contradictions]
+        )
     if found.repeated:
         lines.append(f"· {_rows(len(found.repeated))} were taught before with the same answer")
     if found.changed:
@@ -74,7 +76,10 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
     effective = plan.training.effective_batch
     return [
         ("session", f"{len(plan.chain) + 1} · {plan.name}"),
-        ("base", f"{plan.info.name} · {plan.info.fingerprint[:12]} · {size(plan.info.weights_bytes)}"),
+        (
+            "base",
+            f"{plan.info.name} · {plan.info.fingerprint[:12]} · {size(plan.info.weights_bytes)}",
+        ),
         ("chain", names or "none yet: a first session"),
         ("rows", rows),
         (

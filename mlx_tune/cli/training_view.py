@@ -6,7 +6,15 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from mlx_tune.cli.console import console, duration, percent, print_json, say, size, warn_of_slow_blas
+from mlx_tune.cli.console import (
+    console,
+    duration,
+    percent,
+    print_json,
+    say,
+    size,
+    warn_of_slow_blas,
+)
 from mlx_tune.cli.plan_view import show_plan
 from mlx_tune.lineage.runs import Run
 from mlx_tune.lineage.session import Session

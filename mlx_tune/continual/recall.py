@@ -72,7 +72,7 @@ def score(model: nn.Module, examples: Sequence[Example]) -> Recall:
         batch = batches.collate([examples[i] for i in chosen], shared)
         logits = logits_at(model, prefix, batch.tokens, batch.positions)
         hits = np.array(mx.argmax(logits, axis=-1) == batch.targets)
-        loss += cross_entropy(logits, batch.targets).sum().item()
+        loss += float(np.array(cross_entropy(logits, batch.targets).sum()))
         right, tokens = right + int(hits.sum()), tokens + hits.size
         for row in np.array(batch.rows)[~hits]:
             verbatim[chosen[row]] = False

@@ -50,9 +50,7 @@ def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
     chats = [row for row in rows if row.text is None]
     turns = [(row, i) for row in chats for i in _assistant_turns(row)]
     wholes = tokenizer.render([_messages(row) for row in chats], add_generation_prompt=False)
-    prompts = tokenizer.render(
-        [_messages(row)[:i] for row, i in turns], add_generation_prompt=True
-    )
+    prompts = tokenizer.render([_messages(row)[:i] for row, i in turns], add_generation_prompt=True)
     starts: dict[int, list[str]] = {}
     for (row, _), prompt in zip(turns, prompts, strict=True):
         starts.setdefault(id(row), []).append(prompt)

@@ -1,6 +1,6 @@
 """A conversation: what was said so far, and the next answer."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import mlx.nn as nn
 
@@ -15,7 +15,9 @@ class Conversation:
         self.turns: list[dict[str, str]] = []
         self._max_tokens, self._temperature = max_tokens, temperature
 
-    def ask(self, model: nn.Module, tokenizer: Tokenizer, question: str) -> Iterator[str]:
+    def ask(
+        self, model: nn.Module, tokenizer: Tokenizer, question: str
+    ) -> Generator[str, None, None]:
         """Yield the answer to a question piece by piece, and remember both.
 
         Closing the iterator (Ctrl-C) stops the answer; what was said of it is kept.

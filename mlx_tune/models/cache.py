@@ -67,7 +67,10 @@ def stamps(folder: Path) -> dict[str, list[int]]:
     """Return size and modification time of every file a fingerprint covers."""
     found: dict[str, list[int]] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.endswith((".safetensors", ".json", ".jinja", ".model")) and path.name != RECORD:
+        if (
+            path.name.endswith((".safetensors", ".json", ".jinja", ".model"))
+            and path.name != RECORD
+        ):
             state = path.stat()
             found[path.name] = [state.st_size, state.st_mtime_ns]
     return found

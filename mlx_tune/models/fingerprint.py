@@ -89,6 +89,10 @@ def _tensors(folder: Path) -> Iterator[tuple[str, str, list[int], memoryview]]:
         places.update({name: (path, start, entry) for name, entry in entries.items()})
     for name, (path, start, entry) in sorted(places.items()):
         begin, end = entry["data_offsets"]
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            with memoryview(whole) as view, view[start + begin : start + end] as data:
-                yield name, entry["dtype"], entry["shape"], data
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+            memoryview(whole) as view,
+            view[start + begin : start + end] as data,
+        ):
+            yield name, entry["dtype"], entry["shape"], data

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_tune.data.tokenise import Example
@@ -172,9 +173,9 @@ class Trainer:
         return Step(
             number=number,
             epoch=(number - 1) // self.steps_per_epoch + 1,
-            loss=loss.item(),
+            loss=float(np.array(loss)),
             learning_rate=rate,
-            grad_norm=norm.item(),
+            grad_norm=float(np.array(norm)),
             tokens=sum(len(row.tokens) for row in rows),
             seconds=time.perf_counter() - began,
             peak_memory_bytes=mx.get_peak_memory(),

@@ -214,4 +214,3 @@ def _record(job: Job, steps: int, recall: Sequence[SessionRecall]) -> dict[str, 
             "python": platform.python_version(),
         },
     }
-

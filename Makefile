@@ -1,0 +1,58 @@
+# `make demo` and `make test` are all a newcomer needs; the rest is for daily work.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check format docs train chat fuse rollback eval
+
+BIN := .venv/bin
+MLX_TUNE := $(BIN)/mlx-tune
+STORE ?= adapters
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready ## Make .venv with everything the program needs, a fast BLAS included.
+
+.venv/.ready: pyproject.toml scripts/setup.sh
+	@sh scripts/setup.sh
+
+.venv/.dev: .venv/.ready
+	@echo "installing the development tools…"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: .venv/.ready ## Watch a real model learn 106 facts, in a fresh store of its own.
+	@sh scripts/demo.sh $(MLX_TUNE)
+
+test: .venv/.dev ## Run the tests on tiny models, in under three minutes.
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.dev ## Run the tests on the real model.
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/.dev ## Format, lint, types, import directions.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev ## Put the code in its one format.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: .venv/.dev ## Write the generated reference pages.
+	$(BIN)/python scripts/reference.py
+
+train: .venv/.ready ## Train: make train DATA=data/cs.json
+	@test -n "$(DATA)" || { echo 'error: name the data: make train DATA=data/cs.json' >&2; exit 2; }
+	@$(MLX_TUNE) train $(DATA) --store $(STORE)
+
+chat: .venv/.ready ## Talk to the model.
+	@$(MLX_TUNE) chat --store $(STORE)
+
+fuse: .venv/.ready ## Write the folded model: make fuse OUT=fused
+	@$(MLX_TUNE) fuse --store $(STORE) --out $(or $(OUT),fused)
+
+rollback: .venv/.ready ## One step back.
+	@$(MLX_TUNE) rollback --store $(STORE)
+
+eval: .venv/.ready ## What does it still know?
+	@$(MLX_TUNE) eval --store $(STORE)

@@ -1,0 +1,163 @@
+"""A row is one thing to be taught: a conversation, or a plain text, and where it was read."""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mlx_tune.errors import InputError
+
+ROLES = ("system", "user", "assistant")
+
+# Left in place at the ends of a topic: "What is C?" and "What is C#?" are two questions.
+_MEANINGFUL_MARKS = frozenset("#%&*@/\\_-()[]{}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: One of ``ROLES``.
+        content: What was said.
+    """
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A conversation or a text to learn from; one of the two is present.
+
+    Attributes:
+        messages: The turns of a chat row; empty for a text row.
+        text: The text of a text row; None for a chat row.
+        paraphrases: Other wordings of the last user message: probes, never trained on.
+        place: Where the row was read, ``data/cs.json:41``; two rows may differ in it and be equal.
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    place: str = field(default="", compare=False)
+
+    @property
+    def question(self) -> str | None:
+        """The last user message, or None unless the row is a chat that ends with an answer."""
+        if not self.messages or self.messages[-1].role != "assistant":
+            return None
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), None)
+
+    @property
+    def answer(self) -> str | None:
+        """The last assistant message, or None if there is none."""
+        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), None)
+
+    @property
+    def key(self) -> str:
+        """Sha256 (hex) of what is taught; paraphrases and place do not change it."""
+        return hashlib.sha256(canonical_json(self._taught()).encode()).hexdigest()
+
+    @property
+    def topic(self) -> str:
+        """What is asked, free of wording's accidents: rows of one topic supersede one another.
+
+        Case, width, spacing and the punctuation around each message do not count. A chat row's
+        topic is everything before its last assistant turn, one message a line; a text row's is
+        its text.
+        """
+        if self.text is not None:
+            return _normalised(self.text)
+        return "\n".join(_normalised(message.content) for message in self._context())
+
+    def with_question(self, text: str) -> "Row":
+        """Return the row asked in another wording, without its paraphrases.
+
+        Args:
+            text: Takes the place of the last user message.
+
+        Raises:
+            InputError: The row asks nothing: it is a text, or does not end with an answer.
+        """
+        if self.question is None:
+            raise InputError(
+                f"{self.place or 'row'}: asks no question; only a chat row is reworded"
+            )
+        last = max(i for i, message in enumerate(self.messages) if message.role == "user")
+        reworded = replace(self.messages[last], content=text)
+        messages = (*self.messages[:last], reworded, *self.messages[last + 1 :])
+        return replace(self, messages=messages, paraphrases=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row in its one stored shape: ``messages`` or ``text``, and paraphrases."""
+        paraphrases = {"paraphrases": list(self.paraphrases)} if self.paraphrases else {}
+        return self._taught() | paraphrases
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], *, place: str = "") -> "Row":
+        """Return the row that ``to_json`` made ``value`` from.
+
+        Args:
+            value: The stored shape. What a person wrote goes through ``checks`` instead.
+            place: Where it was read, ``data.jsonl:3``.
+
+        Raises:
+            InputError: ``value`` is not what ``to_json`` writes.
+        """
+        try:
+            messages = tuple(Message(**message) for message in value.get("messages", ()))
+            paraphrases = tuple(value.get("paraphrases", ()))
+            row = cls(
+                messages=messages, text=value.get("text"), paraphrases=paraphrases, place=place
+            )
+        except (AttributeError, TypeError):
+            row = None
+        if row is None or not row._is_sound() or row.to_json() != value:
+            raise InputError(f"{place or 'row'}: not a row as stored; read it with data.read")
+        return row
+
+    def _taught(self) -> dict[str, Any]:
+        if self.text is not None:
+            return {"text": self.text}
+        return {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
+
+    def _context(self) -> tuple[Message, ...]:
+        """Return the messages before the last assistant turn; all of them if there is none."""
+        answers = [i for i, message in enumerate(self.messages) if message.role == "assistant"]
+        return self.messages[: answers[-1]] if answers else self.messages
+
+    def _is_sound(self) -> bool:
+        words = [m.content for m in self.messages] + list(self.paraphrases)
+        words += [] if self.text is None else [self.text]
+        roles_known = all(message.role in ROLES for message in self.messages)
+        one_kind = bool(self.messages) != (self.text is not None)
+        return one_kind and roles_known and all(isinstance(word, str) for word in words)
+
+
+def canonical_json(value: object) -> str:
+    """Return the one way ``value`` is written: sorted keys, no spaces, UTF-8 characters as such."""
+    return json.dumps(
+        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
+
+
+def _normalised(text: str) -> str:
+    """Return ``text`` in NFKC, casefolded, spaces collapsed, outer punctuation gone."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    words = " ".join(folded.split())
+    start, end = 0, len(words)
+    while start < end and _is_outer(words[start]):
+        start += 1
+    while end > start and _is_outer(words[end - 1]):
+        end -= 1
+    # "?!" alone is all there is to tell such a message from another, so it stays.
+    return words[start:end] or words
+
+
+def _is_outer(character: str) -> bool:
+    if character in _MEANINGFUL_MARKS:
+        return False
+    return character == " " or unicodedata.category(character).startswith("P")

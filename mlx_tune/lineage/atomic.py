@@ -1,0 +1,294 @@
+"""Durable writes: a folder or a file is wholly on the disk or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mlx_tune.errors import DiskError, MlxTuneError, UsageError
+
+UNTOUCHED = "HEAD, sessions and the last checkpoint are as they were"
+FILE_PATTERN = "[A-Za-z0-9_][A-Za-z0-9._-]*"
+CHUNK_BYTES = 1 << 26  # macOS refuses one write of 2 GiB or more
+
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space or raise the quota",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f) or use another disk",
+    errno.EROFS: "make the disk writable or name another store",
+    errno.EACCES: "give yourself the permission or name another store",
+    errno.EPERM: "give yourself the permission or name another store",
+}
+# What file systems say that cannot flush this way (network disks, FUSE), as against a failure.
+_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def write_folder(
+    target: Path,
+    files: Mapping[str, bytes],
+    *,
+    scratch: Path | None = None,
+    replace: bool = False,
+    safe: str = UNTOUCHED,
+) -> None:
+    """Write a flat folder so that it appears under its name whole and durable, or not at all.
+
+    Args:
+        target: The folder to make; its missing parents are made too.
+        files: Each file's name and bytes.
+        scratch: Where the unfinished folder lies, on the same file system; default ``.tmp`` beside
+            the target.
+        replace: Whether a folder already there gives way, once the new one is durable.
+        safe: What a failure leaves as it was, for the error's text.
+
+    Raises:
+        FileExistsError: Something is at ``target`` already and ``replace`` is false.
+        DiskError: The disk is full, read-only or failing; ``target`` is as it was, or already holds
+            the new folder whole where only the last flush failed.
+        UsageError: A file's name is not a plain one.
+    """
+    check_file_names(files)
+    scratch = scratch or target.parent / ".tmp"
+    with disk_errors("write", target, safe):
+        make_folder(target.parent)
+        make_folder(scratch)
+        if not replace and os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "already there", str(target))
+        draft = scratch / secrets.token_hex(8)
+        try:
+            _fill(draft, files)
+            _put_in_place(draft, target, scratch if replace else None)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+
+def replace_file(path: Path, data: bytes, *, safe: str = UNTOUCHED) -> None:
+    """Give a file new contents: after a power cut it holds the old bytes or the new, never a mix.
+
+    Raises:
+        DiskError: The disk is full, read-only or failing; the old file is still there.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with disk_errors("write", path, safe):
+        try:
+            _write_file(draft, data)
+            draft.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
+        _sync_name(path)
+
+
+def append_line(path: Path, line: str, *, durable: bool = True, safe: str = UNTOUCHED) -> None:
+    """Append one line; a line that a power cut left torn is closed first, so it swallows no other.
+
+    Args:
+        path: The file; made when missing.
+        line: Text without a line break.
+        durable: Whether to wait until the disk holds it. Without, it survives the process, not a
+            power cut.
+        safe: What a failure leaves as it was, for the error's text.
+
+    Raises:
+        DiskError: The disk is full, read-only or failing.
+        UsageError: The line holds a line break.
+    """
+    if "\n" in line or "\r" in line:
+        raise UsageError(f"{path}: a line break inside the line {line!r}; write one line at a time")
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with disk_errors("append to", path, safe):
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            size_bytes = os.fstat(descriptor).st_size
+            torn = size_bytes > 0 and os.pread(descriptor, 1, size_bytes - 1) != b"\n"
+            start = b"\n" if torn else b""
+            _write_all(descriptor, start + line.encode() + b"\n")
+            if durable:
+                flush(descriptor)
+        finally:
+            os.close(descriptor)
+        if durable and size_bytes == 0:
+            sync_folder(path.parent)
+
+
+def discard_folder(path: Path, *, scratch: Path, safe: str = UNTOUCHED) -> None:
+    """Delete a folder; interrupted, it leaves trash in ``scratch``, not half a folder in place.
+
+    Raises:
+        DiskError: The disk is read-only or failing.
+    """
+    with disk_errors("delete", path, safe):
+        make_folder(scratch)
+        trash = scratch / secrets.token_hex(8)
+        path.rename(trash)
+        shutil.rmtree(trash)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its missing parents, each durably.
+
+    Raises:
+        UsageError: A file stands where the folder should be.
+    """
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    try:
+        path.mkdir(exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{path} is not a folder; move it away or name another store") from error
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk holds a folder's list of names."""
+    descriptor = os.open(path, _FOLDER)
+    try:
+        _flush_folder(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk holds a file's bytes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        flush(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush(descriptor: int) -> None:
+    """Wait until the disk holds what was written to an open file."""
+    # On macOS fsync only hands the bytes to the drive, which may keep them in its cache and
+    # reorder them; F_FULLFSYNC makes the drive keep them.
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        try:
+            fcntl.fcntl(descriptor, full)
+            return
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+    os.fsync(descriptor)
+
+
+def check_file_names(names: Iterable[str]) -> None:
+    """Refuse file names that are paths, need escaping in a manifest, or differ only in case.
+
+    Raises:
+        UsageError: Which name, and the allowed pattern.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not re.fullmatch(FILE_PATTERN, name):
+            raise UsageError(f"file name {name!r} is not allowed; a name is {FILE_PATTERN}")
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise UsageError(f"file names {other!r} and {name!r} differ only in case; rename one")
+
+
+@contextmanager
+def disk_errors(verb: str, path: Path, safe: str = UNTOUCHED) -> Iterator[None]:
+    """Turn what the operating system says about a disk into one line that says what is safe.
+
+    Raises:
+        DiskError: For any OSError but ``FileExistsError``, which callers answer, and our own.
+    """
+    try:
+        yield
+    except (FileExistsError, MlxTuneError):
+        raise
+    except OSError as error:
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        advice = _ADVICE.get(error.errno or 0, "check the disk")
+        raise DiskError(
+            f"cannot {verb} {path}: {reason}; {safe}; {advice}, then run the command again"
+        ) from error
+
+
+def _fill(draft: Path, files: Mapping[str, bytes]) -> None:
+    draft.mkdir()
+    # Through the folder's descriptor, nobody can swap the folder for a link in between.
+    folder = os.open(draft, _FOLDER | os.O_NOFOLLOW)
+    try:
+        for name, data in files.items():
+            _write_file(Path(name), data, folder)
+        _flush_folder(folder)
+        for name, data in files.items():
+            _compare(Path(name), data, folder)
+    finally:
+        os.close(folder)
+
+
+def _put_in_place(draft: Path, target: Path, trash_folder: Path | None) -> None:
+    trash: Path | None = None
+    if trash_folder is not None and os.path.lexists(target):
+        # POSIX has no exchange of folders: for a moment the name is free, both contents safe.
+        trash = trash_folder / secrets.token_hex(8)
+        target.rename(trash)
+    try:
+        draft.rename(target)
+    except OSError as error:
+        if trash is not None:
+            trash.rename(target)
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+            raise FileExistsError(errno.EEXIST, "already there", str(target)) from error
+        raise
+    _sync_name(target)
+    if trash is not None:
+        shutil.rmtree(trash)
+
+
+def _sync_name(path: Path) -> None:
+    """Flush a new name; a failure here is no longer one that changed nothing."""
+    with disk_errors(
+        "flush", path.parent, f"{path.name} is new and whole, a power cut may undo it"
+    ):
+        sync_folder(path.parent)
+
+
+def _write_file(path: Path, data: bytes, folder: int | None = None) -> None:
+    descriptor = os.open(path, _NEW_FILE, 0o666, dir_fd=folder)
+    try:
+        _write_all(descriptor, data)
+        flush(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest[:CHUNK_BYTES]) :]
+
+
+def _compare(path: Path, data: bytes, folder: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    with os.fdopen(descriptor, "rb") as file:
+        rest = memoryview(data)
+        while chunk := file.read(CHUNK_BYTES):
+            if chunk != rest[: len(chunk)]:
+                break
+            rest = rest[len(chunk) :]
+        if chunk or rest:
+            raise OSError(errno.EIO, f"{path} reads back different from what was written")
+
+
+def _flush_folder(descriptor: int) -> None:
+    try:
+        flush(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise

@@ -1,0 +1,97 @@
+"""Checkpoints: sealed folders named by their step, of which a run keeps the two newest whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_tune.errors import DamagedStoreError, UsageError
+from mlx_tune.lineage.atomic import discard_folder, write_folder
+from mlx_tune.lineage.sealed import Sealed, open_sealed, seal
+
+KEPT = 2  # the second stands by in case the newest is damaged
+_NAME = re.compile("step-([0-9]{6,})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Sealed):
+    """All that an exact resume needs, as files.
+
+    Attributes:
+        step: Optimizer updates done, counted from 1.
+    """
+
+    step: int
+
+
+def save(folder: Path, step: int, files: Mapping[str, bytes], *, scratch: Path) -> Checkpoint:
+    """Write a checkpoint, then delete all but the two newest whole ones.
+
+    A folder of the same step gives way: a resume from an older one comes by here again.
+
+    Raises:
+        UsageError: The step is below 1, or a file's name is not a plain one.
+        DiskError: The disk is full, read-only or failing; the last checkpoint is kept.
+    """
+    if step < 1:
+        raise UsageError(f"checkpoint of step {step}: steps count from 1")
+    path = folder / f"step-{step:06d}"
+    write_folder(path, seal(files), scratch=scratch, replace=True)
+    _discard_old(folder, path, scratch)
+    return _open(path)
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest checkpoint whose every byte is right, and why newer ones were skipped."""
+    skipped: list[str] = []
+    for path in _paths(folder):
+        try:
+            return _open_whole(path), skipped
+        except DamagedStoreError as error:
+            skipped.append(f"checkpoint skipped: {error}")
+    return None, skipped
+
+
+def _discard_old(folder: Path, saved: Path, scratch: Path) -> None:
+    whole = 1  # the one just saved was read back
+    for path in _paths(folder):
+        if path == saved:
+            continue
+        if whole >= KEPT:
+            discard_folder(path, scratch=scratch, safe="the new checkpoint is saved")
+        elif _is_whole(path):
+            whole += 1
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Return the folders of checkpoints, newest first."""
+    if not folder.is_dir():
+        return []
+    steps = [(int(match[1]), path) for path in folder.iterdir() if (match := _match(path))]
+    return [path for _, path in sorted(steps, reverse=True)]
+
+
+def _match(path: Path) -> re.Match[str] | None:
+    return _NAME.fullmatch(path.name)
+
+
+def _open(path: Path) -> Checkpoint:
+    sealed = open_sealed(path)
+    step = int(path.name.removeprefix("step-"))
+    return Checkpoint(path=path, id=sealed.id, hashes=sealed.hashes, step=step)
+
+
+def _open_whole(path: Path) -> Checkpoint:
+    checkpoint = _open(path)
+    checkpoint.verify()
+    return checkpoint
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _open_whole(path)
+    except DamagedStoreError:
+        return False
+    return True

@@ -1,0 +1,205 @@
+"""Runs: attempts that may become sessions, with the checkpoints to go on from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
+from mlx_tune.lineage import checkpoints
+from mlx_tune.lineage.atomic import (
+    append_line,
+    disk_errors,
+    replace_file,
+    sync_file,
+    sync_folder,
+    write_folder,
+)
+from mlx_tune.lineage.checkpoints import Checkpoint
+from mlx_tune.lineage.records import from_json, refuse_taken, to_json, to_line
+from mlx_tune.lineage.sealed import read_regular
+from mlx_tune.lineage.session import check_name
+
+RUNS = "runs"
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+SCHEMA = 1
+_OWN = ("schema", "name", "created")
+
+
+class Run:
+    """An attempt at a session: a folder with run.json, metrics.jsonl and checkpoints/.
+
+    Attributes:
+        path: The folder, ``runs/<time>-<name>`` in the store.
+        record: run.json, parsed; ``set`` changes it.
+        notes: What a person should be told, one line each, such as a damaged checkpoint skipped.
+    """
+
+    def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
+        self.path = path
+        self.record = dict(record)
+        self.notes: list[str] = []
+
+    @classmethod
+    def create(
+        cls, store_root: Path, *, name: str, record: Mapping[str, Any], files: Mapping[str, bytes]
+    ) -> Run:
+        """Start a run; its folder appears whole.
+
+        Args:
+            store_root: The store's folder; made when missing.
+            name: What the session will be called.
+            record: What run.json holds besides schema, name and time: settings, parent, phase.
+            files: Further files, such as ``rows.jsonl``.
+
+        Raises:
+            UsageError: A name that is not allowed, or a key or file that is the run's to write.
+            DiskError: The disk is full, read-only or failing.
+        """
+        check_name(name)
+        refuse_taken("the record of a run", record, _OWN)
+        refuse_taken("the files of a run", files, (RUN_FILE, METRICS_FILE))
+        now = datetime.now(UTC)
+        whole = {**record, "schema": SCHEMA, "name": name, "created": now.isoformat()}
+        contents = {**files, RUN_FILE: to_json(whole, Path(RUN_FILE))}
+        stem = f"{now:%Y-%m-%dT%H-%M-%S}-{name}"
+        for count in itertools.count(1):
+            path = store_root / RUNS / (stem if count == 1 else f"{stem}-{count}")
+            try:
+                write_folder(path, contents, scratch=store_root / ".tmp")
+                break
+            except FileExistsError:
+                continue
+        return cls(path, whole)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Return the run in a folder.
+
+        Raises:
+            UsageError: There is no such folder.
+            DamagedStoreError: run.json is missing or not what was written.
+            IncompatibleError: A newer version of mlx-tune wrote it.
+        """
+        if not path.is_dir():
+            raise UsageError(f"{path}: no such run; `mlx-tune log` lists those there are")
+        place = path / RUN_FILE
+        record = from_json(read_regular(place), place)
+        _check_record(record, place)
+        return cls(path, record)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file given to ``create``.
+
+        Raises:
+            DamagedStoreError: There is no such regular file.
+        """
+        return read_regular(self.path / name)
+
+    def set(self, **values: Any) -> None:
+        """Change keys of run.json, durably.
+
+        Raises:
+            UsageError: A key that is the run's to write, or a value that JSON cannot hold.
+            DiskError: The disk is full, read-only or failing; run.json is as it was.
+        """
+        refuse_taken("the record of a run", values, _OWN)
+        record = {**self.record, **values}
+        replace_file(self.path / RUN_FILE, to_json(record, self.path / RUN_FILE))
+        self.record = record
+
+    def log(self, **values: Any) -> None:
+        """Append a line to metrics.jsonl.
+
+        It outlives the process at once, and a power cut from the next checkpoint on: a flush to
+        the disk at every step would slow training.
+
+        Raises:
+            UsageError: A NaN, an infinity, or a value that JSON cannot hold.
+            DiskError: The disk is full, read-only or failing.
+        """
+        place = self.path / METRICS_FILE
+        append_line(place, to_line(values, place), durable=False)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl; one left torn by a power cut is skipped and noted."""
+        place = self.path / METRICS_FILE
+        if not place.exists():
+            return []
+        rows = []
+        for number, line in enumerate(read_regular(place).splitlines(), start=1):
+            try:
+                rows.append(from_json(line, f"{place}:{number}"))
+            except DamagedStoreError:
+                self._note(f"{place}:{number}: torn line skipped")
+        return rows
+
+    def save_checkpoint(self, step: int, files: Mapping[str, bytes]) -> Checkpoint:
+        """Write a checkpoint, and the metrics up to it, then delete all but the two newest whole.
+
+        Raises:
+            UsageError: The step is below 1, or a file's name is not a plain one.
+            DiskError: The disk is full, read-only or failing; the last checkpoint is kept.
+        """
+        metrics = self.path / METRICS_FILE
+        if metrics.exists():
+            with disk_errors("write", metrics):
+                sync_file(metrics)
+                sync_folder(self.path)
+        scratch = self.path.parent.parent / ".tmp"
+        return checkpoints.save(self.path / CHECKPOINTS, step, files, scratch=scratch)
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """Return the newest checkpoint whose every byte is right, or None.
+
+        ``notes`` says which newer ones were skipped, and why.
+        """
+        checkpoint, skipped = checkpoints.newest(self.path / CHECKPOINTS)
+        for line in skipped:
+            self._note(line)
+        return checkpoint
+
+    def _note(self, line: str) -> None:
+        if line not in self.notes:
+            self.notes.append(line)
+
+
+def runs(store_root: Path, *, notes: list[str] | None = None) -> list[Run]:
+    """Return the runs of a store, oldest first.
+
+    Args:
+        store_root: The store's folder, which may be missing.
+        notes: Takes a line for every run that is damaged and left out.
+
+    Raises:
+        IncompatibleError: A newer version of mlx-tune wrote one of them.
+    """
+    folder = store_root / RUNS
+    found: list[Run] = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        try:
+            found.append(Run.open(path))
+        except DamagedStoreError as error:
+            if notes is not None:
+                notes.append(f"run skipped: {error}")
+    return sorted(found, key=lambda run: (run.record["created"], run.path.name))
+
+
+def _check_record(record: Mapping[str, Any], place: Path) -> None:
+    schema = record.get("schema")
+    if type(schema) is int and schema > SCHEMA:
+        raise IncompatibleError(
+            f"{place}: schema {schema} is newer than {SCHEMA}, which this version reads; "
+            "upgrade mlx-tune"
+        )
+    if schema != SCHEMA or not all(isinstance(record.get(key), str) for key in ("name", "created")):
+        raise DamagedStoreError(
+            f'{place}: "schema", "name" or "created" missing or malformed; run `mlx-tune doctor`'
+        )

@@ -1,0 +1,115 @@
+"""What lies under sessions/ at one moment, the sound apart from the damaged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_tune.errors import DamagedStoreError, UsageError
+from mlx_tune.lineage.atomic import disk_errors
+from mlx_tune.lineage.head import BASE
+from mlx_tune.lineage.session import Session, quoted, read_session
+
+SESSIONS = "sessions"
+SHOWN = 10  # a line that lists sessions names at most so many
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelf:
+    """Every session there is.
+
+    Attributes:
+        sound: By id, in order of number, then id.
+        damaged: Why, by the eight digits of the id that end the folder's name.
+    """
+
+    sound: Mapping[str, Session]
+    damaged: Mapping[str, DamagedStoreError]
+
+    def holds(self, word: str) -> bool:
+        """Say whether an id, or ``base``, names something here, be it damaged."""
+        return word == BASE or word in self.sound or word[:8] in self.damaged
+
+    def session(self, word: str) -> Session | None:
+        """Return the session of an id that the shelf holds, or None for ``base``.
+
+        Raises:
+            DamagedStoreError: It is damaged.
+        """
+        if word == BASE:
+            return None
+        if word not in self.sound:
+            raise self.damaged[word[:8]]
+        return self.sound[word]
+
+    def parent(self, session: Session) -> Session | None:
+        """Return a session's parent, or None for the bare base.
+
+        Raises:
+            DamagedStoreError: The parent is missing or damaged.
+        """
+        word = session.parent or BASE
+        if not self.holds(word):
+            raise DamagedStoreError(
+                f"{session.path}: its parent {word[:12]}… is missing from the store; "
+                "run `mlx-tune doctor`"
+            )
+        return self.session(word)
+
+
+def scan(root: Path) -> Shelf:
+    """Read the manifest and the record of every session in a store.
+
+    Raises:
+        IncompatibleError: A newer version wrote one of them.
+        DiskError: The folder cannot be read.
+    """
+    sound: list[Session] = []
+    damaged: dict[str, DamagedStoreError] = {}
+    for path in _folders(root / SESSIONS):
+        try:
+            sound.append(read_session(path))
+        except DamagedStoreError as error:
+            damaged[path.name[-8:]] = error
+    sound.sort(key=lambda session: (session.number, session.id))
+    return Shelf(sound={session.id: session for session in sound}, damaged=damaged)
+
+
+def find(ref: str, sessions: Sequence[Session], place: Path) -> Session:
+    """Return the one session that a number, name, folder's name or piece of an id means.
+
+    Raises:
+        UsageError: It means none, with those there are, or several, with which.
+    """
+    matches = [s for s in sessions if ref in {s.folder_name, s.id}]
+    matches = matches or [s for s in sessions if _means(ref, s)]
+    if not matches:
+        raise UsageError(f"no session {quoted(ref)} in {place}; there are {_listed(sessions)}")
+    if len(matches) > 1:
+        raise UsageError(
+            f"{quoted(ref)} means {len(matches)} sessions: "
+            f"{', '.join(s.folder_name for s in matches)}; give the whole of one of these"
+        )
+    return matches[0]
+
+
+def _folders(sessions: Path) -> list[Path]:
+    if not sessions.is_dir():
+        return []
+    with disk_errors("read", sessions, safe="nothing was changed"):
+        return sorted(path for path in sessions.iterdir() if not path.name.startswith("."))
+
+
+def _means(ref: str, session: Session) -> bool:
+    numbered = re.fullmatch("[0-9]{1,9}", ref) is not None and int(ref) == session.number
+    prefixed = re.fullmatch("[0-9a-f]{4,64}", ref) is not None and session.id.startswith(ref)
+    return numbered or prefixed or ref == session.name
+
+
+def _listed(sessions: Sequence[Session]) -> str:
+    names = [session.folder_name for session in sessions[-SHOWN:]]
+    left_out = len(sessions) - len(names)
+    more = [f"{left_out} older"] if left_out else []
+    return ", ".join([BASE, *more, *names])

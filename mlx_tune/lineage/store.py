@@ -1,0 +1,250 @@
+"""The store: every session that was ever committed, and HEAD, the one in use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_tune.errors import DamagedStoreError, LockedError, UsageError
+from mlx_tune.lineage import format as store_format
+from mlx_tune.lineage import head, shelf
+from mlx_tune.lineage.atomic import disk_errors, make_folder, sync_folder, write_folder
+from mlx_tune.lineage.head import BASE
+from mlx_tune.lineage.records import refuse_taken, to_json
+from mlx_tune.lineage.sealed import MANIFEST, seal, sha256
+from mlx_tune.lineage.session import (
+    SCHEMA,
+    SESSION_FILE,
+    Session,
+    check_name,
+    folder_name,
+    read_session,
+)
+from mlx_tune.lineage.shelf import SESSIONS, Shelf
+
+
+class Store:
+    """A folder of sessions. Nothing is created before the first write.
+
+    Attributes:
+        root: The folder.
+        notes: What a person should be told, one line each: a HEAD that was rebuilt, a session that
+            is damaged and was passed over.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.notes: list[str] = []
+
+    @classmethod
+    def open(cls, root: Path) -> Store:
+        """Return the store in a folder, which may be missing.
+
+        Raises:
+            IncompatibleError: A newer version of mlx-tune wrote it.
+            DamagedStoreError: format.json is not what was written.
+            UsageError: The path is a file.
+        """
+        store_format.check(root)
+        return cls(root)
+
+    def head(self) -> Session | None:
+        """Return the session in use, or None for the bare base.
+
+        A missing or garbled HEAD is rebuilt in memory, from HEAD.log, else from the newest promoted
+        session, and a line in ``notes`` says so.
+
+        Raises:
+            DamagedStoreError: HEAD names a session that is damaged.
+        """
+        found = self._scan()
+        word = head.read(self.root)
+        if word is None or not found.holds(word):
+            word = self._rebuilt_head(found)
+        return found.session(word)
+
+    def sessions(self) -> list[Session]:
+        """Return the sound sessions by number, then id; ``notes`` says which are damaged."""
+        found = self._scan()
+        for error in found.damaged.values():
+            self._note(str(error))
+        return list(found.sound.values())
+
+    def find(self, ref: str) -> Session | None:
+        """Return the session a person means, or None for ``base``.
+
+        Args:
+            ref: A number (``3``, ``0003``), a name, a folder's name, four or more digits of an id,
+                or ``base``.
+
+        Raises:
+            UsageError: It means none, with those there are, or several, with which.
+        """
+        return None if ref == BASE else shelf.find(ref, self.sessions(), self.root)
+
+    def chain(self, session: Session | None) -> list[Session]:
+        """Return a session's ancestors from the root to itself; nothing for the bare base.
+
+        Raises:
+            DamagedStoreError: A parent is missing or damaged, or the parents run in a circle.
+        """
+        found = self._scan()
+        chain: dict[str, Session] = {}
+        while session is not None:
+            if session.id in chain:
+                raise DamagedStoreError(
+                    f"{session.path}: is its own ancestor; run `mlx-tune doctor`"
+                )
+            chain[session.id] = session
+            session = found.parent(session)
+        return list(chain.values())[::-1]
+
+    def commit(
+        self,
+        *,
+        name: str,
+        parent: Session | None,
+        record: Mapping[str, Any],
+        files: Mapping[str, bytes],
+    ) -> Session:
+        """Write a session, whole and durable or not at all. HEAD stays where it is.
+
+        Args:
+            name: Within ``NAME_PATTERN``.
+            parent: The session it was trained on, None for the bare base.
+            record: What session.json holds besides schema, number, name and the parent's id.
+            files: Everything else in the folder.
+
+        Returns:
+            The session; the one already there if the very same was committed before.
+
+        Raises:
+            UsageError: A name that is not allowed, or a key or file that is the store's to write.
+            DamagedStoreError: The parent is not in this store, or what lies there is damaged.
+            DiskError: The disk is full, read-only or failing; no session half written is left.
+        """
+        check_name(name)
+        number = parent.number + 1 if parent else 1
+        own = {
+            "schema": SCHEMA,
+            "number": number,
+            "name": name,
+            "parent": parent.id if parent else None,
+        }
+        refuse_taken("the record of a session", record, own)
+        refuse_taken("the files of a session", files, {SESSION_FILE, MANIFEST})
+        sealed = seal({**files, SESSION_FILE: to_json({**record, **own}, Path(SESSION_FILE))})
+        self._prepare(parent)
+        return self._write(folder_name(number, name, sha256(sealed[MANIFEST])), sealed)
+
+    def move_head(self, to: Session | None, *, expected: Session | None, why: str) -> None:
+        """Put another session, or the bare base, in use, and log the move.
+
+        Args:
+            to: Where HEAD goes.
+            expected: Where the caller last saw HEAD.
+            why: One line for HEAD.log.
+
+        Raises:
+            LockedError: HEAD is no longer where the caller saw it.
+            DamagedStoreError: The chain of ``to`` is broken, or it is not in this store.
+            DiskError: The disk is full, read-only or failing; the message says where HEAD is.
+        """
+        current = self.head()
+        if _word(current) != _word(expected):
+            raise _moved_meanwhile(to, expected, current)
+        self.chain(to)
+        self._prepare(to)
+        head.write(self.root, _word(to))
+        head.log(self.root, old=_word(current), new=_word(to), why=why)
+        head.link(self.root, "latest", to.folder_name if to else None)
+        head.link(self.root, "previous", current.folder_name if current else None)
+
+    def base(self) -> dict[str, Any] | None:
+        """Return the ``name`` and ``fingerprint`` of the store's base model, None before a session.
+
+        Raises:
+            DamagedStoreError: HEAD names a session that is damaged.
+        """
+        for session in [self.head(), *reversed(self.sessions())]:
+            if session is not None and isinstance(session.record.get("base"), dict):
+                return dict(session.record["base"])
+        return None
+
+    def _scan(self) -> Shelf:
+        store_format.check(self.root)  # each time: another process may have upgraded the store
+        return shelf.scan(self.root)
+
+    def _rebuilt_head(self, found: Shelf) -> str:
+        """Return where HEAD most likely stood, and note it unless the store is new."""
+        if not head.exists(self.root) and not found.sound and not found.damaged:
+            return BASE
+        logged = [move.new for move in head.moves(self.root) if found.holds(move.new)]
+        promoted = [s.id for s in found.sound.values() if s.record.get("verdict") == "promote"]
+        if logged:
+            word, source = logged[-1], f"the last sound line of {head.LOG}"
+        else:
+            word, source = (promoted or [BASE])[-1], "the newest session that was promoted"
+        shown = found.sound[word].folder_name if word in found.sound else word[:12]
+        self._note(
+            f"{self.root / head.HEAD} is missing or names no session here; going on from {shown}, "
+            f"by {source}; if that is wrong, `mlx-tune rollback --to` another"
+        )
+        return word
+
+    def _prepare(self, needed: Session | None) -> None:
+        """Make the store's own files on the first write; refuse a session from another store."""
+        found = self._scan()
+        if needed is not None and needed.id not in found.sound:
+            raise DamagedStoreError(
+                f"{needed.folder_name} is not, or no longer, in {self.root}; run `mlx-tune doctor`"
+            )
+        with disk_errors("write", self.root):
+            make_folder(self.root)
+        store_format.write(self.root)
+        # Before the first session, so that a missing HEAD beside sessions is always a loss.
+        if not head.exists(self.root) and not found.sound and not found.damaged:
+            head.write(self.root, BASE)
+
+    def _write(self, name: str, sealed: Mapping[str, bytes]) -> Session:
+        target = self.root / SESSIONS / name
+        try:
+            write_folder(target, sealed, scratch=self.root / ".tmp")
+            return read_session(target)
+        except FileExistsError:
+            return _committed_before(target, sha256(sealed[MANIFEST]))
+
+    def _note(self, line: str) -> None:
+        if line not in self.notes:
+            self.notes.append(line)
+
+
+def _word(session: Session | None) -> str:
+    return session.id if session else BASE
+
+
+def _shown(session: Session | None) -> str:
+    return session.folder_name if session else BASE
+
+
+def _committed_before(target: Path, identity: str) -> Session:
+    """Return the session already there once every byte of it is known to be the same."""
+    session = read_session(target)
+    session.verify()
+    if session.id != identity:
+        raise UsageError(f"{target} is another session; choose another name")
+    # The attempt that wrote it may have failed at its very last flush.
+    with disk_errors("write", target):
+        sync_folder(target.parent)
+    return session
+
+
+def _moved_meanwhile(
+    to: Session | None, expected: Session | None, current: Session | None
+) -> LockedError:
+    safe = f"; {to.folder_name} is committed and safe" if to else ""
+    return LockedError(
+        f"HEAD moved meanwhile from {_shown(expected)} to {_shown(current)}, so it was not moved "
+        f"to {_shown(to)}{safe}; look at `mlx-tune log` and decide again"
+    )

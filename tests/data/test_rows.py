@@ -1,0 +1,181 @@
+"""What a row says of itself: its question, answer, key, topic and stored shape."""
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_tune.data.rows import Message, Row
+from mlx_tune.errors import InputError
+
+
+def chat(*contents, system=None, **more):
+    """A conversation in which user and assistant take turns."""
+    turns = tuple(
+        Message(role=("user", "assistant")[i % 2], content=content)
+        for i, content in enumerate(contents)
+    )
+    opening = () if system is None else (Message(role="system", content=system),)
+    return Row(messages=opening + turns, **more)
+
+
+def test_the_question_and_the_answer_are_those_of_the_last_exchange():
+    row = chat("Hi", "Hello", "Where is the office?", "Room 12", system="Be brief")
+    assert (row.question, row.answer) == ("Where is the office?", "Room 12")
+
+
+def test_a_text_row_has_neither_question_nor_answer():
+    row = Row(text="The office is in room 12.")
+    assert (row.question, row.answer) == (None, None)
+
+
+def test_a_conversation_that_ends_with_the_user_has_no_question_to_score():
+    row = chat("Hi", "Hello", "Where is the office?")
+    assert (row.question, row.answer) == (None, "Hello")
+
+
+def test_an_answer_to_nobody_has_no_question():
+    row = Row(messages=(Message(role="assistant", content="Hello"),))
+    assert (row.question, row.answer) == (None, "Hello")
+
+
+def test_rows_from_different_places_are_equal_and_hash_alike():
+    here, there = chat("Hi", "Hello", place="a.json:1"), chat("Hi", "Hello", place="b.json:9")
+    assert here == there
+    assert hash(here) == hash(there)
+
+
+def test_rows_with_different_paraphrases_are_not_equal():
+    assert chat("Hi", "Hello", paraphrases=("Hey",)) != chat("Hi", "Hello")
+
+
+def test_the_key_is_the_sha256_of_the_canonical_json_of_what_is_taught():
+    written = '{"messages":[{"content":"Où?","role":"user"},{"content":"Là","role":"assistant"}]}'
+    assert chat("Où?", "Là").key == hashlib.sha256(written.encode("utf-8")).hexdigest()
+
+
+def test_the_key_of_a_text_row_covers_its_text():
+    assert Row(text="Room 12").key == hashlib.sha256(b'{"text":"Room 12"}').hexdigest()
+
+
+def test_the_key_ignores_paraphrases_and_place():
+    plain = chat("Hi", "Hello")
+    assert chat("Hi", "Hello", paraphrases=("Hey",), place="a.json:1").key == plain.key
+
+
+@pytest.mark.parametrize(
+    "other", [chat("Hi", "Hello!"), chat("Hi!", "Hello"), chat("Hi", "Hello", system="Be brief")]
+)
+def test_the_key_changes_with_anything_taught(other):
+    assert other.key != chat("Hi", "Hello").key
+
+
+@pytest.mark.parametrize(
+    "wording",
+    [
+        "where is the office",
+        "  Where  is\tthe\noffice?! ",
+        "WHERE IS THE OFFICE…",
+        "“Where is the office?”",
+        "¿Where is the office?",
+        "Ｗhere is the oﬃce？",  # noqa: RUF001 - full-width letters and a ligature on purpose
+    ],
+)
+def test_the_topic_ignores_case_width_spacing_and_outer_punctuation(wording):
+    assert chat(wording, "Room 12").topic == "where is the office"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("What is C?", "What is C#?"),
+        ("What is f?", "What is f()?"),
+        ("What is 3.5?", "What is 35?"),
+        ("?", "!"),
+    ],
+)
+def test_marks_that_carry_meaning_keep_topics_apart(one, other):
+    assert chat(one, "…").topic != chat(other, "…").topic
+
+
+def test_the_topic_does_not_depend_on_the_last_answer():
+    assert chat("Hi", "Hello").topic == chat("Hi", "Good day").topic
+
+
+def test_the_topic_covers_everything_before_the_last_answer():
+    row = chat("Hi!", "Hello.", "Where is it?", "Room 12", system="Be brief.")
+    assert row.topic == "be brief\nhi\nhello\nwhere is it"
+
+
+def test_the_topic_of_a_text_row_is_its_text():
+    assert Row(text=" The Office. ").topic == "the office"
+
+
+@given(st.text(), st.sampled_from(["", " ", "\n", "?", "!", "..."]))
+def test_spaces_and_sentence_marks_around_a_question_never_change_its_topic(text, around):
+    word = f"a{text}b"
+    assert chat(f"{around}{word}{around}", "x").topic == chat(word, "x").topic
+
+
+def test_a_reworded_row_asks_anew_and_teaches_the_same_answer():
+    row = chat("Hi", "Hello", "Where?", "Room 12", paraphrases=("Which room?",), place="a.json:4")
+    reworded = row.with_question("Which room?")
+    assert reworded == chat("Hi", "Hello", "Which room?", "Room 12")
+    assert reworded.place == "a.json:4"
+
+
+@pytest.mark.parametrize("row", [Row(text="Room 12", place="a.json:4"), Row(place="a.json:4")])
+def test_a_row_that_asks_nothing_cannot_be_reworded(row):
+    with pytest.raises(InputError) as caught:
+        row.with_question("Where?")
+    assert str(caught.value) == "a.json:4: asks no question; only a chat row is reworded"
+
+
+def test_a_chat_row_is_stored_as_messages_and_paraphrases():
+    assert chat("Hi", "Hello", paraphrases=("Hey", "Yo"), place="a.json:1").to_json() == {
+        "messages": [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello"},
+        ],
+        "paraphrases": ["Hey", "Yo"],
+    }
+
+
+def test_a_text_row_is_stored_as_text_alone():
+    assert Row(text="Room 12", place="a.json:1").to_json() == {"text": "Room 12"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [chat("Hi", "Hello"), chat("Hi", "Hello", paraphrases=("Hey",)), Row(text="Room 12")],
+)
+def test_a_stored_row_comes_back_equal_and_with_its_place(row):
+    restored = Row.from_json(row.to_json(), place="data.jsonl:3")
+    assert restored == row
+    assert restored.place == "data.jsonl:3"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"messages": []},
+        {"messages": 5},
+        {"messages": [5]},
+        {"messages": [{"role": "user"}]},
+        {"messages": [{"role": "human", "content": "Hi"}]},
+        {"messages": [{"role": "user", "content": 5}]},
+        {"text": 5},
+        {"text": "Hi", "messages": [{"role": "user", "content": "Hi"}]},
+        {"text": "Hi", "paraphrases": []},
+        {"text": "Hi", "paraphrases": 5},
+        {"text": "Hi", "paraphrases": [5]},
+        {"text": "Hi", "colour": "red"},
+        {"instruction": "Hi", "response": "Hello"},
+    ],
+)
+def test_from_json_refuses_what_to_json_does_not_write(value):
+    with pytest.raises(InputError) as caught:
+        Row.from_json(value, place="data.jsonl:3")
+    assert str(caught.value) == "data.jsonl:3: not a row as stored; read it with data.read"

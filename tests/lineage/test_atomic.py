@@ -1,0 +1,332 @@
+"""Durable writes: whole or not at all, flushed in an order that a power cut cannot undo."""
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from mlx_tune.errors import DiskError, UsageError
+from mlx_tune.lineage import atomic
+from mlx_tune.lineage.atomic import (
+    append_line,
+    discard_folder,
+    make_folder,
+    replace_file,
+    write_folder,
+)
+
+FILES = {"a.txt": b"first\n", "b.bin": bytes(range(256)) * 40, "empty": b""}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fail_with(code: int):
+    def failing(*_args, **_kwargs):
+        raise OSError(code, os.strerror(code))
+
+    return failing
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Return a list that takes every flush and every rename, with the path it was about."""
+    calls: list[tuple[str, str]] = []
+    real_fsync, real_rename, real_replace = os.fsync, Path.rename, Path.replace
+
+    def fsync(descriptor: int) -> None:
+        calls.append(("flush", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        real_fsync(descriptor)
+
+    def rename(self: Path, target: Path) -> Path:
+        calls.append(("rename", str(target)))
+        return real_rename(self, target)
+
+    def replace(self: Path, target: Path) -> Path:
+        calls.append(("rename", str(target)))
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(Path, "replace", replace)
+    return calls
+
+
+def test_a_written_folder_holds_exactly_the_files_given(tmp_path):
+    write_folder(tmp_path / "deep" / "er" / "folder", FILES)
+    assert contents(tmp_path / "deep" / "er" / "folder") == FILES
+
+
+def test_nothing_is_left_in_scratch_after_a_write(tmp_path):
+    write_folder(tmp_path / "folder", FILES, scratch=tmp_path / "scratch")
+    assert names(tmp_path) == ["folder", "scratch"]
+    assert names(tmp_path / "scratch") == []
+
+
+def test_an_existing_folder_is_never_overwritten(tmp_path):
+    write_folder(tmp_path / "folder", {"a": b"old"})
+    with pytest.raises(FileExistsError):
+        write_folder(tmp_path / "folder", {"a": b"new"})
+    assert contents(tmp_path / "folder") == {"a": b"old"}
+
+
+def test_a_folder_that_appears_during_the_write_is_not_overwritten(tmp_path, monkeypatch):
+    real_fill = atomic._fill
+
+    def overtaken(draft, files):
+        real_fill(draft, files)
+        write_other()
+
+    def write_other():
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "a").write_bytes(b"theirs")
+
+    monkeypatch.setattr(atomic, "_fill", overtaken)
+    with pytest.raises(FileExistsError):
+        write_folder(tmp_path / "folder", {"a": b"ours"})
+    assert contents(tmp_path / "folder") == {"a": b"theirs"}
+    assert names(tmp_path / ".tmp") == []
+
+
+def test_with_replace_the_old_folder_gives_way_whole(tmp_path):
+    write_folder(tmp_path / "folder", {"a": b"old", "gone": b""})
+    write_folder(tmp_path / "folder", {"a": b"new"}, replace=True)
+    assert contents(tmp_path / "folder") == {"a": b"new"}
+    assert names(tmp_path / ".tmp") == []
+
+
+def test_a_failed_rename_puts_the_folder_it_was_to_replace_back(tmp_path, monkeypatch):
+    write_folder(tmp_path / "folder", {"a": b"old"})
+    real_rename, renames = Path.rename, []
+
+    def second_fails(self, target):
+        renames.append(target)
+        if len(renames) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return real_rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises(DiskError):
+        write_folder(tmp_path / "folder", {"a": b"new"}, replace=True)
+    assert contents(tmp_path / "folder") == {"a": b"old"}
+    assert names(tmp_path / ".tmp") == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors named by Linux")
+def test_files_and_their_folder_are_flushed_before_the_rename_and_the_parent_after(
+    tmp_path, monkeypatch
+):
+    (tmp_path / ".tmp").mkdir()
+    calls = recorded(monkeypatch)
+    write_folder(tmp_path / "folder", {"a": b"1", "b": b"2"})
+    kinds = [kind for kind, _ in calls]
+    places = [Path(place) for _, place in calls]
+    draft = places[2]
+    assert kinds == ["flush", "flush", "flush", "rename", "flush"]
+    assert draft.parent == tmp_path / ".tmp"
+    assert places == [draft / "a", draft / "b", draft, tmp_path / "folder", tmp_path]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors named by Linux")
+def test_a_replaced_file_is_flushed_before_the_rename_and_its_folder_after(tmp_path, monkeypatch):
+    calls = recorded(monkeypatch)
+    replace_file(tmp_path / "HEAD", b"base\n")
+    assert [kind for kind, _ in calls] == ["flush", "rename", "flush"]
+    assert Path(calls[0][1]).parent == tmp_path
+    assert calls[1][1] == str(tmp_path / "HEAD")
+    assert calls[2][1] == str(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors named by Linux")
+def test_each_folder_made_on_the_way_is_flushed_into_its_parent(tmp_path, monkeypatch):
+    calls = recorded(monkeypatch)
+    make_folder(tmp_path / "a" / "b")
+    assert calls == [("flush", str(tmp_path)), ("flush", str(tmp_path / "a"))]
+
+
+def test_on_a_mac_the_drive_itself_is_flushed(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda _descriptor, command: asked.append(command))
+    monkeypatch.setattr(os, "fsync", fail_with(errno.EIO))
+    replace_file(tmp_path / "HEAD", b"base\n")
+    assert asked == [51, 51]
+
+
+def test_a_disk_without_full_flush_gets_a_plain_one(tmp_path, monkeypatch):
+    flushed, real_fsync = [], os.fsync
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", fail_with(errno.ENOTSUP))
+    monkeypatch.setattr(os, "fsync", lambda fd: (flushed.append(fd), real_fsync(fd)))
+    replace_file(tmp_path / "HEAD", b"base\n")
+    assert len(flushed) == 2
+
+
+def test_a_full_flush_that_fails_is_not_hidden_by_a_plain_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", fail_with(errno.EIO))
+    with pytest.raises(DiskError):
+        replace_file(tmp_path / "HEAD", b"base\n")
+
+
+def test_short_writes_are_gone_on_with(tmp_path, monkeypatch):
+    real_write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real_write(fd, data[:7]))
+    write_folder(tmp_path / "folder", FILES)
+    assert contents(tmp_path / "folder") == FILES
+
+
+def test_bytes_that_read_back_different_are_refused(tmp_path, monkeypatch):
+    real_write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real_write(fd, b"X" * len(data)))
+    with pytest.raises(DiskError, match=r"folder: input/output error; HEAD, sessions and"):
+        write_folder(tmp_path / "folder", {"a": b"right"})
+    assert names(tmp_path) == [".tmp"]
+
+
+def test_a_file_longer_than_written_is_refused(tmp_path, monkeypatch):
+    real_write = os.write
+
+    def twice(fd, data):
+        real_write(fd, data)
+        return real_write(fd, data)
+
+    monkeypatch.setattr(os, "write", twice)
+    with pytest.raises(DiskError):
+        write_folder(tmp_path / "folder", {"a": b"right"})
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        (errno.ENOSPC, "no space left on device; {}; free some space, then run the command again"),
+        (
+            errno.EROFS,
+            "read-only file system; {}; make the disk writable or name another store, then run the "
+            "command again",
+        ),
+        (errno.EIO, "input/output error; {}; check the disk, then run the command again"),
+        (
+            errno.EACCES,
+            "permission denied; {}; give yourself the permission or name another store, then run "
+            "the command again",
+        ),
+    ],
+)
+@pytest.mark.parametrize("write", [write_folder, replace_file])
+def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(
+    tmp_path, monkeypatch, write, code, line
+):
+    monkeypatch.setattr(os, "write", fail_with(code))
+    target = tmp_path / "thing"
+    with pytest.raises(DiskError) as caught:
+        write(target, {"a": b"1"} if write is write_folder else b"1")
+    assert str(caught.value) == f"cannot write {target}: " + line.format(atomic.UNTOUCHED)
+    assert [path for path in tmp_path.rglob("*") if path.name != ".tmp"] == []
+
+
+def test_a_quota_is_a_disk_error_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "write", fail_with(errno.EDQUOT))
+    with pytest.raises(DiskError, match="free some space or raise the quota"):
+        replace_file(tmp_path / "HEAD", b"base\n")
+
+
+def test_a_failure_leaves_the_replaced_file_as_it_was(tmp_path, monkeypatch):
+    replace_file(tmp_path / "HEAD", b"old\n")
+    monkeypatch.setattr(os, "write", fail_with(errno.ENOSPC))
+    with pytest.raises(DiskError):
+        replace_file(tmp_path / "HEAD", b"new\n")
+    assert contents(tmp_path) == {"HEAD": b"old\n"}
+
+
+def test_a_flush_that_fails_after_the_rename_does_not_claim_that_nothing_changed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(atomic, "sync_folder", fail_with(errno.EIO))
+    with pytest.raises(DiskError, match="HEAD is new and whole, a power cut may undo it"):
+        replace_file(tmp_path / "HEAD", b"new\n")
+    assert (tmp_path / "HEAD").read_bytes() == b"new\n"
+
+
+def test_a_link_in_place_of_a_file_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / "HEAD").symlink_to("victim")
+    replace_file(tmp_path / "HEAD", b"base\n")
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert stat.S_ISREG((tmp_path / "HEAD").lstat().st_mode)
+
+
+def test_appending_through_a_link_is_refused(tmp_path):
+    (tmp_path / "victim").write_bytes(b"precious\n")
+    (tmp_path / "log").symlink_to("victim")
+    with pytest.raises(DiskError):
+        append_line(tmp_path / "log", "more")
+    assert (tmp_path / "victim").read_bytes() == b"precious\n"
+
+
+def test_lines_are_appended_in_order(tmp_path):
+    append_line(tmp_path / "log", "one")
+    append_line(tmp_path / "log", "zwei ü", durable=False)
+    assert (tmp_path / "log").read_text("utf-8") == "one\nzwei ü\n"
+
+
+def test_a_torn_line_does_not_swallow_the_next(tmp_path):
+    (tmp_path / "log").write_bytes(b"whole\nto")
+    append_line(tmp_path / "log", "next")
+    assert (tmp_path / "log").read_bytes() == b"whole\nto\nnext\n"
+
+
+@pytest.mark.parametrize("line", ["a\nb", "a\rb"])
+def test_a_line_break_inside_a_line_is_refused(tmp_path, line):
+    with pytest.raises(UsageError, match="write one line at a time"):
+        append_line(tmp_path / "log", line)
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_only_a_durable_line_waits_for_the_disk(tmp_path, monkeypatch, durable):
+    flushed, real_fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (flushed.append(fd), real_fsync(fd)))
+    append_line(tmp_path / "log", "line", durable=durable)
+    assert bool(flushed) == durable
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc/x", ".hidden", "a\nb", "a\0b", "é"])
+def test_a_file_name_that_is_not_plain_is_refused(tmp_path, name):
+    with pytest.raises(UsageError) as caught:
+        write_folder(tmp_path / "folder", {name: b""})
+    assert str(caught.value) == (
+        f"file name {name!r} is not allowed; a name is [A-Za-z0-9_][A-Za-z0-9._-]*"
+    )
+    assert names(tmp_path) == []
+
+
+def test_file_names_that_differ_only_in_case_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="'a' and 'A' differ only in case"):
+        write_folder(tmp_path / "folder", {"a": b"", "A": b""})
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path):
+    (tmp_path / "store").write_bytes(b"a file")
+    with pytest.raises(UsageError) as caught:
+        write_folder(tmp_path / "store" / "sessions" / "x", FILES)
+    assert str(caught.value) == (
+        f"{tmp_path / 'store'} is not a folder; move it away or name another store"
+    )
+
+
+def test_a_discarded_folder_leaves_its_place_before_its_files_go(tmp_path, monkeypatch):
+    write_folder(tmp_path / "folder", FILES)
+    monkeypatch.setattr(atomic.shutil, "rmtree", fail_with(errno.EIO))
+    with pytest.raises(DiskError, match="cannot delete"):
+        discard_folder(tmp_path / "folder", scratch=tmp_path / ".tmp")
+    assert not (tmp_path / "folder").exists()
+    (trash,) = (tmp_path / ".tmp").iterdir()
+    assert contents(trash) == FILES
