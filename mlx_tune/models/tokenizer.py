@@ -58,6 +58,8 @@ class Tokenizer:
         Raises:
             InputError: There is no template, or it misbehaves.
         """
+        if not conversations:
+            return []
         if self.template is None:
             raise InputError(
                 "this base model has no chat template; train it on `text` rows, or use an "

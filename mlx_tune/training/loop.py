@@ -22,6 +22,7 @@ from mlx_tune.training.adapter import (
     from_safetensors,
     to_safetensors,
 )
+from mlx_tune.training.forward import can_share_prefix
 from mlx_tune.training.loss import loss_and_gradients
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -40,6 +41,7 @@ class TrainingConfig:
         batch_size: Rows of a micro-batch.
         grad_accumulation: Micro-batches of a step.
         learning_rate: The peak.
+        new_rows: Rows of the data set, rehearsed ones not counted; they set the warm-up.
         seed: Of the adapter's first values and of the order of rows.
         grad_checkpoint: Recompute layers in the backward pass, for less memory.
     """
@@ -50,6 +52,7 @@ class TrainingConfig:
     batch_size: int
     grad_accumulation: int
     learning_rate: float
+    new_rows: int
     seed: int
     grad_checkpoint: bool = False
 
@@ -101,15 +104,13 @@ class Trainer:
         self.model, self.examples, self.config = model, list(examples), config
         self.steps_done = 0
         self.planned_steps = config.planned_steps(len(self.examples))
-        self._warmup = schedule.warmup_steps(self.planned_steps)
+        self._warmup = schedule.warmup_steps(config.new_rows, self.planned_steps)
         attach(model, rank=config.rank, scale=config.scale, seed=config.seed)
         self._optimizer = optim.AdamW(
             config.learning_rate, betas=[0.9, 0.999], eps=1e-8, weight_decay=0.0,
             bias_correction=True,
         )  # fmt: skip
         self._optimizer.init(model.trainable_parameters())
-        from mlx_tune.training.forward import can_share_prefix
-
         self.prefix_tokens = batches.shared_prefix(self.examples) * can_share_prefix(model)
         self._prefix = mx.array(self.examples[0].tokens[: self.prefix_tokens], dtype=mx.int32)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_map
 
 from mlx_tune.training.batches import MicroBatch
 from mlx_tune.training.forward import logits_at
@@ -59,6 +60,4 @@ def loss_and_gradients(
 
 def _add(a: Any, b: Any) -> Any:
     """Add two trees of the same shape."""
-    from mlx.utils import tree_map
-
     return tree_map(mx.add, a, b)

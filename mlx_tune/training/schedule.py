@@ -3,9 +3,9 @@
 import math
 
 
-def warmup_steps(planned_steps: int) -> int:
-    """Return min(⌊0.1·n⌋, 50)."""
-    return min(planned_steps // 10, 50)
+def warmup_steps(new_rows: int, planned_steps: int) -> int:
+    """Return min(⌊0.1·n⌋, 50) for n new rows; fewer in a run too short to hold them."""
+    return min(new_rows // 10, 50, planned_steps - 1)
 
 
 def learning_rate(step: int, *, peak: float, planned_steps: int, warmup: int) -> float:

@@ -83,7 +83,7 @@ class Plan:
     @property
     def training(self) -> TrainingConfig:
         """What the loop is told."""
-        return training_config(self.sizing)
+        return training_config(self.sizing, len(self.taught))
 
     @property
     def planned_steps(self) -> int:
@@ -93,7 +93,7 @@ class Plan:
     @property
     def warmup_steps(self) -> int:
         """How many of them warm up."""
-        return schedule.warmup_steps(self.planned_steps)
+        return schedule.warmup_steps(len(self.taught), self.planned_steps)
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -155,8 +155,8 @@ def prepare(request: Request, *, say: Say) -> Plan:
     )
 
 
-def training_config(decided: sizing.Sizing) -> TrainingConfig:
-    """Return what the loop is told, from a sizing."""
+def training_config(decided: sizing.Sizing, new_rows: int) -> TrainingConfig:
+    """Return what the loop is told, from a sizing and the number of new rows."""
     return TrainingConfig(
         rank=int(decided.rank.value),
         scale=decided.scale,
@@ -164,6 +164,7 @@ def training_config(decided: sizing.Sizing) -> TrainingConfig:
         batch_size=int(decided.batch_size.value),
         grad_accumulation=int(decided.grad_accumulation.value),
         learning_rate=float(decided.learning_rate.value),
+        new_rows=new_rows,
         seed=int(decided.seed.value),
         grad_checkpoint=bool(decided.grad_checkpoint.value),
     )

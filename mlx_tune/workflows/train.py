@@ -124,7 +124,7 @@ def carry_out(job: Job, watch: Watch) -> Outcome:
     """Train from the newest checkpoint, or from the start, to a committed session."""
     standing = stand(job.info, job.chain)
     watch.merged(job.chain)
-    trainer = Trainer(standing.model, job.examples, training_config(job.sizing))
+    trainer = Trainer(standing.model, job.examples, training_config(job.sizing, len(job.new)))
     if newest := job.run.newest_checkpoint():
         trainer.restore({name: newest.read(name) for name in newest.hashes}, place=str(newest.path))
     for note in job.run.notes:
@@ -180,7 +180,8 @@ def _move_head(job: Job, session: Session, watch: Watch) -> bool:
 
 def _record(job: Job, steps: int, recall: Sequence[SessionRecall]) -> dict[str, Any]:
     """Return session.json."""
-    metrics = job.run.metrics()
+    # A resumed run takes the steps after its checkpoint again; the later line counts.
+    metrics = list({line["number"]: line for line in job.run.metrics()}.values())
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "verdict": PROMOTE,

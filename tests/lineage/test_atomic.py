@@ -191,16 +191,33 @@ def test_bytes_that_read_back_different_are_refused(tmp_path, monkeypatch):
     assert names(tmp_path) == [".tmp"]
 
 
-def test_a_file_longer_than_written_is_refused(tmp_path, monkeypatch):
-    real_write = os.write
-
-    def twice(fd, data):
-        real_write(fd, data)
-        return real_write(fd, data)
-
-    monkeypatch.setattr(os, "write", twice)
+@pytest.mark.parametrize("chunk_bytes", [2, 4, 100])
+@pytest.mark.parametrize("written", [b"righ", b"ri", b"", b"right!", b"rightright"])
+def test_a_file_shorter_or_longer_than_it_should_be_is_refused(
+    tmp_path, monkeypatch, chunk_bytes, written
+):
+    real_write_all = atomic._write_all
+    monkeypatch.setattr(atomic, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(atomic, "_write_all", lambda fd, _data: real_write_all(fd, written))
     with pytest.raises(DiskError):
         write_folder(tmp_path / "folder", {"a": b"right"})
+
+
+def test_a_file_that_goes_on_after_the_last_whole_chunk_is_refused(tmp_path, monkeypatch):
+    real_write_all = atomic._write_all
+    monkeypatch.setattr(atomic, "CHUNK_BYTES", 4)
+    monkeypatch.setattr(atomic, "_write_all", lambda fd, data: real_write_all(fd, data + b"!"))
+    with pytest.raises(DiskError):
+        write_folder(tmp_path / "folder", {"a": b"four"})
+
+
+def test_a_link_planted_under_the_temporary_name_is_not_written_through(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic.secrets, "token_hex", lambda _length: "guessed")
+    (tmp_path / "victim").write_bytes(b"precious")
+    (tmp_path / ".HEAD.guessed").symlink_to("victim")
+    with pytest.raises(FileExistsError):
+        replace_file(tmp_path / "HEAD", b"base\n")
+    assert (tmp_path / "victim").read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,12 @@ def test_training_after_a_rollback_starts_a_branch(store):
     assert store.sessions() == [first, *sorted([second, branch], key=lambda s: s.id)]
 
 
+def test_sessions_are_listed_by_number_then_id(store):
+    first = train(store, "zebra")
+    branches = [commit(store, name, first) for name in ("a", "b", "c", "d", "e")]
+    assert store.sessions() == [first, *sorted(branches, key=lambda session: session.id)]
+
+
 def test_a_second_writers_move_is_refused_and_both_sessions_exist(root):
     ours, theirs = Store.open(root), Store.open(root)
     start = train(ours, "start")
@@ -294,6 +300,24 @@ def test_head_cannot_move_to_a_session_of_another_store(store, tmp_path):
     call = lambda: store.move_head(stranger, expected=store.head(), why="")  # noqa: E731 as above
     assert f"{stranger.folder_name} is not, or no longer, in" in message(DamagedStoreError, call)
     assert state(store.root) == before
+
+
+def test_head_cannot_move_onto_a_broken_chain(store, root):
+    first, second = train(store, "cs"), train(store, "dining")
+    third = commit(store, "tennis", second)
+    shutil.rmtree(first.path)
+    before = state(root)
+    call = lambda: store.move_head(third, expected=second, why="")  # noqa: E731 as above
+    assert "its parent" in message(DamagedStoreError, call)
+    assert state(root) == before
+
+
+def test_a_persons_file_called_latest_is_not_removed(store, root):
+    first = train(store, "cs")
+    (root / "latest").unlink()
+    (root / "latest").write_bytes(b"mine")
+    store.move_head(None, expected=first, why="rollback")
+    assert (root / "latest").read_bytes() == b"mine"
 
 
 def test_links_are_never_trusted_and_their_failure_is_ignored(store, root):

@@ -1,0 +1,30 @@
+"""What every test shares: a cache of its own, and one tiny base model."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import tiny`
+# transformers advises, at import, to install PyTorch.
+os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch, request):
+    """No test reads or writes the person's cache, but for the slow ones, which need the model."""
+    if "slow" not in request.keywords:
+        monkeypatch.setenv("MLX_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A tiny model as a folder."""
+    import tiny
+
+    return tiny.base_folder(tmp_path_factory.mktemp("bases") / "tiny")

@@ -1,0 +1,134 @@
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+import tiny
+from mlx.utils import tree_flatten
+
+from mlx_tune.continual.fold import UnmergedLinear, delta, fold
+from mlx_tune.errors import IncompatibleError
+from mlx_tune.training.adapter import Adapter, attach, detach
+
+TOKENS = mx.array([[7, 8, 9, 10, 11]])
+
+
+def adapter_on(model, seed: int, rank: int = 4, size: float = 0.1) -> Adapter:
+    """Attach an adapter, give it values as training would, and return it."""
+    attach(model, rank=rank, scale=2.0, seed=seed)
+    mx.random.seed(seed)
+    for name, value in tree_flatten(model.trainable_parameters()):
+        model.load_weights([(name, mx.random.normal(value.shape) * size)], strict=False)
+    return detach(model, rank=rank, scale=2.0)
+
+
+def logits(model) -> np.ndarray:
+    return np.array(model(TOKENS).astype(mx.float32))
+
+
+def test_the_change_by_hand():
+    a, b = mx.array([[1.0], [2.0]]), mx.array([[3.0, 4.0, 5.0]])
+    assert np.array(delta(a, b, 2.0)).tolist() == [[6.0, 12.0], [8.0, 16.0], [10.0, 20.0]]
+
+
+def test_three_sessions_are_all_there():
+    """The seed program kept one adapter, so its third session lost the first.
+
+    Each session's model, as trained, is the fold of its chain with its own adapter live; folding
+    that adapter too must give the same logits, at every depth.
+    """
+    chain = []
+    for seed, rank in ((1, 4), (2, 2), (3, 8)):
+        as_trained = tiny.model()
+        fold(as_trained, chain)
+        chain.append(adapter_on(as_trained, seed, rank))
+        folded = tiny.model()
+        fold(folded, chain, rounded=False)
+        wanted = logits(as_trained)
+        assert np.abs(logits(folded) - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+    def folded_logits(adapters):
+        model = tiny.model()
+        fold(model, adapters)
+        return logits(model)
+
+    whole = folded_logits(chain)
+    for missing in range(3):  # each of the three changes the answer: none is lost, none is idle
+        without = folded_logits(chain[:missing] + chain[missing + 1 :])
+        assert np.abs(whole - without).max() > 1e-2
+
+
+def test_a_fold_rounds_once_to_the_stored_type():
+    adapters = [adapter_on(tiny.model(), seed, size=0.02) for seed in (1, 2, 3)]
+    stored = tiny.model()
+    stored.set_dtype(mx.bfloat16)
+    path = "model.layers.0.mlp.up_proj"
+    total = np.array(dict(stored.named_modules())[path].weight.astype(mx.float32))
+    for adapter in adapters:
+        total = total + np.array(delta(*adapter.factors[path], adapter.scale))
+    fold(stored, adapters)
+    folded = dict(stored.named_modules())[path].weight
+    assert folded.dtype == mx.bfloat16
+    exact = mx.array(total).astype(mx.bfloat16)
+    # float32 sums in another order may fall to the other side of a rounding boundary.
+    same = np.array(folded.astype(mx.float32)) == np.array(exact.astype(mx.float32))
+    assert same.mean() > 0.999
+
+
+def test_folding_an_empty_chain_changes_nothing():
+    model = tiny.model()
+    before = {n: np.array(v) for n, v in tree_flatten(model.parameters())}
+    fold(model, [])
+    for name, value in tree_flatten(model.parameters()):
+        assert np.array_equal(np.array(value), before[name])
+
+
+def test_the_same_chain_folds_to_the_same_bits():
+    adapters = [adapter_on(tiny.model(), seed) for seed in (1, 2)]
+    models = [tiny.model(), tiny.model()]
+    for model in models:
+        fold(model, adapters)
+    assert np.array_equal(logits(models[0]), logits(models[1]))
+
+
+def test_a_quantised_layer_is_left_as_it_is_with_the_chain_beside_it():
+    adapters = [adapter_on(tiny.model(), seed) for seed in (1, 2)]
+    quantised = tiny.model()
+    nn.quantize(quantised, group_size=32, bits=4)
+    reference = tiny.model()
+    nn.quantize(reference, group_size=32, bits=4)
+    fold(quantised, adapters)
+    layer = quantised.model.layers[1].mlp.down_proj
+    assert isinstance(layer, UnmergedLinear)
+    assert layer.chain_a.shape == (64, 8)
+    x = mx.random.normal((3, 64), key=mx.random.key(0))
+    wanted = np.array(reference.model.layers[1].mlp.down_proj(x))
+    for adapter in adapters:
+        a, b = adapter.factors["model.layers.1.mlp.down_proj"]
+        wanted = wanted + 2.0 * (np.array(x) @ np.array(a) @ np.array(b))
+    assert np.allclose(np.array(layer(x)), wanted, atol=1e-4)
+
+
+def test_a_second_session_trains_on_a_quantised_base():
+    adapters = [adapter_on(tiny.model(), 1)]
+    model = tiny.model()
+    nn.quantize(model, group_size=32, bits=4)
+    fold(model, adapters)
+    before = logits(model)
+    attach(model, rank=4, scale=2.0, seed=9)
+    assert np.array_equal(logits(model), before)
+    names = {name for name, _ in tree_flatten(model.trainable_parameters())}
+    assert names == {f"{path}.lora_{x}" for path in adapters[0].factors for x in "ab"}
+
+
+def test_an_adapter_of_another_shape_is_refused_with_the_first_differences():
+    adapter = adapter_on(tiny.model(), 1)
+    with pytest.raises(IncompatibleError) as error:
+        fold(tiny.model(hidden_size=48, num_attention_heads=6), [adapter])
+    assert str(error.value).startswith("an adapter does not fit the base model: ")
+    assert str(error.value).count("expected") == 3
+
+
+def test_an_adapter_for_layers_the_base_lacks_is_refused():
+    adapter = adapter_on(tiny.model(num_hidden_layers=3), 1)
+    with pytest.raises(IncompatibleError, match="the base has no such layer"):
+        fold(tiny.model(), [adapter])

@@ -1,0 +1,137 @@
+import pytest
+import tiny
+from fixtures import templates
+
+from mlx_tune.data.rows import Message, Row
+from mlx_tune.data.tokenise import encode
+from mlx_tune.errors import InputError
+
+
+def chat(*turns: str, place: str = "data.json:1") -> Row:
+    roles = ("user", "assistant")
+    return Row(
+        messages=tuple(Message(role=roles[i % 2], content=turn) for i, turn in enumerate(turns)),
+        place=place,
+    )
+
+
+def supervised(example, tokenizer) -> str:
+    pairs = zip(example.tokens, example.supervised, strict=True)
+    return tokenizer.decode_raw([token for token, flag in pairs if flag])
+
+
+@pytest.fixture(params=sorted(templates.ALL))
+def tokenizer(request):
+    template, specials = templates.ALL[request.param]
+    return tiny.tokenizer(template, specials)
+
+
+def end(tokenizer) -> str:
+    return tokenizer.wrapper.eos_token
+
+
+ROWS = {
+    "one turn": (chat("Where?", "Room 4."), ["Room 4."]),
+    "several turns": (
+        chat("Where?", "Room 4.", "And when?", "At noon, http://x.example/@a#b?c=d"),
+        ["Room 4.", "At noon, http://x.example/@a#b?c=d"],
+    ),
+    "not English": (chat("Où ?", "Salle 4, à côté 🚪"), ["Salle 4, à côté 🚪"]),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_supervised_tokens_are_exactly_the_answers_each_with_its_end(tokenizer, name):
+    row, answers = ROWS[name]
+    (example,) = encode([row], tokenizer)
+    found = supervised(example, tokenizer)
+    space = " " if "[INST]" in str(tokenizer.template) else ""  # Mistral puts it before an answer
+    assert found == "".join(f"{space}{answer}{end(tokenizer)}" for answer in answers)
+
+
+def test_the_tokens_are_what_the_template_makes_of_it_and_nothing_more(tokenizer):
+    row, _ = ROWS["several turns"]
+    messages = [{"role": m.role, "content": m.content} for m in row.messages]
+    (example,) = encode([row], tokenizer)
+    whole = tokenizer.encode(tokenizer.render([messages], add_generation_prompt=False)[0])
+    assert list(example.tokens) == whole[: len(example.tokens)]
+    assert example.tokens[-1] in tokenizer.end_ids
+    assert not set(whole[len(example.tokens) :]) & tokenizer.end_ids
+
+
+def test_generation_begins_where_the_first_supervised_token_is(tokenizer):
+    row, _ = ROWS["one turn"]
+    (example,) = encode([row], tokenizer)
+    prompt = tokenizer.prompt([{"role": "user", "content": "Where?"}])
+    assert list(example.tokens[: example.first_supervised]) == prompt
+
+
+def test_there_is_at_most_one_start_token(tokenizer):
+    (example,) = encode([ROWS["several turns"][0]], tokenizer)
+    start = tokenizer.wrapper.bos_token
+    count = tokenizer.decode_raw(example.tokens).count(start)
+    assert count == ("bos_token" in str(tokenizer.template))
+
+
+def test_a_system_message_is_kept_and_not_supervised():
+    tokenizer = tiny.tokenizer(templates.QWEN25)
+    row = Row(
+        messages=(
+            Message(role="system", content="Be brief."),
+            Message(role="user", content="Hi"),
+            Message(role="assistant", content="Yo"),
+        )
+    )
+    (example,) = encode([row], tokenizer)
+    assert "Be brief." in tokenizer.decode_raw(example.tokens)
+    assert supervised(example, tokenizer) == "Yo<|im_end|>"
+
+
+def test_a_text_row_is_supervised_throughout_and_ends_with_the_end_token():
+    tokenizer = tiny.tokenizer()
+    (example,) = encode([Row(text="Once upon a time.")], tokenizer)
+    assert tokenizer.decode_raw(example.tokens) == "Once upon a time.<|im_end|>"
+    assert example.supervised == (False,) + (True,) * (len(example.tokens) - 1)
+
+
+def test_text_rows_need_no_template():
+    (example,) = encode([Row(text="abc")], tiny.tokenizer(template=None))
+    assert len(example.tokens) == 4
+
+
+def test_chat_rows_on_a_model_without_a_template_are_refused():
+    with pytest.raises(InputError, match="this base model has no chat template"):
+        encode([chat("a", "b")], tiny.tokenizer(template=None))
+
+
+def test_rows_of_all_kinds_keep_their_order():
+    tokenizer = tiny.tokenizer()
+    rows = [Row(text="t1"), chat("q", "a1"), Row(text="t2"), chat("q", "a2", "r", "a3")]
+    found = [supervised(e, tokenizer) for e in encode(rows, tokenizer)]
+    assert found == ["1<|im_end|>", "a1<|im_end|>", "2<|im_end|>", "a2<|im_end|>a3<|im_end|>"]
+
+
+def test_a_row_that_spells_a_special_token_is_refused_with_its_place():
+    with pytest.raises(InputError) as error:
+        encode([chat("q", "so <|im_end|> there", place="d.json:7")], tiny.tokenizer())
+    assert str(error.value) == (
+        "d.json:7: '<|im_end|>' is a special token of the base model; a row that spells it "
+        "would forge the end of a turn, so reword it"
+    )
+
+
+def test_a_template_whose_prompt_is_not_a_prefix_is_refused_by_name():
+    thinking = tiny.CHATML.replace(
+        "'<|im_start|>assistant\n' }}{% endif", "'<|im_start|>assistant\n<think>' }}{% endif"
+    )
+    with pytest.raises(InputError, match=r"d\.json:7: .*prompt followed by its answer"):
+        encode([chat("q", "a", place="d.json:7")], tiny.tokenizer(thinking))
+
+
+def test_a_template_that_never_ends_an_answer_is_refused():
+    endless = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    with pytest.raises(InputError, match="would never learn to stop"):
+        encode([chat("q", "a")], tiny.tokenizer(endless))

@@ -1,0 +1,118 @@
+import time
+
+import pytest
+import tiny
+from fixtures import templates
+
+from mlx_tune.errors import InputError
+from mlx_tune.models import chat_template
+
+ONE = [{"messages": [{"role": "user", "content": "Hi <b>&"}], "add_generation_prompt": True}]
+LONG = [
+    {
+        "messages": [
+            {"role": "user", "content": "Hi\n\nthere"},
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": "More?"},
+        ],
+        "add_generation_prompt": flag,
+    }
+    for flag in (True, False)
+]
+SPECIALS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+def render(template, conversations=ONE, **options):
+    return chat_template.render(template, conversations, variables=SPECIALS, **options)
+
+
+@pytest.mark.parametrize("name", sorted(templates.ALL))
+def test_the_sandbox_renders_what_transformers_renders(name):
+    template, specials = templates.ALL[name]
+    template = chat_template.pin_date(template)
+    theirs = tiny.hf_tokenizer(template, specials)
+    variables = {n: getattr(theirs, n) for n in ("bos_token", "eos_token")}
+    for conversation in [*ONE, *LONG]:
+        wanted = theirs.apply_chat_template(
+            conversation["messages"],
+            tokenize=False,
+            add_generation_prompt=conversation["add_generation_prompt"],
+        )
+        assert chat_template.render(template, [conversation], variables=variables) == [wanted]
+
+
+def test_the_date_is_pinned():
+    pinned = chat_template.pin_date(templates.LLAMA32)
+    (text,) = render(pinned)
+    assert "Today Date: 26 Jul 2024\n" in text
+    assert text.startswith("<s><|start_header_id|>")
+
+
+def test_a_clock_called_directly_is_pinned_too():
+    assert render(chat_template.pin_date("{{ strftime_now('%Y') }}")) == ["26 Jul 2024"]
+
+
+def test_pinning_twice_is_pinning_once():
+    once = chat_template.pin_date(templates.LLAMA32)
+    assert chat_template.pin_date(once) == once
+
+
+def test_a_template_without_a_date_is_left_alone():
+    assert chat_template.pin_date(templates.SMOLLM2) == templates.SMOLLM2
+
+
+def test_assistant_marks_of_transformers_are_understood():
+    template = "{% generation %}{{ messages[0].content }}{% endgeneration %}"
+    assert render(template) == ["Hi <b>&"]
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+def test_a_template_that_loops_for_ever_is_stopped():
+    began = time.monotonic()
+    with pytest.raises(InputError) as error:
+        render(LOOP, limit_seconds=1.0)
+    assert str(error.value) == (
+        "chat template: still running after 1 seconds; use a base model with another"
+    )
+    assert time.monotonic() - began < 10
+
+
+def test_a_template_that_prints_a_hundred_megabytes_is_stopped():
+    with pytest.raises(InputError) as error:
+        render("{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}")
+    assert str(error.value) == (
+        "chat template: ValueError: it printed more than 1,000,000 characters; "
+        "use a base model with another"
+    )
+
+
+def test_a_template_that_takes_all_memory_ends_alone():
+    with pytest.raises(InputError, match="chat template: "):
+        render("{% set x = 'x' * 9999999999 %}{{ x | length }}")
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+    ],
+)
+def test_a_template_cannot_escape(escape):
+    with pytest.raises(InputError, match="chat template: "):
+        render(escape)
+
+
+def test_a_template_that_objects_is_quoted():
+    with pytest.raises(InputError, match="TemplateError: only users, please"):
+        render("{{ raise_exception('only users, please') }}")
+
+
+def test_a_template_that_does_not_parse_is_refused():
+    with pytest.raises(InputError, match="TemplateSyntaxError"):
+        render("{% if %}")

@@ -1,0 +1,87 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_tune.errors import InputError, UsageError
+from mlx_tune.settings import FIELDS, gather, kind, read_config
+
+
+def test_a_flag_wins_over_the_config_and_each_says_where_it_came_from():
+    found = gather({"rank": 4, "epochs": None}, ("my.yaml", {"rank": 8, "epochs": 3}))
+    assert (found["rank"].value, found["rank"].source) == (4, "--rank")
+    assert (found["epochs"].value, found["epochs"].source) == (3, "my.yaml")
+
+
+def test_an_unknown_key_fails_with_the_nearest_name():
+    with pytest.raises(InputError) as error:
+        gather({}, ("my.yaml", {"epoch": 3}))
+    assert str(error.value) == 'my.yaml: epoch is not a setting; did you mean "epochs"?'
+
+
+def test_all_problems_are_reported_at_once():
+    with pytest.raises(InputError) as error:
+        gather({}, ("my.yaml", {"rank": "big", "epochs": 0, "seed": True, "learning_rate": 2}))
+    assert str(error.value).splitlines() == [
+        "my.yaml: rank: 'big'; expected a whole number",
+        "my.yaml: epochs: 0; expected 1 to 10000",
+        "my.yaml: seed: True; expected a whole number",
+        "my.yaml: learning_rate: 2; expected 1e-09 to 1",
+    ]
+
+
+def test_a_flag_out_of_its_limits_is_a_usage_error():
+    with pytest.raises(UsageError) as error:
+        gather({"batch_size": 0})
+    assert str(error.value) == "--batch-size: 0; expected 1 to 4096"
+
+
+def test_not_a_number_is_no_learning_rate():
+    with pytest.raises(UsageError, match="--learning-rate: nan; expected 1e-09 to 1"):
+        gather({"learning_rate": float("nan")})
+
+
+def test_a_whole_number_serves_where_a_number_is_wanted():
+    assert gather({}, ("c", {"alpha": 32}))["alpha"].value == 32
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FIELDS)), st.from_type(object) | st.integers()))
+def test_any_config_is_taken_or_refused_in_words(values):
+    try:
+        found = gather({}, ("c", values))
+    except InputError as error:
+        assert all(line.startswith("c: ") for line in str(error).splitlines())
+    else:
+        assert all(isinstance(g.value, (kind(n), int)) for n, g in found.items())
+
+
+def test_every_setting_has_help_and_a_plain_type():
+    for name, field in FIELDS.items():
+        assert field.metadata["help"].endswith("."), name
+        assert kind(name) in (int, float, bool, str)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "c.yaml:1:6: expected ',' or ']', but got '<stream end>'; expected YAML"),
+        ("- 1\n- 2", "c.yaml: expected `setting: value` lines"),
+    ],
+)
+def test_a_config_that_does_not_parse_names_the_place(tmp_path, monkeypatch, text, message):
+    from pathlib import Path
+
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(text)
+    with pytest.raises(InputError) as error:
+        read_config(Path("c.yaml"))
+    assert str(error.value) == message
+
+
+def test_a_missing_config_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.yaml: No such file or directory; name a YAML"):
+        read_config(tmp_path / "nowhere.yaml")
+
+
+def test_an_empty_config_sets_nothing(tmp_path):
+    (tmp_path / "c.yaml").write_text("# nothing\n")
+    assert read_config(tmp_path / "c.yaml") == {}

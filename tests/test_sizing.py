@@ -1,0 +1,77 @@
+import pytest
+
+from mlx_tune.settings import Given
+from mlx_tune.sizing import Sizing, learning_rate, plan
+
+
+def sized(rows: int, *, hidden=3072, weights=6 * 10**9, **given):
+    chosen = {name: Given(value=value, source="--" + name) for name, value in given.items()}
+    return plan(rows, hidden_size=hidden, weights_bytes=weights, given=chosen)
+
+
+# rows, rank, alpha, epochs, batch, accumulation, max length: rows S2 to S5 of the mission's table
+TABLE = [
+    (1, 8, 16, 10, 2, 4, 512),
+    (99, 8, 16, 10, 2, 4, 512),
+    (100, 16, 32, 5, 2, 4, 640),
+    (106, 16, 32, 5, 2, 4, 640),
+    (499, 16, 32, 5, 2, 4, 640),
+    (500, 32, 64, 3, 4, 2, 768),
+    (10_000, 32, 64, 3, 4, 2, 768),
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "rank", "alpha", "epochs", "batch", "accumulation", "length"), TABLE
+)
+def test_the_table(rows, rank, alpha, epochs, batch, accumulation, length):
+    found = sized(rows)
+    assert found.rank.value == rank
+    assert found.alpha.value == alpha
+    assert found.scale == 2
+    assert found.epochs.value == epochs
+    assert (found.batch_size.value, found.grad_accumulation.value) == (batch, accumulation)
+    assert batch * accumulation == 8
+    assert found.max_length.value == length
+
+
+def test_the_sample_has_seventy_steps_ten_of_them_warm_up():
+    from mlx_tune.training.schedule import warmup_steps
+    from mlx_tune.workflows.prepare import training_config
+
+    steps = training_config(sized(106), 106).planned_steps(106)
+    assert (steps, warmup_steps(106, steps)) == (70, 10)
+
+
+@pytest.mark.parametrize(("hidden", "rate"), [(3072, 3.58e-4), (576, 1.32e-3), (2000, 5e-4)])
+def test_the_learning_rate_follows_the_width(hidden, rate):
+    assert learning_rate(hidden) == pytest.approx(rate, rel=1e-3)
+
+
+def test_every_value_says_why_and_where_from():
+    for name, chosen in sized(106).items():
+        assert chosen.reason, name
+        assert chosen.source in ("rule", "default"), name
+    assert sized(106).rank.reason == "106 new rows (100 to 499)"
+    assert sized(1).rank.reason == "1 new row (under 100)"
+    assert sized(700).rank.reason == "700 new rows (500 or more)"
+
+
+def test_what_is_given_wins_and_says_so():
+    found = sized(106, rank=4, epochs=12)
+    assert (found.rank.value, found.rank.source) == (4, "--rank")
+    assert (found.epochs.value, found.epochs.source) == (12, "--epochs")
+
+
+def test_alpha_follows_a_given_rank():
+    assert (sized(106, rank=4).alpha.value, sized(106, rank=4).scale) == (8, 2)
+    assert sized(106, rank=4, alpha=4.0).scale == 1
+
+
+@pytest.mark.parametrize(("weights", "on"), [(538 * 10**6, False), (6 * 10**9, True)])
+def test_layers_are_checkpointed_where_the_model_is_large(weights, on):
+    assert sized(106, weights=weights).grad_checkpoint.value is on
+
+
+def test_a_sizing_survives_its_record():
+    assert Sizing.from_json(sized(106).to_json()) == sized(106)
