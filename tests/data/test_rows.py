@@ -46,6 +46,13 @@ def test_rows_from_different_places_are_equal_and_hash_alike():
     assert hash(here) == hash(there)
 
 
+def test_a_row_made_by_a_program_has_no_place():
+    assert Row(text="Room 12").place == ""
+    with pytest.raises(InputError) as caught:
+        Row.from_json({})
+    assert str(caught.value) == "row: not a row as stored; read it with data.read"
+
+
 def test_rows_with_different_paraphrases_are_not_equal():
     assert chat("Hi", "Hello", paraphrases=("Hey",)) != chat("Hi", "Hello")
 
@@ -77,7 +84,7 @@ def test_the_key_changes_with_anything_taught(other):
         "where is the office",
         "  Where  is\tthe\noffice?! ",
         "WHERE IS THE OFFICE…",
-        "“Where is the office?”",
+        "“ Where is the office? ”",
         "¿Where is the office?",
         "Ｗhere is the oﬃce？",  # noqa: RUF001 - full-width letters and a ligature on purpose
     ],

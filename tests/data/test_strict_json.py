@@ -132,6 +132,11 @@ def test_invalid_utf8_is_refused_with_its_byte_offset(parse):
     assert refusal(parse, b'[1,\n"\xc3\xff"]'.replace(b"\xc3", b"a")) == expected
 
 
+def test_invalid_utf8_after_an_empty_first_line_stands_on_the_second():
+    expected = "cs:2: byte 0xff at offset 1 is not UTF-8; save it as UTF-8"
+    assert refusal(parse_jsonl, b"\n\xff") == expected
+
+
 def test_the_byte_offset_counts_the_byte_order_mark():
     expected = "cs:1: byte 0xe9 at offset 5 is not UTF-8; save it as UTF-8"
     assert refusal(parse_json, b'\xef\xbb\xbf["\xe9"]') == expected
@@ -154,6 +159,15 @@ def test_a_number_that_is_not_finite_and_has_no_key_is_refused_with_its_line():
 
 def test_an_empty_key_is_still_the_key_that_is_named():
     assert refusal(parse_json, '[{"": NaN}]') == 'cs:1: "" is NaN; write a finite number'
+
+
+def test_a_number_of_more_than_twenty_characters_is_shown_shortened():
+    assert refusal(parse_json, f"[1{'0' * 15}e400]") == (
+        f"cs:1: a value is 1{'0' * 15}e400; write a finite number"
+    )
+    assert refusal(parse_json, f"[1{'0' * 16}e400]") == (
+        f"cs:1: a value is 1{'0' * 16}e40…; write a finite number"
+    )
 
 
 @pytest.mark.parametrize("digits", [309, 5_000, 1_000_000])
@@ -210,6 +224,7 @@ def test_half_a_character_in_a_key_is_refused():
             r"write it as \n, \t or \u00XX",
         ),
         ("\n\n  hello", "cs:3:3: expected a value"),
+        ("\nx", "cs:2:1: expected a value"),
         ("\ufeff[x]", "cs:1:2: expected a value"),
     ],
 )
@@ -259,11 +274,20 @@ def test_json_nested_ten_thousand_deep_is_refused_with_the_limit(parse, unit):
     )
 
 
-def test_json_nested_exactly_to_the_limit_is_read():
-    assert len(parse_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, "cs")) == 1
-    assert refusal(parse_json, "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1)) == (
+@pytest.mark.parametrize("parse", [parse_json, parse_jsonl])
+def test_lists_and_objects_nested_exactly_to_the_limit_are_read(parse):
+    half = MAX_DEPTH // 2
+    text = '[{"a":' * half + "1" + "}]" * half
+    (item,) = parse(text.encode(), "cs")
+    assert item.line == 1
+    assert refusal(parse, text.replace("1", "[]")) == (
         "cs:1: nested more than 64 deep, which is the limit; flatten it"
     )
+
+
+def test_an_object_nested_to_the_limit_is_still_told_to_be_no_array():
+    text = '{"a":' * MAX_DEPTH + "1" + "}" * MAX_DEPTH
+    assert refusal(parse_json, text).startswith("cs:1: found an object, not an array; ")
 
 
 def test_brackets_inside_strings_are_no_nesting():

@@ -1,0 +1,81 @@
+"""A tiny store to train in, and a watcher that remembers what it was told."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mlx_tune.workflows.prepare import Request
+from mlx_tune.workflows.train import train
+
+FAST = {"epochs": 2, "rank": 4, "batch_size": 4, "grad_accumulation": 1}
+
+
+@dataclass
+class Heard:
+    """A `Watch` that keeps everything."""
+
+    lines: list[str] = field(default_factory=list)
+    plans: list = field(default_factory=list)
+    chains: list = field(default_factory=list)
+    steps: list = field(default_factory=list)
+    run: object = None
+    stop_after: int | None = None
+
+    def say(self, line):
+        self.lines.append(line)
+
+    def planned(self, plan):
+        self.plans.append(plan)
+
+    def merged(self, chain):
+        self.chains.append([session.name for session in chain])
+
+    def began(self, run, trainer):
+        self.run = run
+
+    def stepped(self, step):
+        self.steps.append(step)
+        if step.number == self.stop_after:
+            raise KeyboardInterrupt
+
+    def ended(self):
+        pass
+
+
+@dataclass
+class Lab:
+    """A store, a tiny base, and data files made on the spot."""
+
+    root: Path
+    base: Path
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    def data(self, name: str, pairs: dict[str, str], **extra) -> Path:
+        rows = [{"instruction": q, "response": a, **extra} for q, a in pairs.items()]
+        path = self.root / f"{name}.json"
+        path.write_text(json.dumps(rows, indent=1))
+        return path
+
+    def request(self, *data: Path, **flags) -> Request:
+        return Request(
+            data=list(data),
+            store=self.store,
+            flags={"base": str(self.base), **FAST, **flags},
+        )
+
+    def train(self, *data: Path, heard: Heard | None = None, **flags):
+        return train(self.request(*data, **flags), heard or Heard())
+
+
+def facts(subject: str, count: int = 6) -> dict[str, str]:
+    return {f"Where is {subject} {i}?": f"{subject} {i} is in room {i * 7}." for i in range(count)}
+
+
+@pytest.fixture
+def lab(tmp_path, tiny_base) -> Lab:
+    return Lab(root=tmp_path, base=tiny_base)

@@ -1,0 +1,166 @@
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import tiny
+from mlx_lm import load as mlx_lm_load
+from workflows.conftest import facts
+
+from mlx_tune.errors import UsageError
+from mlx_tune.lineage.store import Store
+from mlx_tune.models import bases
+from mlx_tune.workflows.doctor import examine
+from mlx_tune.workflows.evaluate import evaluate
+from mlx_tune.workflows.fuse import fuse
+from mlx_tune.workflows.rollback import rollback
+from mlx_tune.workflows.standing import stand
+
+TOKENS = mx.array([[40, 50, 60, 70]])
+
+
+@pytest.fixture
+def two(lab):
+    """A lab with two sessions."""
+    first = lab.train(lab.data("cs", facts("Lab")), learning_rate=0.02)
+    second = lab.train(lab.data("housing", facts("Hall")), learning_rate=0.02)
+    return lab, first.session, second.session
+
+
+def logits(lab, chain) -> np.ndarray:
+    return np.array(stand(bases.locate(str(lab.base)), chain).model(TOKENS))
+
+
+def test_rollback_goes_one_step_back_exactly_and_deletes_nothing(two):
+    lab, first, second = two
+    after_first = logits(lab, [first])
+    rollback(lab.store, None)
+    store = Store.open(lab.store)
+    assert store.head() == first
+    assert np.array_equal(logits(lab, store.chain(store.head())), after_first)
+    assert store.sessions() == [first, second]
+
+
+def test_rollback_from_the_first_session_reaches_the_base_and_no_further(two):
+    lab, first, _ = two
+    rollback(lab.store, None)
+    assert rollback(lab.store, None).before == first
+    assert Store.open(lab.store).head() is None
+    with pytest.raises(UsageError, match="HEAD is the base model already"):
+        rollback(lab.store, None)
+
+
+def test_a_session_can_be_taken_up_again(two):
+    lab, _, second = two
+    rollback(lab.store, "base")
+    assert rollback(lab.store, "2").after == second
+    assert Store.open(lab.store).head() == second
+
+
+def test_training_after_a_rollback_starts_a_branch(two):
+    lab, first, second = two
+    rollback(lab.store, None)
+    third = lab.train(lab.data("dining", facts("Cafe")))
+    store = Store.open(lab.store)
+    assert [s.name for s in store.chain(store.head())] == ["cs", "dining"]
+    assert third.session.parent == first.id
+    assert store.find("housing") == second
+
+
+def test_fuse_writes_what_mlx_lm_loads_with_the_same_logits(two, tmp_path):
+    lab, first, second = two
+    out = tmp_path / "fused"
+    assert fuse(lab.store, out=out, session=None, base=None, say=lambda _: None) == second
+    theirs, wrapper = mlx_lm_load(str(out))
+    assert np.array_equal(np.array(theirs(TOKENS)), logits(lab, [first, second]))
+    assert wrapper._tokenizer.chat_template == tiny.CHATML
+    assert json.loads((out / "mlx-tune.json").read_text())["session"] == second.folder_name
+
+
+def test_a_fused_folder_serves_as_a_base(two, tmp_path):
+    lab, first, _ = two
+    out = tmp_path / "fused"
+    fuse(lab.store, out=out, session="1", base=None, say=lambda _: None)
+    info = bases.locate(str(out))
+    assert np.array_equal(np.array(stand(info, []).model(TOKENS)), logits(lab, [first]))
+
+
+def test_fuse_overwrites_nothing(two, tmp_path):
+    lab, _, _ = two
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").write_text("x")
+    with pytest.raises(UsageError) as error:
+        fuse(lab.store, out=tmp_path / "mine", session=None, base=None, say=lambda _: None)
+    assert str(error.value) == (
+        f"{tmp_path / 'mine'}: exists, and nothing is overwritten; name a new folder"
+    )
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["precious"]
+
+
+def test_fuse_that_fails_leaves_nothing(two, tmp_path, monkeypatch):
+    lab, _, _ = two
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("mlx_tune.workflows.fuse.save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        fuse(lab.store, out=tmp_path / "out" / "f", session=None, base=None, say=lambda _: None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_eval_asks_the_questions_of_every_session_in_the_chain(two):
+    lab, _, second = two
+    answering, recall = evaluate(
+        lab.store, session=None, base=None, on=None, say=lambda _: None
+    )
+    assert answering == second
+    assert [(e.number, e.name, e.verbatim.asked) for e in recall] == [
+        (1, "cs", 6),
+        (2, "housing", 6),
+    ]
+    assert [e.to_json() for e in recall] == second.record["recall"]
+
+
+def test_the_base_can_be_asked_what_the_sessions_taught(two):
+    lab, _, _ = two
+    answering, recall = evaluate(
+        lab.store, session="base", base=None, on=None, say=lambda _: None
+    )
+    assert answering is None
+    assert [e.verbatim.right for e in recall] == [0, 0]
+
+
+def test_eval_before_the_first_session_says_what_to_do(lab):
+    with pytest.raises(UsageError, match="no sessions yet; train the first"):
+        evaluate(lab.store, session=None, base=str(lab.base), on=None, say=lambda _: None)
+
+
+def test_doctor_finds_a_sound_store_sound(two):
+    lab, _, _ = two
+    findings = {f.about: f for f in examine(lab.store)}
+    assert findings["store"].text == f"{lab.store}: 2 sessions whole, HEAD cs → housing"
+    assert not any(f.fatal for f in findings.values())
+
+
+def test_doctor_finds_a_flipped_byte_and_names_the_file(two):
+    lab, first, _ = two
+    path = first.path / "adapters.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    (found,) = [f for f in examine(lab.store) if f.fatal]
+    assert "adapters.safetensors" in found.text
+    assert first.folder_name in found.text
+
+
+def test_doctor_warns_of_the_other_mlx_tune(lab, monkeypatch):
+    from mlx_tune.workflows import doctor
+
+    real = doctor.version
+    monkeypatch.setattr(
+        doctor, "version", lambda name: "0.4" if name == "mlx-tune" else real(name)
+    )
+    (found,) = [f for f in examine(lab.store) if f.about == "package"]
+    assert not found.good
+    assert "another project's `mlx-tune` 0.4" in found.text

@@ -1,0 +1,54 @@
+"""A 4-bit base: its chain stays beside the weights, exactly, and fuses to 16 bits."""
+
+import json
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+import tiny
+from mlx_lm import load as mlx_lm_load
+from mlx_lm.utils import save_config, save_model
+from workflows.conftest import Heard, facts
+
+from mlx_tune.models import bases
+from mlx_tune.workflows.fuse import fuse
+from mlx_tune.workflows.standing import stand
+
+TOKENS = mx.array([[40, 50, 60, 70]])
+
+
+@pytest.fixture
+def quantised(lab, tmp_path):
+    """The lab on a 4-bit base."""
+    folder = tiny.base_folder(tmp_path / "four-bit")
+    model = tiny.model()
+    nn.quantize(model, group_size=32, bits=4)
+    save_model(folder, model)
+    quantisation = {"group_size": 32, "bits": 4}
+    save_config(tiny.config() | {"quantization": quantisation}, folder / "config.json")
+    lab.base = folder
+    return lab
+
+
+def test_three_sessions_on_a_four_bit_base(quantised, tmp_path):
+    class Keeping(Heard):
+        def began(self, run, trainer):
+            self.model = trainer.model
+
+        def ended(self):
+            self.logits = np.array(self.model(TOKENS).astype(mx.float32))
+
+    chain = []
+    for subject in ("cs", "housing", "dining"):
+        heard = Keeping()
+        data = quantised.data(subject, facts(subject))
+        chain.append(quantised.train(data, heard=heard, learning_rate=0.02).session)
+        standing = stand(bases.locate(str(quantised.base)), chain)
+        found = np.array(standing.model(TOKENS).astype(mx.float32))
+        assert np.abs(found - heard.logits).max() <= 1e-4 * np.abs(heard.logits).max()
+    out = tmp_path / "fused"
+    fuse(quantised.store, out=out, session=None, base=None, say=lambda _: None)
+    assert "quantization" not in json.loads((out / "config.json").read_text())
+    theirs = np.array(mlx_lm_load(str(out))[0](TOKENS).astype(mx.float32))
+    assert np.abs(theirs - found).max() <= 1e-3 * np.abs(found).max()

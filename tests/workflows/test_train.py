@@ -1,0 +1,227 @@
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from workflows.conftest import FAST, Heard, facts
+
+from mlx_tune.continual.fold import fold
+from mlx_tune.errors import IncompatibleError, InputError, UsageError
+from mlx_tune.lineage.store import Store
+from mlx_tune.models import bases
+from mlx_tune.models.load import load
+from mlx_tune.workflows.resume import resume
+from mlx_tune.workflows.rollback import rollback
+from mlx_tune.workflows.standing import read_adapter, read_rows, stand
+
+TOKENS = mx.array([[40, 50, 60, 70]])
+
+
+def test_a_first_session_is_committed_and_in_use(lab):
+    heard = Heard()
+    outcome = lab.train(lab.data("cs", facts("Lab")), heard=heard)
+    store = Store.open(lab.store)
+    assert store.head() == outcome.session
+    assert (outcome.session.number, outcome.session.name) == (1, "cs")
+    assert heard.chains == [[]]
+    assert outcome.is_head
+    record = outcome.session.record
+    assert record["verdict"] == "promote"
+    assert record["base"]["fingerprint"] == bases.locate(str(lab.base)).fingerprint
+    assert record["training"]["steps"] == len(heard.steps) == 4  # ⌈6 / 4⌉ × 2
+    assert record["sizing"]["epochs"] == {"value": 2, "reason": "as given", "source": "--epochs"}
+    assert [r.question for r in read_rows(outcome.session)] == list(facts("Lab"))
+
+
+def test_three_sessions_keep_the_whole_chain(lab):
+    """What the old program lost: its third session stood on the last adapter alone."""
+    as_trained = []
+
+    class Keeping(Heard):
+        def began(self, run, trainer):
+            self.model = trainer.model
+
+        def ended(self):
+            self.logits = np.array(self.model(TOKENS).astype(mx.float32))
+
+    for subject in ("cs", "housing", "dining"):
+        heard = Keeping()
+        lab.train(lab.data(subject, facts(subject)), heard=heard, learning_rate=0.02)
+        as_trained.append(heard.logits)
+    assert heard.chains == [["cs", "housing"]]
+    store = Store.open(lab.store)
+    chain = store.chain(store.head())
+    assert [s.name for s in chain] == ["cs", "housing", "dining"]
+    info = bases.locate(str(lab.base))
+    for depth in (1, 2, 3):
+        base = load(info)
+        fold(base.model, [read_adapter(s) for s in chain[:depth]], rounded=False)
+        wanted = as_trained[depth - 1]
+        assert np.abs(np.array(base.model(TOKENS)) - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def test_all_earlier_rows_are_rehearsed(lab):
+    lab.train(lab.data("cs", facts("Lab", 5)))
+    heard = Heard()
+    second = lab.train(lab.data("housing", facts("Hall", 3)), heard=heard)
+    (plan,) = heard.plans
+    assert [row.question for row in plan.rehearsal.old] == list(facts("Lab", 5))
+    assert len(plan.examples) == 8
+    assert plan.sizing.rank.value == FAST["rank"]
+    assert second.session.record["data"]["rehearsed"] == 5
+    assert [entry.name for entry in second.recall] == ["cs", "housing"]
+    assert [entry.verbatim.asked for entry in second.recall] == [5, 3]
+    # The session keeps what it was taught, not what it rehearsed.
+    assert len(read_rows(second.session)) == 3
+
+
+def test_a_changed_answer_replaces_the_old_one_and_is_counted(lab):
+    lab.train(lab.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}))
+    heard = Heard()
+    moved = lab.data("moved", {"where is  a?": "In 9.", "Where is B?": "In 2.", "New?": "Yes."})
+    outcome = lab.train(moved, heard=heard)
+    (plan,) = heard.plans
+    assert plan.rehearsal.old == ()
+    assert [(n.answer, o.answer) for n, o in plan.rehearsal.changed] == [("In 9.", "In 1.")]
+    assert [row.answer for row in plan.rehearsal.repeated] == ["In 2."]
+    # Nobody is told they forgot what was replaced: the old session has no questions left.
+    assert outcome.recall[0].verbatim is None
+    assert outcome.recall[1].verbatim.asked == 3
+
+
+def test_a_run_interrupted_and_resumed_ends_with_the_same_adapter(lab):
+    data = lab.data("cs", facts("Lab"))
+    undisturbed = lab.train(data)
+    rollback(lab.store, None)
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(data, heard=Heard(stop_after=3))
+    heard = Heard()
+    resumed = resume(lab.store, None, heard)
+    assert [step.number for step in heard.steps] == [3, 4]  # the checkpoint was after step 2
+    name = "adapters.safetensors"
+    assert resumed.session.read(name) == undisturbed.session.read(name)
+    assert resumed.session.record["training"]["tokens"] == (
+        undisturbed.session.record["training"]["tokens"]
+    )
+    assert Store.open(lab.store).head() == resumed.session
+
+
+def test_a_resume_needs_no_data_file(lab):
+    data = lab.data("cs", facts("Lab"))
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(data, heard=Heard(stop_after=3))
+    data.unlink()
+    assert resume(lab.store, None, Heard()).session.name == "cs"
+
+
+def test_there_is_nothing_to_resume_after_the_end(lab):
+    lab.train(lab.data("cs", facts("Lab")))
+    with pytest.raises(UsageError, match="no unfinished run; start one with `mlx-tune train`"):
+        resume(lab.store, None, Heard())
+
+
+def test_every_step_and_every_epoch_leaves_its_trace(lab):
+    heard = Heard()
+    lab.train(lab.data("cs", facts("Lab")), heard=heard)
+    lines = [json.loads(x) for x in (heard.run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["number"] for line in lines] == [1, 2, 3, 4]
+    assert {"loss", "learning_rate", "tokens", "seconds", "grad_norm"} <= lines[0].keys()
+    assert heard.run.newest_checkpoint().step == 4
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(1, 1), (7, 2)])
+def test_very_few_rows_train(lab, rows, steps):
+    heard = Heard()
+    lab.train(lab.data("few", facts("Lab", rows)), heard=heard, epochs=1)
+    assert len(heard.steps) == steps
+    assert sum(step.tokens for step in heard.steps) == sum(
+        len(example.tokens) for example in heard.plans[0].examples
+    )
+
+
+def test_rows_over_the_limit_are_left_out_and_reported(lab):
+    rows = facts("Lab", 40) | {"A long one?": "very " * 14}  # 101 tokens
+    heard = Heard()
+    lab.train(lab.data("cs", rows), heard=heard, max_length=90, epochs=1)
+    (plan,) = heard.plans
+    assert [row.question for row in plan.too_long] == ["A long one?"]
+    assert 0 < plan.long_share < 0.05
+    assert len(read_rows(Store.open(lab.store).head())) == 40
+
+
+def test_too_many_tokens_over_the_limit_are_refused_unless_allowed(lab):
+    rows = facts("Lab", 3) | {"A long one?": "very " * 40}
+    # A byte a token: 6 + 11 of the question, 13 of the template, 200 of the answer and its end.
+    data = lab.data("cs", rows)
+    with pytest.raises(InputError) as error:
+        lab.train(data, max_length=120)
+    assert str(error.value) == (
+        f"1 of 4 rows (59% of the tokens) are longer than 120 tokens; the longest, {data}:14, "
+        "has 231; raise --max-length, or leave them out with --allow-long"
+    )
+    lab.train(data, max_length=120, allow_long=True, epochs=1)
+    assert len(read_rows(Store.open(lab.store).head())) == 3
+
+
+def test_a_limit_that_leaves_nothing_is_refused(lab):
+    with pytest.raises(InputError, match="none is left, so raise --max-length or split the rows"):
+        lab.train(lab.data("cs", facts("Lab")), max_length=8, allow_long=True)
+
+
+def test_another_base_than_the_chains_is_refused_with_both_fingerprints(lab, tmp_path):
+    import tiny
+
+    lab.train(lab.data("cs", facts("Lab")))
+    other = tiny.base_folder(tmp_path / "other", seed=7)
+    first, second = (bases.locate(str(b)).fingerprint[:12] for b in (lab.base, other))
+    with pytest.raises(IncompatibleError) as error:
+        lab.train(lab.data("b", facts("B")), base=str(other))
+    assert str(error.value) == (
+        f"{lab.store}: its sessions stand on the base {lab.base} ({first}), not on {other} "
+        f"({second}); a store holds one base, so name another with --store"
+    )
+    assert len(Store.open(lab.store).sessions()) == 1
+
+
+def test_a_head_that_moved_meanwhile_is_not_moved_again(lab):
+    first = lab.train(lab.data("cs", facts("Lab")))
+
+    class Meddling(Heard):
+        def ended(self):
+            rollback(lab.store, "base")
+
+    heard = Meddling()
+    outcome = lab.train(lab.data("b", facts("B")), heard=heard)
+    assert not outcome.is_head
+    store = Store.open(lab.store)
+    assert store.head() is None
+    assert store.chain(outcome.session) == [first.session, outcome.session]
+
+
+def test_a_bad_name_is_refused_before_anything_is_written(lab):
+    with pytest.raises(UsageError):
+        lab.train(lab.data("cs", facts("Lab")), name="../evil")
+    assert not lab.store.exists()
+
+
+def test_training_leaves_the_base_folder_alone(lab):
+    before = {p.name: p.read_bytes() for p in lab.base.iterdir()}
+    lab.train(lab.data("cs", facts("Lab")))
+    assert {p.name: p.read_bytes() for p in lab.base.iterdir()} == before
+
+
+def test_a_bf16_base_is_folded_in_bf16_and_computed_in_the_machines_type(lab, tmp_path):
+    import tiny
+
+    lab.base = tiny.base_folder(tmp_path / "half", dtype=mx.bfloat16)
+    outcome = lab.train(lab.data("cs", facts("Lab")), learning_rate=0.02)
+    standing = stand(bases.locate(str(lab.base)), [outcome.session])
+    by_hand = load(bases.locate(str(lab.base)))
+    fold(by_hand.model, [read_adapter(outcome.session)])
+    widened = dict(tree_flatten(standing.model.parameters()))
+    for name, value in tree_flatten(by_hand.model.parameters()):
+        assert value.dtype == mx.bfloat16
+        assert np.array_equal(
+            np.array(widened[name].astype(mx.float32)), np.array(value.astype(mx.float32))
+        ), name
