@@ -28,3 +28,26 @@ def tiny_base(tmp_path_factory) -> Path:
     import tiny
 
     return tiny.base_folder(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture
+def mlx_tune_command(monkeypatch, capsys):
+    """Call the command line in this process; gives (exit code, stdout, stderr)."""
+    import signal
+
+    from mlx_tune.cli import main
+
+    def call(*words: object) -> tuple[int, str, str]:
+        before = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(sys, "argv", ["mlx-tune", *map(str, words)])
+        capsys.readouterr()
+        try:
+            main.run()
+        except SystemExit as end:
+            code = end.code
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

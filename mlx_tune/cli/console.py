@@ -8,10 +8,12 @@ from rich.console import Console
 
 from mlx_tune import blas
 
+_UNWRAPPED = 500  # columns; what a file or a pipe gets is cut by nobody
+
 
 def console() -> Console:
     """Return a console for standard output; without a terminal it neither colours nor wraps."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _UNWRAPPED)
 
 
 def say(line: str) -> None:

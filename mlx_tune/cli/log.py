@@ -1,5 +1,6 @@
 """`mlx-tune log`: the lineage."""
 
+from pathlib import Path
 from typing import Any
 
 from mlx_tune.cli.options import STORE, JsonOption, StoreOption
@@ -49,7 +50,7 @@ def log(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
             f"{parent.number} {parent.name}" if parent else "base",
         )
     base = kept.base() or {"name": "base"}
-    table.add_row("*" if head is None else "│", str(base["name"]), "", "", "", "", "")
+    table.add_row("*" if head is None else "│", Path(str(base["name"])).name, "", "", "", "", "")
     console().print(table)
 
 

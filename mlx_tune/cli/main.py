@@ -6,7 +6,6 @@ import sys
 from types import FrameType
 from typing import Annotated, Any
 
-import click
 import typer
 
 from mlx_tune.cli import (
@@ -23,6 +22,9 @@ from mlx_tune.cli import (
     train,
 )
 from mlx_tune.errors import MlxTuneError
+
+# typer carries a click of its own, so its errors are reached through one that it exports.
+_ClickError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,14 +84,14 @@ def run() -> None:
 
 def _call(words: list[str]) -> int:
     try:
-        result: Any = app(args=words, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as help_shown:
-        help_shown.show()
-        return 2
-    except click.ClickException as error:
-        _complain(error.format_message())
+        result: Any = app(args=words, prog_name="mlx-tune", standalone_mode=False)
+    except _ClickError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help
+            print(error.format_message(), file=sys.stderr)
+        else:
+            _complain(error.format_message())
         return error.exit_code
-    except click.Abort:
+    except typer.Abort:
         return 130
     return result if isinstance(result, int) else 0
 

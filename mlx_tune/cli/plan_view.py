@@ -24,26 +24,28 @@ def show_plan(plan: Plan, console: Console) -> None:
 def remarks(plan: Plan) -> list[str]:
     """Return what a person should know of the data before it is trained on."""
     found = plan.rehearsal
+    limit = plan.sizing.max_length.value
+    groups = [
+        (
+            f"{{}} left out, longer than {limit} tokens ({plan.long_share:.1%} of the tokens)",
+            [row.place for row in plan.too_long],
+        ),
+        ("{} standing more than once in the data", [row.place for row in found.duplicates]),
+        (
+            "{} contradicting another row of the data",
+            [f"{_q(row)} {row.place} and {old.place}" for row, old in found.contradictions],
+        ),
+        ("{} taught before with the same answer", [row.place for row in found.repeated]),
+        (
+            "{} replacing an earlier answer",
+            [f"{_q(row)} was: {old.answer}" for row, old in found.changed],
+        ),
+    ]
     lines = []
-    if plan.too_long:
-        lines.append(
-            f"! {_rows(len(plan.too_long))} left out, longer than "
-            f"{plan.sizing.max_length.value} tokens ({plan.long_share:.1%} of the tokens):"
-        )
-        lines += _listed([row.place for row in plan.too_long])
-    if found.duplicates:
-        lines.append(f"! {_rows(len(found.duplicates))} stand more than once in the data:")
-        lines += _listed([row.place for row in found.duplicates])
-    if found.contradictions:
-        lines.append(f"! {_rows(len(found.contradictions))} contradict another row of the data:")
-        lines += _listed(
-            [f"{_q(row)} {row.place} and {old.place}" for row, old in found.contradictions]
-        )
-    if found.repeated:
-        lines.append(f"· {_rows(len(found.repeated))} were taught before with the same answer")
-    if found.changed:
-        lines.append(f"! {_rows(len(found.changed))} change an earlier answer, which they replace:")
-        lines += _listed([f"{_q(row)} was: {old.answer}" for row, old in found.changed])
+    for heading, listed in groups:
+        if listed:
+            lines.append(f"! {heading.format(_rows(len(listed)))}:")
+            lines += _listed(listed)
     return lines
 
 

@@ -26,7 +26,7 @@ def read(paths: Sequence[Path]) -> list[Row]:
     try:
         return _read_all(paths)
     except InputError as error:
-        raise InputError(checks.report(str(error).split("\n"))) from error
+        raise _in_short(error) from error
 
 
 def dump(rows: Iterable[Row]) -> bytes:
@@ -42,14 +42,21 @@ def load(data: bytes, place: str) -> list[Row]:
         place: The file's name, for messages and for the rows' places.
 
     Raises:
-        InputError: Not strict JSON Lines, or not rows.
+        InputError: Not strict JSON Lines, or not rows: at most 20 problems, one a line.
     """
-    return checks.check(strict_json.parse_jsonl(data, place), place)
+    try:
+        return checks.check(strict_json.parse_jsonl(data, place), place)
+    except InputError as error:
+        raise _in_short(error) from error
 
 
 def fingerprint(rows: Iterable[Row]) -> str:
     """Return the sha256 (hex) of the rows' dump: same rows, same order, same fingerprint."""
     return hashlib.sha256(dump(rows)).hexdigest()
+
+
+def _in_short(error: InputError) -> InputError:
+    return InputError(checks.report(str(error).split("\n")))
 
 
 def _read_all(paths: Sequence[Path]) -> list[Row]:

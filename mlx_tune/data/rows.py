@@ -139,9 +139,7 @@ class Row:
 
 def canonical_json(value: object) -> str:
     """Return the one way ``value`` is written: sorted keys, no spaces, UTF-8 characters as such."""
-    return json.dumps(
-        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _normalised(text: str) -> str:

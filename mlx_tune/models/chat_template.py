@@ -36,7 +36,7 @@ def render(
     conversations: Sequence[Mapping[str, Any]],
     *,
     variables: Mapping[str, str | None],
-    limit_seconds: float = LIMIT_SECONDS,
+    limit_seconds: float | None = None,
 ) -> list[str]:
     """Render conversations with an untrusted template.
 
@@ -44,7 +44,8 @@ def render(
         template: Jinja source.
         conversations: Each holds ``messages`` and ``add_generation_prompt``.
         variables: The special tokens a template may print, by name.
-        limit_seconds: How long all of them may take, beyond a millisecond each.
+        limit_seconds: How long all of them may take, beyond a millisecond each; LIMIT_SECONDS
+            when None.
 
     Returns:
         One text a conversation.
@@ -58,7 +59,7 @@ def render(
         "variables": dict(variables),
         "limit_chars": LIMIT_CHARS,
     }
-    limit = limit_seconds + len(conversations) / 1000
+    limit = (limit_seconds or LIMIT_SECONDS) + len(conversations) / 1000
     try:
         child = subprocess.run(
             # -I: neither the folder one stands in nor PYTHON* variables can lend it modules.

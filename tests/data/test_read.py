@@ -221,6 +221,13 @@ def test_loading_what_is_no_dump_names_its_place():
     )
 
 
+def test_loading_shows_at_most_twenty_problems():
+    with pytest.raises(InputError) as caught:
+        load(b"x\n" * 22, "data.jsonl")
+    lines = [f"data.jsonl:{n}:1: expected a value" for n in range(1, 21)]
+    assert str(caught.value).split("\n") == [*lines, "… and 2 more"]
+
+
 def test_the_fingerprint_is_the_sha256_of_the_dump():
     expected = hashlib.sha256(b'{"text":"a"}\n{"text":"b"}\n').hexdigest()
     assert fingerprint([Row(text="a", place="here:1"), Row(text="b")]) == expected

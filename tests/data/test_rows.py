@@ -86,7 +86,7 @@ def test_the_key_changes_with_anything_taught(other):
         "WHERE IS THE OFFICE…",
         "“ Where is the office? ”",
         "¿Where is the office?",
-        "Ｗhere is the oﬃce？",  # noqa: RUF001 - full-width letters and a ligature on purpose
+        "Ｗhere is the oﬃce？",
     ],
 )
 def test_the_topic_ignores_case_width_spacing_and_outer_punctuation(wording):

@@ -111,9 +111,7 @@ def test_fuse_that_fails_leaves_nothing(two, tmp_path, monkeypatch):
 
 def test_eval_asks_the_questions_of_every_session_in_the_chain(two):
     lab, _, second = two
-    answering, recall = evaluate(
-        lab.store, session=None, base=None, on=None, say=lambda _: None
-    )
+    answering, recall = evaluate(lab.store, session=None, base=None, on=None, say=lambda _: None)
     assert answering == second
     assert [(e.number, e.name, e.verbatim.asked) for e in recall] == [
         (1, "cs", 6),
@@ -124,9 +122,7 @@ def test_eval_asks_the_questions_of_every_session_in_the_chain(two):
 
 def test_the_base_can_be_asked_what_the_sessions_taught(two):
     lab, _, _ = two
-    answering, recall = evaluate(
-        lab.store, session="base", base=None, on=None, say=lambda _: None
-    )
+    answering, recall = evaluate(lab.store, session="base", base=None, on=None, say=lambda _: None)
     assert answering is None
     assert [e.verbatim.right for e in recall] == [0, 0]
 
@@ -158,9 +154,7 @@ def test_doctor_warns_of_the_other_mlx_tune(lab, monkeypatch):
     from mlx_tune.workflows import doctor
 
     real = doctor.version
-    monkeypatch.setattr(
-        doctor, "version", lambda name: "0.4" if name == "mlx-tune" else real(name)
-    )
+    monkeypatch.setattr(doctor, "version", lambda name: "0.4" if name == "mlx-tune" else real(name))
     (found,) = [f for f in examine(lab.store) if f.about == "package"]
     assert not found.good
     assert "another project's `mlx-tune` 0.4" in found.text

@@ -101,8 +101,9 @@ def test_a_run_interrupted_and_resumed_ends_with_the_same_adapter(lab):
     assert [step.number for step in heard.steps] == [3, 4]  # the checkpoint was after step 2
     name = "adapters.safetensors"
     assert resumed.session.read(name) == undisturbed.session.read(name)
-    assert resumed.session.record["training"]["tokens"] == (
-        undisturbed.session.record["training"]["tokens"]
+    assert (
+        resumed.session.record["training"]["tokens"]
+        == (undisturbed.session.record["training"]["tokens"])
     )
     assert Store.open(lab.store).head() == resumed.session
 

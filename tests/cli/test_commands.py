@@ -1,0 +1,283 @@
+"""The commands as a person types them, on a tiny base."""
+
+import json
+
+import pytest
+
+ROWS = [{"instruction": f"Where is {i}?", "response": f"At http://x.example/@{i}#a?b={i}"} for i in range(5)]  # fmt: skip
+FEW = ("--epochs", 1, "--rank", 2)
+
+
+@pytest.fixture
+def store(tmp_path, tiny_base, monkeypatch, mlx_tune_command):
+    """A folder with data and a store of two sessions, `cs` and `housing`."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cs", "housing"):
+        rows = [{**row, "instruction": f"{name}: {row['instruction']}"} for row in ROWS]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+        code, _, error = mlx_tune_command("train", f"{name}.json", "--base", tiny_base, *FEW)
+        assert code == 0, error
+    return tmp_path / "adapters"
+
+
+def test_train_says_what_it_does_and_what_comes_next(store, mlx_tune_command, tmp_path):
+    (tmp_path / "dining.json").write_text(json.dumps(ROWS))
+    code, out, error = mlx_tune_command("train", "dining.json", *FEW)
+    assert code == 0
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert lines[0] == "session   3 · dining"
+    assert "chain     cs → housing" in lines
+    assert "rows      5 rows new + 10 rehearsed from earlier sessions" in lines
+    assert "steps     2, 0 of them warm-up (15 rows ÷ 8 a step × 1 epochs)" in lines
+    assert "✓ Previous knowledge successfully merged! (cs, housing)" in lines
+    assert any(line.startswith("epoch  1/1  mean loss ") for line in lines)
+    assert any(line.startswith("✓ saved adapters/sessions/0003-dining-") for line in lines)
+    assert lines[-3:] == [
+        "  mlx-tune chat        talk to it",
+        "  mlx-tune train MORE.json   teach another subject",
+        "  mlx-tune rollback    one step back",
+    ]
+    assert "asking what was learned" in error
+
+
+def test_a_first_session_has_a_calm_note(tmp_path, tiny_base, mlx_tune_command):
+    (tmp_path / "d.json").write_text(json.dumps(ROWS))
+    words = ("--base", tiny_base, "--store", tmp_path / "s", *FEW)
+    _, out, _ = mlx_tune_command("train", tmp_path / "d.json", *words)
+    assert "First session: there is nothing to merge yet, which is fine." in out
+    assert "merged!" not in out
+
+
+def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command):
+    (tmp_path / "d.json").write_text(json.dumps(ROWS))
+    store = tmp_path / "s"
+    words = ("plan", tmp_path / "d.json", "--base", tiny_base, "--store", store)
+    code, out, _ = mlx_tune_command(*words)
+    assert code == 0
+    assert "rank               8       5 new rows (under 100) " in out
+    code, out, _ = mlx_tune_command(*words, "--json", "--rank", 3)
+    planned = json.loads(out)
+    assert planned["settings"]["rank"] == {"value": 3, "reason": "as given", "source": "--rank"}
+    assert (planned["steps"], planned["rows"]) == (10, {"new": 5, "rehearsed": 0})
+    assert not store.exists()
+
+
+def test_a_config_file_sets_what_no_flag_does(tmp_path, tiny_base, mlx_tune_command):
+    (tmp_path / "d.json").write_text(json.dumps(ROWS))
+    (tmp_path / "my.yaml").write_text(f"base: {tiny_base}\nrank: 3\nepochs: 7\n")
+    words = ("plan", tmp_path / "d.json", "--config", tmp_path / "my.yaml", "--rank", 5)
+    _, out, _ = mlx_tune_command(*words, "--store", tmp_path / "s", "--json")
+    settings = json.loads(out)["settings"]
+    assert settings["rank"]["value"] == 5
+    assert settings["epochs"] == {
+        "value": 7, "reason": "as given", "source": str(tmp_path / "my.yaml"),
+    }  # fmt: skip
+
+
+def test_log_lists_sessions_newest_first_with_head_marked(store, mlx_tune_command):
+    code, out, _ = mlx_tune_command("log")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[1].startswith("*  2 housing")
+    assert lines[2].startswith("│  1 cs")
+    mlx_tune_command("rollback")
+    lines = mlx_tune_command("log")[1].splitlines()
+    assert lines[1].startswith("   2 housing")
+    assert lines[2].startswith("*  1 cs")
+    logged = json.loads(mlx_tune_command("log", "--json")[1])
+    assert [s["folder"][:8] for s in logged["sessions"]] == ["0001-cs-", "0002-hou"]
+    assert logged["head"] == logged["sessions"][0]["id"]
+
+
+def test_log_of_no_store_is_no_error(tmp_path, mlx_tune_command):
+    code, out, _ = mlx_tune_command("log", "--store", tmp_path / "none")
+    assert (code, out) == (0, f"{tmp_path / 'none'}: no sessions yet\n")
+
+
+def test_show_describes_a_session(store, mlx_tune_command):
+    code, out, _ = mlx_tune_command("show", "cs")
+    assert code == 0
+    assert out.startswith("session    1 cs, ")
+    assert "cs.json · 5 rows, 0 rehearsed" in out
+    assert "rank 2 — as given (--rank)" in out
+    shown = json.loads(mlx_tune_command("show", "--json")[1])
+    assert (shown["name"], shown["number"]) == ("housing", 2)
+
+
+def test_an_unknown_session_lists_what_there_is(store, mlx_tune_command):
+    code, _, error = mlx_tune_command("show", "dining")
+    assert code == 2
+    assert "dining" in error
+    assert "0001-cs-" in error
+
+
+def test_rollback_says_where_head_is_and_how_to_return(store, mlx_tune_command):
+    code, out, _ = mlx_tune_command("rollback")
+    first, second = out.splitlines()
+    assert code == 0
+    assert first.startswith("✓ HEAD is 0001-cs-")
+    assert "(was 0002-housing-" in first
+    again = second.removeprefix("take it up again with: mlx-tune ").split()
+    assert mlx_tune_command(*again)[1].startswith("✓ HEAD is 0002-housing-")
+
+
+def test_eval_prints_a_line_a_session(store, mlx_tune_command):
+    code, out, _ = mlx_tune_command("eval")
+    assert code == 0
+    assert "1 cs" in out
+    assert "(0 of 5)" in out or "of 5)" in out
+    recall = json.loads(mlx_tune_command("eval", "--json")[1])["recall"]
+    assert [entry["verbatim"]["asked"] for entry in recall] == [5, 5]
+
+
+def test_fuse_writes_a_folder(store, mlx_tune_command, tmp_path):
+    code, out, _ = mlx_tune_command("fuse", "--out", tmp_path / "fused", "--session", "cs")
+    assert code == 0
+    assert out.startswith("✓ 0001-cs-")
+    assert (tmp_path / "fused" / "model.safetensors").exists()
+
+
+def test_doctor_on_a_damaged_store_ends_with_4(store, mlx_tune_command):
+    assert mlx_tune_command("doctor")[0] == 0
+    session = next((store / "sessions").glob("0001-*"))
+    (session / "data.jsonl").write_text("{}\n")
+    code, out, error = mlx_tune_command("doctor")
+    assert code == 4
+    assert "✗ store" in out
+    assert "data.jsonl" in out
+    assert error.startswith("error: adapters: is damaged")
+
+
+def test_chat_prompt_prints_the_answer_alone(store, mlx_tune_command):
+    code, out, _ = mlx_tune_command("chat", "-p", "Hello?", "--max-tokens", 5)
+    assert code == 0
+    assert out.endswith("\n")
+    assert "\x1b" not in out
+
+
+def typed(monkeypatch, *lines: str):
+    """Let a person type lines and then leave."""
+    answers = iter(lines)
+
+    def read(prompt=""):
+        try:
+            return next(answers)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+
+
+def test_chat_obeys_its_commands(store, mlx_tune_command, monkeypatch, tiny_base):
+    typed(monkeypatch, "/help", "/session", "/base", "/session 1", "/clear", "/what", "", "/exit",
+          "never asked")  # fmt: skip
+    code, out, error = mlx_tune_command("chat", "--max-tokens", 3)
+    lines = out.splitlines()
+    assert (code, error) == (0, "")
+    assert lines[0].endswith("cs → housing answers; /help lists what else there is.")
+    assert "/exit         leave (also Ctrl-D); Ctrl-C stops an answer" in lines
+    assert [line.removeprefix(str(tiny_base)) for line in lines[-5:]] == [
+        " + cs → housing answers",
+        " (the bare base) answers",
+        " + cs answers",
+        "forgotten",
+        "/what is no command; /help lists them",
+    ]
+
+
+def test_a_slip_in_chat_does_not_end_it(store, mlx_tune_command, monkeypatch):
+    typed(monkeypatch, "/session nobody", "/session cs")
+    code, out, error = mlx_tune_command("chat")
+    assert code == 0
+    assert "nobody" in error
+    assert out.splitlines()[-1].endswith("+ cs answers")
+
+
+def saying(monkeypatch, *pieces):
+    """Let the model say given pieces; an exception among them is raised there."""
+    from mlx_tune.inference import conversation
+    from mlx_tune.inference.generate import Piece
+
+    asked = []
+
+    def stream(model, tokenizer, prompt, **options):
+        asked.append(tokenizer.decode_raw(prompt))
+        for piece in pieces:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield Piece(text=piece, finish=None)
+
+    monkeypatch.setattr(conversation, "stream", stream)
+    return asked
+
+
+LONG_URL = "https://cs.tarrowmere.example/people/@imarlow?tab=talks&year=2026#graph-algorithms" * 3
+
+
+def test_a_url_is_never_broken_whatever_the_width(store, mlx_tune_command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    saying(monkeypatch, "See ", *LONG_URL, " today.")
+    _, out, _ = mlx_tune_command("chat", "-p", "Where?")
+    assert out == f"See {LONG_URL} today.\n"
+
+
+def test_the_conversation_is_remembered_and_forgotten(store, mlx_tune_command, monkeypatch):
+    asked = saying(monkeypatch, "Blue", ".")
+    typed(monkeypatch, "Colour?", "Why?", "/clear", "Again?")
+    mlx_tune_command("chat")
+    assert [text.count("<|im_start|>user") for text in asked] == [1, 2, 1]
+    assert "<|im_start|>assistant\nBlue.<|im_end|>" in asked[1]
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_chat(store, mlx_tune_command, monkeypatch):
+    asked = saying(monkeypatch, "Once upon", KeyboardInterrupt())
+    typed(monkeypatch, "Tell me", "And?")
+    code, out, _ = mlx_tune_command("chat")
+    assert code == 0
+    assert out.splitlines()[1:] == ["Once upon …stopped", "Once upon …stopped"]
+    assert "<|im_start|>assistant\nOnce upon<|im_end|>" in asked[1]
+
+
+def test_base_list_and_show(mlx_tune_command, tiny_base):
+    code, out, _ = mlx_tune_command("base", "list")
+    assert code == 0
+    assert "  smollm2-135m " in out
+    listed = json.loads(mlx_tune_command("base", "list", "--json")[1])
+    assert [entry["here"] for entry in listed] == [False] * 5
+    code, out, _ = mlx_tune_command("base", "show", tiny_base)
+    assert code == 0
+    assert "hidden size   32" in out
+    shown = json.loads(mlx_tune_command("base", "show", tiny_base, "--json")[1])
+    assert len(shown["fingerprint"]) == 64
+
+
+def test_without_a_fast_blas_every_command_that_computes_says_so_once(
+    store, mlx_tune_command, monkeypatch
+):
+    from mlx_tune import blas
+
+    monkeypatch.setattr(blas, "loaded", None)
+    monkeypatch.setattr("sys.platform", "linux")
+    _, _, error = mlx_tune_command("eval")
+    assert error.count("note: no fast BLAS found") == 1
+
+
+def test_an_interrupted_training_says_how_to_go_on(store, mlx_tune_command, monkeypatch, tmp_path):
+    from mlx_tune.cli.training_view import TrainingView
+
+    stepped = TrainingView.stepped
+
+    def interrupted(self, step):
+        stepped(self, step)
+        if step.number == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingView, "stepped", interrupted)
+    (tmp_path / "more.json").write_text(json.dumps(ROWS))
+    code, _, error = mlx_tune_command("train", "more.json", "--epochs", 3, "--rank", 2)
+    assert code == 130
+    assert error.splitlines()[-1] == "the run is kept; go on with: mlx-tune resume"
+    monkeypatch.setattr(TrainingView, "stepped", stepped)
+    code, out, _ = mlx_tune_command("resume")
+    assert code == 0
+    assert "✓ saved adapters/sessions/0003-more-" in out

@@ -1,0 +1,119 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mlx_tune.cli import main
+from mlx_tune.errors import InputError
+
+COMMANDS = ("train", "plan", "resume", "chat", "eval", "log", "show", "rollback", "fuse", "doctor",
+            "base")  # fmt: skip
+
+
+def run(*words: str, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mlx_tune.cli.main", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_help_lists_every_command():
+    done = run("--help")
+    assert done.returncode == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, mlx_tune_command):
+    code, out, _ = mlx_tune_command(name, "--help")
+    assert code == 0
+    assert out.startswith(f"Usage: mlx-tune {name} ")
+
+
+def test_neither_the_package_nor_help_loads_mlx_or_transformers():
+    probe = (
+        "import sys, mlx_tune\nfrom mlx_tune.cli import main\n"
+        "sys.argv = ['mlx-tune', 'train', '--help']\n"
+        "try:\n    main.run()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'mlx', 'mlx_lm', 'transformers', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_asked_shows_help_and_is_a_usage_error(mlx_tune_command):
+    code, _, _ = mlx_tune_command()
+    assert code == 2
+
+
+def test_an_unknown_command_and_an_unknown_option_are_usage_errors(mlx_tune_command):
+    code, _, error = mlx_tune_command("trian")
+    assert (code, error.splitlines()[0].startswith("error: No such command 'trian'")) == (2, True)
+    code, _, error = mlx_tune_command("log", "--jsn")
+    assert code == 2
+    assert error.startswith("error: No such option: --jsn")
+
+
+def test_the_version_is_the_packages(mlx_tune_command):
+    import mlx_tune
+
+    assert mlx_tune_command("--version") == (0, f"{mlx_tune.__version__}\n", "")
+
+
+def raising(monkeypatch, error: BaseException):
+    def boom(words):
+        raise error
+
+    monkeypatch.setattr(main, "_call", boom)
+
+
+def test_an_error_is_printed_after_error_and_ends_with_its_code(monkeypatch, mlx_tune_command):
+    raising(monkeypatch, InputError("a.json:1: first\na.json:2: second"))
+    code, out, error = mlx_tune_command("log")
+    assert (code, out) == (3, "")
+    assert error == "error: a.json:1: first\n       a.json:2: second\n"
+
+
+def test_debug_anywhere_shows_the_traceback(monkeypatch, mlx_tune_command):
+    raising(monkeypatch, InputError("x"))
+    with pytest.raises(InputError):
+        mlx_tune_command("log", "--debug")
+
+
+def test_ctrl_c_ends_with_130(monkeypatch, mlx_tune_command):
+    raising(monkeypatch, KeyboardInterrupt())
+    assert mlx_tune_command("log")[0] == 130
+
+
+def test_sigterm_ends_with_143(tmp_path, tiny_base):
+    command = [sys.executable, "-m", "mlx_tune.cli.main", "chat", "--base", str(tiny_base)]
+    environment = os.environ | {"MLX_TUNE_CACHE": str(tmp_path / "cache")}
+    child = subprocess.Popen(
+        [*command, "--store", str(tmp_path / "s")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()  # it answers: the handler is in place
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=30) == 143
+    child.stdout.close()
+    child.stdin.close()
+
+
+def test_a_reader_that_left_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m mlx_tune.cli.main base list | head -c 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr

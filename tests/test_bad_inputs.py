@@ -1,0 +1,239 @@
+"""The table of bad inputs, row by row, at the command line: one line, its exit code, nothing lost.
+
+Rows that need more than a command line are tested where they live, and named here.
+"""
+
+import json
+import os
+
+import pytest
+
+GOOD = [{"instruction": "Where?", "response": "Room 4."}]
+FEW = ("--epochs", 1, "--rank", 2)
+
+
+@pytest.fixture
+def bad(tmp_path, tiny_base, monkeypatch, mlx_tune_command):
+    """Train on some bytes in a store that has a session; check that nothing was lost."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.json").write_text(json.dumps(GOOD))
+    common = ("--base", tiny_base, "--store", "s", *FEW)
+    assert mlx_tune_command("train", "good.json", *common)[0] == 0
+    head = (tmp_path / "s" / "HEAD").read_bytes()
+
+    def train(content: object = None, *words: object, name: str = "data.json") -> tuple[int, str]:
+        if isinstance(content, bytes):
+            (tmp_path / name).write_bytes(content)
+        elif isinstance(content, str):
+            (tmp_path / name).write_text(content)
+        elif content is not None:
+            (tmp_path / name).write_text(json.dumps(content, indent=1))
+        code, _, errors = mlx_tune_command("train", name, *common, *words)
+        assert (tmp_path / "s" / "HEAD").read_bytes() == head
+        assert len(list((tmp_path / "s" / "sessions").iterdir())) == 1
+        assert "Traceback" not in errors
+        return code, "\n".join(x for x in errors.splitlines() if x.startswith(("error", "   ")))
+
+    return train
+
+
+def test_row_1_a_missing_an_empty_file_and_a_folder_without_data(bad, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.json").touch()
+    for name in ("nowhere.json", "folder", "empty.json", "notes.txt"):
+        if name == "notes.txt":
+            (tmp_path / name).write_text("x")
+        code, error = bad(name=name)
+        assert code == 3
+        assert error.startswith(f"error: {name}: "), error
+        assert ".json" in error
+        assert ".jsonl" in error
+
+
+def test_row_2_a_line_that_does_not_parse(bad):
+    code, error = bad('{"text": "a"}\n\n{"text": b}\n', name="d.jsonl")
+    assert code == 3
+    assert error.startswith("error: d.jsonl:3:10: "), error
+
+
+def test_row_3_invalid_utf8_names_the_byte(bad):
+    code, error = bad(b'[{"text": "\xff"}]')
+    assert code == 3
+    assert "data.json" in error
+    assert "offset 11" in error
+
+
+def test_row_3_a_byte_order_mark_is_accepted(mlx_tune_command, tmp_path, tiny_base):
+    path = tmp_path / "bom.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())
+    code, _, _ = mlx_tune_command("plan", path, "--base", tiny_base, "--store", tmp_path / "s")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"text": NaN}]',
+        '[{"text": Infinity}]',
+        '[{"text": 1e400}]',
+        '[{"text": "a",\n "text": "b"}]',
+    ],
+)
+def test_row_4_numbers_that_are_none_and_duplicate_keys(bad, text):
+    code, error = bad(text)
+    assert code == 3
+    assert error.startswith(f"error: data.json:{1 + text.count(chr(10))}: "), error
+    assert '"text"' in error
+
+
+def test_row_5_nesting_ten_thousand_deep(bad):
+    code, error = bad("[" * 10_000 + "]" * 10_000)
+    assert code == 3
+    assert "64" in error
+
+
+def test_row_5_a_file_that_is_too_large(bad, monkeypatch):
+    from mlx_tune.data import strict_json
+
+    monkeypatch.setattr(strict_json, "MAX_FILE_BYTES", 10)
+    code, error = bad(GOOD)
+    assert code == 3
+    assert "10" in error
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"instruction": "a", "respose": "b"}, ['"respose"', 'did you mean "response"?']),
+        ({"messages": [{"role": "usr", "content": "a"}]}, ['"usr"', '"user"']),
+        ({"instruction": "a", "response": "  "}, ["response", "empty"]),
+        ({"instruction": 4, "response": "b"}, ["instruction", "is a number"]),
+    ],
+)
+def test_row_6_fields_roles_empty_answers_and_numbers(bad, row, words):
+    code, error = bad([row])
+    assert code == 3
+    assert error.startswith("error: data.json:"), error
+    assert all(word in error for word in words), error
+
+
+def test_row_7_too_long_rows(bad):
+    code, error = bad([*GOOD, {"instruction": "a", "response": "b" * 900}])
+    assert code == 3
+    assert error == (
+        "error: 1 of 2 rows (97% of the tokens) are longer than 512 tokens; the longest, "
+        "data.json:6, has 921; raise --max-length, or leave them out with --allow-long"
+    )
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_row_8_one_row_and_seven_train(mlx_tune_command, tmp_path, tiny_base, count):
+    rows = [{"instruction": f"{i}?", "response": f"{i}."} for i in range(count)]
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    words = ("--base", tiny_base, "--store", tmp_path / "s", "--batch-size", 4, "--epochs", 1)
+    code, out, _ = mlx_tune_command("train", tmp_path / "d.json", *words, "--json")
+    assert code == 0
+    assert json.loads(out)["recall"][0]["verbatim"]["asked"] == count
+    # tests/training/test_loop.py: every row is seen every epoch.
+
+
+def test_row_9_repeated_and_contradicting_rows_are_listed_before_training(
+    mlx_tune_command, bad, tmp_path, tiny_base
+):
+    rows = [
+        *GOOD,
+        {"instruction": "And?", "response": "One."},
+        {"instruction": "and?", "response": "Two."},
+    ]
+    (tmp_path / "again.json").write_text(json.dumps(rows, indent=1))
+    code, out, _ = mlx_tune_command("plan", "again.json", "--base", tiny_base, "--store", "s")
+    assert code == 0
+    assert "! 1 row taught before with the same answer:\n    again.json:2" in out
+    assert "! 1 row contradicting another row of the data:" in out
+    assert "“and?” again.json:10 and again.json:6" in out
+    (tmp_path / "changed.json").write_text(json.dumps([{**GOOD[0], "response": "Room 5."}]))
+    _, out, _ = mlx_tune_command("plan", "changed.json", "--base", tiny_base, "--store", "s")
+    assert "! 1 row replacing an earlier answer:" in out
+    assert "“Where?” was: Room 4." in out
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../up", "a/b", "a\x00b", "a\nb", "CS", "", "-x", "x" * 41, "ünï"]
+)
+def test_row_19_names_that_are_not_allowed(bad, name):
+    if "\x00" in name:  # no process can be given one: it ends a word
+        from mlx_tune.errors import UsageError
+        from mlx_tune.lineage.session import check_name
+
+        with pytest.raises(UsageError, match=r"a\\x00b"):
+            check_name(name)
+        return
+    code, error = bad(GOOD, f"--name={name}")
+    assert code == 2
+    assert "a-z" in error
+    assert "\n" not in error
+
+
+@pytest.mark.parametrize("weights", ["model.bin", "model.pt", "model.npy", "model.pickle"])
+def test_row_21_weights_that_are_no_safetensors(mlx_tune_command, tmp_path, weights):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    (tmp_path / "base" / weights).write_bytes(b"\x80\x04K\x01.")
+    code, _, error = mlx_tune_command("base", "show", tmp_path / "base")
+    assert code == 3
+    assert f"holds {weights}, but no model*.safetensors; only safetensors are read" in error
+
+
+@pytest.mark.parametrize("key", ["model_file", "auto_map"])
+def test_row_22_code_in_a_models_config(mlx_tune_command, tmp_path, tiny_base, key):
+    import shutil
+
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, key: "evil.py"}))
+    code, _, error = mlx_tune_command("chat", "-p", "Hi", "--base", base, "--store", tmp_path / "s")
+    assert code == 5
+    assert "mlx-tune never does" in error
+
+
+def test_row_23_a_template_that_loops_for_ever(mlx_tune_command, tmp_path, monkeypatch):
+    import tiny
+
+    from mlx_tune.models import chat_template
+
+    monkeypatch.setattr(chat_template, "LIMIT_SECONDS", 1.0)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    base = tiny.base_folder(tmp_path / "base", template=loop)
+    (tmp_path / "d.json").write_text(json.dumps(GOOD))
+    code, _, error = mlx_tune_command(
+        "plan", tmp_path / "d.json", "--base", base, "--store", tmp_path / "s"
+    )
+    assert code == 3
+    assert "chat template: still running after 1 seconds" in error
+    # tests/models/test_chat_template.py: escapes, and 100 MB of output.
+
+
+# Row 26 (a download that stops, another hash) and row 27 (a gated model) need a hub that
+# misbehaves: tests/models/test_bases.py.
+
+
+def test_row_26_and_27_have_their_exit_code():
+    from mlx_tune.errors import NetworkError
+
+    assert NetworkError.exit_code == 8
+
+
+def test_row_28_rollback_past_the_first_session(bad, mlx_tune_command, tmp_path):
+    assert mlx_tune_command("rollback", "--store", "s")[0] == 0
+    code, _, error = mlx_tune_command("rollback", "--store", "s")
+    assert code == 2
+    assert error.startswith("error: s: HEAD is the base model already")
+    assert len(list((tmp_path / "s" / "sessions").iterdir())) == 1
+
+
+def test_row_28_fuse_onto_an_existing_folder(bad, mlx_tune_command, tmp_path):
+    (tmp_path / "mine").mkdir()
+    code, _, error = mlx_tune_command("fuse", "--store", "s", "--out", "mine")
+    assert code == 2
+    assert error == "error: mine: exists, and nothing is overwritten; name a new folder\n"
+    assert os.listdir(tmp_path / "mine") == []
