@@ -31,6 +31,14 @@ def tiny_base(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def lab(tmp_path, tiny_base):
+    """A store and a tiny base to train in."""
+    from lab import Lab
+
+    return Lab(root=tmp_path, base=tiny_base)
+
+
+@pytest.fixture
 def mlx_tune_command(monkeypatch, capsys):
     """Call the command line in this process; gives (exit code, stdout, stderr)."""
     import signal

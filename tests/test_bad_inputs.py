@@ -4,7 +4,6 @@ Rows that need more than a command line are tested where they live, and named he
 """
 
 import json
-import os
 
 import pytest
 
@@ -198,7 +197,6 @@ def test_row_22_code_in_a_models_config(mlx_tune_command, tmp_path, tiny_base, k
 
 def test_row_23_a_template_that_loops_for_ever(mlx_tune_command, tmp_path, monkeypatch):
     import tiny
-
     from mlx_tune.models import chat_template
 
     monkeypatch.setattr(chat_template, "LIMIT_SECONDS", 1.0)
@@ -236,4 +234,4 @@ def test_row_28_fuse_onto_an_existing_folder(bad, mlx_tune_command, tmp_path):
     code, _, error = mlx_tune_command("fuse", "--store", "s", "--out", "mine")
     assert code == 2
     assert error == "error: mine: exists, and nothing is overwritten; name a new folder\n"
-    assert os.listdir(tmp_path / "mine") == []
+    assert list((tmp_path / "mine").iterdir()) == []

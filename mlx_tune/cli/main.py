@@ -90,7 +90,7 @@ def _call(words: list[str]) -> int:
             print(error.format_message(), file=sys.stderr)
         else:
             _complain(error.format_message())
-        return error.exit_code
+        return int(error.exit_code)
     except typer.Abort:
         return 130
     return result if isinstance(result, int) else 0

@@ -4,7 +4,10 @@ import json
 
 import pytest
 
-ROWS = [{"instruction": f"Where is {i}?", "response": f"At http://x.example/@{i}#a?b={i}"} for i in range(5)]  # fmt: skip
+ROWS = [
+    {"instruction": f"Where is {i}?", "response": f"At http://x.example/@{i}#a?b={i}"}
+    for i in range(5)
+]
 FEW = ("--epochs", 1, "--rank", 2)
 
 

@@ -2,9 +2,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-import tiny
 from mlx.utils import tree_flatten
 
+import tiny
 from mlx_tune.continual.fold import UnmergedLinear, delta, fold
 from mlx_tune.errors import IncompatibleError
 from mlx_tune.training.adapter import Adapter, attach, detach

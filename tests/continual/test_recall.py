@@ -1,6 +1,6 @@
 import pytest
-import tiny
 
+import tiny
 from mlx_tune.continual.recall import score
 from mlx_tune.data.tokenise import Example
 from mlx_tune.inference.generate import stream

@@ -1,7 +1,7 @@
 import pytest
-import tiny
-from fixtures import templates
 
+import templates
+import tiny
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.data.tokenise import encode
 from mlx_tune.errors import InputError

@@ -6,8 +6,8 @@ from pathlib import Path
 import httpx2 as httpx
 import mlx.core as mx
 import pytest
-import tiny
 
+import tiny
 from mlx_tune.errors import IncompatibleError, InputError, NetworkError, UsageError
 from mlx_tune.models import bases, fetch, runtime
 from mlx_tune.models.catalogue import KNOWN

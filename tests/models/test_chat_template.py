@@ -1,9 +1,9 @@
 import time
 
 import pytest
-import tiny
-from fixtures import templates
 
+import templates
+import tiny
 from mlx_tune.errors import InputError
 from mlx_tune.models import chat_template
 

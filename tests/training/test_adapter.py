@@ -3,10 +3,10 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 
+import tiny
 from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.training.adapter import (
     CONFIG_FILE,

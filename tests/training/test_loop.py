@@ -3,9 +3,9 @@ import dataclasses
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
 from mlx.utils import tree_flatten
 
+import tiny
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.training.adapter import WEIGHTS_FILE
@@ -27,7 +27,7 @@ def examples(count=7) -> list[Example]:
     random = np.random.default_rng(1)
     made = []
     for i in range(count):
-        tokens = tuple([*range(10, 20), *random.integers(3, 250, 6 + i).tolist()])
+        tokens = (*range(10, 20), *random.integers(3, 250, 6 + i).tolist())
         flags = tuple(t >= 12 for t in range(len(tokens)))
         made.append(Example(tokens=tokens, supervised=flags))
     return made

@@ -1,9 +1,9 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
 from mlx.utils import tree_flatten
 
+import tiny
 from mlx_tune.data.tokenise import Example
 from mlx_tune.training.adapter import attach
 from mlx_tune.training.batches import collate, micro_batches

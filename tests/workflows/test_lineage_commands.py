@@ -3,10 +3,10 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
 from mlx_lm import load as mlx_lm_load
-from workflows.conftest import facts
 
+import tiny
+from lab import facts
 from mlx_tune.errors import UsageError
 from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases

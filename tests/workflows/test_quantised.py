@@ -6,11 +6,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-import tiny
 from mlx_lm import load as mlx_lm_load
 from mlx_lm.utils import save_config, save_model
-from workflows.conftest import Heard, facts
 
+import tiny
+from lab import Heard, facts
 from mlx_tune.models import bases
 from mlx_tune.workflows.fuse import fuse
 from mlx_tune.workflows.standing import stand

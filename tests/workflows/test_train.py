@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from workflows.conftest import FAST, Heard, facts
 
+from lab import FAST, Heard, facts
 from mlx_tune.continual.fold import fold
 from mlx_tune.errors import IncompatibleError, InputError, UsageError
 from mlx_tune.lineage.store import Store

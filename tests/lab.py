@@ -4,8 +4,6 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
 from mlx_tune.workflows.prepare import Request
 from mlx_tune.workflows.train import train
 
@@ -74,8 +72,3 @@ class Lab:
 
 def facts(subject: str, count: int = 6) -> dict[str, str]:
     return {f"Where is {subject} {i}?": f"{subject} {i} is in room {i * 7}." for i in range(count)}
-
-
-@pytest.fixture
-def lab(tmp_path, tiny_base) -> Lab:
-    return Lab(root=tmp_path, base=tiny_base)
