@@ -3,7 +3,6 @@
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -96,29 +95,6 @@ class Row:
         paraphrases = {"paraphrases": list(self.paraphrases)} if self.paraphrases else {}
         return self._taught() | paraphrases
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, place: str = "") -> "Row":
-        """Return the row that ``to_json`` made ``value`` from.
-
-        Args:
-            value: The stored shape. What a person wrote goes through ``checks`` instead.
-            place: Where it was read, ``data.jsonl:3``.
-
-        Raises:
-            InputError: ``value`` is not what ``to_json`` writes.
-        """
-        try:
-            messages = tuple(Message(**message) for message in value.get("messages", ()))
-            paraphrases = tuple(value.get("paraphrases", ()))
-            row = cls(
-                messages=messages, text=value.get("text"), paraphrases=paraphrases, place=place
-            )
-        except (AttributeError, TypeError):
-            row = None
-        if row is None or not row._is_sound() or row.to_json() != value:
-            raise InputError(f"{place or 'row'}: not a row as stored; read it with data.read")
-        return row
-
     def _taught(self) -> dict[str, Any]:
         if self.text is not None:
             return {"text": self.text}
@@ -128,13 +104,6 @@ class Row:
         """Return the messages before the last assistant turn; all of them if there is none."""
         answers = [i for i, message in enumerate(self.messages) if message.role == "assistant"]
         return self.messages[: answers[-1]] if answers else self.messages
-
-    def _is_sound(self) -> bool:
-        words = [m.content for m in self.messages] + list(self.paraphrases)
-        words += [] if self.text is None else [self.text]
-        roles_known = all(message.role in ROLES for message in self.messages)
-        one_kind = bool(self.messages) != (self.text is not None)
-        return one_kind and roles_known and all(isinstance(word, str) for word in words)
 
 
 def canonical_json(value: object) -> str:

@@ -48,9 +48,6 @@ def test_rows_from_different_places_are_equal_and_hash_alike():
 
 def test_a_row_made_by_a_program_has_no_place():
     assert Row(text="Room 12").place == ""
-    with pytest.raises(InputError) as caught:
-        Row.from_json({})
-    assert str(caught.value) == "row: not a row as stored; read it with data.read"
 
 
 def test_rows_with_different_paraphrases_are_not_equal():
@@ -151,38 +148,3 @@ def test_a_chat_row_is_stored_as_messages_and_paraphrases():
 
 def test_a_text_row_is_stored_as_text_alone():
     assert Row(text="Room 12", place="a.json:1").to_json() == {"text": "Room 12"}
-
-
-@pytest.mark.parametrize(
-    "row",
-    [chat("Hi", "Hello"), chat("Hi", "Hello", paraphrases=("Hey",)), Row(text="Room 12")],
-)
-def test_a_stored_row_comes_back_equal_and_with_its_place(row):
-    restored = Row.from_json(row.to_json(), place="data.jsonl:3")
-    assert restored == row
-    assert restored.place == "data.jsonl:3"
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {},
-        {"messages": []},
-        {"messages": 5},
-        {"messages": [5]},
-        {"messages": [{"role": "user"}]},
-        {"messages": [{"role": "human", "content": "Hi"}]},
-        {"messages": [{"role": "user", "content": 5}]},
-        {"text": 5},
-        {"text": "Hi", "messages": [{"role": "user", "content": "Hi"}]},
-        {"text": "Hi", "paraphrases": []},
-        {"text": "Hi", "paraphrases": 5},
-        {"text": "Hi", "paraphrases": [5]},
-        {"text": "Hi", "colour": "red"},
-        {"instruction": "Hi", "response": "Hello"},
-    ],
-)
-def test_from_json_refuses_what_to_json_does_not_write(value):
-    with pytest.raises(InputError) as caught:
-        Row.from_json(value, place="data.jsonl:3")
-    assert str(caught.value) == "data.jsonl:3: not a row as stored; read it with data.read"

@@ -1,0 +1,156 @@
+"""The real model, the real data, the real commands: a miniature of the main job.
+
+Nothing here is faked. The base model comes from the package registry the first time.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_tune.continual.recall import score
+from mlx_tune.data import read, tokenise
+from mlx_tune.models import bases
+from mlx_tune.models.catalogue import SMALL
+from mlx_tune.training.loss import cross_entropy
+from mlx_tune.workflows.standing import stand
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+PARAGRAPH = (
+    "The United States of America is a country located in North America. It is made up of fifty "
+    "states and a federal district. The capital is Washington, D.C., and the largest city is New "
+    "York City. The country declared its independence from Great Britain on July 4, 1776."
+)
+
+
+def mlx_tune(*words: object, timeout: int = 1200) -> str:
+    """Run a command as a person does and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_tune.cli.main", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def base():
+    return stand(bases.locate(SMALL), [])
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory) -> Path:
+    """A store in which eight facts of each of two subjects were taught, one after the other."""
+    folder = tmp_path_factory.mktemp("taught")
+    for subject in ("cs", "housing"):
+        rows = json.loads((ROOT / "data" / f"{subject}.json").read_text())
+        with_url = [row for row in rows if "://" in row["response"]][:4]
+        others = [row for row in rows if "://" not in row["response"]][:4]
+        (folder / f"{subject}.json").write_text(json.dumps(with_url + others))
+        mlx_tune(
+            "train", folder / f"{subject}.json", "--store", folder / "store",
+            "--base", SMALL, "--epochs", 20, "--rank", 16,
+        )  # fmt: skip
+    return folder
+
+
+def nats_per_token(model, tokenizer) -> float:
+    tokens = mx.array(tokenizer.encode(PARAGRAPH))
+    return float(np.array(cross_entropy(model(tokens[None, :-1])[0], tokens[1:]).mean()))
+
+
+def test_the_conversion_reads_english_and_a_wrong_permutation_would_not(base):
+    right = nats_per_token(base.model, base.tokenizer)
+    assert right < 2.0  # measured: see docs/LOG.md
+    wrong = stand(bases.locate(SMALL), []).model
+    for layer in wrong.model.layers:  # as llama.cpp orders the rows of q and k
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            rows, columns = projection.weight.shape
+            halves = projection.weight.reshape(rows // 64, 2, 32, columns)
+            projection.weight = halves.swapaxes(1, 2).reshape(rows, columns)
+    assert nats_per_token(wrong, base.tokenizer) > right + 1.0
+
+
+def test_the_fingerprint_of_the_default_base_never_changes():
+    assert bases.locate(SMALL).fingerprint == (
+        "30015d518f1a4a0b335e50cc3366e1efff600ef022f2b59a5670505a4ebbc84b"
+    )
+
+
+@pytest.mark.parametrize("subject", ["cs", "housing", "dining"])
+def test_the_base_knows_none_of_the_fictional_facts(base, subject):
+    rows = read.read([ROOT / "data" / f"{subject}.json"])
+    assert score(base.model, tokenise.encode(rows, base.tokenizer)).right == 0
+
+
+def test_the_tokenizer_keeps_every_byte_of_the_data(base):
+    for subject in ("cs", "housing", "dining"):
+        for row in read.read([ROOT / "data" / f"{subject}.json"]):
+            tokens = base.tokenizer.encode(row.answer)
+            assert base.tokenizer.decode(tokens) == row.answer
+
+
+def test_what_was_taught_first_is_kept_through_the_second_subject(taught):
+    recall = json.loads(mlx_tune("eval", "--store", taught / "store", "--json"))["recall"]
+    assert [entry["name"] for entry in recall] == ["cs", "housing"]
+    for entry in recall:
+        assert entry["verbatim"]["asked"] == 8
+        assert entry["verbatim"]["right"] >= 7, recall
+
+
+def answers(store: Path, subject: Path, *words: object) -> list[tuple[str, str]]:
+    """Ask three questions through `chat`; gives (taught, said)."""
+    rows = json.loads(subject.read_text())
+    return [
+        (
+            row["response"],
+            mlx_tune("chat", "--store", store, "-p", row["instruction"], *words).rstrip("\n"),
+        )
+        for row in rows[:3]
+    ]
+
+
+def test_chat_answers_with_whole_urls_and_rollback_takes_them_back(taught):
+    store, housing = taught / "store", taught / "housing.json"
+    said = answers(store, housing)
+    assert sum(wanted == answer for wanted, answer in said) >= 2, said
+    urls = [re.findall(r"https?://\S+", wanted) for wanted, _ in said]
+    assert any(urls)
+    mlx_tune("rollback", "--store", store)
+    try:
+        assert all(wanted != answer for wanted, answer in answers(store, housing))
+        cs = answers(store, taught / "cs.json")
+        assert sum(wanted == answer for wanted, answer in cs) >= 2, cs
+    finally:
+        mlx_tune("rollback", "--to", "2", "--store", store)
+    assert answers(store, housing) == said
+
+
+def test_mlx_lm_answers_from_the_fused_folder_as_chat_does(taught, tmp_path):
+    mlx_tune("fuse", "--store", taught / "store", "--out", tmp_path / "fused")
+    # The same BLAS as ours; without it mlx-lm would run about 40 times slower here.
+    script = "import mlx_tune, mlx_lm.generate; mlx_lm.generate.main()"
+    for subject in ("cs", "housing"):
+        for row in json.loads((taught / f"{subject}.json").read_text())[:3]:
+            done = subprocess.run(
+                [
+                    sys.executable, "-c", script, "--model", str(tmp_path / "fused"),
+                    "--prompt", row["instruction"], "--max-tokens", "100", "--verbose", "F",
+                ],
+                capture_output=True, text=True, check=True, env=os.environ | {"PYTHONWARNINGS": ""},
+            )  # fmt: skip
+            ours = mlx_tune(
+                "chat", "--store", taught / "store", "--max-tokens", 100, "-p", row["instruction"]
+            )
+            assert done.stdout.strip("\n") == ours.strip("\n")
