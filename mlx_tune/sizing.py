@@ -93,11 +93,13 @@ def plan(
 
     def decide(name: str, value: Any, reason: str, source: str = "rule") -> Chosen:
         if name in given:
-            return Chosen(value=given[name].value, reason="as given", source=given[name].source)
+            asked = given[name].source.startswith("--")
+            reason = "as you asked" if asked else "set there; the file says why"
+            return Chosen(value=given[name].value, reason=reason, source=given[name].source)
         return Chosen(value=value, reason=reason, source=source)
 
     rank = decide("rank", _RANK[size], why)
-    batch_size = decide("batch_size", _BATCH_SIZE[size], f"{why}; effective batch 8")
+    batch_size = decide("batch_size", _BATCH_SIZE[size], why)
     large = weights_bytes >= _CHECKPOINT_FROM_BYTES
     return Sizing(
         rank=rank,
@@ -105,13 +107,13 @@ def plan(
         epochs=decide("epochs", _EPOCHS[size], why),
         batch_size=batch_size,
         grad_accumulation=decide(
-            "grad_accumulation", _GRAD_ACCUMULATION[size], f"{why}; effective batch 8"
+            "grad_accumulation", _GRAD_ACCUMULATION[size], "with the batch size: 8 rows a step"
         ),
         max_length=decide("max_length", _MAX_LENGTH[size], f"{why}; tokens"),
         learning_rate=decide(
             "learning_rate", learning_rate(hidden_size), f"5e-4·(2000/{hidden_size})^0.781"
         ),
-        seed=decide("seed", 0, "any number will do, the same one repeats the run", "default"),
+        seed=decide("seed", 0, "the same number repeats the run", "default"),
         grad_checkpoint=decide(
             "grad_checkpoint",
             large,

@@ -73,7 +73,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 def _head(plan: Plan) -> list[tuple[str, str]]:
     names = " → ".join(session.name for session in plan.chain)
     rehearsed = len(plan.rehearsal.old)
-    rows = f"{_rows(len(plan.taught))} new"
+    rows = f"{len(plan.taught)} new"
     rows += f" + {rehearsed} rehearsed from earlier sessions" if rehearsed else ""
     effective = plan.training.effective_batch
     return [
@@ -87,7 +87,7 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
         (
             "steps",
             f"{plan.planned_steps}, {plan.warmup_steps} of them warm-up "
-            f"({len(plan.examples)} rows ÷ {effective} a step × {plan.training.epochs} epochs)",
+            f"({_rows(len(plan.examples))} ÷ {effective} a step, epochs: {plan.training.epochs})",
         ),
         ("work", f"{plan.tokens_per_epoch:,} tokens an epoch"),
     ]

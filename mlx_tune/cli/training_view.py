@@ -25,6 +25,7 @@ from mlx_tune.workflows.prepare import Plan
 from mlx_tune.workflows.train import Outcome
 
 _WELL_LEARNED = 0.9
+_COMMAND_WIDTH = 26
 
 
 class TrainingView:
@@ -103,18 +104,14 @@ class TrainingView:
             f"{size(training['peak_memory_bytes'])}"
         )
         self._console.print(f"[green]✓ saved[/] {session.path}", soft_wrap=True)
-        flag = self._store_flag()
-        self._console.print(
-            "\n".join(
-                [
-                    "next:",
-                    f"  mlx-tune chat {flag}".rstrip() + "        talk to it",
-                    f"  mlx-tune train MORE.json {flag}".rstrip() + "   teach another subject",
-                    f"  mlx-tune rollback {flag}".rstrip() + "    one step back",
-                ]
-            ),
-            soft_wrap=True,
-        )
+        self._console.print("next:")
+        for words, purpose in (
+            ("chat", "talk to it"),
+            ("train MORE.json", "teach another subject"),
+            ("rollback", "one step back"),
+        ):
+            command = f"mlx-tune {words} {self._store_flag()}".rstrip()
+            self._console.print(f"  {command:<{_COMMAND_WIDTH}} {purpose}", soft_wrap=True)
 
     def _store_flag(self) -> str:
         if self._run is None:

@@ -132,9 +132,9 @@ def carry_out(job: Job, watch: Watch) -> Outcome:
     watch.began(job.run, trainer)
     for step in trainer.steps():
         job.run.log(**vars(step))
-        watch.stepped(step)
-        if step.ends_epoch:
+        if step.ends_epoch:  # before anybody is told that it is saved
             job.run.save_checkpoint(step.number, trainer.checkpoint())
+        watch.stepped(step)
     watch.ended()
     return _finish(job, trainer, watch)
 

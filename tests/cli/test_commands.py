@@ -30,15 +30,15 @@ def test_train_says_what_it_does_and_what_comes_next(store, mlx_tune_command, tm
     lines = [line.rstrip() for line in out.splitlines()]
     assert lines[0] == "session   3 · dining"
     assert "chain     cs → housing" in lines
-    assert "rows      5 rows new + 10 rehearsed from earlier sessions" in lines
-    assert "steps     2, 0 of them warm-up (15 rows ÷ 8 a step × 1 epochs)" in lines
+    assert "rows      5 new + 10 rehearsed from earlier sessions" in lines
+    assert "steps     2, 0 of them warm-up (15 rows ÷ 8 a step, epochs: 1)" in lines
     assert "✓ Previous knowledge successfully merged! (cs, housing)" in lines
     assert any(line.startswith("epoch  1/1  mean loss ") for line in lines)
     assert any(line.startswith("✓ saved adapters/sessions/0003-dining-") for line in lines)
     assert lines[-3:] == [
-        "  mlx-tune chat        talk to it",
+        "  mlx-tune chat              talk to it",
         "  mlx-tune train MORE.json   teach another subject",
-        "  mlx-tune rollback    one step back",
+        "  mlx-tune rollback          one step back",
     ]
     assert "asking what was learned" in error
 
@@ -60,7 +60,7 @@ def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command):
     assert "rank               8       5 new rows (under 100) " in out
     code, out, _ = mlx_tune_command(*words, "--json", "--rank", 3)
     planned = json.loads(out)
-    assert planned["settings"]["rank"] == {"value": 3, "reason": "as given", "source": "--rank"}
+    assert planned["settings"]["rank"] == {"value": 3, "reason": "as you asked", "source": "--rank"}
     assert (planned["steps"], planned["rows"]) == (10, {"new": 5, "rehearsed": 0})
     assert not store.exists()
 
@@ -73,7 +73,7 @@ def test_a_config_file_sets_what_no_flag_does(tmp_path, tiny_base, mlx_tune_comm
     settings = json.loads(out)["settings"]
     assert settings["rank"]["value"] == 5
     assert settings["epochs"] == {
-        "value": 7, "reason": "as given", "source": str(tmp_path / "my.yaml"),
+        "value": 7, "reason": "set there; the file says why", "source": str(tmp_path / "my.yaml"),
     }  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def test_show_describes_a_session(store, mlx_tune_command):
     assert code == 0
     assert out.startswith("session    1 cs, ")
     assert "cs.json · 5 rows, 0 rehearsed" in out
-    assert "rank 2 — as given (--rank)" in out
+    assert "rank 2 — as you asked (--rank)" in out
     shown = json.loads(mlx_tune_command("show", "--json")[1])
     assert (shown["name"], shown["number"]) == ("housing", 2)
 

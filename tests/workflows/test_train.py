@@ -30,7 +30,11 @@ def test_a_first_session_is_committed_and_in_use(lab):
     assert record["verdict"] == "promote"
     assert record["base"]["fingerprint"] == bases.locate(str(lab.base)).fingerprint
     assert record["training"]["steps"] == len(heard.steps) == 4  # ⌈6 / 4⌉ × 2
-    assert record["sizing"]["epochs"] == {"value": 2, "reason": "as given", "source": "--epochs"}
+    assert record["sizing"]["epochs"] == {
+        "value": 2,
+        "reason": "as you asked",
+        "source": "--epochs",
+    }
     assert [r.question for r in read_rows(outcome.session)] == list(facts("Lab"))
 
 
