@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from mlx_tune.errors import InputError
 from mlx_tune.models.bases import BaseInfo
@@ -69,5 +71,9 @@ def _end_ids(folder: Path) -> list[int] | None:
 
 
 def stored_dtype(model: nn.Module) -> mx.Dtype:
-    """Return the type of a model's unquantised weights: that of its norms and embeddings."""
-    return model.model.norm.weight.dtype
+    """Return the type a model's weights are stored in: that of most of its floating numbers."""
+    sizes: Counter[mx.Dtype] = Counter()
+    for _, value in tree_flatten(model.parameters()):
+        if mx.issubdtype(value.dtype, mx.floating):
+            sizes[value.dtype] += value.size
+    return sizes.most_common(1)[0][0]
