@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mlx_tune.models import tokenizer as ours
+from mlx_tune.training.adapter import Adapter, attach, detach
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
@@ -73,6 +75,18 @@ def model(seed: int = 0, **changes) -> llama.Model:
     made.freeze()
     made.eval()
     return made
+
+
+def adapter_on(model, *, seed: int = 1, rank: int = 4, size: float = 0.1) -> Adapter:
+    """Attach an adapter with values as training might leave them: both factors non-zero."""
+    attach(model, rank=rank, scale=2.0, seed=seed)
+    mx.random.seed(seed)
+    values = [
+        (name, mx.random.normal(value.shape) * size)
+        for name, value in tree_flatten(model.trainable_parameters())
+    ]
+    model.load_weights(values, strict=False)
+    return detach(model, rank=rank, scale=2.0)
 
 
 def base_folder(folder: Path, *, seed: int = 0, dtype=mx.float32, template: str | None = CHATML):

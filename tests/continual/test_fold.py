@@ -7,18 +7,9 @@ from mlx.utils import tree_flatten
 import tiny
 from mlx_tune.continual.fold import UnmergedLinear, delta, fold
 from mlx_tune.errors import IncompatibleError
-from mlx_tune.training.adapter import Adapter, attach, detach
+from mlx_tune.training.adapter import attach
 
 TOKENS = mx.array([[7, 8, 9, 10, 11]])
-
-
-def adapter_on(model, seed: int, rank: int = 4, size: float = 0.1) -> Adapter:
-    """Attach an adapter, give it values as training would, and return it."""
-    attach(model, rank=rank, scale=2.0, seed=seed)
-    mx.random.seed(seed)
-    for name, value in tree_flatten(model.trainable_parameters()):
-        model.load_weights([(name, mx.random.normal(value.shape) * size)], strict=False)
-    return detach(model, rank=rank, scale=2.0)
 
 
 def logits(model) -> np.ndarray:
@@ -40,7 +31,7 @@ def test_three_sessions_are_all_there():
     for seed, rank in ((1, 4), (2, 2), (3, 8)):
         as_trained = tiny.model()
         fold(as_trained, chain)
-        chain.append(adapter_on(as_trained, seed, rank))
+        chain.append(tiny.adapter_on(as_trained, seed=seed, rank=rank))
         folded = tiny.model()
         fold(folded, chain, rounded=False)
         wanted = logits(as_trained)
@@ -58,7 +49,7 @@ def test_three_sessions_are_all_there():
 
 
 def test_a_fold_rounds_once_to_the_stored_type():
-    adapters = [adapter_on(tiny.model(), seed, size=0.02) for seed in (1, 2, 3)]
+    adapters = [tiny.adapter_on(tiny.model(), seed=seed, size=0.02) for seed in (1, 2, 3)]
     stored = tiny.model()
     stored.set_dtype(mx.bfloat16)
     path = "model.layers.0.mlp.up_proj"
@@ -83,7 +74,7 @@ def test_folding_an_empty_chain_changes_nothing():
 
 
 def test_the_same_chain_folds_to_the_same_bits():
-    adapters = [adapter_on(tiny.model(), seed) for seed in (1, 2)]
+    adapters = [tiny.adapter_on(tiny.model(), seed=seed) for seed in (1, 2)]
     models = [tiny.model(), tiny.model()]
     for model in models:
         fold(model, adapters)
@@ -91,7 +82,7 @@ def test_the_same_chain_folds_to_the_same_bits():
 
 
 def test_a_quantised_layer_is_left_as_it_is_with_the_chain_beside_it():
-    adapters = [adapter_on(tiny.model(), seed) for seed in (1, 2)]
+    adapters = [tiny.adapter_on(tiny.model(), seed=seed) for seed in (1, 2)]
     quantised = tiny.model()
     nn.quantize(quantised, group_size=32, bits=4)
     reference = tiny.model()
@@ -109,7 +100,7 @@ def test_a_quantised_layer_is_left_as_it_is_with_the_chain_beside_it():
 
 
 def test_a_second_session_trains_on_a_quantised_base():
-    adapters = [adapter_on(tiny.model(), 1)]
+    adapters = [tiny.adapter_on(tiny.model())]
     model = tiny.model()
     nn.quantize(model, group_size=32, bits=4)
     fold(model, adapters)
@@ -121,7 +112,7 @@ def test_a_second_session_trains_on_a_quantised_base():
 
 
 def test_an_adapter_of_another_shape_is_refused_with_the_first_differences():
-    adapter = adapter_on(tiny.model(), 1)
+    adapter = tiny.adapter_on(tiny.model())
     with pytest.raises(IncompatibleError) as error:
         fold(tiny.model(hidden_size=48, num_attention_heads=6), [adapter])
     assert str(error.value).startswith("an adapter does not fit the base model: ")
@@ -129,6 +120,6 @@ def test_an_adapter_of_another_shape_is_refused_with_the_first_differences():
 
 
 def test_an_adapter_for_layers_the_base_lacks_is_refused():
-    adapter = adapter_on(tiny.model(num_hidden_layers=3), 1)
+    adapter = tiny.adapter_on(tiny.model(num_hidden_layers=3))
     with pytest.raises(IncompatibleError, match="the base has no such layer"):
         fold(tiny.model(), [adapter])

@@ -13,18 +13,9 @@ from mlx_tune.training.adapter import (
     WEIGHTS_FILE,
     Adapter,
     attach,
-    detach,
     from_safetensors,
     to_safetensors,
 )
-
-
-def random_adapter(model, rank=4, seed=5) -> Adapter:
-    attach(model, rank=rank, scale=2.0, seed=seed)
-    mx.random.seed(seed)
-    for name, value in tree_flatten(model.trainable_parameters()):
-        model.load_weights([(name, mx.random.normal(value.shape) * 0.1)], strict=False)
-    return detach(model, rank=rank, scale=2.0)
 
 
 def test_a_fresh_adapter_changes_nothing():
@@ -56,7 +47,7 @@ def test_one_seed_draws_one_adapter():
 
 
 def test_an_adapter_survives_its_files():
-    adapter = random_adapter(tiny.model())
+    adapter = tiny.adapter_on(tiny.model())
     files = adapter.files(num_layers=2)
     back = Adapter.from_files(files[WEIGHTS_FILE], files[CONFIG_FILE], place="here")
     assert (back.rank, back.scale, back.factors.keys()) == (4, 2.0, adapter.factors.keys())
@@ -67,7 +58,7 @@ def test_an_adapter_survives_its_files():
 
 def test_mlx_lm_reads_the_files_and_computes_the_same(tmp_path):
     model = tiny.model()
-    adapter = random_adapter(model)
+    adapter = tiny.adapter_on(model)
     for name, data in adapter.files(num_layers=2).items():
         (tmp_path / name).write_bytes(data)
     theirs = load_adapters(tiny.model(), str(tmp_path))
@@ -76,7 +67,7 @@ def test_mlx_lm_reads_the_files_and_computes_the_same(tmp_path):
 
 
 def test_a_factor_without_its_partner_is_refused():
-    adapter = random_adapter(tiny.model())
+    adapter = tiny.adapter_on(tiny.model())
     files = adapter.files(num_layers=2)
     arrays = from_safetensors(files[WEIGHTS_FILE], place="x")
     del arrays["model.layers.0.mlp.up_proj.lora_b"]
@@ -101,7 +92,7 @@ def test_a_truncated_file_is_refused_before_mlx_sees_it():
 
 
 def test_the_config_is_the_one_mlx_lm_writes():
-    config = json.loads(random_adapter(tiny.model()).files(num_layers=2)[CONFIG_FILE])
+    config = json.loads(tiny.adapter_on(tiny.model()).files(num_layers=2)[CONFIG_FILE])
     assert config["fine_tune_type"] == "lora"
     assert config["lora_parameters"]["scale"] == 2.0
 

@@ -5,10 +5,8 @@ import importlib
 import mlx.core as mx
 import numpy as np
 import pytest
-import tiny
-from mlx.utils import tree_flatten
 
-from mlx_tune.training.adapter import attach
+import tiny
 from mlx_tune.training.forward import can_share_prefix, can_walk, logits_at
 
 # Networks that are walked, and two that are not: gemma2 scales its embeddings and caps its
@@ -29,12 +27,7 @@ def network(name: str):
     mx.random.seed(0)
     config = tiny.config(model_type=name, **{**WALKED, **CALLED}[name])
     model = module.Model(module.ModelArgs.from_dict(config))
-    attach(model, rank=2, scale=2.0, seed=0)
-    values = [
-        (path, mx.random.normal(value.shape) * 0.1)
-        for path, value in tree_flatten(model.trainable_parameters())
-    ]
-    model.load_weights(values, strict=False)
+    tiny.adapter_on(model, rank=2)
     model.eval()
     return model
 

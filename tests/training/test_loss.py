@@ -30,13 +30,7 @@ def rows(count: int = 8, prefix: int = 10) -> list[Example]:
 def adapted():
     """A model whose adapter is not zero, so that every factor has a gradient."""
     model = tiny.model()
-    attach(model, rank=4, scale=2.0, seed=1)
-    mx.random.seed(2)
-    values = [
-        (name, mx.random.normal(value.shape) * 0.1)
-        for name, value in tree_flatten(model.trainable_parameters())
-    ]
-    model.load_weights(values, strict=False)
+    tiny.adapter_on(model)
     model.train()
     return model
 
