@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from mlx_tune.cli.console import say
+from mlx_tune.errors import UsageError
 from mlx_tune.inference.conversation import Conversation
 from mlx_tune.lineage.store import Store
 from mlx_tune.workflows.standing import (
@@ -51,7 +52,8 @@ class Chat:
         The text goes out as the model says it, with no wrapping of ours: a terminal that wraps by
         itself still knows that a URL over two lines is one.
         """
-        assert self._standing is not None, "switch comes first"
+        if self._standing is None:  # the last switch failed midway
+            raise UsageError("nobody answers; /base or /session N loads a model")
         pieces = self._conversation.ask(self._standing.model, self._standing.tokenizer, question)
         try:
             for piece in pieces:

@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 from mlx_tune.errors import IncompatibleError, InputError, NetworkError, UsageError
-from mlx_tune.models import bases, fetch, runtime
+from mlx_tune.models import bases, fetch
 from mlx_tune.models.catalogue import KNOWN
 from mlx_tune.models.load import load
 
@@ -194,27 +194,3 @@ def test_every_known_base_has_a_config_that_names_it():
     for name in KNOWN:
         place, config = shipped_config(name)
         assert gather({}, (place, config))["base"].value == name
-
-
-def test_on_a_cpu_everything_is_computed_in_float32(monkeypatch):
-    monkeypatch.setattr(runtime, "on_gpu", lambda: False)
-    assert runtime.compute_dtype(mx.bfloat16) == mx.float32
-    monkeypatch.setattr(runtime, "on_gpu", lambda: True)
-    assert runtime.compute_dtype(mx.bfloat16) == mx.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("system", "machine", "gigabytes", "base"),
-    [
-        ("Darwin", "arm64", 16, "llama-3.2-3b"),
-        ("Darwin", "arm64", 8, "smollm2-135m"),
-        ("Darwin", "x86_64", 64, "smollm2-135m"),
-        ("Linux", "x86_64", 64, "smollm2-135m"),
-    ],
-)
-def test_the_default_base_fits_the_machine(monkeypatch, system, machine, gigabytes, base):
-    monkeypatch.setattr("platform.system", lambda: system)
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": gigabytes * 1024**3 // 4096}
-    monkeypatch.setattr("os.sysconf", pages.__getitem__)
-    assert runtime.default_base() == base
