@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mlx_tune.models import tokenizer as ours
-from mlx_tune.training.adapter import Adapter, attach, detach
+from mlx_tune.training.adapter import Adapter, adapter_of, attach
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
@@ -86,7 +86,7 @@ def adapter_on(model, *, seed: int = 1, rank: int = 4, size: float = 0.1) -> Ada
         for name, value in tree_flatten(model.trainable_parameters())
     ]
     model.load_weights(values, strict=False)
-    return detach(model, rank=rank, scale=2.0)
+    return adapter_of(model, rank=rank, scale=2.0)
 
 
 def base_folder(folder: Path, *, seed: int = 0, dtype=mx.float32, template: str | None = CHATML):

@@ -7,12 +7,12 @@ from mlx_tune.cli.console import say
 from mlx_tune.errors import UsageError
 from mlx_tune.inference.conversation import Conversation
 from mlx_tune.lineage.store import Store
-from mlx_tune.workflows.standing import (
-    Standing,
+from mlx_tune.workflows.folded import (
+    FoldedModel,
     choose_base,
     find_session,
+    load_folded,
     locate_base,
-    stand,
 )
 
 
@@ -25,12 +25,12 @@ class Chat:
         self._store = Store.open(store)
         self._info = locate_base(self._store, choose_base(self._store, base), say)
         self._conversation = Conversation(max_tokens=max_tokens, temperature=temperature)
-        self._standing: Standing | None = None
+        self._folded: FoldedModel | None = None
 
     @property
     def who(self) -> str:
         """Who answers, for a person."""
-        chain = self._standing.chain if self._standing else ()
+        chain = self._folded.chain if self._folded else ()
         names = " → ".join(session.name for session in chain)
         return f"{self._info.name} + {names}" if names else f"{self._info.name} (the bare base)"
 
@@ -39,8 +39,8 @@ class Chat:
         session = find_session(self._store, ref)
         for note in self._store.notes:
             say(note)
-        self._standing = None  # two models at once may not fit
-        self._standing = stand(self._info, self._store.chain(session))
+        self._folded = None  # two models at once may not fit
+        self._folded = load_folded(self._info, self._store.chain(session))
 
     def clear(self) -> None:
         """Forget the conversation."""
@@ -52,9 +52,9 @@ class Chat:
         The text goes out as the model says it, with no wrapping of ours: a terminal that wraps by
         itself still knows that a URL over two lines is one.
         """
-        if self._standing is None:  # the last switch failed midway
+        if self._folded is None:  # the last switch failed midway
             raise UsageError("nobody answers; /base or /session N loads a model")
-        pieces = self._conversation.ask(self._standing.model, self._standing.tokenizer, question)
+        pieces = self._conversation.ask(self._folded.model, self._folded.tokenizer, question)
         try:
             for piece in pieces:
                 sys.stdout.write(piece)

@@ -129,7 +129,7 @@ def dimensions(linear: nn.Module) -> tuple[int, int]:
     return in_dims, out_dims
 
 
-def detach(model: nn.Module, *, rank: int, scale: float) -> Adapter:
+def adapter_of(model: nn.Module, *, rank: int, scale: float) -> Adapter:
     """Return the adapter that a model carries, as it stands; the model keeps it."""
     arrays = dict(tree_flatten(model.trainable_parameters()))
     paths = sorted({name.rpartition(".")[0] for name in arrays})

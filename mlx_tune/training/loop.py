@@ -17,8 +17,8 @@ from mlx_tune.training import batches, schedule
 from mlx_tune.training.adapter import (
     WEIGHTS_FILE,
     Adapter,
+    adapter_of,
     attach,
-    detach,
     from_safetensors,
     to_safetensors,
 )
@@ -121,7 +121,7 @@ class Trainer:
 
     def adapter(self) -> Adapter:
         """Return the adapter as it stands."""
-        return detach(self.model, rank=self.config.rank, scale=self.config.scale)
+        return adapter_of(self.model, rank=self.config.rank, scale=self.config.scale)
 
     def steps(self) -> Iterator[Step]:
         """Train from where the run stands to its end, yielding each step once it has happened.

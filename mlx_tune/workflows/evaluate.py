@@ -12,14 +12,14 @@ from mlx_tune.data.rows import Row
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import Say
-from mlx_tune.workflows.standing import (
-    Standing,
+from mlx_tune.workflows.folded import (
+    FoldedModel,
     choose_base,
     find_session,
+    load_folded,
     locate_base,
     need_sessions,
     read_rows,
-    stand,
 )
 
 
@@ -71,14 +71,14 @@ def evaluate(
     answering = find_session(store, session)
     asked = store.chain(find_session(store, on) if on else answering or store.head())
     say("asking…")
-    standing = stand(info, store.chain(answering))
+    folded = load_folded(info, store.chain(answering))
     return answering, score_sessions(
-        standing, [(s.number, s.name) for s in asked], [read_rows(s) for s in asked]
+        folded, [(s.number, s.name) for s in asked], [read_rows(s) for s in asked]
     )
 
 
 def score_sessions(
-    standing: Standing,
+    folded: FoldedModel,
     labels: Sequence[tuple[int, str]],
     history: Sequence[Sequence[Row]],
 ) -> list[SessionRecall]:
@@ -87,7 +87,7 @@ def score_sessions(
     A question that a later session taught again is that session's alone.
 
     Args:
-        standing: The model that answers.
+        folded: The model that answers.
         labels: Number and name of each session.
         history: The rows each was taught, in the same order.
     """
@@ -99,17 +99,17 @@ def score_sessions(
             SessionRecall(
                 number=number,
                 name=name,
-                verbatim=_score(standing, probes),
-                paraphrases=_score(standing, reworded),
+                verbatim=_score(folded, probes),
+                paraphrases=_score(folded, reworded),
             )
         )
     return scored
 
 
-def _score(standing: Standing, rows: Sequence[Row]) -> Recall | None:
+def _score(folded: FoldedModel, rows: Sequence[Row]) -> Recall | None:
     if not rows:
         return None
-    return score(standing.model, tokenise.encode(rows, standing.tokenizer))
+    return score(folded.model, tokenise.encode(rows, folded.tokenizer))
 
 
 def _recall_json(recall: Recall | None) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import Say
 from mlx_tune.models.load import load
 from mlx_tune.models.save import dequantise, save
-from mlx_tune.workflows.standing import choose_base, find_session, locate_base, read_adapter
+from mlx_tune.workflows.folded import choose_base, find_session, locate_base, read_adapter
 
 
 def fuse(

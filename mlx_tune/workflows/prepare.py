@@ -19,7 +19,7 @@ from mlx_tune.models.shipped import shipped_config
 from mlx_tune.settings import gather, read_config
 from mlx_tune.training import schedule
 from mlx_tune.training.loop import TrainingConfig
-from mlx_tune.workflows.standing import choose_base, locate_base, read_rows
+from mlx_tune.workflows.folded import choose_base, locate_base, read_rows
 
 _LONG_SHARE = 0.05
 

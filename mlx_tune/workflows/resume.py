@@ -8,7 +8,7 @@ from mlx_tune.lineage.runs import Run, runs
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.sizing import Sizing
-from mlx_tune.workflows.standing import locate_base
+from mlx_tune.workflows.folded import locate_base
 from mlx_tune.workflows.train import NEW_ROWS, OLD_ROWS, Job, Outcome, Watch, carry_out
 
 

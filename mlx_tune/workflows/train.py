@@ -22,8 +22,8 @@ from mlx_tune.models.bases import BaseInfo
 from mlx_tune.sizing import Sizing
 from mlx_tune.training.loop import Step, Trainer
 from mlx_tune.workflows.evaluate import SessionRecall, score_sessions
+from mlx_tune.workflows.folded import DATA_FILE, describe_base, load_folded, read_rows
 from mlx_tune.workflows.prepare import Plan, Request, prepare, training_config
-from mlx_tune.workflows.standing import DATA_FILE, describe_base, read_rows, stand
 
 NEW_ROWS, OLD_ROWS = "new.jsonl", "old.jsonl"
 """A run keeps the rows it trains on, so that a data file may change or go before a resume."""
@@ -122,9 +122,9 @@ def train(request: Request, watch: Watch) -> Outcome:
 
 def carry_out(job: Job, watch: Watch) -> Outcome:
     """Train from the newest checkpoint, or from the start, to a committed session."""
-    standing = stand(job.info, job.chain)
+    folded = load_folded(job.info, job.chain)
     watch.merged(job.chain)
-    trainer = Trainer(standing.model, job.examples, training_config(job.sizing, len(job.new)))
+    trainer = Trainer(folded.model, job.examples, training_config(job.sizing, len(job.new)))
     if newest := job.run.newest_checkpoint():
         trainer.restore({name: newest.read(name) for name in newest.hashes}, place=str(newest.path))
     for note in job.run.notes:
@@ -148,7 +148,7 @@ def _finish(job: Job, trainer: Trainer, watch: Watch) -> Outcome:
     gc.collect()  # the trained model goes before its folded twin comes
     mx.clear_cache()
     watch.say("asking what was learned, and what was there before…")
-    folded = stand(job.info, job.chain, [adapter])
+    folded = load_folded(job.info, job.chain, [adapter])
     number = len(job.chain) + 1
     recall = score_sessions(
         folded,

@@ -19,7 +19,7 @@ from mlx_tune.data import read, tokenise
 from mlx_tune.models import bases
 from mlx_tune.models.catalogue import SMALL
 from mlx_tune.training.loss import cross_entropy
-from mlx_tune.workflows.standing import stand
+from mlx_tune.workflows.folded import load_folded
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def mlx_tune(*words: object, timeout: int = 1200) -> str:
 
 @pytest.fixture(scope="module")
 def base():
-    return stand(bases.locate(SMALL), [])
+    return load_folded(bases.locate(SMALL), [])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def nats_per_token(model, tokenizer) -> float:
 def test_the_conversion_reads_english_and_a_wrong_permutation_would_not(base):
     right = nats_per_token(base.model, base.tokenizer)
     assert right < 2.0  # measured: see docs/LOG.md
-    wrong = stand(bases.locate(SMALL), []).model
+    wrong = load_folded(bases.locate(SMALL), []).model
     for layer in wrong.model.layers:  # as llama.cpp orders the rows of q and k
         for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
             rows, columns = projection.weight.shape

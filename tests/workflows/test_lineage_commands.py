@@ -12,9 +12,9 @@ from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
 from mlx_tune.workflows.doctor import examine
 from mlx_tune.workflows.evaluate import evaluate
+from mlx_tune.workflows.folded import load_folded
 from mlx_tune.workflows.fuse import fuse
 from mlx_tune.workflows.rollback import rollback
-from mlx_tune.workflows.standing import stand
 
 TOKENS = mx.array([[40, 50, 60, 70]])
 
@@ -28,7 +28,7 @@ def two(lab):
 
 
 def logits(lab, chain) -> np.ndarray:
-    return np.array(stand(bases.locate(str(lab.base)), chain).model(TOKENS))
+    return np.array(load_folded(bases.locate(str(lab.base)), chain).model(TOKENS))
 
 
 def test_rollback_goes_one_step_back_exactly_and_deletes_nothing(two):
@@ -82,7 +82,7 @@ def test_a_fused_folder_serves_as_a_base(two, tmp_path):
     out = tmp_path / "fused"
     fuse(lab.store, out=out, session="1", base=None, say=lambda _: None)
     info = bases.locate(str(out))
-    assert np.array_equal(np.array(stand(info, []).model(TOKENS)), logits(lab, [first]))
+    assert np.array_equal(np.array(load_folded(info, []).model(TOKENS)), logits(lab, [first]))
 
 
 def test_fuse_overwrites_nothing(two, tmp_path):

@@ -12,8 +12,8 @@ from mlx_lm.utils import save_config, save_model
 import tiny
 from lab import Heard, facts
 from mlx_tune.models import bases
+from mlx_tune.workflows.folded import load_folded
 from mlx_tune.workflows.fuse import fuse
-from mlx_tune.workflows.standing import stand
 
 TOKENS = mx.array([[40, 50, 60, 70]])
 
@@ -44,8 +44,8 @@ def test_three_sessions_on_a_four_bit_base(quantised, tmp_path):
         heard = Keeping()
         data = quantised.data(subject, facts(subject))
         chain.append(quantised.train(data, heard=heard, learning_rate=0.02).session)
-        standing = stand(bases.locate(str(quantised.base)), chain)
-        found = np.array(standing.model(TOKENS).astype(mx.float32))
+        folded = load_folded(bases.locate(str(quantised.base)), chain)
+        found = np.array(folded.model(TOKENS).astype(mx.float32))
         assert np.abs(found - heard.logits).max() <= 1e-4 * np.abs(heard.logits).max()
     out = tmp_path / "fused"
     fuse(quantised.store, out=out, session=None, base=None, say=lambda _: None)

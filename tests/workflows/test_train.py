@@ -11,9 +11,9 @@ from mlx_tune.errors import IncompatibleError, InputError, UsageError
 from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
 from mlx_tune.models.load import load
+from mlx_tune.workflows.folded import load_folded, read_adapter, read_rows
 from mlx_tune.workflows.resume import resume
 from mlx_tune.workflows.rollback import rollback
-from mlx_tune.workflows.standing import read_adapter, read_rows, stand
 
 TOKENS = mx.array([[40, 50, 60, 70]])
 
@@ -221,10 +221,10 @@ def test_a_bf16_base_is_folded_in_bf16_and_computed_in_the_machines_type(lab, tm
 
     lab.base = tiny.base_folder(tmp_path / "half", dtype=mx.bfloat16)
     outcome = lab.train(lab.data("cs", facts("Lab")), learning_rate=0.02)
-    standing = stand(bases.locate(str(lab.base)), [outcome.session])
+    folded = load_folded(bases.locate(str(lab.base)), [outcome.session])
     by_hand = load(bases.locate(str(lab.base)))
     fold(by_hand.model, [read_adapter(outcome.session)])
-    widened = dict(tree_flatten(standing.model.parameters()))
+    widened = dict(tree_flatten(folded.model.parameters()))
     for name, value in tree_flatten(by_hand.model.parameters()):
         assert value.dtype == mx.bfloat16
         assert np.array_equal(

@@ -24,7 +24,7 @@ DATA_FILE = "data.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class FoldedModel:
     """A model ready to answer or to be trained further.
 
     Attributes:
@@ -65,7 +65,9 @@ def locate_base(store: Store, name: str, say: Say) -> BaseInfo:
     return info
 
 
-def stand(info: BaseInfo, chain: Sequence[Session], extra: Sequence[Adapter] = ()) -> Standing:
+def load_folded(
+    info: BaseInfo, chain: Sequence[Session], extra: Sequence[Adapter] = ()
+) -> FoldedModel:
     """Load a base, fold a chain into it, round once, and widen to the type computed in.
 
     Args:
@@ -77,7 +79,7 @@ def stand(info: BaseInfo, chain: Sequence[Session], extra: Sequence[Adapter] = (
     fold(base.model, [*map(read_adapter, chain), *extra])
     widen(base.model)
     base.model.eval()
-    return Standing(info=info, chain=tuple(chain), model=base.model, tokenizer=base.tokenizer)
+    return FoldedModel(info=info, chain=tuple(chain), model=base.model, tokenizer=base.tokenizer)
 
 
 def widen(model: nn.Module) -> None:
