@@ -16,7 +16,7 @@ SMALL_ROWS, LARGE_ROWS = 100, 500
 _RANK = (8, 16, 32)
 _EPOCHS = (10, 5, 3)
 _BATCH_SIZE = (2, 2, 4)
-_GRAD_ACCUMULATION = (4, 4, 2)
+_EFFECTIVE_BATCH = 8
 _MAX_LENGTH = (512, 640, 768)
 
 # Below this much of weights the activations of a micro-batch are no concern.
@@ -99,15 +99,20 @@ def plan(
         return Chosen(value=value, reason=reason, source=source)
 
     rank = decide("rank", _RANK[size], why)
-    batch_size = decide("batch_size", _BATCH_SIZE[size], why)
+    batch_size = _BATCH_SIZE[size]
+    if "batch_size" not in given and "grad_accumulation" in given:
+        batch_size = max(1, _EFFECTIVE_BATCH // given["grad_accumulation"].value)
+    batch = decide("batch_size", batch_size, why)
     large = weights_bytes >= _CHECKPOINT_FROM_BYTES
     return Sizing(
         rank=rank,
         alpha=decide("alpha", 2 * rank.value, "twice the rank, so the scale is 2"),
         epochs=decide("epochs", _EPOCHS[size], why),
-        batch_size=batch_size,
+        batch_size=batch,
         grad_accumulation=decide(
-            "grad_accumulation", _GRAD_ACCUMULATION[size], "with the batch size: 8 rows a step"
+            "grad_accumulation",
+            max(1, _EFFECTIVE_BATCH // batch.value),
+            f"{_EFFECTIVE_BATCH} rows a step",
         ),
         max_length=decide("max_length", _MAX_LENGTH[size], f"{why}; tokens"),
         learning_rate=decide(

@@ -75,3 +75,13 @@ def test_layers_are_checkpointed_where_the_model_is_large(weights, on):
 
 def test_a_sizing_survives_its_record():
     assert Sizing.from_json(sized(106).to_json()) == sized(106)
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(1, 8), (2, 4), (4, 2), (8, 1), (16, 1)])
+def test_a_given_batch_size_keeps_eight_rows_a_step(batch, accumulation):
+    assert sized(106, batch_size=batch).grad_accumulation.value == accumulation
+
+
+@pytest.mark.parametrize(("accumulation", "batch"), [(8, 1), (4, 2), (1, 8), (32, 1)])
+def test_a_given_accumulation_keeps_eight_rows_a_step(accumulation, batch):
+    assert sized(106, grad_accumulation=accumulation).batch_size.value == batch

@@ -22,7 +22,7 @@ from mlx_tune.report.progress import RunProgress
 from mlx_tune.training.loop import Step, Trainer
 from mlx_tune.workflows.evaluate import SessionRecall
 from mlx_tune.workflows.prepare import Plan
-from mlx_tune.workflows.train import Outcome
+from mlx_tune.workflows.train import FAILED, Outcome
 
 _WELL_LEARNED = 0.9
 _COMMAND_WIDTH = 26
@@ -48,7 +48,7 @@ class TrainingView:
         trace: TracebackType | None,
     ) -> None:
         self.ended()
-        if error is not None and self._run is not None:
+        if error is not None and self._run is not None and self._run.record["phase"] != FAILED:
             say(f"the run is kept; go on with: mlx-tune resume {self._store_flag()}".rstrip())
 
     def say(self, line: str) -> None:

@@ -23,11 +23,13 @@ class UnmergedLinear(nn.Module):
     def __init__(self, linear: nn.Module, lora_a: mx.array, lora_b: mx.array) -> None:
         super().__init__()
         self.linear = linear
-        self.chain_a, self.chain_b = lora_a, lora_b  # (in, Σ r), (Σ r, out) with scales inside
+        # (in, Σ r) and (Σ r, out), scales inside. The underscore keeps them out of the model's
+        # parameters: they stay float32 when those are cast.
+        self._chain_a, self._chain_b = lora_a, lora_b
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map (..., in_dims) to (..., out_dims)."""
-        change = (x @ self.chain_a) @ self.chain_b
+        change = (x @ self._chain_a) @ self._chain_b
         return self.linear(x) + change.astype(x.dtype)
 
 

@@ -6,7 +6,7 @@ as it has followed the answer so far, generation has the same input. So a whole 
 scored at once, without generating.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -18,7 +18,8 @@ from mlx_tune.training import batches
 from mlx_tune.training.forward import can_share_prefix, logits_at
 from mlx_tune.training.loss import cross_entropy
 
-_ROWS = 16  # a pass; more gains nothing on a CPU and costs logits
+_ROWS = 16  # a pass; more gains nothing on a CPU
+_LOGITS_BYTES = 1 << 28  # a pass; 16 long answers over 128,256 words would be 4 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +64,10 @@ def score(model: nn.Module, examples: Sequence[Example]) -> Recall:
     """
     shared = batches.shared_prefix(examples) if can_share_prefix(model) else 0
     prefix = mx.array(examples[0].tokens[:shared] if shared else (), dtype=mx.int32)
-    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
     verbatim = np.ones(len(examples), dtype=bool)
     right = tokens = 0
     loss = 0.0
-    for begin in range(0, len(by_length), _ROWS):
-        chosen = by_length[begin : begin + _ROWS]
+    for chosen in _passes(examples, vocabulary=model.args.vocab_size):
         batch = batches.collate([examples[i] for i in chosen], shared)
         logits = logits_at(model, prefix, batch.tokens, batch.positions)
         hits = np.array(mx.argmax(logits, axis=-1) == batch.targets)
@@ -81,3 +80,19 @@ def score(model: nn.Module, examples: Sequence[Example]) -> Recall:
         token_accuracy=right / tokens if tokens else 0.0,
         loss=loss / tokens if tokens else 0.0,
     )
+
+
+def _passes(examples: Sequence[Example], *, vocabulary: int) -> Iterator[list[int]]:
+    """Yield indices of examples of similar length, few enough that their logits stay bounded."""
+    room = _LOGITS_BYTES // (4 * vocabulary)
+    chosen: list[int] = []
+    tokens = 0
+    for i in sorted(range(len(examples)), key=lambda i: len(examples[i].tokens)):
+        taught = sum(examples[i].supervised)
+        if chosen and (len(chosen) == _ROWS or tokens + taught > room):
+            yield chosen
+            chosen, tokens = [], 0
+        chosen.append(i)
+        tokens += taught
+    if chosen:
+        yield chosen

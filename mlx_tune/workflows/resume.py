@@ -9,7 +9,16 @@ from mlx_tune.lineage.store import Store
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.sizing import Sizing
 from mlx_tune.workflows.folded import locate_base
-from mlx_tune.workflows.train import NEW_ROWS, OLD_ROWS, Job, Outcome, Watch, carry_out
+from mlx_tune.workflows.train import (
+    DONE,
+    FAILED,
+    NEW_ROWS,
+    OLD_ROWS,
+    Job,
+    Outcome,
+    Watch,
+    carry_out,
+)
 
 
 def resume(store_root: Path, name: str | None, watch: Watch) -> Outcome:
@@ -49,13 +58,16 @@ def resume(store_root: Path, name: str | None, watch: Watch) -> Outcome:
         run=run,
     )
     watch.say(f"going on with {run.path.name}")
+    if store.head() != job.parent:
+        watch.say("HEAD has moved since: the session will be a branch, and HEAD stays where it is")
     return carry_out(job, watch)
 
 
 def find_run(store_root: Path, name: str | None, watch: Watch) -> Run:
     """Return the run a person means: by its folder's name, or the newest unfinished one."""
     notes: list[str] = []
-    unfinished = [r for r in runs(store_root, notes=notes) if r.record.get("phase") != "done"]
+    ended = (DONE, FAILED)
+    unfinished = [r for r in runs(store_root, notes=notes) if r.record.get("phase") not in ended]
     for note in notes:
         watch.say(note)
     if name is None:

@@ -4,7 +4,6 @@ import gc
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -14,12 +13,13 @@ import mlx_tune
 from mlx_tune.data import read
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
-from mlx_tune.errors import LockedError
+from mlx_tune.errors import InputError, LockedError
 from mlx_tune.lineage.runs import Run
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo
 from mlx_tune.sizing import Sizing
+from mlx_tune.training.adapter import Adapter
 from mlx_tune.training.loop import Step, Trainer
 from mlx_tune.workflows.evaluate import SessionRecall, score_sessions
 from mlx_tune.workflows.folded import DATA_FILE, describe_base, load_folded, read_rows
@@ -29,6 +29,8 @@ NEW_ROWS, OLD_ROWS = "new.jsonl", "old.jsonl"
 """A run keeps the rows it trains on, so that a data file may change or go before a resume."""
 
 PROMOTE = "promote"
+DONE, FAILED = "done", "failed"
+"""Phases of a run that there is nothing to resume in."""
 
 
 class Watch(Protocol):
@@ -81,6 +83,11 @@ class Job:
     examples: tuple[Example, ...]
     run: Run
 
+    @property
+    def parent(self) -> Session | None:
+        """The session it stands on, None for the bare base."""
+        return self.chain[-1] if self.chain else None
+
 
 def train(request: Request, watch: Watch) -> Outcome:
     """Train one session from the data to the store.
@@ -122,6 +129,24 @@ def train(request: Request, watch: Watch) -> Outcome:
 
 def carry_out(job: Job, watch: Watch) -> Outcome:
     """Train from the newest checkpoint, or from the start, to a committed session."""
+    adapter, num_layers = _train(job, watch)
+    gc.collect()  # the trained model has gone with its frame, before its folded twin comes
+    mx.clear_cache()
+    watch.say("asking what was learned, and what was there before…")
+    recall = _recall(job, adapter)
+    session = job.store.commit(
+        name=job.name,
+        parent=job.parent,
+        record=_record(job, recall),
+        files={**adapter.files(num_layers=num_layers), DATA_FILE: read.dump(job.new)},
+    )
+    is_head = _move_head(job, session, watch)
+    job.run.set(phase=DONE, session=session.id)
+    return Outcome(session=session, recall=tuple(recall), is_head=is_head)
+
+
+def _train(job: Job, watch: Watch) -> tuple[Adapter, int]:
+    """Run the loop; return the adapter and the number of the model's layers."""
     folded = load_folded(job.info, job.chain)
     watch.merged(job.chain)
     trainer = Trainer(folded.model, job.examples, training_config(job.sizing, len(job.new)))
@@ -130,60 +155,47 @@ def carry_out(job: Job, watch: Watch) -> Outcome:
     for note in job.run.notes:
         watch.say(note)
     watch.began(job.run, trainer)
-    for step in trainer.steps():
-        job.run.log(**vars(step))
-        if step.ends_epoch:  # before anybody is told that it is saved
-            job.run.save_checkpoint(step.number, trainer.checkpoint())
-        watch.stepped(step)
+    try:
+        for step in trainer.steps():
+            job.run.log(**vars(step))
+            if step.ends_epoch:  # before anybody is told that it is saved
+                job.run.save_checkpoint(step.number, trainer.checkpoint())
+            watch.stepped(step)
+    except InputError:  # it diverged, and would again
+        job.run.set(phase=FAILED)
+        raise
     watch.ended()
-    return _finish(job, trainer, watch)
+    return trainer.adapter(), len(trainer.model.layers)
 
 
-def _finish(job: Job, trainer: Trainer, watch: Watch) -> Outcome:
-    """Score the session as every command will use it, commit it, and put it in use."""
-    adapter = trainer.adapter()
-    files = adapter.files(num_layers=len(trainer.model.layers))
-    steps = trainer.planned_steps
-    del trainer
-    gc.collect()  # the trained model goes before its folded twin comes
-    mx.clear_cache()
-    watch.say("asking what was learned, and what was there before…")
+def _recall(job: Job, adapter: Adapter) -> list[SessionRecall]:
+    """Score the session, and those before it, on the model that every command will use."""
     folded = load_folded(job.info, job.chain, [adapter])
-    number = len(job.chain) + 1
-    recall = score_sessions(
+    return score_sessions(
         folded,
-        [(s.number, s.name) for s in job.chain] + [(number, job.name)],
+        [(s.number, s.name) for s in job.chain] + [(len(job.chain) + 1, job.name)],
         [*map(read_rows, job.chain), job.new],
     )
-    session = job.store.commit(
-        name=job.name,
-        parent=job.chain[-1] if job.chain else None,
-        record=_record(job, steps, recall),
-        files={**files, DATA_FILE: read.dump(job.new)},
-    )
-    is_head = _move_head(job, session, watch)
-    job.run.set(phase="done", session=session.id)
-    return Outcome(session=session, recall=tuple(recall), is_head=is_head)
 
 
 def _move_head(job: Job, session: Session, watch: Watch) -> bool:
     """Put the session in use, unless somebody moved HEAD while it was training."""
+    if job.store.head() == session:  # a resume after the very last step of an earlier attempt
+        return True
     try:
-        job.store.move_head(
-            session, expected=job.chain[-1] if job.chain else None, why=f"train {job.name}"
-        )
+        job.store.move_head(session, expected=job.parent, why=f"train {job.name}")
     except LockedError as error:
         watch.say(str(error))
         return False
     return True
 
 
-def _record(job: Job, steps: int, recall: Sequence[SessionRecall]) -> dict[str, Any]:
-    """Return session.json."""
+def _record(job: Job, recall: Sequence[SessionRecall]) -> dict[str, Any]:
+    """Return session.json; it depends on the run alone, so that twice the same is one session."""
     # A resumed run takes the steps after its checkpoint again; the later line counts.
     metrics = list({line["number"]: line for line in job.run.metrics()}.values())
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": job.run.record["created"],
         "verdict": PROMOTE,
         "base": describe_base(job.info),
         "note": (
@@ -201,7 +213,7 @@ def _record(job: Job, steps: int, recall: Sequence[SessionRecall]) -> dict[str, 
         },
         "training": {
             "run": job.run.path.name,
-            "steps": steps,
+            "steps": len(metrics),
             "last_loss": metrics[-1]["loss"],
             "tokens": sum(line["tokens"] for line in metrics),
             "seconds": round(sum(line["seconds"] for line in metrics), 1),

@@ -90,7 +90,7 @@ def test_a_quantised_layer_is_left_as_it_is_with_the_chain_beside_it():
     fold(quantised, adapters)
     layer = quantised.model.layers[1].mlp.down_proj
     assert isinstance(layer, UnmergedLinear)
-    assert layer.chain_a.shape == (64, 8)
+    assert layer._chain_a.shape == (64, 8)
     x = mx.random.normal((3, 64), key=mx.random.key(0))
     wanted = np.array(reference.model.layers[1].mlp.down_proj(x))
     for adapter in adapters:
