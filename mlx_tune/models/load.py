@@ -1,18 +1,17 @@
 """Loads a base model that lies ready: its network, weights still as stored, and its tokenizer."""
 
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_tune.errors import InputError
+from mlx_tune.models import cache
 from mlx_tune.models.bases import BaseInfo
+from mlx_tune.models.fetch import unusable
 from mlx_tune.models.tokenizer import Tokenizer
 
 
@@ -35,14 +34,12 @@ def load(info: BaseInfo) -> Base:
     """Load a base model's network and tokenizer.
 
     Raises:
-        InputError: mlx-lm does not know the architecture, or the weights do not fit it.
+        InputError: mlx-lm does not know the architecture, or the files are broken.
     """
     from mlx_lm.utils import load_model
 
-    try:
+    with unusable(info.folder):
         model, _ = load_model(info.folder, lazy=True)
-    except ValueError as error:
-        raise InputError(f"{info.folder}: {str(error).splitlines()[0]}") from error
     model.freeze()
     return Base(info=info, model=model, tokenizer=load_tokenizer(info.folder, info.template))
 
@@ -53,21 +50,12 @@ def load_tokenizer(folder: Path, template: str | None) -> Tokenizer:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from mlx_lm.utils import load_tokenizer as load_wrapper
 
-    wrapper = load_wrapper(folder, eos_token_ids=_end_ids(folder))
+    with unusable(folder):
+        wrapper = load_wrapper(
+            folder, {"trust_remote_code": False}, eos_token_ids=cache.read_end_ids(folder)
+        )
     wrapper._tokenizer.chat_template = template
     return Tokenizer(wrapper=wrapper, template=template, end_ids=frozenset(wrapper.eos_token_ids))
-
-
-def _end_ids(folder: Path) -> list[int] | None:
-    """Return the tokens that end a turn: generation_config.json knows them all, config one."""
-    for name in ("generation_config.json", "config.json"):
-        try:
-            config: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            continue
-        if (found := config.get("eos_token_id")) is not None:
-            return [found] if isinstance(found, int) else list(found)
-    return None
 
 
 def stored_dtype(model: nn.Module) -> mx.Dtype:

@@ -48,7 +48,9 @@ class Tokenizer:
     @property
     def special_texts(self) -> frozenset[str]:
         """How the special tokens are spelt; a row that spells one would forge structure."""
-        return frozenset(self.wrapper.all_special_tokens)
+        added = self.wrapper.added_tokens_decoder.values()
+        listed = {str(token.content) for token in added if token.special}
+        return frozenset(listed | set(self.wrapper.all_special_tokens))
 
     def render(
         self, conversations: Sequence[Messages], *, add_generation_prompt: bool

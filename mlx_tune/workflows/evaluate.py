@@ -9,6 +9,7 @@ from mlx_tune.continual.recall import Recall, score
 from mlx_tune.continual.rehearse import current
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
+from mlx_tune.data.tokenise import Example
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import Say
@@ -93,23 +94,20 @@ def score_sessions(
     """
     scored = []
     for (number, name), rows in zip(labels, current(history), strict=True):
-        probes = [row for row in rows if row.question is not None]
-        reworded = [row.with_question(text) for row in probes for text in row.paraphrases]
+        asking = [row for row in rows if row.question is not None]
         scored.append(
             SessionRecall(
                 number=number,
                 name=name,
-                verbatim=_score(folded, probes),
-                paraphrases=_score(folded, reworded),
+                verbatim=_score(folded, tokenise.encode(asking, folded.tokenizer)),
+                paraphrases=_score(folded, tokenise.probes(asking, folded.tokenizer)),
             )
         )
     return scored
 
 
-def _score(folded: FoldedModel, rows: Sequence[Row]) -> Recall | None:
-    if not rows:
-        return None
-    return score(folded.model, tokenise.encode(rows, folded.tokenizer))
+def _score(folded: FoldedModel, examples: Sequence[Example]) -> Recall | None:
+    return score(folded.model, examples) if examples else None
 
 
 def _recall_json(recall: Recall | None) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
 """Writes the folded model to a folder that mlx-lm, or anything that reads MLX models, can load."""
 
 import json
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 from mlx_tune.continual.fold import fold, is_quantised
@@ -49,7 +49,8 @@ def fuse(
     say("folding and writing…")
     fold(loaded.model, [read_adapter(s) for s in store.chain(chosen)])
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    scratch = out.parent / f".{out.name}-{secrets.token_hex(4)}"
+    scratch.mkdir()
     try:
         save(scratch, loaded, config)
         origin = {"base": info.source, "session": chosen.folder_name if chosen else "base"}

@@ -131,6 +131,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
     )
     tokenizer = load_tokenizer(info.folder, info.template)
     fresh = tokenise.encode(rehearsal.new, tokenizer)
+    tokenise.probes(rehearsal.new, tokenizer)  # what cannot be scored must fail before training
     kept = [example for example in fresh if len(example.tokens) <= decided.max_length.value]
     allowed = "allow_long" in given and bool(given["allow_long"].value)
     share = _check_lengths(fresh, kept, int(decided.max_length.value), allowed=allowed)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 import templates
@@ -118,6 +120,71 @@ def test_a_row_that_spells_a_special_token_is_refused_with_its_place():
         "d.json:7: '<|im_end|>' is a special token of the base model; a row that spells it "
         "would forge the end of a turn, so reword it"
     )
+
+
+@pytest.mark.parametrize("special", ["<|im_start|>", "<|endoftext|>"])
+def test_every_special_token_counts_also_one_the_config_does_not_name(special):
+    with pytest.raises(InputError, match="is a special token of the base model"):
+        encode([chat(f"what is {special}?", "b")], tiny.tokenizer())
+
+
+def test_a_sentencepiece_answer_gets_no_space_that_the_template_does_not_make():
+    zephyr = (
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    )
+    tokenizer = tiny.metaspace_tokenizer(zephyr, ["<s>", "</s>"])
+    (example,) = encode([chat("Where?", "Room 4.", "When?", "Noon.")], tokenizer)
+    whole = tokenizer.render(
+        [
+            [
+                {"role": m.role, "content": m.content}
+                for m in chat("Where?", "Room 4.", "When?", "Noon.").messages
+            ]
+        ],
+        add_generation_prompt=False,
+    )[0]
+    assert list(example.tokens) == tokenizer.encode(whole)[: len(example.tokens)]
+    assert supervised(example, tokenizer) == "Room▁4.</s>Noon.</s>".replace("▁", " ")
+
+
+def test_an_answer_that_begins_with_a_line_break_keeps_the_prompts_tokens():
+    tokenizer = tiny.tokenizer()
+    (example,) = encode([chat("q", "\n\nindented")], tokenizer)
+    prompt = tokenizer.prompt([{"role": "user", "content": "q"}])
+    assert list(example.tokens[: example.first_supervised]) == prompt
+    assert supervised(example, tokenizer) == "\n\nindented<|im_end|>"
+
+
+def test_an_answer_that_history_would_read_otherwise_is_refused():
+    """A merge over the boundary: generated after the prompt, but not found there again."""
+    tokenizer = tiny.tokenizer()
+    encode_text = tokenizer.wrapper.encode
+    pair = encode_text("\nX", add_special_tokens=False)
+    merged = 7  # stands for the two
+
+    class Merging:
+        """Reads a line break and X as one token, as a byte-pair merge over a boundary does."""
+
+        def __getattr__(self, name):
+            return getattr(tokenizer.wrapper, name)
+
+        def encode(self, text, **options):
+            found = encode_text(text, **options)
+            for i in range(len(found) - 1):
+                if found[i : i + 2] == pair:
+                    return [*found[:i], merged, *found[i + 2 :]]
+            return found
+
+        def decode(self, tokens, **options):
+            parts = [pair if token == merged else [token] for token in tokens]
+            return tokenizer.wrapper.decode([t for part in parts for t in part], **options)
+
+    merging = dataclasses.replace(tokenizer, wrapper=Merging())
+    (one,) = encode([chat("q", "X.")], merging)
+    assert supervised(one, tokenizer) == "X.<|im_end|>"
+    with pytest.raises(InputError, match=r"d\.json:9: .* cannot part an answer from its prompt"):
+        encode([chat("q", "X.", "r", "b", place="d.json:9")], merging)
 
 
 def test_a_template_whose_prompt_is_not_a_prefix_is_refused_by_name():
