@@ -1,5 +1,6 @@
 """`mlx-tune chat`: talk to the model, or ask it one thing."""
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +45,8 @@ def chat(
         talk.answer(prompt)
         return
     print(f"{talk.who} answers; /help lists what else there is.")
+    with contextlib.suppress(ImportError):  # line editing and history, where Python has them
+        import readline  # noqa: F401
     while True:
         try:
             line = input("\n› " if sys.stdin.isatty() else "")

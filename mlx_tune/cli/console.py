@@ -1,12 +1,15 @@
 """How the command line prints: rich on a terminal, plain lines elsewhere."""
 
 import json
+import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from mlx_tune import blas
+from mlx_tune.cli.options import STORE
 
 _UNWRAPPED = 500  # columns; what a file or a pipe gets is cut by nobody
 
@@ -30,6 +33,11 @@ def warn_of_slow_blas() -> None:
     """Say once a command that MLX would run on its reference BLAS, with the fix."""
     if advice := blas.advice():
         say(f"note: {advice}")
+
+
+def store_flag(store: Path) -> str:
+    """Return what a command to type must say of the store: nothing for the usual one."""
+    return "" if store == STORE else f"--store {shlex.quote(str(store))}"
 
 
 def size(count: float) -> str:

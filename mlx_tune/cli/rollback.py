@@ -16,7 +16,7 @@ def rollback(
     json: JsonOption = False,
 ) -> None:
     """Go one step back, or to any session; nothing is deleted."""
-    from mlx_tune.cli.console import print_json
+    from mlx_tune.cli.console import print_json, store_flag
     from mlx_tune.workflows.rollback import rollback as carry_out
 
     move = carry_out(store, to)
@@ -26,4 +26,5 @@ def rollback(
         return
     print(f"✓ HEAD is {after} (was {before}, which is kept)")
     if move.before:
-        print(f"take it up again with: mlx-tune rollback --to {move.before.id[:8]}")
+        again = f"mlx-tune rollback --to {move.before.id[:8]} {store_flag(store)}"
+        print(f"take it up again with: {again.rstrip()}")

@@ -13,6 +13,7 @@ from mlx_tune.cli.console import (
     print_json,
     say,
     size,
+    store_flag,
     warn_of_slow_blas,
 )
 from mlx_tune.cli.plan_view import show_plan
@@ -25,7 +26,6 @@ from mlx_tune.workflows.prepare import Plan
 from mlx_tune.workflows.train import FAILED, Outcome
 
 _WELL_LEARNED = 0.9
-_COMMAND_WIDTH = 26
 
 
 class TrainingView:
@@ -105,19 +105,23 @@ class TrainingView:
         )
         self._console.print(f"[green]✓ saved[/] {session.path}", soft_wrap=True)
         self._console.print("next:")
-        for words, purpose in (
-            ("chat", "talk to it"),
-            ("train MORE.json", "teach another subject"),
-            ("rollback", "one step back"),
-        ):
-            command = f"mlx-tune {words} {self._store_flag()}".rstrip()
-            self._console.print(f"  {command:<{_COMMAND_WIDTH}} {purpose}", soft_wrap=True)
+        flag = self._store_flag()
+        commands = {
+            f"mlx-tune {words} {flag}".rstrip(): purpose
+            for words, purpose in (
+                ("chat", "talk to it"),
+                ("train MORE.json", "teach another subject"),
+                ("rollback", "one step back"),
+            )
+        }
+        width = max(map(len, commands))
+        for command, purpose in commands.items():
+            self._console.print(f"  {command:<{width}}   {purpose}", soft_wrap=True)
 
     def _store_flag(self) -> str:
         if self._run is None:
             return ""
-        store = self._run.path.parents[1]
-        return "" if str(store) == "adapters" else f"--store {store}"
+        return store_flag(self._run.path.parents[1])
 
 
 def _verdict(entry: SessionRecall, *, new: bool) -> str:

@@ -15,6 +15,9 @@ PINNED_DATE = "26 Jul 2024"
 LIMIT_CHARS = 1_000_000
 LIMIT_SECONDS = 10.0
 
+_SLAB = 5000  # conversations a child; what it holds must fit its memory
+_NOTHING: dict[str, None] = {"tools": None, "documents": None}  # what nobody offers here
+
 _SANDBOX = Path(__file__).with_name("sandbox.py")
 
 
@@ -53,17 +56,35 @@ def render(
     Raises:
         InputError: The template fails, runs too long, or prints or takes too much.
     """
+    texts: list[str] = []
+    for begin in range(0, len(conversations), _SLAB):
+        texts += _render_slab(
+            template,
+            conversations[begin : begin + _SLAB],
+            # As transformers calls a template: a token that there is not is not defined.
+            {**_NOTHING, **{name: token for name, token in variables.items() if token is not None}},
+            limit_seconds or LIMIT_SECONDS,
+        )
+    return texts
+
+
+def _render_slab(
+    template: str,
+    conversations: Sequence[Mapping[str, Any]],
+    variables: Mapping[str, str | None],
+    limit_seconds: float,
+) -> list[str]:
     job = {
         "template": template,
         "conversations": list(conversations),
         "variables": dict(variables),
         "limit_chars": LIMIT_CHARS,
     }
-    limit = (limit_seconds or LIMIT_SECONDS) + len(conversations) / 1000
+    limit = limit_seconds + len(conversations) / 1000
     try:
         child = subprocess.run(
-            # -I: neither the folder one stands in nor PYTHON* variables can lend it modules.
-            [sys.executable, "-I", str(_SANDBOX)],
+            # Neither the folder one stands in, nor this file's, nor PYTHON* lend it modules.
+            [sys.executable, "-E", "-P", str(_SANDBOX)],
             input=json.dumps(job).encode(),
             capture_output=True,
             timeout=limit,
@@ -73,15 +94,16 @@ def render(
         raise InputError(
             f"chat template: still running after {limit:.0f} seconds; use a base model with another"
         ) from error
-    answer = _parse(child.stdout)
+    answer = _parse(child)
     if "texts" not in answer:
         raise InputError(f"chat template: {answer['error']}; use a base model with another")
     return list(answer["texts"])
 
 
-def _parse(output: bytes) -> dict[str, Any]:
-    """Read the child's answer; a child that died before it answered gave none."""
+def _parse(child: "subprocess.CompletedProcess[bytes]") -> dict[str, Any]:
+    """Read the child's answer; a child that died before it answered left its last words."""
     try:
-        return dict(json.loads(output))
+        return dict(json.loads(child.stdout))
     except ValueError:
-        return {"error": "it ended the process that rendered it"}
+        last = (child.stderr.decode(errors="replace").splitlines() or ["no reason given"])[-1]
+        return {"error": f"it ended the process that rendered it ({last[:200]})"}

@@ -11,14 +11,36 @@ import resource
 import sys
 from typing import Any
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MEMORY_BYTES = 1 << 30
+REPEAT_LIMIT = 1_000_000
 
 
-def environment() -> ImmutableSandboxedEnvironment:
+class Environment(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, with the operators that make much out of little bounded.
+
+    macOS enforces no limit on an address space, so ``'x' * 10_000_000_000`` must not be tried.
+    """
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Carry out an operator unless its result could be huge."""
+        if operator == "%" and isinstance(left, str):
+            raise SecurityError("formatting with % is not allowed")
+        if operator == "**" and not (abs(left) <= REPEAT_LIMIT and abs(right) <= 64):
+            raise SecurityError("the power is too large")
+        if operator == "*":
+            for text, count in ((left, right), (right, left)):
+                if hasattr(text, "__len__") and len(text) * count > REPEAT_LIMIT:
+                    raise SecurityError("the repetition is too long")
+        return super().call_binop(context, operator, left, right)
+
+
+def environment() -> Environment:
     """Return the environment that transformers gives chat templates, without the clock."""
 
     def raise_exception(message: str) -> None:
@@ -27,9 +49,7 @@ def environment() -> ImmutableSandboxedEnvironment:
     def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
-    made = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
+    made = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     made.filters["tojson"] = tojson
     made.globals["raise_exception"] = raise_exception
     return made

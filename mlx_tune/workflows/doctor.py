@@ -25,13 +25,13 @@ class Finding:
         about: What was looked at.
         text: What was found, with the fix where one is needed.
         good: Nothing to do.
-        fatal: The store is damaged.
+        error: Why the store cannot be used, None otherwise.
     """
 
     about: str
     text: str
     good: bool = True
-    fatal: bool = False
+    error: MlxTuneError | None = None
 
 
 def examine(store_root: Path) -> list[Finding]:
@@ -120,5 +120,5 @@ def _store(store_root: Path) -> list[Finding]:
             Finding(about="store", text=f"{store_root}: {sessions} sessions whole, HEAD {where}")
         )
     except MlxTuneError as error:
-        findings.append(Finding(about="store", text=str(error), good=False, fatal=True))
+        findings.append(Finding(about="store", text=str(error), good=False, error=error))
     return findings

@@ -148,7 +148,7 @@ def test_doctor_on_a_damaged_store_ends_with_4(store, mlx_tune_command):
     assert code == 4
     assert "✗ store" in out
     assert "data.jsonl" in out
-    assert error.startswith("error: adapters: is damaged")
+    assert error.startswith("error: adapters/sessions/0001-cs-")
 
 
 def test_chat_prompt_prints_the_answer_alone(store, mlx_tune_command):

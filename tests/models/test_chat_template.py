@@ -41,6 +41,34 @@ def test_the_sandbox_renders_what_transformers_renders(name):
         assert chat_template.render(template, [conversation], variables=variables) == [wanted]
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ bos_token }}{{ messages[0].content }}",
+        "{% if tools is not none %}TOOLS{% endif %}{% if documents %}D{% endif %}x",
+        "{{ unk_token is defined }}",
+    ],
+)
+def test_what_there_is_not_is_what_transformers_makes_of_it(template):
+    theirs = tiny.hf_tokenizer(template)
+    theirs.bos_token = None
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    variables = {name: getattr(theirs, name) for name in names}
+    wanted = theirs.apply_chat_template(
+        ONE[0]["messages"], tokenize=False, add_generation_prompt=True
+    )
+    assert chat_template.render(template, ONE, variables=variables) == [wanted]
+
+
+def test_many_conversations_keep_their_order(monkeypatch):
+    monkeypatch.setattr(chat_template, "_SLAB", 3)
+    many = [
+        {"messages": [{"role": "user", "content": str(i)}], "add_generation_prompt": False}
+        for i in range(8)
+    ]
+    assert render("{{ messages[0].content }}", many) == list("01234567")
+
+
 def test_the_date_is_pinned():
     pinned = chat_template.pin_date(templates.LLAMA32)
     (text,) = render(pinned)
@@ -88,9 +116,23 @@ def test_a_template_that_prints_a_hundred_megabytes_is_stopped():
     )
 
 
-def test_a_template_that_takes_all_memory_ends_alone():
-    with pytest.raises(InputError, match="chat template: "):
-        render("{% set x = 'x' * 9999999999 %}{{ x | length }}")
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{% set x = 'x' * 9999999999 %}{{ x | length }}",
+        "{% set x = 9999999999 * ['x'] %}{{ x | length }}",
+        "{% set x = 10 ** 999999999 %}{{ x > 1 }}",
+        "{{ '%9999999999d' % 1 }}",
+    ],
+)
+def test_a_template_cannot_take_all_memory(bomb):
+    """Refused before it is tried, since not every system limits a process's memory."""
+    with pytest.raises(InputError, match="chat template: SecurityError: "):
+        render(bomb)
+
+
+def test_arithmetic_that_templates_do_is_allowed():
+    assert render("{{ '-' * 3 }}{{ 2 ** 8 }}{{ 7 % 2 }}{{ 6 * 7 }}") == ["---256142"]
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_doctor_finds_a_sound_store_sound(two):
     lab, _, _ = two
     findings = {f.about: f for f in examine(lab.store)}
     assert findings["store"].text == f"{lab.store}: 2 sessions whole, HEAD cs → housing"
-    assert not any(f.fatal for f in findings.values())
+    assert not any(f.error for f in findings.values())
 
 
 def test_doctor_finds_a_flipped_byte_and_names_the_file(two):
@@ -145,7 +145,7 @@ def test_doctor_finds_a_flipped_byte_and_names_the_file(two):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    (found,) = [f for f in examine(lab.store) if f.fatal]
+    (found,) = [f for f in examine(lab.store) if f.error]
     assert "adapters.safetensors" in found.text
     assert first.folder_name in found.text
 
