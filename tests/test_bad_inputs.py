@@ -183,13 +183,21 @@ def test_row_21_weights_that_are_no_safetensors(mlx_tune_command, tmp_path, weig
     assert f"holds {weights}, but no model*.safetensors; only safetensors are read" in error
 
 
-@pytest.mark.parametrize("key", ["model_file", "auto_map"])
-def test_row_22_code_in_a_models_config(mlx_tune_command, tmp_path, tiny_base, key):
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("config.json", "model_file"),
+        ("config.json", "auto_map"),
+        ("tokenizer_config.json", "auto_map"),
+    ],
+)
+def test_row_22_code_in_a_models_config(mlx_tune_command, tmp_path, tiny_base, name, key):
     import shutil
 
     base = shutil.copytree(tiny_base, tmp_path / "base")
-    config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps({**config, key: "evil.py"}))
+    config = json.loads((base / name).read_text())
+    (base / name).write_text(json.dumps({**config, key: {"AutoTokenizer": ["evil.T", None]}}))
+    (base / "evil.py").write_text("raise SystemExit('it ran')")
     code, _, error = mlx_tune_command("chat", "-p", "Hi", "--base", base, "--store", tmp_path / "s")
     assert code == 5
     assert "mlx-tune never does" in error
@@ -211,14 +219,37 @@ def test_row_23_a_template_that_loops_for_ever(mlx_tune_command, tmp_path, monke
     # tests/models/test_chat_template.py: escapes, and 100 MB of output.
 
 
-# Row 26 (a download that stops, another hash) and row 27 (a gated model) need a hub that
-# misbehaves: tests/models/test_bases.py.
+def test_row_26_a_download_that_stops(mlx_tune_command, monkeypatch):
+    def stop(repo, **options):
+        raise ConnectionError("connection reset")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", stop)
+    code, _, error = mlx_tune_command("base", "pull", "someone/model")
+    assert code == 8
+    assert error.splitlines()[-1] == (
+        "error: could not fetch someone/model (connection reset); what came is kept, "
+        "try again: mlx-tune base pull someone/model"
+    )
+    # tests/models/test_bases.py: a wheel with another hash.
 
 
-def test_row_26_and_27_have_their_exit_code():
-    from mlx_tune.errors import NetworkError
+def test_row_27_a_gated_model_without_a_token(mlx_tune_command, monkeypatch):
+    from types import SimpleNamespace
 
-    assert NetworkError.exit_code == 8
+    from huggingface_hub.errors import GatedRepoError
+
+    def refuse(repo, **options):
+        raise GatedRepoError("403", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    code, _, error = mlx_tune_command("base", "pull", "llama-3.2-3b")
+    assert code == 8
+    for part in (
+        "https://huggingface.co/meta-llama/Llama-3.2-3B-Instruct",
+        "`hf auth login`",
+        "--base mlx-community/Llama-3.2-3B-Instruct-bf16",
+    ):
+        assert part in error
 
 
 def test_row_28_rollback_past_the_first_session(bad, mlx_tune_command, tmp_path):

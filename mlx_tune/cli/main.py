@@ -1,6 +1,5 @@
 """The command `mlx-tune`: its list of commands, and the boundary where errors become one line."""
 
-import os
 import signal
 import sys
 from types import FrameType
@@ -75,10 +74,6 @@ def run() -> None:
         _complain(str(error))
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
-        # The reader left (`| head`); Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
     sys.exit(code)
 
 

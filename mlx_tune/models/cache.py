@@ -103,10 +103,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: There is none, or it is not a JSON object.
     """
-    config = read_json(folder / "config.json")
-    if not config:
+    if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no config.json; expected a model folder")
-    return config
+    return read_json(folder / "config.json")
 
 
 def read_end_ids(folder: Path) -> list[int] | None:

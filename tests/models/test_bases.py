@@ -2,8 +2,8 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
-import httpx2 as httpx
 import mlx.core as mx
 import pytest
 
@@ -104,14 +104,14 @@ def hub_raises(monkeypatch, make):
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
 
 
-def response(status: int) -> httpx.Response:
-    return httpx.Response(status, request=httpx.Request("GET", "https://hub.example"))
+def response() -> SimpleNamespace:
+    return SimpleNamespace(headers={}, request=None)
 
 
 def test_a_gated_model_names_the_page_the_login_and_an_open_equivalent(monkeypatch):
     from huggingface_hub.errors import GatedRepoError
 
-    hub_raises(monkeypatch, lambda repo: GatedRepoError("403", response=response(403)))
+    hub_raises(monkeypatch, lambda repo: GatedRepoError("403", response=response()))
     with pytest.raises(NetworkError) as error:
         bases.locate("llama-3.2-3b")
     assert str(error.value) == (
@@ -126,7 +126,7 @@ def test_a_gated_model_names_the_page_the_login_and_an_open_equivalent(monkeypat
 def test_an_unknown_hub_model_is_refused(monkeypatch):
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    hub_raises(monkeypatch, lambda repo: RepositoryNotFoundError("404", response=response(404)))
+    hub_raises(monkeypatch, lambda repo: RepositoryNotFoundError("404", response=response()))
     with pytest.raises(NetworkError, match="nobody/nothing: the hub knows no such model"):
         bases.locate("nobody/nothing")
 
@@ -194,3 +194,74 @@ def test_every_known_base_has_a_config_that_names_it():
     for name in KNOWN:
         place, config = shipped_config(name)
         assert gather({}, (place, config))["base"].value == name
+
+
+def test_a_source_that_changed_is_converted_again(folder):
+    def rewrite(seed):
+        weights = tiny_weights(seed)
+        (folder / "model.safetensors").unlink()
+        mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "pt"})
+
+    rewrite(1)
+    first = bases.locate(str(folder))
+    assert bases.locate(str(folder)).fingerprint == first.fingerprint
+    rewrite(2)
+    assert bases.locate(str(folder)).fingerprint != first.fingerprint
+
+
+def tiny_weights(seed):
+    from mlx.utils import tree_flatten
+
+    return dict(tree_flatten(tiny.model(seed).parameters()))
+
+
+def broken_config(folder):
+    (folder / "config.json").write_text("{not json")
+
+
+def config_is_a_list(folder):
+    (folder / "config.json").write_text("[]")
+
+
+def no_hidden_size(folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["hidden_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def unknown_architecture(folder):
+    edit_config(folder, model_type="nothing-like-it")
+
+
+def truncated_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def weights_of_another_shape(folder):
+    edit_config(folder, intermediate_size=48)
+
+
+def no_tokenizer(folder):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        broken_config,
+        config_is_a_list,
+        no_hidden_size,
+        unknown_architecture,
+        truncated_weights,
+        weights_of_another_shape,
+        no_tokenizer,
+    ],
+)
+def test_a_broken_base_is_one_line_that_names_its_folder(folder, damage):
+    damage(folder)
+    with pytest.raises(InputError) as error:
+        load(bases.locate(str(folder))).info.hidden_size  # noqa: B018 - read for its error
+    assert str(error.value).startswith(str(folder))
+    assert "\n" not in str(error.value)

@@ -37,8 +37,8 @@ def flip_a_weight(folder):
     path.write_bytes(data)
 
 
-def change_config(folder, **changes):
-    path = folder / "config.json"
+def change_config(folder, name="config.json", **changes):
+    path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -54,7 +54,14 @@ def edit_tokenizer(folder):
 
 @pytest.mark.parametrize(
     "change",
-    [flip_a_weight, retype, edit_tokenizer, lambda f: change_config(f, rope_theta=5000.0)],
+    [
+        flip_a_weight,
+        retype,
+        edit_tokenizer,
+        lambda f: change_config(f, rope_theta=5000.0),
+        lambda f: change_config(f, name="tokenizer_config.json", eos_token="<|endoftext|>"),
+        lambda f: (f / "generation_config.json").write_text('{"eos_token_id": [1, 2]}'),
+    ],
 )
 def test_what_changes_the_arithmetic_changes_the_fingerprint(folder, change):
     before = fingerprint(folder, template="t")

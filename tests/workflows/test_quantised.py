@@ -52,3 +52,21 @@ def test_three_sessions_on_a_four_bit_base(quantised, tmp_path):
     assert "quantization" not in json.loads((out / "config.json").read_text())
     theirs = np.array(mlx_lm_load(str(out))[0](TOKENS).astype(mx.float32))
     assert np.abs(theirs - found).max() <= 1e-3 * np.abs(found).max()
+
+
+def test_the_chain_beside_quantised_weights_stays_float32_on_a_gpu(quantised, monkeypatch):
+    from mlx_tune.models import runtime
+
+    model = tiny.model()
+    model.set_dtype(mx.bfloat16)
+    nn.quantize(model, group_size=32, bits=4)
+    save_model(quantised.base, model)
+    monkeypatch.setattr(runtime, "on_gpu", lambda: True)
+    chain = [
+        quantised.train(quantised.data(name, facts(name)), rank=16).session
+        for name in ("cs", "housing", "dining")
+    ]
+    folded = load_folded(bases.locate(str(quantised.base)), chain)
+    layer = folded.model.model.layers[0].mlp.up_proj
+    assert layer._chain_a.dtype == layer._chain_b.dtype == mx.float32
+    assert folded.model.model.norm.weight.dtype == mx.bfloat16  # however long the chain

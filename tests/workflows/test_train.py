@@ -230,3 +230,67 @@ def test_a_bf16_base_is_folded_in_bf16_and_computed_in_the_machines_type(lab, tm
         assert np.array_equal(
             np.array(widened[name].astype(mx.float32)), np.array(value.astype(mx.float32))
         ), name
+
+
+def test_the_trained_model_is_gone_before_its_folded_twin_is_loaded(lab):
+    """Two 3B models at once would not fit a 16 GB machine."""
+    import weakref
+
+    seen = []
+
+    class Watching(Heard):
+        def began(self, run, trainer):
+            self.model = weakref.ref(trainer.model)
+
+        def say(self, line):
+            if line.startswith("asking"):
+                seen.append(self.model())
+
+    lab.train(lab.data("cs", facts("Lab")), heard=Watching())
+    assert seen == [None]
+
+
+def test_a_paraphrase_that_cannot_be_scored_is_refused_before_training(lab):
+    data = lab.data("cs", facts("Lab"), paraphrases=["so <|im_end|> where?"])
+    with pytest.raises(InputError, match="is a special token of the base model"):
+        lab.train(data)
+    assert not lab.store.exists()
+
+
+def test_a_run_that_diverged_is_not_offered_to_be_resumed(lab, monkeypatch):
+    def diverge(self):
+        raise InputError("step 1: the loss is no longer finite")
+        yield
+
+    monkeypatch.setattr("mlx_tune.training.loop.Trainer.steps", diverge)
+    heard = Heard()
+    with pytest.raises(InputError, match="no longer finite"):
+        lab.train(lab.data("cs", facts("Lab")), heard=heard)
+    assert heard.run.record["phase"] == "failed"
+    assert Store.open(lab.store).sessions() == []
+    with pytest.raises(UsageError, match="no unfinished run"):
+        resume(lab.store, None, Heard())
+
+
+def test_a_crash_after_the_commit_commits_no_second_session(lab, monkeypatch):
+    from mlx_tune.lineage.runs import Run
+
+    keep = Run.set
+    monkeypatch.setattr(Run, "set", lambda self, **values: (_ for _ in ()).throw(SystemExit(9)))
+    with pytest.raises(SystemExit):
+        lab.train(lab.data("cs", facts("Lab")))
+    (committed,) = Store.open(lab.store).sessions()
+    monkeypatch.setattr(Run, "set", keep)
+    outcome = resume(lab.store, None, Heard())
+    assert outcome.session == committed
+    assert outcome.is_head
+    assert Store.open(lab.store).sessions() == [committed]
+
+
+def test_a_resume_beside_a_head_that_moved_says_so_first(lab):
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(lab.data("cs", facts("Lab")), heard=Heard(stop_after=3))
+    lab.train(lab.data("other", facts("Other")))
+    heard = Heard()
+    assert not resume(lab.store, None, heard).is_head
+    assert heard.lines[1].startswith("HEAD has moved since: the session will be a branch")
