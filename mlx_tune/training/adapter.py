@@ -87,10 +87,13 @@ class Adapter:
         return Adapter(factors=factors, rank=parameters["rank"], scale=parameters["scale"])
 
 
-def attach(model: nn.Module, *, rank: int, scale: float, seed: int) -> None:
+def attach(model: nn.Module, *, rank: int, scale: float, seed: int) -> tuple[str, ...]:
     """Put a fresh adapter on all seven projections of every layer, and freeze the rest.
 
     A is drawn as mlx-lm draws it, B is zero: the model's function is unchanged.
+
+    Returns:
+        The projections that this architecture lacks in some layer, having merged or renamed them.
 
     Raises:
         IncompatibleError: The architecture has none of these projections.
@@ -99,11 +102,12 @@ def attach(model: nn.Module, *, rank: int, scale: float, seed: int) -> None:
 
     mx.random.seed(seed)
     model.freeze()
-    found = 0
+    found, missing = 0, set()
     for layer in model.layers:
         modules = dict(layer.named_modules())
         for path in PROJECTIONS:
             if path not in modules:
+                missing.add(path)
                 continue
             parent = modules[path.rpartition(".")[0]]
             linear = modules[path]
@@ -117,6 +121,7 @@ def attach(model: nn.Module, *, rank: int, scale: float, seed: int) -> None:
         raise IncompatibleError(
             f"{type(model).__module__}: has none of the projections {', '.join(PROJECTIONS)}"
         )
+    return tuple(path for path in PROJECTIONS if path in missing)
 
 
 def dimensions(linear: nn.Module) -> tuple[int, int]:

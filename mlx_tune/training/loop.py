@@ -105,7 +105,9 @@ class Trainer:
         self.steps_done = 0
         self.planned_steps = config.planned_steps(len(self.examples))
         self._warmup = schedule.warmup_steps(config.new_rows, self.planned_steps)
-        attach(model, rank=config.rank, scale=config.scale, seed=config.seed)
+        self.missing_projections = attach(
+            model, rank=config.rank, scale=config.scale, seed=config.seed
+        )
         self._optimizer = optim.AdamW(
             config.learning_rate, betas=[0.9, 0.999], eps=1e-8, weight_decay=0.0,
             bias_correction=True,

@@ -152,6 +152,9 @@ def _train(job: Job, watch: Watch) -> tuple[Adapter, int]:
     trainer = Trainer(folded.model, job.examples, training_config(job.sizing, len(job.new)))
     if newest := job.run.newest_checkpoint():
         trainer.restore({name: newest.read(name) for name in newest.hashes}, place=str(newest.path))
+    if trainer.missing_projections:
+        names = ", ".join(trainer.missing_projections)
+        watch.say(f"note: this architecture has no {names}, so less of it is adapted")
     for note in job.run.notes:
         watch.say(note)
     watch.began(job.run, trainer)

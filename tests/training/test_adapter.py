@@ -97,6 +97,18 @@ def test_the_config_is_the_one_mlx_lm_writes():
     assert config["lora_parameters"]["scale"] == 2.0
 
 
+def test_an_architecture_that_merges_projections_says_which_it_lacks():
+    from mlx_lm.models import phi3
+
+    changes = {"rope_scaling": None, "original_max_position_embeddings": 512}
+    config = tiny.config(model_type="phi3", **changes)
+    merged = phi3.Model(phi3.ModelArgs.from_dict(config))
+    lacking = attach(merged, rank=2, scale=2.0, seed=0)
+    attention = [f"self_attn.{x}_proj" for x in "qkv"]
+    assert lacking == (*attention, "mlp.gate_proj", "mlp.up_proj")
+    assert attach(tiny.model(), rank=2, scale=2.0, seed=0) == ()
+
+
 def test_a_model_without_the_projections_is_refused_by_name():
     import mlx.nn as nn
 
