@@ -16,7 +16,7 @@ setup: .venv/.ready ## Make .venv with everything the program needs, a fast BLAS
 
 .venv/.dev: .venv/.ready
 	@echo "installing the development tools…"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
 demo: .venv/.ready ## Watch a real model learn 106 facts, in a fresh store of its own.

@@ -27,13 +27,13 @@ install_blas() {
     [ "$as_root" = none ] && command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null && as_root="sudo -n"
     if [ "$as_root" != none ] && command -v apt-get >/dev/null 2>&1; then
         echo "installing libopenblas0-pthread (a fast BLAS) with apt-get…"
-        $as_root apt-get update -qq || true
-        DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq libopenblas0-pthread >/dev/null || true
+        $as_root apt-get update -qq 2>/dev/null || true
+        DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq libopenblas0-pthread >/dev/null 2>&1 || true
         has_openblas .venv/bin/python && return
     fi
     if [ "$(uname -m)" = x86_64 ]; then
         echo "installing mkl (a fast BLAS, 1.1 GB on disk) with pip…"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[mkl]' && return
+        .venv/bin/python -m pip install -qq --disable-pip-version-check -e '.[mkl]' && return
     fi
     echo "note: no fast BLAS could be installed; the program works, about 40 times slower"
 }
@@ -46,6 +46,6 @@ echo "setting up .venv with $("$python" --version)…"
 }
 extra=""
 [ "$(uname -s)" = Linux ] && extra="[${BACKEND:-cpu}]"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".$extra"
+.venv/bin/python -m pip install -qq --disable-pip-version-check -e ".$extra"
 [ "$(uname -s)" = Linux ] && [ "${BACKEND:-cpu}" = cpu ] && install_blas
 touch .venv/.ready
