@@ -76,11 +76,13 @@ class Store:
 
         Args:
             ref: A number (``3``, ``0003``), a name, a folder's name, four or more digits of an id,
-                or ``base``.
+                ``HEAD``, or ``base``.
 
         Raises:
             UsageError: It means none, with those there are, or several, with which.
         """
+        if ref == head.HEAD:
+            return self.head()
         return None if ref == BASE else shelf.find(ref, self.sessions(), self.root)
 
     def chain(self, session: Session | None) -> list[Session]:

@@ -691,3 +691,11 @@ def test_a_full_disk_at_the_log_says_that_head_did_move(store, root, monkeypatch
         f"{second.id[:12]}, only this line is missing; free some space, then run the command again"
     )
     assert store.head() == second
+
+
+def test_head_can_be_named(tmp_path):
+    store = Store.open(tmp_path / "store")
+    session = store.commit(name="cs", parent=None, record={}, files={"a.txt": b"1"})
+    assert store.find("HEAD") is None
+    store.move_head(session, expected=None, why="test")
+    assert store.find("HEAD") == session
