@@ -33,7 +33,9 @@ class Settings:
     grad_accumulation: int | None = _setting("Micro-batches of a step.", low=1, high=4096)
     max_length: int | None = _setting("Longest row, in tokens.", low=8, high=1_000_000)
     learning_rate: float | None = _setting("Peak learning rate.", low=1e-9, high=1.0)
-    seed: int | None = _setting("Of the first values and of the order of rows.", low=0, high=2**31)
+    seed: int | None = _setting(
+        "Of the first values and of the order of rows.", low=0, high=2_000_000_000
+    )
     grad_checkpoint: bool | None = _setting("Recompute layers for less memory.")
     allow_long: bool | None = _setting("Train even if over 5 % of the tokens are in too long rows.")
 
@@ -93,7 +95,7 @@ def read_config(path: Path) -> dict[str, Any]:
         parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; name a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise InputError(f"{place}: {getattr(error, 'problem', error)}; expected YAML") from error
@@ -101,7 +103,17 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(parsed, dict):
         raise InputError(f"{path}: expected `setting: value` lines")
-    return {str(key): value for key, value in parsed.items()}
+    return {str(key): _number(str(key), value) for key, value in parsed.items()}
+
+
+def _number(name: str, value: Any) -> Any:
+    """Read what YAML takes for a text and a person for a number: ``1e-4`` has no dot."""
+    if name in FIELDS and kind(name) is float and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _check(given: Mapping[str, Given], error: type[MlxTuneError], place: str) -> None:
@@ -124,12 +136,17 @@ def _problem(name: str, value: Any) -> str | None:
     wanted = kind(name)
     fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
     if not fits or (wanted is not bool and isinstance(value, bool)):
-        return f": {value!r}; expected {_words(wanted)}"
+        return f": {_shown(value)}; expected {_words(wanted)}"
     low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
     # `not <=` so that NaN is outside.
     if low is not None and not low <= value <= high:
-        return f": {value!r}; expected {low:g} to {high:g}"
+        return f": {_shown(value)}; expected {low:g} to {high:g}"
     return None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _words(wanted: type) -> str:

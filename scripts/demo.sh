@@ -12,23 +12,23 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 ask() {
     printf '\n› %s\n' "$1"
-    "$mlx_tune" chat --store "$store" --base "$base" --max-tokens 60 --prompt "$1"
+    "$mlx_tune" chat --store "$store" --base "$base" --max-tokens 60 --prompt "$1" --session "$2"
 }
 
-ask_three() {
-    ask "Where can I read Professor Ilse Marlow's profile online?"
-    ask "Where are the fall walk-in advising hours for Computer Science posted?"
-    ask "Which cluster do students use in Distributed Systems, TCS 405?"
+ask_three() { # of a session, or of the base
+    ask "Where can I read Professor Ilse Marlow's profile online?" "$1"
+    ask "Where are the fall walk-in advising hours for Computer Science posted?" "$1"
+    ask "Which cluster do students use in Distributed Systems, TCS 405?" "$1"
 }
 
 say "1. Three questions about a university that does not exist. The model can only make things up."
-ask_three
+ask_three base
 
 say "2. Teach it: mlx-tune train data/cs.json --store $store --base $base"
 "$mlx_tune" train data/cs.json --store "$store" --base "$base"
 
 say "3. The same three questions."
-ask_three
+ask_three HEAD
 
 say "Go on from here:"
 cat <<END

@@ -85,3 +85,15 @@ def test_a_missing_config_is_named(tmp_path):
 def test_an_empty_config_sets_nothing(tmp_path):
     (tmp_path / "c.yaml").write_text("# nothing\n")
     assert read_config(tmp_path / "c.yaml") == {}
+
+
+def test_a_number_as_people_write_it_is_a_number(tmp_path):
+    (tmp_path / "c.yaml").write_text("learning_rate: 1e-4\nalpha: many\n")
+    found = read_config(tmp_path / "c.yaml")
+    assert found == {"learning_rate": 1e-4, "alpha": "many"}
+
+
+def test_a_long_value_is_shown_in_short():
+    with pytest.raises(InputError) as error:
+        gather({}, ("c", {"rank": ["x"] * 1000}))
+    assert len(str(error.value)) < 120

@@ -1,11 +1,10 @@
 """`mlx-tune base`: list, fetch, convert and describe base models."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mlx_tune.cli.options import JsonOption
+from mlx_tune.cli.options import JsonOption, OutOption
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch, convert and describe base models.")
 
@@ -50,7 +49,7 @@ def pull(name: NameArgument) -> None:
 def convert(
     source: NameArgument,
     *,
-    out: Annotated[Path, typer.Option("--out", help="A folder that does not exist yet.")],
+    out: OutOption,
 ) -> None:
     """Write a model as MLX bf16 to a folder of your own."""
     from mlx_tune.cli.console import say

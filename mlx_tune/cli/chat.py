@@ -36,12 +36,14 @@ def chat(
 ) -> None:
     """Talk to the model that HEAD names, or ask it one question."""
     from mlx_tune.cli.chat_loop import Chat
-    from mlx_tune.cli.console import warn_of_slow_blas
+    from mlx_tune.cli.console import say, warn_of_slow_blas
 
     warn_of_slow_blas()
     talk = Chat(store, base, max_tokens=max_tokens, temperature=temperature)
     talk.switch(session)
     if prompt is not None:
+        if not talk.chain and session is None:  # a mistyped store must not pass for a trained one
+            say(f"note: no session is in use in {store}, so the bare base answers")
         talk.answer(prompt)
         return
     print(f"{talk.who} answers; /help lists what else there is.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from mlx_tune.cli.console import say
 from mlx_tune.errors import UsageError
 from mlx_tune.inference.conversation import Conversation
+from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
 from mlx_tune.workflows.folded import (
     FoldedModel,
@@ -28,10 +29,14 @@ class Chat:
         self._folded: FoldedModel | None = None
 
     @property
+    def chain(self) -> tuple[Session, ...]:
+        """The sessions folded into the model that answers."""
+        return self._folded.chain if self._folded else ()
+
+    @property
     def who(self) -> str:
         """Who answers, for a person."""
-        chain = self._folded.chain if self._folded else ()
-        names = " → ".join(session.name for session in chain)
+        names = " → ".join(session.name for session in self.chain)
         return f"{self._info.name} + {names}" if names else f"{self._info.name} (the bare base)"
 
     def switch(self, ref: str | None) -> None:

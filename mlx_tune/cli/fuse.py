@@ -1,16 +1,11 @@
 """`mlx-tune fuse`: the folded model as a folder."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from mlx_tune.cli.options import STORE, BaseOption, SessionOption, StoreOption
+from mlx_tune.cli.options import STORE, BaseOption, OutOption, SessionOption, StoreOption
 
 
 def fuse(
     *,
-    out: Annotated[Path, typer.Option("--out", help="A folder that does not exist yet.")],
+    out: OutOption,
     session: SessionOption = None,
     store: StoreOption = STORE,
     base: BaseOption = None,

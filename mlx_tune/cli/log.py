@@ -9,11 +9,16 @@ from mlx_tune.cli.options import STORE, JsonOption, StoreOption
 def log(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
     """List the sessions, newest first; `*` marks the one in use."""
     from mlx_tune.cli.console import console, print_json, say
+    from mlx_tune.errors import DamagedStoreError
     from mlx_tune.lineage.store import Store
 
     kept = Store.open(store)
-    head, sessions = kept.head(), kept.sessions()
-    in_use = {session.id for session in kept.chain(head)}
+    sessions, head, in_use, damage = kept.sessions(), None, set(), None
+    try:
+        head = kept.head()
+        in_use = {session.id for session in kept.chain(head)}
+    except DamagedStoreError as error:  # what is sound is listed first
+        damage = error
     for note in kept.notes:
         say(note)
     if json:
@@ -50,8 +55,18 @@ def log(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
             f"{parent.number} {parent.name}" if parent else "base",
         )
     base = kept.base() or {"name": "base"}
-    table.add_row("*" if head is None else "│", Path(str(base["name"])).name, "", "", "", "", "")
+    table.add_row(
+        "*" if head is None and damage is None else "│",
+        Path(str(base["name"])).name,
+        "",
+        "",
+        "",
+        "",
+        "",
+    )
     console().print(table)
+    if damage is not None:
+        raise damage
 
 
 def _numbers(record: Any) -> dict[str, Any]:

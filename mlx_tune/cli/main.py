@@ -1,5 +1,6 @@
 """The command `mlx-tune`: its list of commands, and the boundary where errors become one line."""
 
+import io
 import signal
 import sys
 from types import FrameType
@@ -20,7 +21,7 @@ from mlx_tune.cli import (
     show,
     train,
 )
-from mlx_tune.errors import MlxTuneError
+from mlx_tune.errors import DiskError, MlxTuneError
 
 # typer carries a click of its own, so its errors are reached through one that it exports.
 _ClickError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -65,6 +66,9 @@ def run() -> None:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without ✓ gets a ? instead
+            stream.reconfigure(errors="replace")
     try:
         code = _call(words)
     except MlxTuneError as error:
@@ -74,6 +78,13 @@ def run() -> None:
         _complain(str(error))
     except KeyboardInterrupt:
         code = 130
+    except Exception as error:
+        if debug:
+            raise
+        code = DiskError.exit_code if isinstance(error, OSError) else 1
+        kind = "the system said no" if isinstance(error, OSError) else "a fault in mlx-tune"
+        said = " ".join(str(error).split())[:300]
+        _complain(f"{kind} ({type(error).__name__}: {said}); --debug shows where")
     sys.exit(code)
 
 

@@ -10,8 +10,18 @@ import typer
 
 from mlx_tune.settings import FIELDS, kind
 
+
+def _home(path: Path | None) -> Path | None:
+    """Read a leading ~ as a shell does, which leaves it alone in ``--store=~/mine``."""
+    return None if path is None else path.expanduser()
+
+
+def _homes(paths: list[Path]) -> list[Path]:
+    return [path.expanduser() for path in paths]
+
+
 StoreOption = Annotated[
-    Path, typer.Option("--store", help="Folder of sessions.", show_default=True)
+    Path, typer.Option("--store", help="Folder of sessions.", show_default=True, callback=_home)
 ]
 BaseOption = Annotated[
     str | None, typer.Option("--base", help="Base model; default: the store's own.")
@@ -20,10 +30,18 @@ SessionOption = Annotated[
     str | None,
     typer.Option("--session", help="A session by number, name or id, or `base`; default: HEAD."),
 ]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of settings.", callback=_home)
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", help="A folder that does not exist yet.", callback=_home)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataArgument = Annotated[
-    list[Path], typer.Argument(metavar="DATA...", help="JSON or JSONL files, or folders of them.")
+    list[Path],
+    typer.Argument(
+        metavar="DATA...", help="JSON or JSONL files, or folders of them.", callback=_homes
+    ),
 ]
 
 STORE = Path("adapters")

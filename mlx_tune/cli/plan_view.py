@@ -38,7 +38,7 @@ def remarks(plan: Plan) -> list[str]:
         ("{} taught before with the same answer", [row.place for row in found.repeated]),
         (
             "{} replacing an earlier answer",
-            [f"{_q(row)} was: {old.answer}" for row, old in found.changed],
+            [f"{_q(row)} was: {_plain(old.answer)}" for row, old in found.changed],
         ),
     ]
     lines = []
@@ -114,7 +114,13 @@ def _rows(count: int) -> str:
 
 
 def _q(row: Row) -> str:
-    return f"“{row.question}”"
+    return f"“{_plain(row.question or row.text)}”"
+
+
+def _plain(text: str | None) -> str:
+    """Return a row's words on one line, with nothing in them that could steer a terminal."""
+    words = " ".join((text or "").split())
+    return "".join(letter if letter.isprintable() else "·" for letter in words)
 
 
 def _listed(lines: list[str]) -> list[str]:

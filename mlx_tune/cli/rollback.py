@@ -24,7 +24,12 @@ def rollback(
     if json:
         print_json({"before": before, "after": after})
         return
-    print(f"✓ HEAD is {after} (was {before}, which is kept)")
-    if move.before:
+    if move.was_damaged:
+        print(f"✓ HEAD is {after} (was a damaged session, which is kept)")
+    elif move.before == move.after:
+        print(f"HEAD is {after} already")
+    else:
+        print(f"✓ HEAD is {after} (was {before}, which is kept)")
+    if move.before and move.before != move.after:
         again = f"mlx-tune rollback --to {move.before.id[:8]} {store_flag(store)}"
         print(f"take it up again with: {again.rstrip()}")

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_tune.errors import IncompatibleError
+from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.training.adapter import Adapter, dimensions
 
 
@@ -60,6 +60,7 @@ def fold(model: nn.Module, chain: Sequence[Adapter], *, rounded: bool = True) ->
 
     Raises:
         IncompatibleError: An adapter is of another shape or names layers the base lacks.
+        InputError: A folded weight is too large for the stored type.
     """
     modules = dict(model.named_modules())
     for adapter in chain:
@@ -91,7 +92,11 @@ def _fold_layer(
     for lora_a, lora_b, scale in terms:
         total = total + delta(lora_a, lora_b, scale)
     linear.weight = total.astype(linear.weight.dtype) if rounded else total
-    mx.eval(linear.weight)
+    if not mx.isfinite(linear.weight).all().item():
+        raise InputError(
+            f"{path}: the folded weights are not finite in {linear.weight.dtype}; train again "
+            "with a lower --learning-rate or --alpha"
+        )
 
 
 def _check(adapter: Adapter, modules: dict[str, nn.Module]) -> None:

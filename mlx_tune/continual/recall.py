@@ -14,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_tune.data.tokenise import Example
+from mlx_tune.errors import InputError
 from mlx_tune.training import batches
 from mlx_tune.training.forward import can_share_prefix, logits_at
 from mlx_tune.training.loss import cross_entropy
@@ -61,6 +62,9 @@ def score(model: nn.Module, examples: Sequence[Example]) -> Recall:
 
     Returns:
         The flags in the order of the examples.
+
+    Raises:
+        InputError: The model computes no finite loss.
     """
     shared = batches.shared_prefix(examples) if can_share_prefix(model) else 0
     prefix = mx.array(examples[0].tokens[:shared] if shared else (), dtype=mx.int32)
@@ -75,6 +79,10 @@ def score(model: nn.Module, examples: Sequence[Example]) -> Recall:
         right, tokens = right + int(hits.sum()), tokens + hits.size
         for row in np.array(batch.rows)[~hits]:
             verbatim[chosen[row]] = False
+    if not np.isfinite(loss):
+        raise InputError(
+            "the model's answers are not finite numbers; train again with a lower --learning-rate"
+        )
     return Recall(
         verbatim=tuple(verbatim.tolist()),
         token_accuracy=right / tokens if tokens else 0.0,

@@ -22,7 +22,9 @@ class Conversation:
 
         Closing the iterator (Ctrl-C) stops the answer; what was said of it is kept.
         """
-        self.turns.append({"role": "user", "content": question})
+        # A terminal may hand over bytes that are no text; no tokenizer takes them.
+        asked = question.encode("utf-8", errors="replace").decode()
+        self.turns.append({"role": "user", "content": asked})
         said: list[str] = []
         try:
             prompt = tokenizer.prompt(self.turns)

@@ -200,6 +200,29 @@ def check_file_names(names: Iterable[str]) -> None:
 
 
 @contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a folder to fill that is renamed to its place at the end: whole, or not there.
+
+    For large files that others write, which can be made again: they are not flushed one by one.
+
+    Args:
+        target: What it will be called; must not exist.
+
+    Raises:
+        DiskError: The disk is full, read-only or failing; nothing is left behind.
+    """
+    scratch = target.parent / f".{target.name[:80]}-{secrets.token_hex(4)}"
+    with disk_errors("write", target, safe="nothing was written"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir()
+        try:
+            yield scratch
+            scratch.rename(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
 def disk_errors(verb: str, path: Path, safe: str = UNTOUCHED) -> Iterator[None]:
     """Turn what the operating system says about a disk into one line that says what is safe.
 

@@ -163,14 +163,14 @@ def _listing_problems(path: Path, names: Iterable[str]) -> list[str]:
     for name in sorted(found):
         if not found[name]:
             problems.append(f"{name!r} is not a regular file")
-        elif name not in expected and not _finder_litter(name):
+        elif name not in expected and not _litter(name):
             problems.append(f"{name!r} is not in {MANIFEST}")
     return problems
 
 
-def _finder_litter(name: str) -> bool:
-    # macOS writes these by itself wherever a person looks with the Finder; nothing reads them.
-    return name == ".DS_Store" or name.startswith("._")
+def _litter(name: str) -> bool:
+    # The Finder and editors leave such files wherever a person looks; nothing reads them.
+    return name.startswith(".") or name.endswith("~")
 
 
 def _not_regular(path: Path) -> DamagedStoreError:

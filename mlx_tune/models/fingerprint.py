@@ -83,9 +83,19 @@ def header(path: Path) -> dict[str, Any]:
             if size > 100_000_000:
                 raise ValueError("its header claims over 100 MB")
             parsed = json.loads(file.read(size))
-        except ValueError as error:
+            if not isinstance(parsed, dict) or not all(map(_is_entry, parsed.items())):
+                raise ValueError("its header is no list of tensors")
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: not a safetensors file ({error}); fetch it again") from error
     return {"offset": 8 + size, **parsed}
+
+
+def _is_entry(item: tuple[str, Any]) -> bool:
+    """Tell whether one entry of a header has the parts that every reader relies on."""
+    name, entry = item
+    if name == "__metadata__":
+        return True
+    return isinstance(entry, dict) and {"dtype", "shape", "data_offsets"} <= entry.keys()
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, str, list[int], memoryview]]:

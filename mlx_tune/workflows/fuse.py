@@ -1,18 +1,23 @@
 """Writes the folded model to a folder that mlx-lm, or anything that reads MLX models, can load."""
 
 import json
-import secrets
-import shutil
 from pathlib import Path
 
 from mlx_tune.continual.fold import fold, is_quantised
 from mlx_tune.errors import UsageError
+from mlx_tune.lineage.atomic import new_folder
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import Say
 from mlx_tune.models.load import load
 from mlx_tune.models.save import dequantise, save
-from mlx_tune.workflows.folded import choose_base, find_session, locate_base, read_adapter
+from mlx_tune.workflows.folded import (
+    choose_base,
+    find_session,
+    locate_base,
+    need_sessions,
+    read_adapter,
+)
 
 
 def fuse(
@@ -39,6 +44,8 @@ def fuse(
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: exists, and nothing is overwritten; name a new folder")
     store = Store.open(store_root)
+    if session is None:  # a mistyped store must not pass for a trained one
+        need_sessions(store)
     info = locate_base(store, choose_base(store, base), say)
     chosen = find_session(store, session)
     loaded = load(info)
@@ -48,14 +55,8 @@ def fuse(
         dequantise(loaded.model, config)
     say("folding and writing…")
     fold(loaded.model, [read_adapter(s) for s in store.chain(chosen)])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.parent / f".{out.name}-{secrets.token_hex(4)}"
-    scratch.mkdir()
-    try:
+    origin = {"base": info.source, "session": chosen.folder_name if chosen else "base"}
+    with new_folder(out) as scratch:
         save(scratch, loaded, config)
-        origin = {"base": info.source, "session": chosen.folder_name if chosen else "base"}
         (scratch / "mlx-tune.json").write_text(json.dumps(origin, indent=2) + "\n")
-        scratch.rename(out)  # whole, or not there
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return chosen

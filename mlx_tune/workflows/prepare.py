@@ -1,5 +1,7 @@
 """Everything decided before training starts: what `plan` shows and what `train` carries out."""
 
+import itertools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.models.shipped import shipped_config
-from mlx_tune.settings import gather, read_config
+from mlx_tune.settings import Given, gather, read_config
 from mlx_tune.training import schedule
 from mlx_tune.training.loop import TrainingConfig
 from mlx_tune.workflows.folded import choose_base, locate_base, read_rows
@@ -111,33 +113,24 @@ def prepare(request: Request, *, say: Say) -> Plan:
     """
     new = read.read(request.data)
     store = Store.open(request.store)
-    config = None if request.config is None else read_config(request.config)
-    info = locate_base(
-        store, choose_base(store, request.flags.get("base"), (config or {}).get("base")), say
-    )
-    place = str(request.config)
-    if config is None:
-        place, config = shipped_config(info.name)
-    given = gather(request.flags, (place, config))
+    given = _given(request)  # before anything is fetched: a slip must not cost a download
     name = given["name"].value if "name" in given else _name(request.data)
     check_name(name)
+    info = _base(request, store, given, say)
+    if request.config is None:
+        given = {**gather({}, shipped_config(info.name)), **given}
     chain = tuple(store.chain(store.head()))
     rehearsal = rehearse(new, [read_rows(session) for session in chain])
     decided = sizing.plan(
-        len(new),
-        hidden_size=info.hidden_size,
-        weights_bytes=info.weights_bytes,
-        given=given,
+        len(new), hidden_size=info.hidden_size, weights_bytes=info.weights_bytes, given=given
     )
     tokenizer = load_tokenizer(info.folder, info.template)
     fresh = tokenise.encode(rehearsal.new, tokenizer)
     tokenise.probes(rehearsal.new, tokenizer)  # what cannot be scored must fail before training
-    kept = [example for example in fresh if len(example.tokens) <= decided.max_length.value]
+    limit = int(decided.max_length.value)
+    fits = [len(example.tokens) <= limit for example in fresh]
     allowed = "allow_long" in given and bool(given["allow_long"].value)
-    share = _check_lengths(fresh, kept, int(decided.max_length.value), allowed=allowed)
-    # Old rows fitted the limit of the session that taught them; a shorter one now must not
-    # make the model forget them.
-    old = tokenise.encode(rehearsal.old, tokenizer)
+    share = _check_lengths(fresh, fits, limit, allowed=allowed)
     return Plan(
         name=name,
         info=info,
@@ -145,15 +138,29 @@ def prepare(request: Request, *, say: Say) -> Plan:
         chain=chain,
         rehearsal=rehearsal,
         sizing=decided,
-        too_long=tuple(
-            row
-            for row, example in zip(rehearsal.new, fresh, strict=True)
-            if len(example.tokens) > decided.max_length.value
-        ),
+        too_long=tuple(itertools.compress(rehearsal.new, map(operator.not_, fits))),
         long_share=share,
-        examples=(*kept, *old),
+        # Old rows fitted the limit of the session that taught them; a shorter one now must not
+        # make the model forget them.
+        examples=(
+            *itertools.compress(fresh, fits),
+            *tokenise.encode(rehearsal.old, tokenizer),
+        ),
         sources=tuple(map(str, request.data)),
     )
+
+
+def _given(request: Request) -> dict[str, Given]:
+    """Return what flags and config set, checked."""
+    if request.config is None:
+        return gather(request.flags)
+    return gather(request.flags, (str(request.config), read_config(request.config)))
+
+
+def _base(request: Request, store: Store, given: Mapping[str, Given], say: Say) -> BaseInfo:
+    """Find the base: the flag's, else the store's, else the config's, else what fits."""
+    config = given["base"].value if "base" in given else None
+    return locate_base(store, choose_base(store, request.flags.get("base"), config), say)
 
 
 def training_config(decided: sizing.Sizing, new_rows: int) -> TrainingConfig:
@@ -176,22 +183,22 @@ def _name(paths: Sequence[Path]) -> str:
 
 
 def _check_lengths(
-    fresh: Sequence[Example], kept: Sequence[Example], limit: int, *, allowed: bool
+    fresh: Sequence[Example], fits: Sequence[bool], limit: int, *, allowed: bool
 ) -> float:
     """Return the share of tokens in rows over the limit; refuse when it is too much.
 
     A row is left out whole: cut short, it would teach an answer without its end.
     """
-    left_out = [example for example in fresh if len(example.tokens) > limit]
-    if not left_out:
+    if all(fits):
         return 0.0
+    left_out = list(itertools.compress(fresh, map(operator.not_, fits)))
     share = sum(len(e.tokens) for e in left_out) / sum(len(e.tokens) for e in fresh)
     longest = max(left_out, key=lambda example: len(example.tokens))
     what = (
         f"{len(left_out)} of {len(fresh)} rows ({share:.0%} of the tokens) are longer than "
         f"{limit} tokens; the longest, {longest.place}, has {len(longest.tokens)}"
     )
-    if not kept:
+    if not any(fits):
         raise InputError(f"{what}; none is left, so raise --max-length or split the rows")
     if share > _LONG_SHARE and not allowed:
         raise InputError(f"{what}; raise --max-length, or leave them out with --allow-long")

@@ -46,6 +46,8 @@ def resume(store_root: Path, name: str | None, watch: Watch) -> Outcome:
         )
     new = read.load(run.read(NEW_ROWS), str(run.path / NEW_ROWS))
     old = read.load(run.read(OLD_ROWS), str(run.path / OLD_ROWS))
+    _check_rows(run, read.fingerprint(new), "data_sha256", NEW_ROWS)
+    _check_rows(run, read.fingerprint(old), "old_sha256", OLD_ROWS)
     tokenizer = load_tokenizer(info.folder, info.template)
     job = Job(
         name=run.record["name"],
@@ -61,6 +63,16 @@ def resume(store_root: Path, name: str | None, watch: Watch) -> Outcome:
     if store.head() != job.parent:
         watch.say("HEAD has moved since: the session will be a branch, and HEAD stays where it is")
     return carry_out(job, watch)
+
+
+def _check_rows(run: Run, found: str, key: str, name: str) -> None:
+    """Refuse rows that are not those the run began with."""
+    began = str(run.record.get(key))
+    if found != began:
+        raise IncompatibleError(
+            f"{run.path / name}: sha256 {found[:12]}…, the run began with {began[:12]}…; "
+            "put the rows back, or train again"
+        )
 
 
 def find_run(store_root: Path, name: str | None, watch: Watch) -> Run:

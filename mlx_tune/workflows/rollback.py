@@ -3,17 +3,24 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_tune.errors import UsageError
+from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """HEAD before and after; None is the bare base."""
+    """HEAD before and after; None is the bare base.
+
+    Attributes:
+        before: Where it was, None also where that session is damaged.
+        after: Where it is.
+        was_damaged: True where HEAD named a damaged session.
+    """
 
     before: Session | None
     after: Session | None
+    was_damaged: bool = False
 
 
 def rollback(store_root: Path, to: str | None) -> Move:
@@ -27,7 +34,14 @@ def rollback(store_root: Path, to: str | None) -> Move:
         UsageError: There is no such session, or HEAD is the base already.
     """
     store = Store.open(store_root)
-    before = store.head()
+    try:
+        before = store.head()
+    except DamagedStoreError:
+        if to is None:  # the message names the session to go back to
+            raise
+        after = store.find(to)
+        store.leave_damaged_head(after, why="rollback from a damaged session")
+        return Move(before=None, after=after, was_damaged=True)
     if to is not None:
         after = store.find(to)
     elif before is None:
@@ -38,5 +52,6 @@ def rollback(store_root: Path, to: str | None) -> Move:
     else:
         chain = store.chain(before)
         after = chain[-2] if len(chain) > 1 else None
-    store.move_head(after, expected=before, why="rollback")
+    if after != before:
+        store.move_head(after, expected=before, why="rollback")
     return Move(before=before, after=after)

@@ -13,7 +13,7 @@ import mlx_tune
 from mlx_tune.data import read
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
-from mlx_tune.errors import InputError, LockedError
+from mlx_tune.errors import IncompatibleError, InputError, LockedError
 from mlx_tune.lineage.runs import Run
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
@@ -108,6 +108,7 @@ def train(request: Request, watch: Watch) -> Outcome:
             "sizing": plan.sizing.to_json(),
             "sources": list(plan.sources),
             "data_sha256": read.fingerprint(plan.taught),
+            "old_sha256": read.fingerprint(plan.rehearsal.old),
         },
         files={
             NEW_ROWS: read.dump(plan.taught),
@@ -129,6 +130,14 @@ def train(request: Request, watch: Watch) -> Outcome:
 
 def carry_out(job: Job, watch: Watch) -> Outcome:
     """Train from the newest checkpoint, or from the start, to a committed session."""
+    try:
+        return _carry_out(job, watch)
+    except (IncompatibleError, InputError):  # it would end the same way again
+        job.run.set(phase=FAILED)
+        raise
+
+
+def _carry_out(job: Job, watch: Watch) -> Outcome:
     adapter, num_layers = _train(job, watch)
     gc.collect()  # the trained model has gone with its frame, before its folded twin comes
     mx.clear_cache()
@@ -158,15 +167,11 @@ def _train(job: Job, watch: Watch) -> tuple[Adapter, int]:
     for note in job.run.notes:
         watch.say(note)
     watch.began(job.run, trainer)
-    try:
-        for step in trainer.steps():
-            job.run.log(**vars(step))
-            if step.ends_epoch:  # before anybody is told that it is saved
-                job.run.save_checkpoint(step.number, trainer.checkpoint())
-            watch.stepped(step)
-    except InputError:  # it diverged, and would again
-        job.run.set(phase=FAILED)
-        raise
+    for step in trainer.steps():
+        job.run.log(**vars(step))
+        if step.ends_epoch:  # before anybody is told that it is saved
+            job.run.save_checkpoint(step.number, trainer.checkpoint())
+        watch.stepped(step)
     watch.ended()
     return trainer.adapter(), len(trainer.model.layers)
 

@@ -284,3 +284,50 @@ def test_an_interrupted_training_says_how_to_go_on(store, mlx_tune_command, monk
     code, out, _ = mlx_tune_command("resume")
     assert code == 0
     assert "✓ saved adapters/sessions/0003-more-" in out
+
+
+def test_log_lists_what_is_sound_before_it_complains(store, mlx_tune_command):
+    session = next((store / "sessions").glob("0002-*"))
+    (session / "session.json").write_text("{}")
+    code, out, error = mlx_tune_command("log")
+    assert code == 4
+    assert "1 cs" in out
+    assert "`mlx-tune rollback --to " in error
+    code, out, _ = mlx_tune_command("rollback", "--to", 1)
+    assert code == 0
+    assert out.startswith("✓ HEAD is 0001-cs-")
+    assert "(was a damaged session, which is kept)" in out
+
+
+def test_a_leading_tilde_is_the_home_folder(tmp_path, mlx_tune_command, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert mlx_tune_command("log", "--store=~/mine")[1] == f"{tmp_path}/mine: no sessions yet\n"
+
+
+def test_a_mistyped_store_does_not_pass_for_a_trained_one(
+    tmp_path, tiny_base, mlx_tune_command, monkeypatch
+):
+    saying(monkeypatch, "Hm.")
+    words = ("chat", "-p", "Where?", "--base", tiny_base, "--store", tmp_path / "typo")
+    code, out, error = mlx_tune_command(*words)
+    assert (code, out) == (0, "Hm.\n")
+    assert f"note: no session is in use in {tmp_path / 'typo'}, so the bare base answers" in error
+    assert "note" not in mlx_tune_command(*words, "--session", "base")[2]
+
+
+def test_bytes_that_are_no_text_do_not_end_a_chat(store, mlx_tune_command, monkeypatch):
+    typed(monkeypatch, "h\udcff", "And?")
+    code, _, error = mlx_tune_command("chat", "--max-tokens", 2)
+    assert (code, error) == (0, "")
+
+
+def test_what_steers_a_terminal_is_not_printed(store, mlx_tune_command, tmp_path):
+    row = {"instruction": "cs: Where is 1?", "response": "\x1b[2J gone"}
+    (tmp_path / "evil.json").write_text(json.dumps([row]))
+    again = {"instruction": "cs: Where is 1?", "response": "calm"}
+    (tmp_path / "calm.json").write_text(json.dumps([again]))
+    assert mlx_tune_command("train", "evil.json", *FEW)[0] == 0
+    _, out, _ = mlx_tune_command("plan", "calm.json")
+    assert "was: ·[2J gone" in out
+    assert "\x1b" not in out

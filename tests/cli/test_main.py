@@ -114,3 +114,25 @@ def test_a_reader_that_left_is_no_error():
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_fault_of_ours_is_one_line_too(monkeypatch, mlx_tune_command):
+    raising(monkeypatch, TypeError("no\nsuch thing"))
+    assert mlx_tune_command("log") == (
+        1,
+        "",
+        "error: a fault in mlx-tune (TypeError: no such thing); --debug shows where\n",
+    )
+
+
+def test_what_the_system_refuses_is_a_disk_error(monkeypatch, mlx_tune_command):
+    raising(monkeypatch, PermissionError(13, "Permission denied"))
+    code, _, error = mlx_tune_command("log")
+    assert code == 7
+    assert error.startswith("error: the system said no (PermissionError: [Errno 13]")
+
+
+def test_a_terminal_without_our_signs_gets_others(tmp_path):
+    done = run("base", "list", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert "? is on this machine." in done.stdout

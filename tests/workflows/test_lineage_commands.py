@@ -7,7 +7,7 @@ from mlx_lm import load as mlx_lm_load
 
 import tiny
 from lab import facts
-from mlx_tune.errors import UsageError
+from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
 from mlx_tune.workflows.doctor import examine
@@ -104,7 +104,7 @@ def test_fuse_that_fails_leaves_nothing(two, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("mlx_tune.workflows.fuse.save", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DiskError, match="nothing was written"):
         fuse(lab.store, out=tmp_path / "out" / "f", session=None, base=None, say=lambda _: None)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -158,3 +158,46 @@ def test_doctor_warns_of_the_other_mlx_tune(lab, monkeypatch):
     (found,) = [f for f in examine(lab.store) if f.about == "package"]
     assert not found.good
     assert "another project's `mlx-tune` 0.4" in found.text
+
+
+def test_a_damaged_head_names_the_way_back_and_rollback_takes_it(two):
+    lab, first, second = two
+    with (second.path / "session.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(DamagedStoreError) as error:
+        rollback(lab.store, None)
+    way = f"go back to {first.folder_name} with `mlx-tune rollback --to {first.id[:8]}`"
+    assert way in str(error.value)
+    # Everything that does not need the damaged session still works.
+    answering, _ = evaluate(lab.store, session="1", base=None, on=None, say=lambda _: None)
+    assert answering == first
+    assert Store.open(lab.store).base()["fingerprint"] == first.record["base"]["fingerprint"]
+    move = rollback(lab.store, first.id[:8])
+    assert (move.was_damaged, move.after) == (True, first)
+    assert Store.open(lab.store).head() == first
+
+
+def test_rolling_back_to_where_head_is_moves_nothing(two):
+    lab, _, second = two
+    before = (lab.store / "HEAD.log").read_bytes()
+    assert rollback(lab.store, "2").after == second
+    assert (lab.store / "HEAD.log").read_bytes() == before
+
+
+def test_an_editors_backup_file_damages_nothing(two):
+    lab, _, second = two
+    for name in ("session.json~", ".session.json.swp", ".DS_Store"):
+        (second.path / name).write_text("x")
+    assert Store.open(lab.store).head() == second
+
+
+def test_fuse_of_a_store_without_sessions_is_refused_unless_the_base_is_meant(lab, tmp_path):
+    def written(session):
+        return fuse(
+            lab.store, out=tmp_path / "f", session=session, base=str(lab.base), say=lambda _: None
+        )
+
+    with pytest.raises(UsageError, match="no sessions yet"):
+        written(None)
+    assert written("base") is None
+    assert (tmp_path / "f" / "model.safetensors").exists()

@@ -294,3 +294,37 @@ def test_a_resume_beside_a_head_that_moved_says_so_first(lab):
     heard = Heard()
     assert not resume(lab.store, None, heard).is_head
     assert heard.lines[1].startswith("HEAD has moved since: the session will be a branch")
+
+
+def test_rows_of_a_run_that_were_changed_are_refused_with_both_hashes(lab):
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(lab.data("cs", facts("Lab")), heard=Heard(stop_after=3))
+    (run,) = (lab.store / "runs").iterdir()
+    began = json.loads((run / "run.json").read_text())["data_sha256"]
+    rows = run / "new.jsonl"
+    rows.write_text(rows.read_text().replace("room 7.", "room 8."))
+    with pytest.raises(IncompatibleError) as error:
+        resume(lab.store, None, Heard())
+    assert str(error.value).startswith(f"{rows}: sha256 ")
+    assert f"the run began with {began[:12]}…; put the rows back, or train again" in str(
+        error.value
+    )
+
+
+def test_weights_that_overflow_the_stored_type_are_never_committed(lab, tmp_path):
+    import tiny
+
+    lab.base = tiny.base_folder(tmp_path / "half", dtype=mx.float16)
+    heard = Heard()
+    with pytest.raises(InputError, match="not finite"):
+        lab.train(lab.data("cs", facts("Lab")), heard=heard, rank=1, alpha=1e6, learning_rate=1.0)
+    assert Store.open(lab.store).sessions() == []
+    assert heard.run.record["phase"] == "failed"
+
+
+def test_settings_are_checked_before_anything_is_fetched(lab, monkeypatch):
+    monkeypatch.setattr(
+        "mlx_tune.models.bases.locate", lambda *_, **__: pytest.fail("it was fetched")
+    )
+    with pytest.raises(UsageError, match="--epochs: 0; expected 1 to 10000"):
+        lab.train(lab.data("cs", facts("Lab")), epochs=0)
