@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
 
@@ -17,6 +18,10 @@ os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
 
 # The tolerances were measured there, and a GPU's float32 products may be TF32.
 mx.set_default_device(mx.cpu)
+
+# No test is timed, Hypothesis's examples neither.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -1,22 +1,25 @@
 """`mlx-tune log`: the lineage."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_tune.cli.options import STORE, JsonOption, StoreOption
+
+if TYPE_CHECKING:
+    from mlx_tune.lineage.session import Session
 
 
 def log(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
     """List the sessions, newest first; `*` marks the one in use."""
-    from mlx_tune.cli.console import console, print_json, say
+    from mlx_tune.cli.console import print_json, say
     from mlx_tune.errors import DamagedStoreError
     from mlx_tune.lineage.store import Store
 
     kept = Store.open(store)
-    sessions, head, in_use, damage = kept.sessions(), None, set(), None
+    sessions, in_use, damage = kept.sessions(), [], None
     try:
-        head = kept.head()
-        in_use = {session.id for session in kept.chain(head)}
+        in_use = kept.chain(kept.head())
     except DamagedStoreError as error:  # what is sound is listed first
         damage = error
     for note in kept.notes:
@@ -24,49 +27,45 @@ def log(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
     if json:
         print_json(
             {
-                "head": head.id if head else "base",
+                "head": in_use[-1].id if in_use else "base",
                 "sessions": [
                     {"id": s.id, "folder": s.folder_name, "parent": s.parent, **_numbers(s.record)}
                     for s in sessions
                 ],
             }
         )
-        return
-    if not sessions:
+    elif sessions:
+        base = kept.base() or {"name": "base"}
+        _print(sessions, [s.id for s in in_use], base=Path(str(base["name"])).name)
+    else:
         print(f"{store}: no sessions yet")
-        return
+    if damage is not None:
+        raise damage
+
+
+def _print(sessions: "Sequence[Session]", in_use: list[str], *, base: str) -> None:
+    """Print the table; ``in_use`` holds the ids of HEAD's chain, root first."""
     from rich.table import Table
+
+    from mlx_tune.cli.console import console
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("", "session", "id", "rows", "recall", "trained", "on"):
         table.add_column(heading, header_style="dim", no_wrap=True)
-    folder = {s.id: s for s in sessions}
+    names = {s.id: f"{s.number} {s.name}" for s in sessions}
     for session in reversed(sessions):
-        mark = "*" if head and session.id == head.id else ("│" if session.id in in_use else "")
         numbers = _numbers(session.record)
-        parent = folder.get(session.parent or "")
         table.add_row(
-            mark,
-            f"{session.number} {session.name}",
+            "*" if in_use[-1:] == [session.id] else "│" if session.id in in_use else "",
+            names[session.id],
             session.id[:8],
             str(numbers["rows"]),
             numbers["recall"] or "–",
             str(numbers["created"])[:10],
-            f"{parent.number} {parent.name}" if parent else "base",
+            names.get(session.parent or "", "base"),
         )
-    base = kept.base() or {"name": "base"}
-    table.add_row(
-        "*" if head is None and damage is None else "│",
-        Path(str(base["name"])).name,
-        "",
-        "",
-        "",
-        "",
-        "",
-    )
+    table.add_row("│" if in_use else "*", base)
     console().print(table)
-    if damage is not None:
-        raise damage
 
 
 def _numbers(record: Any) -> dict[str, Any]:

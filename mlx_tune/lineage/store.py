@@ -182,7 +182,7 @@ class Store:
         found = self._scan()
         word = self._head_word(found)
         first = [found.sound[word]] if word in found.sound else []
-        for session in [*first, *reversed(found.sound.values())]:
+        for session in [*first, *reversed(list(found.sound.values()))]:
             if isinstance(session.record.get("base"), dict):
                 return dict(session.record["base"])
         return None

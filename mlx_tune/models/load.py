@@ -1,13 +1,10 @@
 """Loads a base model that lies ready: its network, weights still as stored, and its tokenizer."""
 
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from mlx_tune.models import cache
 from mlx_tune.models.bases import BaseInfo
@@ -56,12 +53,3 @@ def load_tokenizer(folder: Path, template: str | None) -> Tokenizer:
         )
     wrapper._tokenizer.chat_template = template
     return Tokenizer(wrapper=wrapper, template=template, end_ids=frozenset(wrapper.eos_token_ids))
-
-
-def stored_dtype(model: nn.Module) -> mx.Dtype:
-    """Return the type a model's weights are stored in: that of most of its floating numbers."""
-    sizes: Counter[mx.Dtype] = Counter()
-    for _, value in tree_flatten(model.parameters()):
-        if mx.issubdtype(value.dtype, mx.floating):
-            sizes[value.dtype] += value.size
-    return sizes.most_common(1)[0][0]

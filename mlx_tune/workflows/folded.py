@@ -15,7 +15,7 @@ from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases, runtime
 from mlx_tune.models.bases import BaseInfo, Say
-from mlx_tune.models.load import load, stored_dtype
+from mlx_tune.models.load import load
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.training.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter
 
@@ -84,7 +84,8 @@ def load_folded(
 
 def widen(model: nn.Module) -> None:
     """Cast a folded model to the type this machine computes in."""
-    model.set_dtype(runtime.compute_dtype(stored_dtype(model)))
+    if dtype := runtime.compute_dtype():
+        model.set_dtype(dtype)
     mx.eval(model.parameters())
 
 

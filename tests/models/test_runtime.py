@@ -6,9 +6,9 @@ from mlx_tune.models import runtime
 
 def test_on_a_cpu_everything_is_computed_in_float32(monkeypatch):
     monkeypatch.setattr(runtime, "on_gpu", lambda: False)
-    assert runtime.compute_dtype(mx.bfloat16) == mx.float32
+    assert runtime.compute_dtype() == mx.float32
     monkeypatch.setattr(runtime, "on_gpu", lambda: True)
-    assert runtime.compute_dtype(mx.bfloat16) == mx.bfloat16
+    assert runtime.compute_dtype() is None  # as stored: a float32 gate among bf16 weights stays
 
 
 @pytest.mark.parametrize(
