@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mlx_tune.cli.console import size
@@ -15,7 +16,7 @@ _LISTED = 5
 def show_plan(plan: Plan, console: Console) -> None:
     """Print what a training would do, every setting with its reason and source."""
     for label, text in _head(plan):
-        console.print(f"[bold]{label:<9}[/] {text}", soft_wrap=True)
+        console.print(f"[bold]{label:<9}[/] {escape(text)}", soft_wrap=True)
     for line in remarks(plan):
         console.print(line, soft_wrap=True, markup=False)
     console.print(_settings(plan))
@@ -98,7 +99,8 @@ def _settings(plan: Plan) -> Table:
     for heading in ("setting", "value", "why", "from"):
         table.add_column(heading, header_style="dim", no_wrap=heading in ("setting", "value"))
     for name, chosen in plan.sizing.items():
-        table.add_row(name.replace("_", " "), value(chosen.value), chosen.reason, chosen.source)
+        words = (name.replace("_", " "), value(chosen.value), chosen.reason, chosen.source)
+        table.add_row(*map(escape, words))
     return table
 
 

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 
 from mlx_tune.cli.console import (
     console,
@@ -103,7 +104,8 @@ class TrainingView:
             f"trained for {duration(training['seconds'])}, peak memory "
             f"{size(training['peak_memory_bytes'])}"
         )
-        self._console.print(f"[green]✓ saved[/] {session.path}", soft_wrap=True)
+        # A path may hold what rich takes for markup.
+        self._console.print(f"[green]✓ saved[/] {escape(str(session.path))}", soft_wrap=True)
         self._console.print("next:")
         flag = self._store_flag()
         commands = {
@@ -116,7 +118,7 @@ class TrainingView:
         }
         width = max(map(len, commands))
         for command, purpose in commands.items():
-            self._console.print(f"  {command:<{width}}   {purpose}", soft_wrap=True)
+            self._console.print(f"  {command:<{width}}   {purpose}", soft_wrap=True, markup=False)
 
     def _store_flag(self) -> str:
         if self._run is None:

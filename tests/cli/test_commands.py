@@ -331,3 +331,13 @@ def test_what_steers_a_terminal_is_not_printed(store, mlx_tune_command, tmp_path
     _, out, _ = mlx_tune_command("plan", "calm.json")
     assert "was: ·[2J gone" in out
     assert "\x1b" not in out
+
+
+def test_a_path_in_brackets_is_printed_whole(tmp_path, tiny_base, mlx_tune_command):
+    (tmp_path / "d.json").write_text(json.dumps(ROWS))
+    store = tmp_path / "[red]s[/]"
+    words = ("train", tmp_path / "d.json", "--base", tiny_base, "--store", store, *FEW)
+    code, out, _ = mlx_tune_command(*words)
+    assert code == 0
+    assert f"✓ saved {store}/sessions/0001-d-" in out
+    assert f"  mlx-tune chat --store '{store}' " in out
