@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all a newcomer needs; the rest is for daily work.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format docs train chat fuse rollback eval
+.PHONY: help setup demo test test-slow check format docs bench train chat fuse rollback eval
 
 BIN := .venv/bin
 MLX_TUNE := $(BIN)/mlx-tune
@@ -40,6 +40,9 @@ format: .venv/.dev ## Put the code in its one format.
 
 docs: .venv/.dev ## Write the generated reference pages.
 	$(BIN)/python scripts/reference.py
+
+bench: .venv/.ready ## Measure training against others: make bench ARGS='--help'
+	@$(BIN)/python -m benchmarks.training $(ARGS)
 
 train: .venv/.ready ## Train: make train DATA=data/cs.json
 	@test -n "$(DATA)" || { echo 'error: name the data: make train DATA=data/cs.json' >&2; exit 2; }
