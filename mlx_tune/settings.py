@@ -36,9 +36,26 @@ class Settings:
     seed: int | None = _setting(
         "Of the first values and of the order of rows.", low=0, high=2_000_000_000
     )
-    grad_checkpoint: bool | None = _setting("Recompute layers for less memory.")
+    dropout: float | None = _setting(
+        "Share of the adapter's inputs set to zero in training.", low=0, high=0.9
+    )
+    rslora: bool | None = _setting("Scale by alpha / √rank instead of alpha / rank (rsLoRA).")
+    lora_plus_ratio: float | None = _setting(
+        "How many times faster B learns than A (LoRA+).", low=1, high=1000
+    )
+    dora: bool | None = _setting("Not offered; `--dora` says why.")
+    checkpoint_layers: int | None = _setting(
+        "Layers computed again in the backward pass, to save memory.", low=0, high=1000
+    )
+    loss_chunk: int | None = _setting("Tokens whose logits are held at once.", low=1, high=65536)
+    wire_memory: bool | None = _setting("Keep a Mac from paging the training out (macOS 15).")
     allow_long: bool | None = _setting("Train even if over 5 % of the tokens are in too long rows.")
 
+
+_NO_DORA = (
+    "DoRA scales whole weight columns, so its change is not a sum that a chain of sessions could "
+    "add up exactly; leave it out, plain LoRA is used"
+)
 
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 
@@ -137,6 +154,8 @@ def _problem(name: str, value: Any) -> str | None:
     fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
     if not fits or (wanted is not bool and isinstance(value, bool)):
         return f": {_shown(value)}; expected {_words(wanted)}"
+    if name == "dora" and value:
+        return f": {_NO_DORA}"
     low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
     # `not <=` so that NaN is outside.
     if low is not None and not low <= value <= high:

@@ -4,6 +4,7 @@ The tables are the ones of the program this one replaces (rows S2 to S7 of its s
 the new rows.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,8 @@ _BATCH_SIZE = (2, 2, 4)
 _EFFECTIVE_BATCH = 8
 _MAX_LENGTH = (512, 640, 768)
 
-# Below this much of weights the activations of a micro-batch are no concern.
-_CHECKPOINT_FROM_BYTES = 2 * 1024**3
+OPTIONAL = ("dropout", "rslora", "lora_plus_ratio", "wire_memory")
+"""Settings that are off unless somebody turns them on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +45,22 @@ class Sizing:
     max_length: Chosen
     learning_rate: Chosen
     seed: Chosen
-    grad_checkpoint: Chosen
+    dropout: Chosen
+    rslora: Chosen
+    lora_plus_ratio: Chosen
+    checkpoint_layers: Chosen
+    loss_chunk: Chosen
+    wire_memory: Chosen
 
     @property
     def scale(self) -> float:
-        """Multiplier of the low-rank product."""
-        return float(self.alpha.value) / int(self.rank.value)
+        """Multiplier of the low-rank product.
+
+        Source:
+            alpha / √rank: Kalajdzievski 2023, arXiv:2312.03732 (rsLoRA).
+        """
+        rank = int(self.rank.value)
+        return float(self.alpha.value) / (math.sqrt(rank) if self.rslora.value else rank)
 
     def items(self) -> list[tuple[str, Chosen]]:
         """Return the settings in the order a person reads them."""
@@ -76,15 +87,15 @@ def learning_rate(hidden_size: int) -> float:
     return float(f"{5e-4 * (2000 / hidden_size) ** 0.781:.3g}")
 
 
-def plan(
-    new_rows: int, *, hidden_size: int, weights_bytes: int, given: Mapping[str, Given]
-) -> Sizing:
+def plan(new_rows: int, *, hidden_size: int, loss_chunk: int, given: Mapping[str, Given]) -> Sizing:
     """Decide every setting: what was given, else the rule for this many rows.
+
+    Whether that fits the machine is asked later: see `workflows/fitting`.
 
     Args:
         new_rows: Rows of the data set; rehearsed ones do not count.
         hidden_size: Of the base model.
-        weights_bytes: Of the base model, as stored.
+        loss_chunk: Tokens whose logits are worth holding at once on this device.
         given: Flags and config, see `settings.gather`.
     """
     size = (new_rows >= SMALL_ROWS) + (new_rows >= LARGE_ROWS)
@@ -103,7 +114,6 @@ def plan(
     if "batch_size" not in given and "grad_accumulation" in given:
         batch_size = max(1, _EFFECTIVE_BATCH // given["grad_accumulation"].value)
     batch = decide("batch_size", batch_size, why)
-    large = weights_bytes >= _CHECKPOINT_FROM_BYTES
     return Sizing(
         rank=rank,
         alpha=decide("alpha", 2 * rank.value, "twice the rank, so the scale is 2"),
@@ -119,11 +129,10 @@ def plan(
             "learning_rate", learning_rate(hidden_size), f"5e-4·(2000/{hidden_size})^0.781"
         ),
         seed=decide("seed", 0, "the same number repeats the run", "default"),
-        grad_checkpoint=decide(
-            "grad_checkpoint",
-            large,
-            "saves memory for a model this large"
-            if large
-            else "a small model: memory is no concern",
-        ),
+        dropout=decide("dropout", 0.0, "off", "default"),
+        rslora=decide("rslora", False, "scale = alpha / rank", "default"),
+        lora_plus_ratio=decide("lora_plus_ratio", 1.0, "A and B learn alike", "default"),
+        checkpoint_layers=decide("checkpoint_layers", 0, "everything fits"),
+        loss_chunk=decide("loss_chunk", loss_chunk, "tokens whose logits are held at once"),
+        wire_memory=decide("wire_memory", False, "off", "default"),
     )

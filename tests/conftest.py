@@ -12,6 +12,8 @@ import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
 # isort: split
 import mlx.core as mx
 
+from mlx_tune.models import runtime
+
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import tiny`
 # transformers advises, at import, to install PyTorch.
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
@@ -29,6 +31,13 @@ def own_cache(tmp_path_factory, monkeypatch, request):
     """No test reads or writes the person's cache, but for the slow ones, which need the model."""
     if "slow" not in request.keywords:
         monkeypatch.setenv("MLX_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch, request):
+    """No test waits for a compiler, but for the slow ones and those that ask for it by name."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(runtime, "can_compile", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import mlx.core as mx
+import numpy as np
+
+from mlx_tune.training.whole import attach
 from mlx_tune.workflows.prepare import Request
 from mlx_tune.workflows.train import train
 
@@ -40,6 +44,24 @@ class Heard:
 
     def ended(self):
         pass
+
+
+class AsTrained(Heard):
+    """A `Watch` that asks the model, as training left it, what follows some tokens."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens = tokens
+
+    def began(self, run, trainer):
+        super().began(run, trainer)
+        self.trainer = trainer
+
+    def ended(self):
+        adapter = self.trainer.adapter()
+        attach(self.trainer.model, adapter.factors, adapter.scale)
+        self.logits = np.array(self.trainer.model(self.tokens).astype(mx.float32))
+        del self.trainer
 
 
 @dataclass

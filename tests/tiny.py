@@ -1,17 +1,20 @@
-"""Tiny seeded models and tokenizers, built in memory; a folder of one where a test needs files."""
+"""Tiny seeded models, tokenizers and rows, built in memory; a folder where a test needs files."""
 
+import importlib
 import json
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten
-from mlx_lm.models import llama
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from mlx_tune.data.tokenise import Example
 from mlx_tune.models import tokenizer as ours
-from mlx_tune.training.adapter import Adapter, adapter_of, attach
+from mlx_tune.training.adapter import Adapter, fresh, named
+from mlx_tune.training.whole import attach
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
@@ -80,10 +83,12 @@ def config(**changes) -> dict:
     } | changes
 
 
-def model(seed: int = 0, **changes) -> llama.Model:
-    """A two-layer Llama with weights large enough that its answers differ."""
+def model(seed: int = 0, **changes):
+    """A two-layer model, a Llama unless told, with weights large enough that its answers differ."""
+    settings = config(**changes)
+    module = importlib.import_module(f"mlx_lm.models.{settings['model_type']}")
     mx.random.seed(seed)
-    made = llama.Model(llama.ModelArgs.from_dict(config(**changes)))
+    made = module.Model(module.ModelArgs.from_dict(settings))
     made.set_dtype(mx.float32)
     mx.eval(made.parameters())
     made.freeze()
@@ -91,16 +96,65 @@ def model(seed: int = 0, **changes) -> llama.Model:
     return made
 
 
-def adapter_on(model, *, seed: int = 1, rank: int = 4, size: float = 0.1) -> Adapter:
-    """Attach an adapter with values as training might leave them: both factors non-zero."""
-    attach(model, rank=rank, scale=2.0, seed=seed)
+def irregular(model):
+    """Give every norm weights of its own; a new one has ones, as if it were not there."""
+    mx.random.seed(3)
+    norms = [(n, w) for n, w in tree_flatten(model.parameters()) if n.endswith("norm.weight")]
+    drawn = [(n, w + 0.3 * mx.random.normal(w.shape)) for n, w in norms]
+    model.load_weights(drawn, strict=False)
+    return model
+
+
+def adapter_for(model, *, seed: int = 1, rank: int = 4, size: float = 0.1) -> Adapter:
+    """An adapter with values as training might leave them: both factors non-zero."""
+    adapter, _ = fresh(model, rank=rank, scale=2.0, seed=seed)
     mx.random.seed(seed)
-    values = [
-        (name, mx.random.normal(value.shape) * size)
-        for name, value in tree_flatten(model.trainable_parameters())
-    ]
-    model.load_weights(values, strict=False)
-    return adapter_of(model, rank=rank, scale=2.0)
+    factors = {
+        path: tuple(mx.random.normal(factor.shape) * size for factor in pair)
+        for path, pair in sorted(adapter.factors.items())
+    }
+    return Adapter(factors=factors, rank=rank, scale=2.0)
+
+
+def adapter_on(model, **options) -> Adapter:
+    """Such an adapter, attached to the model."""
+    adapter = adapter_for(model, **options)
+    attach(model, adapter.factors, adapter.scale)
+    return adapter
+
+
+def example(*tokens: int, taught: int = 1) -> Example:
+    """A row whose last tokens are supervised."""
+    flags = [False] * (len(tokens) - taught) + [True] * taught
+    return Example(tokens=tokens, supervised=tuple(flags))
+
+
+def rows(count: int = 8, prefix: int = 10) -> list[Example]:
+    """Rows of different lengths that begin alike; the fourth has two supervised spans."""
+    random = np.random.default_rng(0)
+    made = []
+    for i in range(count):
+        length = prefix + 4 + 3 * i
+        tokens = [*range(3, 3 + prefix), *random.integers(3, 250, length - prefix).tolist()]
+        flags = [t >= length - 2 - i % 4 or (i == 3 and t == prefix + 2) for t in range(length)]
+        made.append(Example(tokens=tuple(tokens), supervised=tuple(flags)))
+    return made
+
+
+def measured(loss, factors) -> tuple[float, dict[str, np.ndarray]]:
+    """A function of an adapter's factors: its value, and its gradients by name."""
+    value, gradients = mx.value_and_grad(loss)(dict(factors))
+    return float(np.array(value)), {n: np.array(g) for n, g in named(gradients).items()}
+
+
+def assert_same(found, wanted, tolerance: float = 1e-5) -> None:
+    """Compare a loss and its gradients, each relative to the largest number in it."""
+    assert abs(found[0] - wanted[0]) <= tolerance * abs(wanted[0])
+    assert found[1].keys() == wanted[1].keys()
+    for name, gradient in wanted[1].items():
+        size = np.abs(gradient).max()
+        assert size > 0, f"{name}: nothing to compare"
+        assert np.abs(found[1][name] - gradient).max() <= tolerance * size, name
 
 
 def base_folder(folder: Path, *, seed: int = 0, dtype=mx.float32, template: str | None = CHATML):

@@ -1,5 +1,6 @@
 """How a plan looks: the head panel of `train`, and the whole of `plan`."""
 
+import dataclasses
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +9,8 @@ from rich.table import Table
 
 from mlx_tune.cli.console import size
 from mlx_tune.data.rows import Row
+from mlx_tune.sizing import OPTIONAL
+from mlx_tune.training.memory import MemoryPlan
 from mlx_tune.workflows.prepare import Plan
 
 _LISTED = 5
@@ -66,6 +69,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "steps": plan.planned_steps,
         "warmup_steps": plan.warmup_steps,
         "tokens_per_epoch": plan.tokens_per_epoch,
+        "padding": plan.padding,
+        "shapes": plan.shapes,
+        "memory": {**dataclasses.asdict(plan.memory), "peak_bytes": plan.memory.peak_bytes},
         "settings": plan.sizing.to_json(),
         "remarks": remarks(plan),
     }
@@ -90,8 +96,24 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.planned_steps}, {plan.warmup_steps} of them warm-up "
             f"({_rows(len(plan.examples))} ÷ {effective} a step, epochs: {plan.training.epochs})",
         ),
-        ("work", f"{plan.tokens_per_epoch:,} tokens an epoch"),
+        (
+            "work",
+            f"{plan.tokens_per_epoch:,} tokens an epoch; "
+            f"{plan.padding:.1%} padding in {plan.shapes} shape{'s' * (plan.shapes != 1)}",
+        ),
+        ("memory", _memory(plan.memory)),
     ]
+
+
+def _memory(plan: MemoryPlan) -> str:
+    parts = {
+        "weights": plan.weights_bytes,
+        "adapter": plan.adapter_bytes,
+        "activations": plan.activations_bytes,
+        "logits": plan.loss_bytes,
+    }
+    shares = ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
+    return f"{size(plan.peak_bytes)} of {size(plan.limit_bytes)}: {shares}"
 
 
 def _settings(plan: Plan) -> Table:
@@ -99,6 +121,8 @@ def _settings(plan: Plan) -> Table:
     for heading in ("setting", "value", "why", "from"):
         table.add_column(heading, header_style="dim", no_wrap=heading in ("setting", "value"))
     for name, chosen in plan.sizing.items():
+        if name in OPTIONAL and chosen.source == "default":
+            continue
         words = (name.replace("_", " "), value(chosen.value), chosen.reason, chosen.source)
         table.add_row(*map(escape, words))
     return table

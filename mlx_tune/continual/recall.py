@@ -16,9 +16,9 @@ import numpy as np
 
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError
-from mlx_tune.training import batches
-from mlx_tune.training.forward import can_share_prefix, logits_at
+from mlx_tune.training.batches import collate, shared_prefix
 from mlx_tune.training.loss import cross_entropy
+from mlx_tune.training.network import network
 
 _ROWS = 16  # a pass; more gains nothing on a CPU
 _LOGITS_BYTES = 1 << 28  # a pass; 16 long answers over 128,256 words would be 4 GB
@@ -67,19 +67,24 @@ def score(model: nn.Module, examples: Sequence[Example]) -> Recall:
     Raises:
         InputError: The model computes no finite loss.
     """
-    shared = batches.shared_prefix(examples) if can_share_prefix(model) else 0
-    prefix = mx.array(examples[0].tokens[:shared] if shared else (), dtype=mx.int32)
+    called = network(model)
+    prefix = shared_prefix(examples) if called.shares_prefix else ()
     verbatim = np.ones(len(examples), dtype=bool)
     right = tokens = 0
     loss = 0.0
     for chosen in _passes(examples, vocabulary=model.args.vocab_size):
-        batch = batches.collate([examples[i] for i in chosen], shared)
-        logits = logits_at(model, prefix, batch.tokens, batch.positions)
-        hits = np.array(mx.argmax(logits, axis=-1) == batch.targets)
-        loss += float(np.array(cross_entropy(logits, batch.targets).sum()))
+        part = [examples[i] for i in chosen]
+        batch = collate(part, prefix)
+        taught = sum(sum(example.supervised) for example in part)  # the rest is padding
+        logits, targets = called.logits({}, batch)[:taught], batch.targets[:taught]
+        hits = np.array(mx.argmax(logits, axis=-1) == targets)
+        loss += float(np.array(cross_entropy(logits, targets).sum()))
         right, tokens = right + int(hits.sum()), tokens + hits.size
-        for row in np.array(batch.rows)[~hits]:
-            verbatim[chosen[row]] = False
+        begin = 0
+        for i, example in zip(chosen, part, strict=True):
+            count = sum(example.supervised)
+            verbatim[i] = hits[begin : begin + count].all()
+            begin += count
     if not np.isfinite(loss):
         raise InputError(
             "the model's answers are not finite numbers; train again with a lower --learning-rate"

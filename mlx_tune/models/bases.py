@@ -14,6 +14,8 @@ from mlx_tune.models.fingerprint import fingerprint, header
 
 Say = Callable[[str], None]
 
+_FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+
 
 @dataclass(frozen=True, kw_only=True)
 class BaseInfo:
@@ -52,6 +54,34 @@ class BaseInfo:
     def weights_bytes(self) -> int:
         """Size of the weight files."""
         return sum(path.stat().st_size for path in self.folder.glob("model*.safetensors"))
+
+    def held_bytes(self, float_bytes: int | None) -> int:
+        """Return the size of the weights in memory.
+
+        Args:
+            float_bytes: Of a number that is not quantised; None for as stored.
+        """
+        total = 0
+        for path in self.folder.glob("model*.safetensors"):
+            for name, entry in header(path).items():
+                if name in ("offset", "__metadata__"):
+                    continue
+                begin, end = entry["data_offsets"]
+                stored = _FLOAT_BYTES.get(entry["dtype"])
+                widened = float_bytes / stored if float_bytes and stored else 1
+                total += int((end - begin) * widened)
+        return total
+
+    @property
+    def float_bytes(self) -> int:
+        """Size of a number of the widest type stored that is not whole."""
+        kinds = {
+            entry["dtype"]
+            for path in self.folder.glob("model*.safetensors")
+            for name, entry in header(path).items()
+            if name not in ("offset", "__metadata__")
+        }
+        return max((_FLOAT_BYTES[kind] for kind in kinds if kind in _FLOAT_BYTES), default=2)
 
 
 def locate(name: str, *, say: Say = lambda _: None) -> BaseInfo:

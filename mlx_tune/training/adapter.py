@@ -2,18 +2,19 @@
 
 import io
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 
 from mlx_tune.errors import IncompatibleError, InputError
+from mlx_tune.training.joined import Factors
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -41,15 +42,13 @@ class Adapter:
         scale: Multiplier of the product, alpha / rank.
     """
 
-    factors: Mapping[str, tuple[mx.array, mx.array]]
+    factors: Factors
     rank: int
     scale: float
 
     def files(self, num_layers: int) -> dict[str, bytes]:
         """Return the adapter in mlx-lm's names and format: file name to bytes."""
-        arrays = {}
-        for path, (lora_a, lora_b) in self.factors.items():
-            arrays[f"{path}.lora_a"], arrays[f"{path}.lora_b"] = lora_a, lora_b
+        arrays = named(self.factors)
         config = {
             "fine_tune_type": "lora",
             "num_layers": num_layers,
@@ -87,41 +86,41 @@ class Adapter:
         return Adapter(factors=factors, rank=parameters["rank"], scale=parameters["scale"])
 
 
-def attach(model: nn.Module, *, rank: int, scale: float, seed: int) -> tuple[str, ...]:
-    """Put a fresh adapter on all seven projections of every layer, and freeze the rest.
+def fresh(model: nn.Module, *, rank: int, scale: float, seed: int) -> tuple[Adapter, list[str]]:
+    """Return a new adapter for all seven projections of every layer.
 
-    A is drawn as mlx-lm draws it, B is zero: the model's function is unchanged.
+    A is drawn as mlx-lm draws it, uniform within 1/√in_dims; B is zero, so the model's function
+    is unchanged.
 
     Returns:
-        The projections that this architecture lacks in some layer, having merged or renamed them.
+        The adapter, and the projections that this architecture lacks in some layer, having merged
+        or renamed them.
 
     Raises:
         IncompatibleError: The architecture has none of these projections.
     """
-    from mlx_lm.tuner.lora import LoRALinear
-
-    mx.random.seed(seed)
-    model.freeze()
-    found, missing = 0, set()
+    paths = {id(module): path for path, module in model.named_modules()}
+    found: dict[str, tuple[int, int]] = {}
+    missing: set[str] = set()
     for layer in model.layers:
         modules = dict(layer.named_modules())
+        missing.update(path for path in PROJECTIONS if path not in modules)
         for path in PROJECTIONS:
-            if path not in modules:
-                missing.add(path)
-                continue
-            parent = modules[path.rpartition(".")[0]]
-            linear = modules[path]
-            in_dims, out_dims = dimensions(linear)
-            lora = LoRALinear(in_dims, out_dims, r=rank, dropout=0.0, scale=scale)
-            lora.linear = linear
-            lora.linear.freeze()
-            setattr(parent, path.rpartition(".")[2], lora)
-            found += 1
+            if path in modules:
+                found[f"{paths[id(layer)]}.{path}"] = dimensions(modules[path])
     if not found:
         raise IncompatibleError(
             f"{type(model).__module__}: has none of the projections {', '.join(PROJECTIONS)}"
         )
-    return tuple(path for path in PROJECTIONS if path in missing)
+    keys = mx.random.split(mx.random.key(seed), len(found))
+    factors = {}
+    for key, (path, (in_dims, out_dims)) in zip(keys, found.items(), strict=True):
+        bound = 1 / math.sqrt(in_dims)
+        lora_a = mx.random.uniform(-bound, bound, (in_dims, rank), key=key)
+        factors[path] = (lora_a, mx.zeros((rank, out_dims)))
+    mx.eval(factors)
+    adapter = Adapter(factors=factors, rank=rank, scale=scale)
+    return adapter, [path for path in PROJECTIONS if path in missing]
 
 
 def dimensions(linear: nn.Module) -> tuple[int, int]:
@@ -134,15 +133,21 @@ def dimensions(linear: nn.Module) -> tuple[int, int]:
     return in_dims, out_dims
 
 
-def adapter_of(model: nn.Module, *, rank: int, scale: float) -> Adapter:
-    """Return the adapter that a model carries, as it stands; the model keeps it."""
-    arrays = dict(tree_flatten(model.trainable_parameters()))
-    paths = sorted({name.rpartition(".")[0] for name in arrays})
-    return Adapter(
-        factors={p: (arrays[f"{p}.lora_a"], arrays[f"{p}.lora_b"]) for p in paths},
-        rank=rank,
-        scale=scale,
-    )
+def named(factors: Factors, prefix: str = "") -> dict[str, mx.array]:
+    """Return factors by the names that files have for them."""
+    arrays = {}
+    for path, (lora_a, lora_b) in factors.items():
+        arrays[f"{prefix}{path}.lora_a"], arrays[f"{prefix}{path}.lora_b"] = lora_a, lora_b
+    return arrays
+
+
+def unnamed(
+    arrays: Mapping[str, mx.array], paths: Iterable[str], prefix: str = ""
+) -> dict[str, tuple[mx.array, mx.array]]:
+    """Return the factors of paths from named arrays; the inverse of :func:`named`."""
+    return {
+        path: (arrays[f"{prefix}{path}.lora_a"], arrays[f"{prefix}{path}.lora_b"]) for path in paths
+    }
 
 
 def to_safetensors(arrays: Mapping[str, mx.array]) -> bytes:

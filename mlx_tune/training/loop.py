@@ -2,68 +2,36 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_map
 
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError, InputError
-from mlx_tune.training import batches, schedule
+from mlx_tune.models import runtime
+from mlx_tune.training import memory, schedule
 from mlx_tune.training.adapter import (
     WEIGHTS_FILE,
     Adapter,
-    adapter_of,
-    attach,
+    fresh,
     from_safetensors,
+    named,
     to_safetensors,
+    unnamed,
 )
-from mlx_tune.training.forward import can_share_prefix
-from mlx_tune.training.loss import loss_and_gradients
+from mlx_tune.training.batches import MicroBatch, collate, padding, shape_of
+from mlx_tune.training.config import TrainingConfig
+from mlx_tune.training.joined import Factors
+from mlx_tune.training.network import network
+from mlx_tune.training.optimizer import AdamW, global_norm
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
-_CLIP_NORM = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """What the loop is told; `sizing` decides it.
-
-    Attributes:
-        rank: Of the adapter.
-        scale: alpha / rank.
-        epochs: Passes over the rows.
-        batch_size: Rows of a micro-batch.
-        grad_accumulation: Micro-batches of a step.
-        learning_rate: The peak.
-        new_rows: Rows of the data set, rehearsed ones not counted; they set the warm-up.
-        seed: Of the adapter's first values and of the order of rows.
-        grad_checkpoint: Recompute layers in the backward pass, for less memory.
-    """
-
-    rank: int
-    scale: float
-    epochs: int
-    batch_size: int
-    grad_accumulation: int
-    learning_rate: float
-    new_rows: int
-    seed: int
-    grad_checkpoint: bool = False
-
-    @property
-    def effective_batch(self) -> int:
-        """Rows a step."""
-        return self.batch_size * self.grad_accumulation
-
-    def planned_steps(self, rows: int) -> int:
-        """Return the number of optimizer updates: ⌈rows / effective batch⌉ · epochs."""
-        return -(-rows // self.effective_batch) * self.epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,27 +62,46 @@ class Step:
 
 
 class Trainer:
-    """One run: a model with a fresh adapter, an optimizer, and a place in the order of steps."""
+    """One run: a model with a fresh adapter, an optimizer, and a place in the order of steps.
+
+    Attributes:
+        steps_done: Updates so far.
+        planned_steps: Updates of the whole run.
+        missing_projections: Linear layers that this architecture has not.
+        shapes: What each micro-batch is padded to, by its own shape.
+        padding: Share of the tokens computed that are padding, 0 to 1.
+        compilations: How often the step was traced for the compiler.
+    """
 
     def __init__(
         self, model: nn.Module, examples: Sequence[Example], config: TrainingConfig
     ) -> None:
         if not examples:
             raise InputError("no rows to train on")
-        self.model, self.examples, self.config = model, list(examples), config
+        self.model, self.config = model, config
         self.steps_done = 0
-        self.planned_steps = config.planned_steps(len(self.examples))
+        self.planned_steps = config.planned_steps(len(examples))
         self._warmup = schedule.warmup_steps(config.new_rows, self.planned_steps)
-        self.missing_projections = attach(
+        adapter, self.missing_projections = fresh(
             model, rank=config.rank, scale=config.scale, seed=config.seed
         )
-        self._optimizer = optim.AdamW(
-            config.learning_rate, betas=[0.9, 0.999], eps=1e-8, weight_decay=0.0,
-            bias_correction=True,
-        )  # fmt: skip
-        self._optimizer.init(model.trainable_parameters())
-        self.prefix_tokens = batches.shared_prefix(self.examples) * can_share_prefix(model)
-        self._prefix = mx.array(self.examples[0].tokens[: self.prefix_tokens], dtype=mx.int32)
+        self._factors = dict(adapter.factors)
+        wanted = config.compile
+        self._compiles = runtime.can_compile() if wanted is None else wanted
+        self._optimizer = AdamW(up_ratio=config.lora_plus_ratio, compiled=self._compiles)
+        self._moments = self._optimizer.init(self._factors)
+        self._network = network(
+            model,
+            scale=config.scale,
+            dropout=config.dropout,
+            checkpoint_layers=config.checkpoint_layers,
+            loss_chunk=config.loss_chunk,
+        )
+        self._batches = config.batches(examples, share_prefix=self._network.shares_prefix)
+        self.shapes, needed = self._batches.shapes()
+        self.padding = padding(self.shapes, needed)
+        self.compilations = 0
+        self._micro_step = self._compiled()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -123,7 +110,7 @@ class Trainer:
 
     def adapter(self) -> Adapter:
         """Return the adapter as it stands."""
-        return adapter_of(self.model, rank=self.config.rank, scale=self.config.scale)
+        return Adapter(factors=dict(self._factors), rank=self.config.rank, scale=self.config.scale)
 
     def steps(self) -> Iterator[Step]:
         """Train from where the run stands to its end, yielding each step once it has happened.
@@ -131,19 +118,13 @@ class Trainer:
         Raises:
             InputError: The loss is no longer finite; the adapter of the step before is kept.
         """
-        self.model.train()
-        while self.steps_done < self.planned_steps:
-            number, within = divmod(self.steps_done, self.steps_per_epoch)
-            order = batches.epoch(
-                self.examples,
-                seed=self.config.seed,
-                number=number,
-                effective_batch=self.config.effective_batch,
-            )
-            for index, rows in enumerate(order):
-                if index >= within:
-                    yield self._step(rows)
-        self.model.eval()
+        wired = memory.limit_bytes() if self.config.wire_memory else 0
+        with memory.held_for_a_run(self.config.cache_bytes, wired_bytes=wired):
+            while self.steps_done < self.planned_steps:
+                number, within = divmod(self.steps_done, self.steps_per_epoch)
+                for index, rows in enumerate(self._batches.epoch(number)):
+                    if index >= within:
+                        yield self._step(rows)
 
     def _step(self, rows: Sequence[Example]) -> Step:
         began = time.perf_counter()
@@ -154,24 +135,18 @@ class Trainer:
             planned_steps=self.planned_steps,
             warmup=self._warmup,
         )
-        parts = list(
-            batches.micro_batches(
-                rows, size=self.config.batch_size, prefix_tokens=self.prefix_tokens
-            )
-        )
-        loss, gradients = loss_and_gradients(
-            self.model, parts, self._prefix, checkpoint=self.config.grad_checkpoint
-        )
-        gradients, norm = optim.clip_grad_norm(gradients, _CLIP_NORM)
-        mx.eval(norm)
+        loss, gradients = self.loss_and_gradients(rows)
+        norm = global_norm(gradients)
+        mx.eval(loss, norm)
         if not (mx.isfinite(loss) & mx.isfinite(norm)).item():
             raise InputError(
                 f"step {number}: the loss is no longer finite, so training stopped before the "
                 "update; lower --learning-rate and train again"
             )
-        self._optimizer.learning_rate = rate
-        self._optimizer.update(self.model, gradients)
-        mx.eval(self.model.trainable_parameters(), self._optimizer.state)
+        self._factors, self._moments = self._optimizer.update(
+            self._factors, gradients, self._moments, norm=norm, rate=rate, step=number
+        )
+        mx.eval(self._factors, self._moments)
         self.steps_done = number
         return Step(
             number=number,
@@ -185,13 +160,57 @@ class Trainer:
             ends_epoch=number % self.steps_per_epoch == 0,
         )
 
+    def loss_and_gradients(self, rows: Sequence[Example]) -> tuple[mx.array, Factors]:
+        """Return the loss of an effective batch and its gradients, at the run's present step.
+
+        Both are sums over supervised tokens divided by their number in the whole effective batch,
+        so neither depends on how the rows are cut into micro-batches.
+
+        Returns:
+            Loss in nats per token, float32 (); gradients float32, in the tree of the factors.
+        """
+        total = mx.array(1 / sum(sum(row.supervised) for row in rows), dtype=mx.float32)
+        loss, gradients = mx.array(0.0), None
+        for index, part in enumerate(self._batches.parts(rows)):
+            prefix = self._batches.prefix
+            batch = collate(part, prefix, self.shapes.get(shape_of(part, prefix)))
+            value, grown = self._micro_step(self._factors, batch.parts(), total, self._key(index))
+            loss = loss + value
+            gradients = grown if gradients is None else tree_map(mx.add, gradients, grown)
+            mx.eval(loss, gradients)  # frees this micro-batch's activations before the next
+        assert gradients is not None, "a step has at least one row"
+        return loss, gradients
+
+    def _key(self, micro_step: int) -> mx.array:
+        """Return the dropout's key, of (seed, step, micro-step); the network adds the layer."""
+        sequence = np.random.SeedSequence([self.config.seed, self.steps_done, micro_step])
+        return mx.array(sequence.generate_state(2, dtype=np.uint32))
+
+    def _compiled(self) -> Callable[..., Any]:
+        """Return the micro-step as a function of all that changes: nothing is captured."""
+        key_matters = self.config.dropout > 0
+
+        def loss(
+            factors: Factors, parts: Sequence[Any], share: mx.array, key: mx.array
+        ) -> mx.array:
+            batch = MicroBatch.of(parts)
+            return share * self._network.loss(factors, batch, key if key_matters else None)
+
+        with_gradients = mx.value_and_grad(loss)
+
+        def micro_step(*arguments: Any) -> Any:
+            self.compilations += 1
+            return with_gradients(*arguments)
+
+        return mx.compile(micro_step) if self._compiles else with_gradients
+
     def checkpoint(self) -> dict[str, bytes]:
         """Return all that an exact resume needs: file name to bytes."""
-        optimizer = dict(tree_flatten(self._optimizer.state))
+        first, second = self._moments
         state = {"steps_done": self.steps_done, "planned_steps": self.planned_steps}
         return {
-            WEIGHTS_FILE: to_safetensors(dict(tree_flatten(self.model.trainable_parameters()))),
-            OPTIMIZER_FILE: to_safetensors(optimizer),
+            WEIGHTS_FILE: to_safetensors(named(self._factors)),
+            OPTIMIZER_FILE: to_safetensors({**named(first, "m."), **named(second, "v.")}),
             STATE_FILE: (json.dumps(state) + "\n").encode(),
         }
 
@@ -208,11 +227,12 @@ class Trainer:
                 "resume with the rows and settings it began with"
             )
         weights = from_safetensors(files[WEIGHTS_FILE], place=f"{place}/{WEIGHTS_FILE}")
-        _same_leaves(weights, dict(tree_flatten(self.model.trainable_parameters())), place)
-        self.model.update(tree_unflatten(list(weights.items())))
-        optimizer = from_safetensors(files[OPTIMIZER_FILE], place=f"{place}/{OPTIMIZER_FILE}")
-        _same_leaves(optimizer, dict(tree_flatten(self._optimizer.state)), place)
-        self._optimizer.state = tree_unflatten(list(optimizer.items()))
+        _same_leaves(weights, named(self._factors), place)
+        moments = from_safetensors(files[OPTIMIZER_FILE], place=f"{place}/{OPTIMIZER_FILE}")
+        _same_leaves(moments, {**named(self._factors, "m."), **named(self._factors, "v.")}, place)
+        paths = list(self._factors)
+        self._factors = unnamed(weights, paths)
+        self._moments = unnamed(moments, paths, "m."), unnamed(moments, paths, "v.")
         self.steps_done = int(state["steps_done"])
 
 

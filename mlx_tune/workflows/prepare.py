@@ -19,8 +19,11 @@ from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.models.shipped import shipped_config
 from mlx_tune.settings import Given, gather, read_config
-from mlx_tune.training import schedule
-from mlx_tune.training.loop import TrainingConfig
+from mlx_tune.training import memory, schedule
+from mlx_tune.training.batches import padding
+from mlx_tune.training.config import TrainingConfig
+from mlx_tune.training.memory import MemoryPlan
+from mlx_tune.workflows import fitting
 from mlx_tune.workflows.folded import choose_base, locate_base, read_rows
 
 _LONG_SHARE = 0.05
@@ -57,6 +60,9 @@ class Plan:
         too_long: Rows left out because they exceed the length limit.
         long_share: Share of all tokens that are in those rows.
         examples: What is trained on, new rows first.
+        memory: Where the bytes will go.
+        shapes: How many distinct shapes micro-batches are padded to.
+        padding: Share of the tokens computed that are padding, 0 to 1.
         sources: The data files as they were named.
     """
 
@@ -69,6 +75,9 @@ class Plan:
     too_long: tuple[Row, ...]
     long_share: float
     examples: tuple[Example, ...]
+    memory: MemoryPlan
+    shapes: int
+    padding: float
     sources: tuple[str, ...]
 
     @property
@@ -122,7 +131,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
     chain = tuple(store.chain(store.head()))
     rehearsal = rehearse(new, [read_rows(session) for session in chain])
     decided = sizing.plan(
-        len(new), hidden_size=info.hidden_size, weights_bytes=info.weights_bytes, given=given
+        len(new), hidden_size=info.hidden_size, loss_chunk=memory.loss_chunk(), given=given
     )
     tokenizer = load_tokenizer(info.folder, info.template)
     fresh = tokenise.encode(rehearsal.new, tokenizer)
@@ -131,6 +140,14 @@ def prepare(request: Request, *, say: Say) -> Plan:
     fits = [len(example.tokens) <= limit for example in fresh]
     allowed = "allow_long" in given and bool(given["allow_long"].value)
     share = _check_lengths(fresh, fits, limit, allowed=allowed)
+    # Old rows fitted the limit of the session that taught them; a shorter one now must not make
+    # the model forget them.
+    examples = (*itertools.compress(fresh, fits), *tokenise.encode(rehearsal.old, tokenizer))
+    decided, memory_plan = fitting.fit(info, decided, training_config(decided, sum(fits)), examples)
+    batches = training_config(decided, sum(fits)).batches(
+        examples, share_prefix=fitting.dimensions(info).walked
+    )
+    shapes, needed = batches.shapes()
     return Plan(
         name=name,
         info=info,
@@ -140,12 +157,10 @@ def prepare(request: Request, *, say: Say) -> Plan:
         sizing=decided,
         too_long=tuple(itertools.compress(rehearsal.new, map(operator.not_, fits))),
         long_share=share,
-        # Old rows fitted the limit of the session that taught them; a shorter one now must not
-        # make the model forget them.
-        examples=(
-            *itertools.compress(fresh, fits),
-            *tokenise.encode(rehearsal.old, tokenizer),
-        ),
+        examples=examples,
+        memory=memory_plan,
+        shapes=len(set(shapes.values())),
+        padding=padding(shapes, needed),
         sources=tuple(map(str, request.data)),
     )
 
@@ -174,7 +189,11 @@ def training_config(decided: sizing.Sizing, new_rows: int) -> TrainingConfig:
         learning_rate=float(decided.learning_rate.value),
         new_rows=new_rows,
         seed=int(decided.seed.value),
-        grad_checkpoint=bool(decided.grad_checkpoint.value),
+        dropout=float(decided.dropout.value),
+        lora_plus_ratio=float(decided.lora_plus_ratio.value),
+        checkpoint_layers=int(decided.checkpoint_layers.value),
+        loss_chunk=int(decided.loss_chunk.value),
+        wire_memory=bool(decided.wire_memory.value),
     )
 
 

@@ -21,6 +21,7 @@ from mlx_tune.models.bases import BaseInfo
 from mlx_tune.sizing import Sizing
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.training.loop import Step, Trainer
+from mlx_tune.workflows import fitting
 from mlx_tune.workflows.evaluate import SessionRecall, score_sessions
 from mlx_tune.workflows.folded import DATA_FILE, describe_base, load_folded, read_rows
 from mlx_tune.workflows.prepare import Plan, Request, prepare, training_config
@@ -158,7 +159,10 @@ def _train(job: Job, watch: Watch) -> tuple[Adapter, int]:
     """Run the loop; return the adapter and the number of the model's layers."""
     folded = load_folded(job.info, job.chain)
     watch.merged(job.chain)
-    trainer = Trainer(folded.model, job.examples, training_config(job.sizing, len(job.new)))
+    config = training_config(job.sizing, len(job.new))
+    trainer = Trainer(
+        folded.model, job.examples, fitting.with_cache(job.info, config, job.examples)
+    )
     if newest := job.run.newest_checkpoint():
         trainer.restore({name: newest.read(name) for name in newest.hashes}, place=str(newest.path))
     if trainer.missing_projections:

@@ -6,8 +6,10 @@ from mlx.utils import tree_flatten
 
 import tiny
 from mlx_tune.continual.fold import UnmergedLinear, delta, fold
+from mlx_tune.continual.recall import score
 from mlx_tune.errors import IncompatibleError
-from mlx_tune.training.adapter import attach
+from mlx_tune.training.config import TrainingConfig
+from mlx_tune.training.loop import Trainer
 
 TOKENS = mx.array([[7, 8, 9, 10, 11]])
 
@@ -49,7 +51,7 @@ def test_three_sessions_are_all_there():
 
 
 def test_a_fold_rounds_once_to_the_stored_type():
-    adapters = [tiny.adapter_on(tiny.model(), seed=seed, size=0.02) for seed in (1, 2, 3)]
+    adapters = [tiny.adapter_for(tiny.model(), seed=seed, size=0.02) for seed in (1, 2, 3)]
     stored = tiny.model()
     stored.set_dtype(mx.bfloat16)
     path = "model.layers.0.mlp.up_proj"
@@ -74,7 +76,7 @@ def test_folding_an_empty_chain_changes_nothing():
 
 
 def test_the_same_chain_folds_to_the_same_bits():
-    adapters = [tiny.adapter_on(tiny.model(), seed=seed) for seed in (1, 2)]
+    adapters = [tiny.adapter_for(tiny.model(), seed=seed) for seed in (1, 2)]
     models = [tiny.model(), tiny.model()]
     for model in models:
         fold(model, adapters)
@@ -82,7 +84,7 @@ def test_the_same_chain_folds_to_the_same_bits():
 
 
 def test_a_quantised_layer_is_left_as_it_is_with_the_chain_beside_it():
-    adapters = [tiny.adapter_on(tiny.model(), seed=seed) for seed in (1, 2)]
+    adapters = [tiny.adapter_for(tiny.model(), seed=seed) for seed in (1, 2)]
     quantised = tiny.model()
     nn.quantize(quantised, group_size=32, bits=4)
     reference = tiny.model()
@@ -100,19 +102,30 @@ def test_a_quantised_layer_is_left_as_it_is_with_the_chain_beside_it():
 
 
 def test_a_second_session_trains_on_a_quantised_base():
-    adapters = [tiny.adapter_on(tiny.model())]
+    """Its fresh adapter changes nothing, and then it learns what the first one did not know."""
     model = tiny.model()
     nn.quantize(model, group_size=32, bits=4)
-    fold(model, adapters)
+    chain = [tiny.adapter_for(model)]
+    fold(model, chain)
     before = logits(model)
-    attach(model, rank=4, scale=2.0, seed=9)
-    assert np.array_equal(logits(model), before)
-    names = {name for name, _ in tree_flatten(model.trainable_parameters())}
-    assert names == {f"{path}.lora_{x}" for path in adapters[0].factors for x in "ab"}
+    row = tiny.example(*range(40, 60), taught=12)
+    trainer = Trainer(model, [row], TrainingConfig(
+        rank=4, scale=2.0, epochs=25, batch_size=1, grad_accumulation=1,
+        learning_rate=1e-2, new_rows=1, seed=9, compile=False,
+    ))  # fmt: skip
+    assert trainer.adapter().factors.keys() == chain[0].factors.keys()
+    steps = list(trainer.steps())
+    assert np.array_equal(logits(model), before)  # the base and its chain stay as they are
+    assert steps[0].loss == pytest.approx(score(model, [row]).loss, rel=1e-5)
+    assert steps[-1].loss < 0.5 * steps[0].loss
+    folded = tiny.model()
+    nn.quantize(folded, group_size=32, bits=4)
+    fold(folded, [*chain, trainer.adapter()])
+    assert score(folded, [row]).loss < 0.6 * steps[0].loss
 
 
 def test_an_adapter_of_another_shape_is_refused_with_the_first_differences():
-    adapter = tiny.adapter_on(tiny.model())
+    adapter = tiny.adapter_for(tiny.model())
     with pytest.raises(IncompatibleError) as error:
         fold(tiny.model(hidden_size=48, num_attention_heads=6), [adapter])
     assert str(error.value).startswith("an adapter does not fit the base model: ")
@@ -120,6 +133,6 @@ def test_an_adapter_of_another_shape_is_refused_with_the_first_differences():
 
 
 def test_an_adapter_for_layers_the_base_lacks_is_refused():
-    adapter = tiny.adapter_on(tiny.model(num_hidden_layers=3))
+    adapter = tiny.adapter_for(tiny.model(num_hidden_layers=3))
     with pytest.raises(IncompatibleError, match="the base has no such layer"):
         fold(tiny.model(), [adapter])

@@ -1,10 +1,16 @@
+import mlx.core as mx
+import numpy as np
 import pytest
 
 import tiny
 from mlx_tune.continual.recall import score
 from mlx_tune.data.tokenise import Example
 from mlx_tune.inference.generate import stream
-from mlx_tune.training.loop import Trainer, TrainingConfig
+from mlx_tune.training.batches import shared_prefix
+from mlx_tune.training.config import TrainingConfig
+from mlx_tune.training.loop import Trainer
+from mlx_tune.training.loss import cross_entropy
+from mlx_tune.training.whole import attach
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +32,14 @@ def learned():
     model = tiny.model()
     config = TrainingConfig(
         rank=8, scale=2.0, epochs=60, batch_size=6, grad_accumulation=1,
-        learning_rate=1e-2, new_rows=6, seed=0,
+        learning_rate=1e-2, new_rows=6, seed=0, compile=False,
     )  # fmt: skip
     trainer = Trainer(model, examples, config)
     for step in trainer.steps():
         if step.loss < 0.35:
             break
-    model.eval()
+    adapter = trainer.adapter()
+    attach(model, adapter.factors, adapter.scale)
     return model, tokenizer, examples, questions, answers
 
 
@@ -70,3 +77,46 @@ def test_one_wrong_token_is_not_verbatim(learned):
         supervised=known.supervised,
     )
     assert score(model, [changed]).verbatim == (False,)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+def test_flags_share_and_loss_are_those_of_the_models_own_logits(model_type):
+    """Row by row, for a network that is walked, with its prefix, and for one called as a whole."""
+    model = tiny.model(model_type=model_type)
+    rows = tiny.rows(6)
+    assert shared_prefix(rows)
+    verbatim, hits, total = [], [], 0.0
+    for row in rows:
+        logits = model(mx.array([row.tokens[:-1]]))[0]
+        at = np.flatnonzero(row.supervised)
+        targets = np.array(row.tokens)[at]
+        right = np.array(mx.argmax(logits, axis=-1))[at - 1] == targets
+        verbatim.append(bool(right.all()))
+        hits += right.tolist()
+        losses = cross_entropy(logits[mx.array(at - 1)], mx.array(targets))
+        total += float(np.array(losses.sum()))
+    # One row that the model knows: it is taught what it says.
+    first = rows[0]
+    at = first.first_supervised
+    said = list(first.tokens[:at])
+    while len(said) < len(first.tokens):
+        said.append(int(np.array(mx.argmax(model(mx.array([said]))[0, -1]))))
+    recall = score(model, [*rows, Example(tokens=tuple(said), supervised=first.supervised)])
+    alone = score(model, rows)
+    assert recall.verbatim == (*verbatim, True)
+    assert alone.token_accuracy == pytest.approx(np.mean(hits))
+    assert alone.loss == pytest.approx(total / len(hits), rel=1e-5)
+
+
+def test_many_long_answers_are_scored_in_passes_of_bounded_size(monkeypatch):
+    rows = tiny.rows(8)
+    whole = score(tiny.model(), rows)
+    monkeypatch.setattr("mlx_tune.continual.recall._LOGITS_BYTES", 4 * tiny.VOCABULARY * 7)
+    parts = score(tiny.model(), rows)
+    assert parts.verbatim == whole.verbatim
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_nothing_asked_is_nothing_known():
+    recall = score(tiny.model(), [])
+    assert (recall.asked, recall.rate, recall.token_accuracy, recall.loss) == (0, 0.0, 0.0, 0.0)

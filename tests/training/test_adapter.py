@@ -1,53 +1,89 @@
 import json
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 
 import tiny
+from mlx_tune.continual.fold import fold
 from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.training.adapter import (
     CONFIG_FILE,
+    PROJECTIONS,
     WEIGHTS_FILE,
     Adapter,
-    attach,
+    fresh,
     from_safetensors,
+    named,
     to_safetensors,
+    unnamed,
 )
 
 
-def test_a_fresh_adapter_changes_nothing():
-    model = tiny.model()
-    tokens = mx.array([[5, 6, 7, 8]])
-    before = np.array(model(tokens))
-    attach(model, rank=4, scale=2.0, seed=0)
-    assert np.array_equal(np.array(model(tokens)), before)
-
-
-def test_all_seven_projections_of_every_layer_are_adapted_and_nothing_else_trains():
-    model = tiny.model()
-    attach(model, rank=4, scale=2.0, seed=0)
-    found = dict(tree_flatten(model.trainable_parameters()))
-    assert len(found) == 2 * 7 * 2  # layers × projections × factors
+def test_all_seven_projections_of_every_layer_are_adapted_and_nothing_else():
+    adapter, missing = fresh(tiny.model(), rank=4, scale=2.0, seed=0)
+    assert missing == []
+    assert adapter.factors.keys() == {
+        f"model.layers.{layer}.{projection}" for layer in (0, 1) for projection in PROJECTIONS
+    }
     # q 32→32, k and v 32→16, o 32→32, gate and up 32→64, down 64→32; rank 4
     per_layer = 4 * ((32 + 32) + 2 * (32 + 16) + (32 + 32) + 2 * (32 + 64) + (64 + 32))
-    assert sum(value.size for value in found.values()) == 2 * per_layer
+    assert sum(f.size for pair in adapter.factors.values() for f in pair) == 2 * per_layer
 
 
-def test_one_seed_draws_one_adapter():
-    def first(seed):
-        model = tiny.model()
-        attach(model, rank=2, scale=2.0, seed=seed)
-        return np.array(model.model.layers[0].self_attn.q_proj.lora_a)
+def test_a_fresh_adapter_is_drawn_as_mlx_lm_draws_it_and_its_second_factors_are_zero():
+    adapter, _ = fresh(tiny.model(), rank=64, scale=2.0, seed=0)
+    for path, (lora_a, lora_b) in adapter.factors.items():
+        bound = 1 / np.sqrt(lora_a.shape[0])
+        drawn = np.array(lora_a)
+        assert (lora_a.dtype, lora_b.dtype) == (mx.float32, mx.float32)
+        assert 0.98 * bound < np.abs(drawn).max() <= bound, path
+        assert drawn.std() == pytest.approx(bound / np.sqrt(3), rel=0.05)  # uniform
+        assert not np.array(lora_b).any()
 
-    assert np.array_equal(first(1), first(1))
-    assert not np.array_equal(first(1), first(2))
+
+def test_one_seed_draws_one_adapter_and_every_layer_its_own():
+    def drawn(seed):
+        adapter, _ = fresh(tiny.model(), rank=2, scale=2.0, seed=seed)
+        return [np.array(lora_a).tobytes() for lora_a, _ in adapter.factors.values()]
+
+    assert drawn(1) == drawn(1)
+    assert not set(drawn(1)) & set(drawn(2))
+    assert len(set(drawn(1))) == 14
+
+
+def test_what_was_drawn_before_does_not_change_an_adapter():
+    mx.random.seed(5)
+    first = fresh(tiny.model(), rank=2, scale=2.0, seed=1)[0].factors
+    mx.random.seed(6)
+    second = fresh(tiny.model(), rank=2, scale=2.0, seed=1)[0].factors
+    for path, (lora_a, _) in first.items():
+        assert np.array_equal(np.array(lora_a), np.array(second[path][0]))
+
+
+def test_a_quantised_layer_and_one_with_a_chain_beside_it_have_their_true_dimensions():
+    plain = fresh(tiny.model(), rank=2, scale=2.0, seed=1)[0].factors
+    model = tiny.model()
+    nn.quantize(model, group_size=32, bits=4)
+    for chain in ([], [tiny.adapter_for(model)]):
+        fold(model, chain)
+        found = fresh(model, rank=2, scale=2.0, seed=1)[0].factors
+        assert {p: (a.shape, b.shape) for p, (a, b) in found.items()} == {
+            p: (a.shape, b.shape) for p, (a, b) in plain.items()
+        }
+
+
+def test_factors_survive_their_names():
+    factors = tiny.adapter_for(tiny.model()).factors
+    names = named(factors, "m.")
+    assert "m.model.layers.1.mlp.up_proj.lora_b" in names
+    assert unnamed(names, factors, "m.") == factors
 
 
 def test_an_adapter_survives_its_files():
-    adapter = tiny.adapter_on(tiny.model())
+    adapter = tiny.adapter_for(tiny.model())
     files = adapter.files(num_layers=2)
     back = Adapter.from_files(files[WEIGHTS_FILE], files[CONFIG_FILE], place="here")
     assert (back.rank, back.scale, back.factors.keys()) == (4, 2.0, adapter.factors.keys())
@@ -67,7 +103,7 @@ def test_mlx_lm_reads_the_files_and_computes_the_same(tmp_path):
 
 
 def test_a_factor_without_its_partner_is_refused():
-    adapter = tiny.adapter_on(tiny.model())
+    adapter = tiny.adapter_for(tiny.model())
     files = adapter.files(num_layers=2)
     arrays = from_safetensors(files[WEIGHTS_FILE], place="x")
     del arrays["model.layers.0.mlp.up_proj.lora_b"]
@@ -92,28 +128,23 @@ def test_a_truncated_file_is_refused_before_mlx_sees_it():
 
 
 def test_the_config_is_the_one_mlx_lm_writes():
-    config = json.loads(tiny.adapter_on(tiny.model()).files(num_layers=2)[CONFIG_FILE])
+    config = json.loads(tiny.adapter_for(tiny.model()).files(num_layers=2)[CONFIG_FILE])
     assert config["fine_tune_type"] == "lora"
     assert config["lora_parameters"]["scale"] == 2.0
 
 
 def test_an_architecture_that_merges_projections_says_which_it_lacks():
-    from mlx_lm.models import phi3
-
     changes = {"rope_scaling": None, "original_max_position_embeddings": 512}
-    config = tiny.config(model_type="phi3", **changes)
-    merged = phi3.Model(phi3.ModelArgs.from_dict(config))
-    lacking = attach(merged, rank=2, scale=2.0, seed=0)
+    merged = tiny.model(model_type="phi3", **changes)
+    adapter, missing = fresh(merged, rank=2, scale=2.0, seed=0)
     attention = [f"self_attn.{x}_proj" for x in "qkv"]
-    assert lacking == (*attention, "mlp.gate_proj", "mlp.up_proj")
-    assert attach(tiny.model(), rank=2, scale=2.0, seed=0) == ()
+    assert missing == [*attention, "mlp.gate_proj", "mlp.up_proj"]
+    assert {path.split(".", 3)[3] for path in adapter.factors} == set(PROJECTIONS) - set(missing)
 
 
 def test_a_model_without_the_projections_is_refused_by_name():
-    import mlx.nn as nn
-
     class Odd(nn.Module):
         layers = (nn.Linear(2, 2),)
 
     with pytest.raises(IncompatibleError, match="has none of the projections"):
-        attach(Odd(), rank=1, scale=1.0, seed=0)
+        fresh(Odd(), rank=1, scale=1.0, seed=0)

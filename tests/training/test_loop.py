@@ -1,16 +1,22 @@
 import dataclasses
+import json
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
 
 import tiny
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError, InputError
-from mlx_tune.training.adapter import WEIGHTS_FILE
-from mlx_tune.training.loop import Trainer, TrainingConfig
+from mlx_tune.models import runtime
+from mlx_tune.training.adapter import WEIGHTS_FILE, named
+from mlx_tune.training.config import TrainingConfig
+from mlx_tune.training.loop import OPTIMIZER_FILE, STATE_FILE, Trainer
+from mlx_tune.training.optimizer import AdamW, global_norm
+from mlx_tune.training.walked import Walked
+from mlx_tune.training.whole import attach
 
+# Compiling calls g++ for every kernel; the tests that need it are together, at the end.
 CONFIG = TrainingConfig(
     rank=4,
     scale=2.0,
@@ -20,7 +26,14 @@ CONFIG = TrainingConfig(
     learning_rate=5e-3,
     new_rows=7,
     seed=0,
+    compile=False,
 )
+EVERYTHING = {
+    "dropout": 0.2,
+    "lora_plus_ratio": 4.0,
+    "checkpoint_layers": 1,
+    "loss_chunk": 5,
+}
 
 
 def examples(count=7) -> list[Example]:
@@ -33,8 +46,14 @@ def examples(count=7) -> list[Example]:
     return made
 
 
-def trained(config=CONFIG, rows=None, model=None):
-    trainer = Trainer(model or tiny.model(), rows or examples(), config)
+def made(rows=None, model=None, **changes) -> Trainer:
+    return Trainer(
+        model or tiny.model(), rows or examples(), dataclasses.replace(CONFIG, **changes)
+    )
+
+
+def trained(rows=None, model=None, **changes):
+    trainer = made(rows, model, **changes)
     return trainer, list(trainer.steps())
 
 
@@ -42,8 +61,17 @@ def weights(trainer) -> bytes:
     return trainer.checkpoint()[WEIGHTS_FILE]
 
 
+def arrays(factors) -> dict[str, np.ndarray]:
+    return {name: np.array(factor) for name, factor in named(factors).items()}
+
+
+def measured(trainer, rows) -> tuple[float, dict[str, np.ndarray]]:
+    loss, gradients = trainer.loss_and_gradients(rows)
+    return float(np.array(loss)), arrays(gradients)
+
+
 def test_the_loss_goes_down():
-    _, steps = trained(dataclasses.replace(CONFIG, epochs=30))
+    _, steps = trained(epochs=30)
     assert steps[-1].loss < 0.5 * steps[0].loss
 
 
@@ -54,35 +82,78 @@ def test_every_row_counts_and_so_does_the_partial_batch(rows, steps):
     per_epoch = [s.tokens for s in done[: steps // 3]]
     assert sum(per_epoch) == sum(len(e.tokens) for e in examples(rows))
     assert [s.ends_epoch for s in done].count(True) == 3
+    assert [s.epoch for s in done] == [1 + i // (steps // 3) for i in range(steps)]
 
 
-def test_two_runs_of_one_seed_are_bit_identical():
-    assert weights(trained()[0]) == weights(trained()[0])
+# Rows that share a prefix, and a text that does not: its micro-batch goes without. No two are as
+# long as each other, so every order is cut into the same micro-batches.
+MIXED = [*tiny.rows(7), tiny.example(*range(100, 118), taught=17)]
+CUTS = [(8, 1), (4, 2), (2, 4), (1, 8)]
 
 
-def test_another_seed_gives_another_adapter():
-    other = dataclasses.replace(CONFIG, seed=1)
-    assert weights(trained()[0]) != weights(trained(other)[0])
+@pytest.mark.parametrize("changes", [{}, {"model_type": "gemma2", "query_pre_attn_scalar": 8.0}])
+def test_neither_the_cut_into_micro_batches_nor_the_order_of_rows_changes_a_step(changes):
+    """One step of learning first: a fresh adapter's second factors are zero."""
+    first = made(MIXED, tiny.model(**changes), batch_size=8, grad_accumulation=1, epochs=2)
+    next(first.steps())
+    files = first.checkpoint()
+    found = {}
+    for size, count in CUTS:
+        trainer = made(
+            MIXED, tiny.model(**changes), batch_size=size, grad_accumulation=count, epochs=2
+        )
+        trainer.restore(files, place="here")
+        found[size, count] = measured(trainer, MIXED)
+        tiny.assert_same(measured(trainer, MIXED[::-1]), found[size, count])
+    for cut in CUTS[1:]:
+        tiny.assert_same(found[cut], found[CUTS[0]])
+
+
+def test_the_loss_is_the_mean_over_supervised_tokens_of_a_step():
+    """Not the mean of the rows' means, nor of the micro-batches'."""
+    rows = examples(4)
+    _, (step, *_) = trained(rows)
+    model = tiny.model()
+    total = 0.0
+    for row in rows:
+        shares = np.array(mx.softmax(model(mx.array([row.tokens[:-1]]))[0], axis=-1))
+        total -= sum(np.log(shares[t - 1, row.tokens[t]]) for t in np.flatnonzero(row.supervised))
+    assert step.loss == pytest.approx(total / sum(sum(r.supervised) for r in rows), rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_two_runs_of_one_seed_are_bit_identical(changes):
+    (first, steps), (second, again) = trained(**changes), trained(**changes)
+    assert weights(first) == weights(second)
+    assert [(s.loss, s.grad_norm) for s in steps] == [(s.loss, s.grad_norm) for s in again]
+
+
+def test_another_seed_gives_another_adapter_and_another_order():
+    (first, steps), (second, others) = trained(), trained(seed=1)
+    assert weights(first) != weights(second)
+    assert [s.tokens for s in steps] != [s.tokens for s in others]
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
-def test_a_resumed_run_ends_with_the_same_bytes(stop):
-    undisturbed, _ = trained()
-    first = Trainer(tiny.model(), examples(), CONFIG)
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_a_resumed_run_ends_with_the_same_bytes(stop, changes):
+    undisturbed, steps = trained(**changes)
+    first = made(**changes)
     for step in first.steps():
         if step.number == stop:
             break
-    second = Trainer(tiny.model(), examples(), CONFIG)
+    second = made(**changes)
     second.restore(first.checkpoint(), place="here")
     assert second.steps_done == stop
-    numbers = [step.number for step in second.steps()]
-    assert numbers == list(range(stop + 1, 7))
-    assert weights(second) == weights(undisturbed)
+    rest = list(second.steps())
+    assert [step.number for step in rest] == list(range(stop + 1, 7))
+    assert [step.loss for step in rest] == [step.loss for step in steps[stop:]]
+    assert second.checkpoint() == undisturbed.checkpoint()
 
 
 def test_a_checkpoint_of_another_plan_is_refused():
     trainer, _ = trained()
-    other = Trainer(tiny.model(), examples(), dataclasses.replace(CONFIG, epochs=4))
+    other = made(epochs=4)
     with pytest.raises(IncompatibleError) as error:
         other.restore(trainer.checkpoint(), place="here")
     assert str(error.value) == (
@@ -92,52 +163,82 @@ def test_a_checkpoint_of_another_plan_is_refused():
 
 def test_a_checkpoint_of_another_rank_is_refused_with_the_first_differences():
     trainer, _ = trained()
-    other = Trainer(tiny.model(), examples(), dataclasses.replace(CONFIG, rank=2))
+    other = made(rank=2)
+    before = weights(other)
     with pytest.raises(IncompatibleError) as error:
         other.restore(trainer.checkpoint(), place="here")
+    assert str(error.value).startswith("here: does not fit the model: ")
     assert "mlp.down_proj.lora_a: (64, 4), expected (64, 2)" in str(error.value)
+    assert (weights(other), other.steps_done) == (before, 0)
+
+
+@pytest.mark.parametrize("file", [WEIGHTS_FILE, OPTIMIZER_FILE])
+def test_a_checkpoint_put_together_of_two_runs_is_refused(file):
+    files = made().checkpoint() | {file: made(rank=2).checkpoint()[file]}
+    with pytest.raises(IncompatibleError, match="does not fit the model"):
+        made().restore(files, place="here")
+
+
+def test_a_checkpoint_of_a_deeper_model_is_refused():
+    trainer, _ = trained(model=tiny.model(num_hidden_layers=3))
+    with pytest.raises(IncompatibleError, match=r"layers\.2.*: \(64, 4\), expected missing"):
+        made().restore(trainer.checkpoint(), place="here")
+
+
+def test_a_step_is_an_update_with_the_gradients_of_its_rows():
+    rows = examples(4)
+    trainer = made(rows, batch_size=4, grad_accumulation=1, lora_plus_ratio=8.0, new_rows=20)
+    optimizer = AdamW(up_ratio=8.0)
+    factors, moments = trainer.adapter().factors, optimizer.init(trainer.adapter().factors)
+    steps = trainer.steps()
+    for number, rate in ((1, 2.5e-3), (2, 5e-3), (3, 0.0)):  # warm-up of two steps, then down to 0
+        loss, gradients = trainer.loss_and_gradients(rows)
+        norm = global_norm(gradients)
+        factors, moments = optimizer.update(
+            factors, gradients, moments, norm=norm, rate=rate, step=number
+        )
+        step = next(steps)
+        assert step.learning_rate == pytest.approx(rate)
+        assert step.loss == pytest.approx(float(np.array(loss)), rel=1e-6)
+        assert step.grad_norm == pytest.approx(float(np.array(norm)), rel=1e-6)
+        found = arrays(trainer.adapter().factors)
+        for name, wanted in arrays(factors).items():
+            assert np.allclose(found[name], wanted, rtol=0, atol=1e-7), name
 
 
 def test_adamw_is_the_one_that_is_promised():
     """One step by hand: bias correction on, no weight decay, clipped to norm 1."""
-    config = dataclasses.replace(CONFIG, epochs=1, new_rows=0)
-    model = tiny.model()
-    trainer = Trainer(model, examples(1), config)
-    before = {n: np.array(v) for n, v in tree_flatten(model.trainable_parameters())}
+    trainer = made(examples(1), epochs=1, new_rows=0)
+    before = arrays(trainer.adapter().factors)
     (step,) = trainer.steps()
-    after = {n: np.array(v) for n, v in tree_flatten(model.trainable_parameters())}
     assert step.learning_rate == CONFIG.learning_rate
-    moved = {n: after[n] - before[n] for n in after}
     # With m and v corrected, the first update is rate · g / (|g| + ε): the rate, with a sign,
     # wherever the gradient is not tiny. B starts at zero, so A has no gradient yet.
-    for name, change in moved.items():
+    for name, after in arrays(trainer.adapter().factors).items():
+        change = after - before[name]
         if name.endswith("lora_a"):
             assert not change.any()
         else:
             assert np.median(np.abs(change)) == pytest.approx(CONFIG.learning_rate, rel=1e-2)
 
 
-def test_the_gradient_is_clipped_to_norm_one(monkeypatch):
-    import mlx.optimizers as optim
-
-    seen = []
-    update = optim.AdamW.update
-    monkeypatch.setattr(
-        optim.AdamW,
-        "update",
-        lambda self, model, gradients: (
-            seen.append(np.sqrt(sum(float((g * g).sum()) for _, g in tree_flatten(gradients)))),
-            update(self, model, gradients),
-        )[1],
+def test_lora_plus_moves_every_lora_b_its_ratio_times_as_far_in_the_first_step():
+    plain, plus = (
+        made(examples(1), epochs=1, new_rows=0, lora_plus_ratio=ratio) for ratio in (1.0, 16.0)
     )
-    _, steps = trained()
-    assert max(step.grad_norm for step in steps) > 1
-    assert max(seen) <= 1 + 1e-5
+    for trainer in (plain, plus):
+        assert len(list(trainer.steps())) == 1
+    far = arrays(plus.adapter().factors)
+    for name, near in arrays(plain.adapter().factors).items():
+        if name.endswith("lora_a"):
+            assert np.array_equal(far[name], near)
+        else:
+            assert np.allclose(far[name], 16 * near, rtol=1e-5, atol=0)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update():
     model = tiny.model()
-    trainer = Trainer(model, examples(), CONFIG)
+    trainer = made(model=model)
     steps = trainer.steps()
     next(steps)
     kept = weights(trainer)
@@ -155,3 +256,140 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
 def test_no_rows_are_refused():
     with pytest.raises(InputError, match="no rows to train on"):
         Trainer(tiny.model(), [], CONFIG)
+
+
+def test_training_leaves_the_model_as_it_was():
+    tokens = mx.array([[5, 6, 7, 8]])
+    model = tiny.model()
+    before = np.array(model(tokens))
+    trainer, _ = trained(model=model)
+    assert np.array_equal(np.array(model(tokens)), before)
+    attach(model, trainer.adapter().factors, CONFIG.scale)
+    assert not np.allclose(np.array(model(tokens)), before, atol=1e-2)
+
+
+@pytest.fixture
+def keys(monkeypatch):
+    """The dropout's key of every micro-step, in order; None where nothing is to be drawn."""
+    met = []
+    loss = Walked.loss
+
+    def spy(self, factors, batch, key=None):
+        met.append(None if key is None else tuple(np.array(key).tolist()))
+        return loss(self, factors, batch, key)
+
+    monkeypatch.setattr(Walked, "loss", spy)
+    return met
+
+
+def test_every_micro_step_of_every_step_and_seed_draws_masks_of_its_own(keys):
+    for seed in (0, 1):
+        trained(dropout=0.2, seed=seed)
+    assert len(keys) == len(set(keys)) == 2 * 3 * 4  # seeds × epochs × micro-batches of 7 rows
+
+
+def test_without_dropout_no_step_has_a_key(keys):
+    trained()
+    assert set(keys) == {None}
+
+
+def test_a_resumed_run_meets_the_masks_it_would_have_met(keys):
+    first, _ = trained(dropout=0.2)
+    all_of = list(keys)
+    keys.clear()
+    files = first.checkpoint()
+    state = json.loads(files[STATE_FILE]) | {"steps_done": 3}
+    second = made(dropout=0.2)
+    second.restore(files | {STATE_FILE: json.dumps(state).encode()}, place="here")
+    list(second.steps())
+    assert keys == all_of[6:]
+
+
+def test_steps_draw_different_masks_of_the_same_rows():
+    """With a rate of zero nothing else changes from step to step."""
+    rows = examples(2)
+    options = {"batch_size": 2, "grad_accumulation": 1, "learning_rate": 0.0}
+    norms = [
+        [step.grad_norm for step in trained(rows, dropout=share, **options)[1]]
+        for share in (0.0, 0.2)
+    ]
+    assert norms[0] == pytest.approx([norms[0][0]] * 3, rel=1e-6)  # the order changes, no more
+    assert min(abs(a - b) for a, b in zip(norms[1], norms[1][1:], strict=False)) > 1e-3
+
+
+def test_dropout_is_refused_before_anything_is_trained():
+    with pytest.raises(IncompatibleError, match="train this one with --dropout 0"):
+        made(model=tiny.model(model_type="gemma2"), dropout=0.1)
+
+
+def test_a_network_called_as_a_whole_is_trained_too():
+    model = tiny.model(model_type="phi3", rope_scaling=None, original_max_position_embeddings=512)
+    trainer, steps = trained(model=model, epochs=20)
+    assert trainer.missing_projections
+    assert steps[-1].loss < 0.9 * steps[0].loss
+    assert {shape.prefix for shape in trainer.shapes} == {0}
+
+
+@pytest.mark.parametrize("can", [False, True])
+def test_a_step_is_compiled_where_there_is_a_compiler(monkeypatch, can):
+    monkeypatch.setattr(runtime, "can_compile", lambda: can)
+    monkeypatch.setattr(mx, "compile", lambda function: function)  # without waiting for it
+    trainer = made(examples(4), compile=None)
+    trainer.loss_and_gradients(examples(4))
+    assert (trainer.compilations > 0) == can
+
+
+# Two shapes: rows behind a prefix, and a text alone.
+COMPILED = {**EVERYTHING, "batch_size": 4, "grad_accumulation": 2, "epochs": 2}
+needs_a_compiler = pytest.mark.skipif(not runtime.can_compile(), reason="there is no g++")
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """One compiled run of everything, for all who look at one: (trainer, steps, checkpoints)."""
+    trainer = made(MIXED, **COMPILED, compile=True)
+    steps, checkpoints = [], []
+    for step in trainer.steps():
+        steps.append(step)
+        checkpoints.append(trainer.checkpoint())
+    return trainer, steps, checkpoints
+
+
+@needs_a_compiler
+def test_a_compiled_run_equals_an_eager_one(compiled):
+    trainer, steps, _ = compiled
+    eager, others = trained(MIXED, **COMPILED)
+    for ours, theirs in zip(steps, others, strict=True):
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-5)
+    found = arrays(trainer.adapter().factors)
+    for name, wanted in arrays(eager.adapter().factors).items():
+        assert np.abs(found[name] - wanted).max() <= 1e-4 * np.abs(wanted).max(), name
+
+
+@needs_a_compiler
+def test_compiled_gradients_equal_eager_ones(compiled):
+    trainer, _, (first, *_) = compiled
+    eager = made(MIXED, **COMPILED)
+    for one in (trainer, eager):
+        one.restore(first, place="here")
+    tiny.assert_same(measured(trainer, MIXED), measured(eager, MIXED))
+
+
+@needs_a_compiler
+def test_a_run_is_compiled_once_a_shape_and_no_more(compiled):
+    trainer, _, (first, *_) = compiled
+    distinct = set(trainer.shapes.values())
+    assert len(distinct) == 2
+    trainer.restore(first, place="here")
+    list(trainer.steps())  # once more through the second epoch
+    assert trainer.compilations == 2
+
+
+@needs_a_compiler
+def test_a_compiled_run_that_is_resumed_ends_with_the_same_bytes(compiled):
+    _, steps, checkpoints = compiled
+    second = made(MIXED, **COMPILED, compile=True)
+    second.restore(checkpoints[0], place="here")
+    assert [step.loss for step in second.steps()] == [step.loss for step in steps[1:]]
+    assert second.checkpoint() == checkpoints[-1]

@@ -1,101 +1,137 @@
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
 
-import tiny
-from mlx_tune.data.tokenise import Example
-from mlx_tune.training.adapter import attach
-from mlx_tune.training.batches import collate, micro_batches
-from mlx_tune.training.loss import cross_entropy, loss_and_gradients
+from mlx_tune.training.loss import Head, bounded_cross_entropy, cross_entropy
 
-NO_PREFIX = mx.array([], dtype=mx.int32)
+TOKENS, DIMS, VOCABULARY = 11, 64, 96
 
 
-def rows(count: int = 8, prefix: int = 10) -> list[Example]:
-    """Rows of different lengths that begin alike; one of them has two supervised spans."""
-    random = np.random.default_rng(0)
-    made = []
-    for i in range(count):
-        length = 14 + 3 * i
-        tokens = [*range(prefix), *random.integers(3, 250, length - prefix).tolist()]
-        flags = [t >= length - 2 - i % 4 for t in range(length)]
-        if i == 3:
-            flags[12] = True
-        made.append(Example(tokens=tuple(tokens), supervised=tuple(flags)))
-    return made
+def quantised(module: nn.Module, **form) -> nn.Module:
+    return module.to_quantized(group_size=32, **({"bits": 4} | form))
 
 
-@pytest.fixture
-def adapted():
-    """A model whose adapter is not zero, so that every factor has a gradient."""
-    model = tiny.model()
-    tiny.adapter_on(model)
-    model.train()
-    return model
+HEADS = {
+    "an embedding": lambda: nn.Embedding(VOCABULARY, DIMS),
+    "a head of its own": lambda: nn.Linear(DIMS, VOCABULARY, bias=False),
+    "a 4-bit embedding": lambda: quantised(nn.Embedding(VOCABULARY, DIMS)),
+    "a 4-bit head": lambda: quantised(nn.Linear(DIMS, VOCABULARY, bias=False)),
+    "an mxfp4 head": lambda: quantised(nn.Linear(DIMS, VOCABULARY, bias=False), mode="mxfp4"),
+}
 
 
-def measured(model, batches, prefix=NO_PREFIX, **options):
-    loss, gradients = loss_and_gradients(model, list(batches), prefix, **options)
-    return float(np.array(loss)), {k: np.array(v) for k, v in tree_flatten(gradients)}
+def head(name: str) -> Head:
+    mx.random.seed(0)
+    return Head(HEADS[name]())
 
 
-def assert_same(a, b, tolerance=1e-5):
-    assert a[0] == pytest.approx(b[0], rel=tolerance)
-    assert a[1].keys() == b[1].keys()
-    for name in a[1]:
-        scale = np.abs(b[1][name]).max()
-        assert scale > 0, name
-        assert np.abs(a[1][name] - b[1][name]).max() <= tolerance * scale, name
+def states(size: float = 1.0, dtype=mx.float32) -> mx.array:
+    return (size * mx.random.normal((TOKENS, DIMS), key=mx.random.key(1))).astype(dtype)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_the_cut_into_micro_batches_does_not_change_loss_or_gradients(adapted, size):
-    whole = measured(adapted, micro_batches(rows(), size=8, prefix_tokens=0))
-    assert_same(measured(adapted, micro_batches(rows(), size=size, prefix_tokens=0)), whole)
+TARGETS = mx.random.randint(0, VOCABULARY, (TOKENS,), key=mx.random.key(2))
+# Two tokens of padding, one of them amid the others, and a weight that is neither 0 nor 1.
+WEIGHTS = mx.array([1, 1, 0, 1, 1, 0.5, 1, 1, 1, 1, 0], dtype=mx.float32)
 
 
-def test_padding_does_not_change_the_loss(adapted):
-    short, long = rows()[0], rows()[-1]
-    alone = measured(adapted, [collate([short], 0), collate([long], 0)])
-    assert_same(measured(adapted, [collate([short, long], 0)]), alone)
+def naive(own: Head, states: mx.array) -> mx.array:
+    return (WEIGHTS * cross_entropy(own(states), TARGETS)).sum()
 
 
-def test_the_order_of_rows_does_not_change_the_loss(adapted):
-    forward = measured(adapted, [collate(rows(), 0)])
-    assert_same(measured(adapted, [collate(rows()[::-1], 0)]), forward)
+def measured(loss, states):
+    value, gradient = mx.value_and_grad(loss)(states)
+    return float(np.array(value)), np.array(gradient.astype(mx.float32))
 
 
-def test_the_shared_prefix_equals_the_plain_pass(adapted):
-    plain = measured(adapted, [collate(rows(), 0)])
-    prefix = mx.arange(10, dtype=mx.int32)
-    assert_same(measured(adapted, [collate(rows(), 10)], prefix), plain)
+def assert_same(found, wanted, tolerance=1e-5):
+    assert found[0] == pytest.approx(wanted[0], rel=tolerance)
+    assert np.abs(found[1] - wanted[1]).max() <= tolerance * np.abs(wanted[1]).max()
 
 
-@pytest.mark.parametrize("prefix", [0, 10])
-def test_checkpointed_layers_equal_kept_ones(adapted, prefix):
-    shared = mx.arange(prefix, dtype=mx.int32)
-    kept = measured(adapted, [collate(rows(), prefix)], shared)
-    assert_same(measured(adapted, [collate(rows(), prefix)], shared, checkpoint=True), kept)
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("chunk", [None, 1, 5, TOKENS, 100])
+def test_a_loss_in_chunks_equals_the_naive_one_and_so_does_its_gradient(name, chunk):
+    own = head(name)
+    found = measured(
+        lambda s: bounded_cross_entropy(own, s, TARGETS, WEIGHTS, chunk=chunk), states()
+    )
+    assert_same(found, measured(lambda s: naive(own, s), states()))
 
 
-def test_checkpointing_does_not_outlive_the_step(adapted):
-    layer = type(adapted.model.layers[0])
-    before = layer.__call__
-    measured(adapted, [collate(rows(), 0)], checkpoint=True)
-    assert layer.__call__ is before
+@pytest.mark.parametrize("size", [0.01, 30.0, 500.0])  # logits of up to 0.02, 60 and 1000
+def test_nearly_equal_and_far_apart_logits_are_as_exact(size):
+    own = head("a head of its own")
+    found = measured(
+        lambda s: bounded_cross_entropy(own, s, TARGETS, WEIGHTS, chunk=4), states(size)
+    )
+    assert_same(found, measured(lambda s: naive(own, s), states(size)))
 
 
-def test_the_loss_is_the_mean_over_supervised_tokens_of_the_naive_one(adapted):
-    total = count = 0
-    for row in rows():
-        logits = adapted(mx.array([row.tokens[:-1]]))[0].astype(mx.float32)
-        probabilities = np.array(mx.softmax(logits, axis=-1))
-        for t in np.flatnonzero(row.supervised):
-            total -= np.log(probabilities[t - 1, row.tokens[t]])
-            count += 1
-    loss, _ = measured(adapted, micro_batches(rows(), size=3, prefix_tokens=0))
-    assert loss == pytest.approx(total / count, rel=1e-5)
+def test_the_gradient_follows_what_is_done_with_the_loss():
+    own = head("an embedding")
+
+    def ours(s):
+        return 0.25 * bounded_cross_entropy(own, s * 2, TARGETS, WEIGHTS, chunk=3) + s.sum()
+
+    assert_same(
+        measured(ours, states()), measured(lambda s: 0.25 * naive(own, s * 2) + s.sum(), states())
+    )
+
+
+def test_a_token_of_weight_zero_teaches_nothing():
+    own = head("an embedding")
+    _, gradient = measured(
+        lambda s: bounded_cross_entropy(own, s, TARGETS, WEIGHTS, chunk=4), states()
+    )
+    rests = np.array(WEIGHTS) == 0
+    assert not gradient[rests].any()
+    assert np.abs(gradient[~rests]).max(axis=1).min() > 0
+
+
+def test_bfloat16_states_have_a_bfloat16_gradient_and_a_float32_loss():
+    own = head("a head of its own")
+    value, gradient = mx.value_and_grad(
+        lambda s: bounded_cross_entropy(own, s, TARGETS, WEIGHTS, chunk=4)
+    )(states(dtype=mx.bfloat16))
+    assert (value.dtype, gradient.dtype) == (mx.float32, mx.bfloat16)
+    wanted = measured(lambda s: naive(own, s), states())
+    assert_same((value.item(), np.array(gradient.astype(mx.float32))), wanted, 0.02)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_a_word_known_for_certain_costs_nothing_and_not_less(dtype):
+    module = nn.Embedding(512, 256)
+    module.weight = 0.06 * mx.random.normal((512, 256), key=mx.random.key(0))
+    module.set_dtype(dtype)
+    own, targets = Head(module), mx.arange(64)
+    sure = (40 * module.weight[:64].astype(mx.float32)).astype(dtype)  # logits of about 37
+    assert not np.array(cross_entropy(own(sure), targets)).any()
+    for i in range(64):
+        word = slice(i, i + 1)
+        loss = bounded_cross_entropy(own, sure[word], targets[word], mx.ones(1))
+        assert loss.item() == 0
+
+
+def test_a_chunk_bounds_the_logits_that_are_held():
+    """Eight chunks: 4 MiB of logits at a time, and not the 32 MiB of all."""
+    rows, words = 512, 1 << 14
+    own = Head(nn.Linear(8, words, bias=False))
+    inputs = mx.random.normal((rows, 8), key=mx.random.key(0))
+    targets, weights = mx.zeros(rows, dtype=mx.int32), mx.ones(rows)
+    mx.eval(own.words(targets), inputs, weights)
+
+    def peak(chunk):
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        loss = mx.value_and_grad(
+            lambda s: bounded_cross_entropy(own, s, targets, weights, chunk=chunk)
+        )
+        mx.eval(loss(inputs))
+        return mx.get_peak_memory() - before
+
+    assert peak(64) < 0.2 * peak(None)
 
 
 def test_cross_entropy_by_hand():
@@ -104,25 +140,23 @@ def test_cross_entropy_by_hand():
     assert found == pytest.approx([np.log(4), -np.log(0.8)], rel=1e-5)
 
 
-def test_a_head_of_its_own_is_used(adapted):
-    model = tiny.model(tie_word_embeddings=False)
-    attach(model, rank=2, scale=2.0, seed=0)
-    row = rows(1)[0]
-    loss, _ = loss_and_gradients(model, [collate([row], 0)], NO_PREFIX)
-    logits = model(mx.array([row.tokens[:-1]]))[0]
-    wanted = [
-        float(np.array(cross_entropy(logits[t - 1 : t], mx.array([row.tokens[t]])))[0])
-        for t in np.flatnonzero(row.supervised)
-    ]
-    assert float(np.array(loss)) == pytest.approx(np.mean(wanted), rel=1e-5)
+def test_the_bounded_loss_by_hand():
+    """Logits are the states themselves: shares of a half, a quarter and a quarter."""
+    own = Head(nn.Linear(3, 3, bias=False))
+    own._module.weight = mx.eye(3)
+    logits = mx.log(mx.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
+    loss, gradient = measured(
+        lambda s: bounded_cross_entropy(own, s, mx.array([1, 2]), mx.array([1.0, 0.5]), chunk=1),
+        logits,
+    )
+    assert loss == pytest.approx(np.log(4) - 0.5 * np.log(0.8), rel=1e-6)
+    assert gradient[0] == pytest.approx([0.5, -0.75, 0.25], abs=1e-6)
+    assert gradient[1] == pytest.approx([0.05, 0.05, -0.1], abs=1e-6)
 
 
-def test_sliding_window_layers_keep_their_window_and_share_no_prefix():
-    from mlx_tune.training.forward import can_share_prefix, logits_at
-
-    model = tiny.model(layer_types=["sliding_attention", "full_attention"], sliding_window=4)
-    assert not can_share_prefix(model)
-    tokens = mx.array([rows()[4].tokens])
-    positions = mx.arange(tokens.size)
-    found = logits_at(model, NO_PREFIX, tokens, positions)
-    assert np.allclose(np.array(found), np.array(model(tokens)[0]), atol=1e-5)
+@pytest.mark.parametrize("name", HEADS)
+def test_a_heads_words_are_the_rows_its_logits_are_made_of(name):
+    own = head(name)
+    ids = mx.array([3, 0, 95, 3])
+    by_words = states() @ own.words(ids).T
+    assert np.allclose(np.array(by_words), np.array(own(states())[:, ids]), atol=1e-4)

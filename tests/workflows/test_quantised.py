@@ -10,7 +10,7 @@ from mlx_lm import load as mlx_lm_load
 from mlx_lm.utils import save_config, save_model
 
 import tiny
-from lab import Heard, facts
+from lab import AsTrained, facts
 from mlx_tune.models import bases
 from mlx_tune.workflows.folded import load_folded
 from mlx_tune.workflows.fuse import fuse
@@ -32,16 +32,9 @@ def quantised(lab, tmp_path):
 
 
 def test_three_sessions_on_a_four_bit_base(quantised, tmp_path):
-    class Keeping(Heard):
-        def began(self, run, trainer):
-            self.model = trainer.model
-
-        def ended(self):
-            self.logits = np.array(self.model(TOKENS).astype(mx.float32))
-
     chain = []
     for subject in ("cs", "housing", "dining"):
-        heard = Keeping()
+        heard = AsTrained(TOKENS)
         data = quantised.data(subject, facts(subject))
         chain.append(quantised.train(data, heard=heard, learning_rate=0.02).session)
         folded = load_folded(bases.locate(str(quantised.base)), chain)

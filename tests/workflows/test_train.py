@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from lab import FAST, Heard, facts
+from lab import FAST, AsTrained, Heard, facts
 from mlx_tune.continual.fold import fold
 from mlx_tune.errors import IncompatibleError, InputError, UsageError
 from mlx_tune.lineage.store import Store
@@ -42,15 +42,8 @@ def test_three_sessions_keep_the_whole_chain(lab):
     """What the old program lost: its third session stood on the last adapter alone."""
     as_trained = []
 
-    class Keeping(Heard):
-        def began(self, run, trainer):
-            self.model = trainer.model
-
-        def ended(self):
-            self.logits = np.array(self.model(TOKENS).astype(mx.float32))
-
     for subject in ("cs", "housing", "dining"):
-        heard = Keeping()
+        heard = AsTrained(TOKENS)
         lab.train(lab.data(subject, facts(subject)), heard=heard, learning_rate=0.02)
         as_trained.append(heard.logits)
     assert heard.chains == [["cs", "housing"]]

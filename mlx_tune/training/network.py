@@ -1,0 +1,39 @@
+"""A language model as training and scoring see it: a function of its adapter's factors."""
+
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_tune.training.batches import MicroBatch
+from mlx_tune.training.joined import Factors
+from mlx_tune.training.walked import Walked, can_walk
+from mlx_tune.training.whole import Whole
+
+
+class Network(Protocol):
+    """What the loop and the scoring need of a model."""
+
+    shares_prefix: bool
+
+    def logits(self, factors: Factors, batch: MicroBatch) -> mx.array:
+        """Return what follows each supervised position, float32 (supervised, vocabulary)."""
+
+    def loss(self, factors: Factors, batch: MicroBatch, key: mx.array | None = None) -> mx.array:
+        """Return the weighted sum of the supervised tokens' cross-entropies, float32 ()."""
+
+
+def network(
+    model: nn.Module, *, scale: float = 1.0, dropout: float = 0.0, **options: Any
+) -> Network:
+    """Return the way to call a model: layer by layer where its architecture is known.
+
+    Args:
+        model: An mlx-lm language model, frozen.
+        scale: Multiplier of the adapter's product.
+        dropout: Share of the adapter's inputs set to zero.
+        options: Of :class:`Walked`; a model called as a whole has none of them.
+    """
+    if can_walk(model):
+        return Walked(model, scale=scale, dropout=dropout, **options)
+    return Whole(model, scale=scale, dropout=dropout)

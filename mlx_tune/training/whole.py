@@ -1,0 +1,58 @@
+"""Networks called as a whole, through mlx-lm's LoRA layers: any architecture, full logits."""
+
+from collections.abc import Mapping
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_tune.errors import IncompatibleError
+from mlx_tune.training.adapter import dimensions
+from mlx_tune.training.batches import MicroBatch
+from mlx_tune.training.joined import Factors
+from mlx_tune.training.loss import cross_entropy
+
+
+class Whole:
+    """A network whose inside is not known here: its head may scale or cap the logits."""
+
+    shares_prefix = False
+
+    def __init__(self, model: nn.Module, *, scale: float = 1.0, dropout: float = 0.0) -> None:
+        """Take any mlx-lm language model.
+
+        Raises:
+            IncompatibleError: Dropout is asked for.
+        """
+        if dropout:
+            raise IncompatibleError(
+                f"{type(model).__module__}: dropout needs an architecture that is known layer by "
+                "layer; train this one with --dropout 0"
+            )
+        self._model, self._scale = model, scale
+
+    def logits(self, factors: Factors, batch: MicroBatch) -> mx.array:
+        """Return what follows each supervised position, float32 (supervised, vocabulary)."""
+        attach(self._model, factors, self._scale)
+        logits = self._model(batch.tokens[batch.layout.grid])
+        positions = batch.layout.cells[batch.positions]
+        return logits.reshape(-1, logits.shape[-1])[positions].astype(mx.float32)
+
+    def loss(self, factors: Factors, batch: MicroBatch, key: mx.array | None = None) -> mx.array:
+        """Return the weighted sum of the supervised tokens' cross-entropies, float32 ()."""
+        return (batch.weights * cross_entropy(self.logits(factors, batch), batch.targets)).sum()
+
+
+def attach(model: nn.Module, factors: Factors, scale: float) -> None:
+    """Give a model mlx-lm's LoRA layers with these factors, or new factors to those it has."""
+    from mlx_lm.tuner.lora import LoRALinear
+
+    modules: Mapping[str, nn.Module] = dict(model.named_modules())
+    for path, (lora_a, lora_b) in factors.items():
+        lora = modules[path]
+        if not isinstance(lora, LoRALinear):
+            in_dims, out_dims = dimensions(lora)
+            lora = LoRALinear(in_dims, out_dims, r=lora_a.shape[1], scale=scale)
+            parent, _, leaf = path.rpartition(".")
+            lora.linear = modules[path]
+            setattr(modules[parent], leaf, lora)
+        lora.lora_a, lora.lora_b = lora_a, lora_b

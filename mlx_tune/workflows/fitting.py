@@ -1,0 +1,120 @@
+"""Makes a training fit the machine before anything is loaded, or says what would."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mlx_tune.data.tokenise import Example
+from mlx_tune.errors import UsageError
+from mlx_tune.models import runtime
+from mlx_tune.models.bases import BaseInfo
+from mlx_tune.sizing import Chosen, Sizing
+from mlx_tune.training import memory
+from mlx_tune.training.config import TrainingConfig
+from mlx_tune.training.memory import Dimensions, MemoryPlan
+from mlx_tune.training.shapes import Shape
+
+_USEFUL_TOKENS = 64  # shorter rows teach little
+_FOUR_BIT_SHARE = 0.3  # of 16-bit weights: 4.5 bits a number, and what is not quantised
+
+
+def dimensions(info: BaseInfo) -> Dimensions:
+    """Return the sizes of a base model as this machine holds it."""
+    dtype = runtime.compute_dtype()
+    number = dtype.size if dtype else None
+    return Dimensions.of(
+        {**info.config, "hidden_size": info.hidden_size},
+        weights_bytes=info.held_bytes(number),
+        activation_bytes=number or info.float_bytes,
+    )
+
+
+def fit(
+    info: BaseInfo, decided: Sizing, config: TrainingConfig, examples: Sequence[Example]
+) -> tuple[Sizing, MemoryPlan]:
+    """Return settings that fit the machine, each changed one with its reason.
+
+    Raises:
+        UsageError: None do; the message says what needs how much, and what would fit.
+    """
+    model, limit = dimensions(info), memory.limit_bytes()
+    asked = frozenset(name for name, chosen in decided.items() if chosen.source.startswith("--"))
+    found, plan = memory.fit(model, config, examples, limit, fixed=asked)
+    if not plan.fits:
+        raise UsageError(_too_large(model, found, plan, asked))
+    needs = f"{gigabytes(plan.peak_bytes)} of {gigabytes(limit)}"
+    changes = {
+        "batch_size": found.batch_size,
+        "grad_accumulation": found.grad_accumulation,
+        "checkpoint_layers": found.checkpoint_layers,
+    }
+    why = {"checkpoint_layers": f"everything fits: {needs}"}
+    chosen = {}
+    for name, value in changes.items():
+        before: Chosen = getattr(decided, name)
+        if value != before.value:
+            chosen[name] = Chosen(value=value, reason=f"so that it fits: {needs}", source="memory")
+        elif name in why and name not in asked:
+            chosen[name] = replace(before, reason=why[name], source="memory")
+    return replace(decided, **chosen), plan
+
+
+def with_cache(
+    info: BaseInfo, config: TrainingConfig, examples: Sequence[Example]
+) -> TrainingConfig:
+    """Return a configuration with as much cache as the machine has room for."""
+    model = dimensions(info)
+    shapes, _ = config.batches(examples, share_prefix=model.walked).shapes()
+    plan = memory.predict(model, config, set(shapes.values()), memory.limit_bytes())
+    return replace(config, cache_bytes=plan.cache_bytes)
+
+
+def gigabytes(count: int) -> str:
+    """Return bytes for a person, in gigabytes."""
+    return f"{count / 1e9:.1f} GB"
+
+
+def _too_large(
+    model: Dimensions, config: TrainingConfig, plan: MemoryPlan, asked: frozenset[str]
+) -> str:
+    """Say what needs how much, and the settings that fit."""
+    smallest = replace(
+        config, batch_size=1, grad_accumulation=8, checkpoint_layers=model.layers * model.walked
+    )
+    parts = (
+        f"weights {gigabytes(plan.weights_bytes)}",
+        f"adapter and optimizer {gigabytes(plan.adapter_bytes)}",
+        f"activations {gigabytes(plan.activations_bytes)}",
+        f"logits {gigabytes(plan.loss_bytes)}",
+    )
+    ways = []
+    if (length := _longest(model, smallest, plan.limit_bytes)) >= 8:
+        small = "--batch-size 1 --grad-accumulation 8 " if asked else ""
+        again = f"--checkpoint-layers {model.layers} " if "checkpoint_layers" in asked else ""
+        ways.append(f"{small}{again}--max-length {length} --allow-long")
+    quantised = replace(model, weights_bytes=int(model.weights_bytes * _share(model)))
+    if length < _USEFUL_TOKENS <= _longest(quantised, smallest, plan.limit_bytes):
+        ways.append("a base model with 4-bit weights, see `mlx-tune base list`")
+    fix = " or ".join(ways) or "a smaller base model, see `mlx-tune base list`"
+    return (
+        f"this training needs {gigabytes(plan.peak_bytes)} of memory and the machine gives "
+        f"{gigabytes(plan.limit_bytes)} ({', '.join(parts)}); what fits: {fix}"
+    )
+
+
+def _share(model: Dimensions) -> float:
+    """Return what quantising leaves of the weights."""
+    return _FOUR_BIT_SHARE * 2 / model.activation_bytes
+
+
+def _longest(model: Dimensions, config: TrainingConfig, limit: int) -> int:
+    """Return how long a row may be for a micro-batch of one to fit; 0 if none may."""
+
+    def fits(length: int) -> bool:
+        shape = Shape(rows=1, prefix=0, flat=length, width=length, supervised=length)
+        return memory.predict(model, config, [shape], limit).fits
+
+    low, high = 0, 1 << 17
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

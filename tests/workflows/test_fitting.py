@@ -1,0 +1,95 @@
+"""A training that does not fit is refused before anything is loaded, with what would fit."""
+
+import re
+
+import mlx.core as mx
+import pytest
+
+import tiny
+from lab import Heard, facts
+from mlx_tune.errors import UsageError
+from mlx_tune.models import bases, runtime
+from mlx_tune.training import memory
+from mlx_tune.workflows import fitting, train
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with so much memory."""
+
+    def of(size: int) -> None:
+        monkeypatch.setattr(memory, "limit_bytes", lambda: size)
+
+    return of
+
+
+def test_the_plan_says_where_the_bytes_go(lab):
+    heard = Heard()
+    lab.train(lab.data("a", facts("Lab")), heard=heard)
+    plan = heard.plans[0].memory
+    assert plan.weights_bytes == bases.locate(str(lab.base)).held_bytes(4)
+    assert plan.fits
+    assert plan.peak_bytes == (
+        plan.weights_bytes + plan.adapter_bytes + plan.activations_bytes + plan.loss_bytes
+    )
+
+
+def test_weights_are_counted_as_they_are_held(tmp_path):
+    info = bases.locate(str(tiny.base_folder(tmp_path / "half", dtype=mx.bfloat16)))
+    assert info.float_bytes == 2
+    assert info.held_bytes(None) * 2 == info.held_bytes(4)
+
+
+def test_row_29_more_memory_than_there_is_names_what_needs_it_and_what_fits(
+    lab, machine, monkeypatch
+):
+    monkeypatch.setattr(train, "load_folded", lambda *_: pytest.fail("weights were loaded"))
+    long = {f"{i}?": "word " * 80 for i in range(8)}
+    info = bases.locate(str(lab.base))
+    machine(info.held_bytes(4) + 2_000_000)
+    with pytest.raises(UsageError) as refused:
+        lab.train(lab.data("a", long), batch_size=8)
+    message = str(refused.value)
+    assert re.search(r"needs \d\.\d GB of memory and the machine gives", message)
+    assert "weights" in message
+    assert "activations" in message
+    length = int(re.search(r"--max-length (\d+)", message)[1])
+    assert f"--batch-size 1 --grad-accumulation 8 --max-length {length}" in message
+    assert refused.value.exit_code == 2
+
+
+def test_the_settings_that_it_says_fit_do_fit(lab, machine):
+    info = bases.locate(str(lab.base))
+    machine(info.held_bytes(4) + 2_000_000)
+    data = lab.data("a", {**{f"{i}?": "word " * 80 for i in range(4)}, **facts("Lab")})
+    with pytest.raises(UsageError) as refused:
+        lab.train(data, batch_size=8)
+    length = int(re.search(r"--max-length (\d+)", str(refused.value))[1])
+    lab.train(data, batch_size=1, grad_accumulation=8, max_length=length, allow_long=True)
+
+
+def test_with_less_memory_micro_batches_are_halved_and_the_reason_is_told(lab, machine):
+    asked = {"batch_size": None, "grad_accumulation": None}  # the rule's: 2 × 4
+    data = lab.data("a", facts("Lab", 8))
+    whole, less = (Heard(), Heard())
+    lab.train(data, heard=whole, **asked)
+    machine(whole.plans[0].memory.peak_bytes - 1)
+    lab.train(lab.data("b", facts("Hall", 8)), heard=less, **asked)
+    sizing = less.plans[0].sizing
+    assert (sizing.batch_size.value, sizing.grad_accumulation.value) == (1, 8)
+    assert sizing.batch_size.source == "memory"
+    assert sizing.batch_size.reason.startswith("so that it fits: ")
+
+
+def test_without_a_gpu_a_tenth_of_the_machine_stays_free(monkeypatch):
+    monkeypatch.setattr(runtime, "memory_bytes", lambda: 1000)
+    assert memory.limit_bytes() == 900
+    monkeypatch.setattr(runtime, "on_gpu", lambda: True)
+    assert memory.limit_bytes() == 1000
+
+
+def test_on_a_gpu_weights_and_activations_are_as_stored(tmp_path, monkeypatch):
+    info = bases.locate(str(tiny.base_folder(tmp_path / "half", dtype=mx.bfloat16)))
+    monkeypatch.setattr(runtime, "on_gpu", lambda: True)
+    found = fitting.dimensions(info)
+    assert (found.activation_bytes, found.weights_bytes) == (2, info.held_bytes(None))
