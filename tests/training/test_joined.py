@@ -112,8 +112,7 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize("name", MIXED) for n in MIXED]
-)
+@pytest.mark.parametrize("name", MIXED)
 def test_layers_of_different_forms_are_left_apart(name):
     made = linears()
     mx.random.seed(1)

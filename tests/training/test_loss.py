@@ -101,6 +101,7 @@ def test_bfloat16_states_have_a_bfloat16_gradient_and_a_float32_loss():
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 def test_a_word_known_for_certain_costs_nothing_and_not_less(dtype):
+    """Its logit is one of those that are summed, roundings included."""
     module = nn.Embedding(512, 256)
     module.weight = 0.06 * mx.random.normal((512, 256), key=mx.random.key(0))
     module.set_dtype(dtype)
