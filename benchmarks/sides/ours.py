@@ -16,6 +16,7 @@ from benchmarks.sides.job import Job, Result, Step, TokenRow, run, summarise
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import bases
 from mlx_tune.training import loop
+from mlx_tune.training import memory
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.loop import Trainer
 from mlx_tune.workflows.folded import load_folded
@@ -54,6 +55,7 @@ def config_of(job: Job, rows: int) -> TrainingConfig:
         learning_rate=job.learning_rate,
         new_rows=rows,
         seed=job.seed,
+        loss_chunk=memory.loss_chunk(),
     )
 
 

@@ -20,19 +20,18 @@ class Head:
 
     def words(self, ids: mx.array) -> mx.array:
         """Return the weight rows of words, (ids, dims)."""
-        if self._tied:
-            return self._module(ids)
         module = self._module
-        if isinstance(module, nn.QuantizedLinear):
-            return mx.dequantize(
-                module.weight[ids],
-                module.scales[ids],
-                module.biases[ids] if module.biases is not None else None,
-                group_size=module.group_size,
-                bits=module.bits,
-                mode=module.mode,
-            )
-        return module.weight[ids]
+        if not isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
+            return module.weight[ids]
+        biases = module.get("biases")
+        return mx.dequantize(
+            module.weight[ids],
+            module.scales[ids],
+            None if biases is None else biases[ids],
+            group_size=module.group_size,
+            bits=module.bits,
+            mode=module.mode,
+        )
 
 
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
