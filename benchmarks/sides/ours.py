@@ -15,8 +15,7 @@ from benchmarks.sides import mlx_model
 from benchmarks.sides.job import Job, Result, Step, TokenRow, run, summarise
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import bases
-from mlx_tune.training import loop
-from mlx_tune.training import memory
+from mlx_tune.training import loop, memory
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.loop import Trainer
 from mlx_tune.workflows.folded import load_folded
