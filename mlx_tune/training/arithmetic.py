@@ -28,7 +28,7 @@ _EXPONENT_OF_ONE, _EXPONENT_OF_INFINITY = 127, 255
 
 
 def exp(x: mx.array) -> mx.array:
-    """Return e^x to within 1.2e-7; 0 below -87.3 and infinite above 88.7.
+    """Return e^x to within 1.2e-7; 0 below -87.3 and infinite above 88.3.
 
     Args:
         x: float32, any shape, between -1e6 and 1e6.

@@ -98,11 +98,6 @@ class Batches:
     seed: int
     prefix: tuple[int, ...] = ()
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer updates an epoch."""
-        return -(-len(self.examples) // self.effective_batch)
-
     def epoch(self, number: int) -> Iterator[list[Example]]:
         """Yield the examples of each step of an epoch: every one once, in an order of its own.
 

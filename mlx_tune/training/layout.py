@@ -94,13 +94,10 @@ class Layout:
         Returns:
             float32 (lines, 1, width, prefix + width).
         """
-        lines, width = self.grid.shape
+        width = self.grid.shape[1]
         keys = mx.arange(self.prefix + width)[None, None]
         queries = self.offsets()[:, None, None] + mx.arange(width)[None, :, None]
         seen = keys <= queries
-        if self.prefix:  # whose line has its tokens in the first part, and nothing of its own
-            is_row = (mx.arange(lines) > 0)[:, None, None]
-            seen = seen & (is_row | (keys < self.prefix))
         if window is not None:
             seen = seen & (queries < keys + window)
         return mx.where(seen, 0.0, _UNSEEN)[:, None]

@@ -169,12 +169,12 @@ class Trainer:
         Returns:
             Loss in nats per token, float32 (); gradients float32, in the tree of the factors.
         """
-        total = mx.array(1 / sum(sum(row.supervised) for row in rows), dtype=mx.float32)
+        share = mx.array(1 / sum(sum(row.supervised) for row in rows), dtype=mx.float32)
         loss, gradients = mx.array(0.0), None
         for index, part in enumerate(self._batches.parts(rows)):
             prefix = self._batches.prefix
             batch = collate(part, prefix, self.shapes.get(shape_of(part, prefix)))
-            value, grown = self._micro_step(self._factors, batch.parts(), total, self._key(index))
+            value, grown = self._micro_step(self._factors, batch.parts(), share, self._key(index))
             loss = loss + value
             gradients = grown if gradients is None else tree_map(mx.add, gradients, grown)
             mx.eval(loss, gradients)  # frees this micro-batch's activations before the next

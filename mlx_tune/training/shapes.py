@@ -1,10 +1,10 @@
 """The few shapes that all micro-batches of a run are padded to.
 
 Every shape is compiled once and, on a GPU, keeps its own buffers, so there are at most eight; and
-they are chosen, among all ways to group what the run needs, to add the least work.
+they are chosen, among all ways to cut what the run needs, sorted by length, to add the least work.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +91,9 @@ def cover(group: Sequence[Shape]) -> Shape:
     )
 
 
-def _groupings(shapes: Sequence[Shape], needed: Mapping[Shape, int], limit: int):  # type: ignore[no-untyped-def]
+def _groupings(
+    shapes: Sequence[Shape], needed: Mapping[Shape, int], limit: int
+) -> tuple[list[float], Callable[[int], list[Sequence[Shape]]]]:
     """Cut shapes, sorted by length, into 1, 2, … groups of neighbours, each as cheaply as can be.
 
     Returns:
@@ -115,7 +117,7 @@ def _groupings(shapes: Sequence[Shape], needed: Mapping[Shape, int], limit: int)
             cost[k][j], start[k][j] = total[at], at + 1
 
     def cut(groups: int) -> list[Sequence[Shape]]:
-        end, found = count, []
+        end, found = count, list[Sequence[Shape]]()
         for k in range(groups - 1, -1, -1):
             begin = int(start[k][end])
             found.append(shapes[begin:end])

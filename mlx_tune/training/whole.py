@@ -55,4 +55,4 @@ def attach(model: nn.Module, factors: Factors, scale: float) -> None:
             parent, _, leaf = path.rpartition(".")
             lora.linear = modules[path]
             setattr(modules[parent], leaf, lora)
-        lora.lora_a, lora.lora_b = lora_a, lora_b
+        lora.lora_a, lora.lora_b, lora.scale = lora_a, lora_b, scale
