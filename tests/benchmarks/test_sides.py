@@ -76,6 +76,7 @@ def test_one_step_without_a_count_leaves_the_sum_unknown(job):
     assert summarise(steps, job(), NOTHING, device="", versions={}).computed_tokens is None
 
 
+@pytest.mark.slow  # mlx-lm compiles a kernel for every shape
 def test_mlx_lm_is_counted_as_by_hand(job):
     found = mlx_lm_side.measure(job())
     # Two epochs of two batches: rows 0 and 1, rows 2 and 3; the fifth fills none and is dropped.

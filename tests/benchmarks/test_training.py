@@ -99,6 +99,7 @@ def test_micro_batches_make_up_eight_rows_a_step(tmp_path):
         assert training.job_of(args, tmp_path).effective_batch == 8
 
 
+@pytest.mark.slow  # mlx-lm compiles a kernel for every shape
 def test_a_tiny_shape_is_measured_from_end_to_end(tmp_path, capsys):
     out = tmp_path / "all.json"
     words = "--shape tiny --dtype float32 --rows 17 --lengths 20-36 --prefix 8 --rounds 1 --json"
