@@ -22,6 +22,20 @@ CHATML = (
     "message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+LLAMA_3B = {
+    "model_type": "llama",
+    "hidden_size": 3072,
+    "num_hidden_layers": 28,
+    "intermediate_size": 8192,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128_256,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
+"""The sizes of the home model; nothing so large is built but in a slow test."""
+
 VOCABULARY = 256 + len(SPECIALS)
 
 

@@ -7,25 +7,13 @@ import pytest
 from mlx.utils import tree_map
 from mlx_lm.models import llama
 
+import tiny
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import runtime
 from mlx_tune.training import memory
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.loop import Trainer
 from mlx_tune.training.memory import Dimensions
-
-LLAMA_3B = {
-    "model_type": "llama",
-    "hidden_size": 3072,
-    "num_hidden_layers": 28,
-    "intermediate_size": 8192,
-    "num_attention_heads": 24,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 128_256,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True,
-}
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +27,7 @@ def test_the_prediction_for_three_billion_weights_is_within_fifteen_percent():
     gc.collect()
     mx.clear_cache()
     before = mx.get_active_memory()
-    model = llama.Model(llama.ModelArgs.from_dict(LLAMA_3B))
+    model = llama.Model(llama.ModelArgs.from_dict(tiny.LLAMA_3B))
     model.update(tree_map(lambda array: mx.zeros(array.shape), model.parameters()))
     mx.eval(model.parameters())
     weights = mx.get_active_memory() - before
@@ -56,7 +44,7 @@ def test_the_prediction_for_three_billion_weights_is_within_fifteen_percent():
     )  # fmt: skip
     trainer = Trainer(model, rows, config)
     next(trainer.steps())
-    of = Dimensions.of(LLAMA_3B, weights_bytes=weights, activation_bytes=4)
+    of = Dimensions.of(tiny.LLAMA_3B, weights_bytes=weights, activation_bytes=4)
     plan = memory.predict(of, config, set(trainer.shapes.values()), 10**12)
     found = mx.get_peak_memory() - before
     print(f"predicted {plan.peak_bytes / 1e9:.2f} GB, measured {found / 1e9:.2f} GB")

@@ -17,16 +17,6 @@ from mlx_tune.training.loop import Trainer
 from mlx_tune.training.memory import Dimensions
 from mlx_tune.training.shapes import Shape
 
-LLAMA_3B = {
-    "model_type": "llama",
-    "hidden_size": 3072,
-    "num_hidden_layers": 28,
-    "intermediate_size": 8192,
-    "num_attention_heads": 24,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "vocab_size": 128_256,
-}
 GB = 10**9
 
 
@@ -52,7 +42,7 @@ def examples(count: int, length: int, *, prefix: int = 0, taught: int = 8, words
 
 def large(**changes) -> Dimensions:
     numbers = {"weights_bytes": 6_425_000_000, "activation_bytes": 2}
-    return Dimensions.of(LLAMA_3B, **numbers | changes)
+    return Dimensions.of(tiny.LLAMA_3B, **numbers | changes)
 
 
 def test_the_sizes_of_an_adapter_by_hand():
