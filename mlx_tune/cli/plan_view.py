@@ -106,14 +106,15 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _memory(plan: MemoryPlan) -> str:
+    """Return where the bytes go, in one line of a terminal."""
     parts = {
         "weights": plan.weights_bytes,
         "adapter": plan.adapter_bytes,
-        "activations": plan.activations_bytes,
+        "layers": plan.activations_bytes,
         "logits": plan.loss_bytes,
     }
-    shares = ", ".join(f"{name} {size(count)}" for name, count in parts.items() if count)
-    return f"{size(plan.peak_bytes)} of {size(plan.limit_bytes)}: {shares}"
+    shares = ", ".join(f"{name} {count / 1e9:.2f}" for name, count in parts.items() if count)
+    return f"{plan.peak_bytes / 1e9:.1f} GB of {plan.limit_bytes / 1e9:.1f}: {shares}"
 
 
 def _settings(plan: Plan) -> Table:

@@ -93,3 +93,13 @@ def test_on_a_gpu_weights_and_activations_are_as_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "on_gpu", lambda: True)
     found = fitting.dimensions(info)
     assert (found.activation_bytes, found.weights_bytes) == (2, info.held_bytes(None))
+
+
+def test_the_plan_prints_padding_and_memory_in_lines_of_a_terminal(lab, mlx_tune_command):
+    data = lab.data("a", facts("Lab", 8))
+    code, out, _ = mlx_tune_command("plan", data, "--base", lab.base, "--store", lab.store)
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert re.search(r"\d+\.\d% padding in \d shapes?$", lines["work"])
+    assert re.search(r"GB of \d+\.\d: weights \d+\.\d\d, adapter ", lines["memory"])
+    assert len(lines["memory"]) <= 80
