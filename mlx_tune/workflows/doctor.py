@@ -41,6 +41,7 @@ def examine(store_root: Path) -> list[Finding]:
         Finding(about="mlx", text=f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}"),
         _device(),
         *_blas(),
+        *_compiler(),
         *_rival(),
         _disk(store_root),
         *_bases(),
@@ -64,6 +65,16 @@ def _blas() -> list[Finding]:
         return []
     advice = blas.advice()
     return [Finding(about="blas", text=advice or f"{blas.loaded}", good=advice is None)]
+
+
+def _compiler() -> list[Finding]:
+    """Look for what MLX's CPU backend compiles with; without it every operation runs alone."""
+    if runtime.on_gpu():
+        return []
+    if shutil.which("g++"):
+        return [Finding(about="compiler", text="g++; the first training waits for it, once")]
+    advice = "no g++, so MLX compiles nothing and trains slower; `sudo apt-get install g++`"
+    return [Finding(about="compiler", text=advice, good=False)]
 
 
 def _rival() -> list[Finding]:

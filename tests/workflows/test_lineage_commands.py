@@ -150,6 +150,13 @@ def test_doctor_finds_a_flipped_byte_and_names_the_file(two):
     assert first.folder_name in found.text
 
 
+def test_doctor_says_that_there_is_no_compiler(lab, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    found = next(finding for finding in examine(lab.store) if finding.about == "compiler")
+    assert not found.good
+    assert "g++" in found.text
+
+
 def test_doctor_warns_of_the_other_mlx_tune(lab, monkeypatch):
     from mlx_tune.workflows import doctor
 
