@@ -172,8 +172,9 @@ def fit(
         plan = predict(model, found, shapes, limit)
         if plan.fits or config.batch_size == 1 or {"batch_size", "grad_accumulation"} & fixed:
             return found, plan
-        half = config.batch_size // 2
-        config = replace(config, batch_size=half, grad_accumulation=config.effective_batch // half)
+        rows = config.effective_batch  # stays what it is, also where half of it is no whole number
+        half = next(size for size in range(config.batch_size // 2, 0, -1) if rows % size == 0)
+        config = replace(config, batch_size=half, grad_accumulation=rows // half)
 
 
 def _fewest_checkpoints(

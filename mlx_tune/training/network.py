@@ -24,7 +24,12 @@ class Network(Protocol):
 
 
 def network(
-    model: nn.Module, *, scale: float = 1.0, dropout: float = 0.0, **options: Any
+    model: nn.Module,
+    *,
+    scale: float = 1.0,
+    dropout: float = 0.0,
+    checkpoint_layers: int = 0,
+    loss_chunk: int | None = None,
 ) -> Network:
     """Return the way to call a model: layer by layer where its architecture is known.
 
@@ -32,8 +37,15 @@ def network(
         model: An mlx-lm language model, frozen.
         scale: Multiplier of the adapter's product.
         dropout: Share of the adapter's inputs set to zero.
-        options: Of :class:`Walked`; a model called as a whole has none of them.
+        checkpoint_layers: How many layers are computed again in the backward pass.
+        loss_chunk: Tokens whose logits are held at once; a model called as a whole holds all.
+
+    Raises:
+        IncompatibleError: The model has to be called as a whole, and cannot do what is asked.
     """
+    common: dict[str, Any] = {
+        "scale": scale, "dropout": dropout, "checkpoint_layers": checkpoint_layers,
+    }  # fmt: skip
     if can_walk(model):
-        return Walked(model, scale=scale, dropout=dropout, **options)
-    return Whole(model, scale=scale, dropout=dropout)
+        return Walked(model, loss_chunk=loss_chunk, **common)
+    return Whole(model, **common)

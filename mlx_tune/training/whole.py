@@ -17,17 +17,25 @@ class Whole:
 
     shares_prefix = False
 
-    def __init__(self, model: nn.Module, *, scale: float = 1.0, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        scale: float = 1.0,
+        dropout: float = 0.0,
+        checkpoint_layers: int = 0,
+    ) -> None:
         """Take any mlx-lm language model.
 
         Raises:
-            IncompatibleError: Dropout is asked for.
+            IncompatibleError: Something is asked for that needs to know its layers.
         """
-        if dropout:
-            raise IncompatibleError(
-                f"{type(model).__module__}: dropout needs an architecture that is known layer by "
-                "layer; train this one with --dropout 0"
-            )
+        for flag, value in (("dropout", dropout), ("checkpoint-layers", checkpoint_layers)):
+            if value:
+                raise IncompatibleError(
+                    f"{type(model).__module__}: --{flag} needs an architecture that is known "
+                    f"layer by layer; train this one with --{flag} 0"
+                )
         self._model, self._scale = model, scale
 
     def logits(self, factors: Factors, batch: MicroBatch) -> mx.array:

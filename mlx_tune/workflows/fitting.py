@@ -13,6 +13,7 @@ from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.memory import Dimensions, MemoryPlan
 from mlx_tune.training.shapes import Shape
 
+_LEAST_LENGTH = 8  # that --max-length takes
 _USEFUL_TOKENS = 64  # shorter rows teach little
 _FOUR_BIT_SHARE = 0.3  # of 16-bit weights: 4.5 bits a number, and what is not quantised
 
@@ -29,18 +30,28 @@ def dimensions(info: BaseInfo) -> Dimensions:
 
 
 def fit(
-    info: BaseInfo, decided: Sizing, config: TrainingConfig, examples: Sequence[Example]
+    info: BaseInfo,
+    decided: Sizing,
+    config: TrainingConfig,
+    examples: Sequence[Example],
+    asked: frozenset[str],
 ) -> tuple[Sizing, MemoryPlan]:
     """Return settings that fit the machine, each changed one with its reason.
+
+    Args:
+        info: The base model.
+        decided: The settings as wanted.
+        config: The same, for the loop.
+        examples: The rows, new ones first.
+        asked: Names of settings that a person gave, by flag or in a file; they stay.
 
     Raises:
         UsageError: None do; the message says what needs how much, and what would fit.
     """
     model, limit = dimensions(info), memory.limit_bytes()
-    asked = frozenset(name for name, chosen in decided.items() if chosen.source.startswith("--"))
     found, plan = memory.fit(model, config, examples, limit, fixed=asked)
     if not plan.fits:
-        raise UsageError(_too_large(model, found, plan, asked))
+        raise UsageError(_too_large(model, found, plan, asked, examples))
     needs = f"{gigabytes(plan.peak_bytes)} of {gigabytes(limit)}"
     changes = {
         "batch_size": found.batch_size,
@@ -74,9 +85,13 @@ def gigabytes(count: int) -> str:
 
 
 def _too_large(
-    model: Dimensions, config: TrainingConfig, plan: MemoryPlan, asked: frozenset[str]
+    model: Dimensions,
+    config: TrainingConfig,
+    plan: MemoryPlan,
+    asked: frozenset[str],
+    examples: Sequence[Example],
 ) -> str:
-    """Say what needs how much, and the settings that fit."""
+    """Say what needs how much, and what fits: single rows, shorter ones, or 4-bit weights."""
     smallest = replace(
         config, batch_size=1, grad_accumulation=8, checkpoint_layers=model.layers * model.walked
     )
@@ -87,10 +102,18 @@ def _too_large(
         f"logits {gigabytes(plan.loss_bytes)}",
     )
     ways = []
-    if (length := _longest(model, smallest, plan.limit_bytes)) >= 8:
-        small = "--batch-size 1 --grad-accumulation 8 " if asked else ""
-        again = f"--checkpoint-layers {model.layers} " if "checkpoint_layers" in asked else ""
-        ways.append(f"{small}{again}--max-length {length} --allow-long")
+    length = _longest(model, smallest, plan.limit_bytes)
+    # Rehearsed rows come along whole, whatever the limit on new ones.
+    old = max((len(example.tokens) for example in examples[config.new_rows :]), default=0)
+    if length >= max(old, _LEAST_LENGTH):
+        flags = []
+        if {"batch_size", "grad_accumulation"} & asked:
+            flags.append("--batch-size 1 --grad-accumulation 8")
+        if "checkpoint_layers" in asked:
+            flags.append(f"--checkpoint-layers {model.layers}")
+        if length < max(len(example.tokens) for example in examples):
+            flags.append(f"--max-length {length} --allow-long")
+        ways.append(" ".join(flags))
     quantised = replace(model, weights_bytes=int(model.weights_bytes * _share(model)))
     if length < _USEFUL_TOKENS <= _longest(quantised, smallest, plan.limit_bytes):
         ways.append("a base model with 4-bit weights, see `mlx-tune base list`")

@@ -126,6 +126,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
     name = given["name"].value if "name" in given else _name(request.data)
     check_name(name)
     info = _base(request, store, given, say)
+    asked = frozenset(given)
     if request.config is None:
         given = {**gather({}, shipped_config(info.name)), **given}
     chain = tuple(store.chain(store.head()))
@@ -143,7 +144,9 @@ def prepare(request: Request, *, say: Say) -> Plan:
     # Old rows fitted the limit of the session that taught them; a shorter one now must not make
     # the model forget them.
     examples = (*itertools.compress(fresh, fits), *tokenise.encode(rehearsal.old, tokenizer))
-    decided, memory_plan = fitting.fit(info, decided, training_config(decided, sum(fits)), examples)
+    decided, memory_plan = fitting.fit(
+        info, decided, training_config(decided, sum(fits)), examples, asked
+    )
     batches = training_config(decided, sum(fits)).batches(
         examples, share_prefix=fitting.dimensions(info).walked
     )

@@ -169,3 +169,11 @@ def test_the_footprint_does_not_grow_over_two_hundred_steps_of_varied_lengths():
         if step.number == 230:
             break
     assert max(footprint[200:]) <= 1.05 * max(footprint[20:50])
+
+
+def test_an_odd_micro_batch_is_cut_to_one_that_keeps_the_rows_of_a_step():
+    rows = examples(15, 600, taught=300, words=128_000)
+    asked = config(batch_size=5, grad_accumulation=1, new_rows=15)
+    found, plan = memory.fit(large(), asked, rows, 1 * GB)
+    assert not plan.fits
+    assert (found.batch_size, found.grad_accumulation) == (1, 5)

@@ -60,7 +60,7 @@ def test_dropout_is_refused_where_the_layers_are_not_known():
     with pytest.raises(IncompatibleError) as error:
         network(model, dropout=0.1)
     assert str(error.value) == (
-        "mlx_lm.models.gemma2: dropout needs an architecture that is known layer by layer; "
+        "mlx_lm.models.gemma2: --dropout needs an architecture that is known layer by layer; "
         "train this one with --dropout 0"
     )
 
@@ -74,3 +74,8 @@ def test_logits_are_those_after_each_supervised_token_of_padded_rows():
     wanted = np.array(network(tiny.model(), scale=2.0).logits(factors, batch))
     assert found.shape == (sum(sum(row.supervised) for row in rows), tiny.VOCABULARY)
     assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_checkpointing_is_refused_where_the_layers_are_not_known():
+    with pytest.raises(IncompatibleError, match="--checkpoint-layers needs an architecture"):
+        network(tiny.model(model_type="gemma2", query_pre_attn_scalar=8.0), checkpoint_layers=1)

@@ -103,3 +103,24 @@ def test_the_plan_prints_padding_and_memory_in_lines_of_a_terminal(lab, mlx_tune
     assert re.search(r"\d+\.\d% padding in \d shapes?$", lines["work"])
     assert re.search(r"GB of \d+\.\d: weights \d+\.\d\d, adapter ", lines["memory"])
     assert len(lines["memory"]) <= 80
+
+
+def test_single_rows_are_advised_alone_where_they_suffice(lab, machine):
+    data = lab.data("a", facts("Lab", 8))
+    whole = Heard()
+    lab.train(data, heard=whole, batch_size=8)
+    machine(whole.plans[0].memory.peak_bytes - 1)
+    with pytest.raises(UsageError) as refused:
+        lab.train(lab.data("b", facts("Hall", 8)), batch_size=8, checkpoint_layers=0)
+    message = str(refused.value)
+    assert "--batch-size 1 --grad-accumulation 8" in message
+    assert "--max-length" not in message
+
+
+def test_shorter_rows_are_not_advised_where_rehearsed_ones_are_what_is_too_long(lab, machine):
+    lab.train(lab.data("long", {f"{i}?": "word " * 80 for i in range(4)}))
+    info = bases.locate(str(lab.base))
+    machine(info.held_bytes(4) + 1_200_000)
+    with pytest.raises(UsageError) as refused:
+        lab.train(lab.data("b", facts("Hall", 8)), batch_size=8)
+    assert "--max-length" not in str(refused.value)
