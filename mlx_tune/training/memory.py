@@ -15,6 +15,7 @@ from mlx_tune.data.tokenise import Example
 from mlx_tune.models import runtime
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.shapes import Shape
+from mlx_tune.training.walked import will_walk
 
 # MLX computes ahead of what it has freed, about a layer, or a chunk of the loss, at a time.
 _AHEAD = 2
@@ -25,7 +26,6 @@ _LOSS_ARRAYS = 7
 # The head's product wants rows, the memory few: above this it gains nothing on a CPU.
 _CHUNK_ROWS_CPU, _CHUNK_ROWS_GPU = 64, 256
 _LEAST_CACHE_BYTES = 64 << 20
-_WALKED = frozenset({"llama", "mistral", "qwen2", "qwen3"})  # see training/walked.py
 _FREE_SHARE = 0.1  # of a machine without a GPU, left to everything else
 
 
@@ -60,6 +60,7 @@ class Dimensions:
     @staticmethod
     def of(config: Mapping[str, Any], *, weights_bytes: int, activation_bytes: int) -> "Dimensions":
         """Read a model's config.json; what it does not say is as in a Llama."""
+        walked = will_walk(config)
         config = {**config, **(config.get("text_config") or {})}
         hidden, heads = int(config["hidden_size"]), int(config.get("num_attention_heads") or 1)
         return Dimensions(
@@ -72,7 +73,7 @@ class Dimensions:
             vocabulary=int(config.get("vocab_size") or 0),
             weights_bytes=weights_bytes,
             activation_bytes=activation_bytes,
-            walked=config.get("model_type") in _WALKED,
+            walked=walked,
         )
 
     def adapter_numbers(self, rank: int) -> int:

@@ -5,7 +5,7 @@ positions do not see what follows, so they are the same for every row and are co
 micro-batch; gradients of all rows flow into them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -30,6 +30,14 @@ def can_walk(model: nn.Module) -> bool:
         return False
     # mlx-lm's DynamicNTKScalingRoPE turns by the length of the text: no prefix is like another.
     return all(type(layer.self_attn.rope).__name__ in _ROPES for layer in model.layers)
+
+
+def will_walk(config: Mapping[str, Any]) -> bool:
+    """Tell from a model's config.json what :func:`can_walk` will say once it is loaded."""
+    rope = config.get("rope_scaling") or {}
+    dynamic = "dynamic" in (rope.get("type"), rope.get("rope_type"))
+    # mlx-lm loads a Mistral as a Llama.
+    return config.get("model_type") in _WALKABLE | {"mistral"} and not dynamic
 
 
 class Walked:

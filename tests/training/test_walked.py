@@ -10,7 +10,7 @@ from mlx_tune.training.batches import collate
 from mlx_tune.training.joined import Joined
 from mlx_tune.training.loss import cross_entropy
 from mlx_tune.training.shapes import Shape
-from mlx_tune.training.walked import Walked, attention
+from mlx_tune.training.walked import Walked, attention, can_walk, will_walk
 from mlx_tune.training.whole import attach
 
 SCALE = 2.0
@@ -216,3 +216,17 @@ def test_a_layer_without_factors_is_left_as_it_is(factors):
     wanted = np.array(model(mx.array([row.tokens[:-1]]))[0])[row.first_supervised - 1 :]
     found = np.array(walked().logits(some, collate([row], ())))
     assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("changes", "walked"),
+    [
+        ({}, True),
+        ({"model_type": "qwen3"}, True),
+        ({"model_type": "gemma2", "query_pre_attn_scalar": 8.0}, False),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, False),
+    ],
+)
+def test_the_config_tells_beforehand_what_can_be_walked(changes, walked):
+    assert will_walk(tiny.config(**changes)) == can_walk(tiny.model(**changes)) == walked
+    assert will_walk({"model_type": "mistral"})
