@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -13,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlx_tune.errors import DiskError, MlxTuneError, UsageError
+from mlx_tune.lineage.flush import flush, flush_folder, hand_over, sync_folder
 
 UNTOUCHED = "HEAD, sessions and the last checkpoint are as they were"
 FILE_PATTERN = "[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -26,8 +26,6 @@ _ADVICE = {
     errno.EACCES: "give yourself the permission or name another store",
     errno.EPERM: "give yourself the permission or name another store",
 }
-# What file systems say that cannot flush this way (network disks, FUSE), as against a failure.
-_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -37,7 +35,6 @@ def write_folder(
     files: Mapping[str, bytes],
     *,
     scratch: Path | None = None,
-    replace: bool = False,
     safe: str = UNTOUCHED,
 ) -> None:
     """Write a flat folder so that it appears under its name whole and durable, or not at all.
@@ -47,11 +44,10 @@ def write_folder(
         files: Each file's name and bytes.
         scratch: Where the unfinished folder lies, on the same file system; default ``.tmp`` beside
             the target.
-        replace: Whether a folder already there gives way, once the new one is durable.
         safe: What a failure leaves as it was, for the error's text.
 
     Raises:
-        FileExistsError: Something is at ``target`` already and ``replace`` is false.
+        FileExistsError: Something is at ``target`` already.
         DiskError: The disk is full, read-only or failing; ``target`` is as it was, or already holds
             the new folder whole where only the last flush failed.
         UsageError: A file's name is not a plain one.
@@ -61,12 +57,12 @@ def write_folder(
     with disk_errors("write", target, safe):
         make_folder(target.parent)
         make_folder(scratch)
-        if not replace and os.path.lexists(target):
+        if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, "already there", str(target))
         draft = scratch / secrets.token_hex(8)
         try:
             _fill(draft, files)
-            _put_in_place(draft, target, scratch if replace else None)
+            _put_in_place(draft, target)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -151,39 +147,6 @@ def make_folder(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def sync_folder(path: Path) -> None:
-    """Wait until the disk holds a folder's list of names."""
-    descriptor = os.open(path, _FOLDER)
-    try:
-        _flush_folder(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    """Wait until the disk holds a file's bytes."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        flush(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def flush(descriptor: int) -> None:
-    """Wait until the disk holds what was written to an open file."""
-    # On macOS fsync only hands the bytes to the drive, which may keep them in its cache and
-    # reorder them; F_FULLFSYNC makes the drive keep them.
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is not None:
-        try:
-            fcntl.fcntl(descriptor, full)
-            return
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-    os.fsync(descriptor)
-
-
 def check_file_names(names: Iterable[str]) -> None:
     """Refuse file names that are paths, need escaping in a manifest, or differ only in case.
 
@@ -248,30 +211,21 @@ def _fill(draft: Path, files: Mapping[str, bytes]) -> None:
     try:
         for name, data in files.items():
             _write_file(Path(name), data, folder)
-        _flush_folder(folder)
+        flush_folder(folder)
         for name, data in files.items():
             _compare(Path(name), data, folder)
     finally:
         os.close(folder)
 
 
-def _put_in_place(draft: Path, target: Path, trash_folder: Path | None) -> None:
-    trash: Path | None = None
-    if trash_folder is not None and os.path.lexists(target):
-        # POSIX has no exchange of folders: for a moment the name is free, both contents safe.
-        trash = trash_folder / secrets.token_hex(8)
-        target.rename(trash)
+def _put_in_place(draft: Path, target: Path) -> None:
     try:
         draft.rename(target)
     except OSError as error:
-        if trash is not None:
-            trash.rename(target)
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
             raise FileExistsError(errno.EEXIST, "already there", str(target)) from error
         raise
     _sync_name(target)
-    if trash is not None:
-        shutil.rmtree(trash)
 
 
 def _sync_name(path: Path) -> None:
@@ -283,10 +237,11 @@ def _sync_name(path: Path) -> None:
 
 
 def _write_file(path: Path, data: bytes, folder: int | None = None) -> None:
+    """Make a file; in a folder that is flushed as a whole, its bytes are only handed over."""
     descriptor = os.open(path, _NEW_FILE, 0o666, dir_fd=folder)
     try:
         _write_all(descriptor, data)
-        flush(descriptor)
+        (flush if folder is None else hand_over)(descriptor)
     finally:
         os.close(descriptor)
 
@@ -307,11 +262,3 @@ def _compare(path: Path, data: bytes, folder: int) -> None:
             rest = rest[len(chunk) :]
         if chunk or rest:
             raise OSError(errno.EIO, f"{path} reads back different from what was written")
-
-
-def _flush_folder(descriptor: int) -> None:
-    try:
-        flush(descriptor)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise

@@ -1,4 +1,4 @@
-"""Checkpoints: sealed folders named by their step, of which a run keeps the two newest whole."""
+"""Checkpoints: sealed folders named by their step; a run keeps the two newest whole, and the best."""
 
 from __future__ import annotations
 
@@ -26,10 +26,22 @@ class Checkpoint(Sealed):
     step: int
 
 
-def save(folder: Path, step: int, files: Mapping[str, bytes], *, scratch: Path) -> Checkpoint:
-    """Write a checkpoint, then delete all but the two newest whole ones.
+def save(
+    folder: Path,
+    step: int,
+    files: Mapping[str, bytes],
+    *,
+    scratch: Path,
+    best: int | None = None,
+) -> Checkpoint:
+    """Write a checkpoint, then delete all but the two newest whole ones and the best.
 
-    A folder of the same step gives way: a resume from an older one comes by here again.
+    Args:
+        folder: Of a run's checkpoints.
+        step: Optimizer updates done.
+        files: What an exact resume needs.
+        scratch: Where unfinished folders lie.
+        best: The step of one to keep besides.
 
     Raises:
         UsageError: The step is below 1, or a file's name is not a plain one.
@@ -38,8 +50,10 @@ def save(folder: Path, step: int, files: Mapping[str, bytes], *, scratch: Path) 
     if step < 1:
         raise UsageError(f"checkpoint of step {step}: steps count from 1")
     path = folder / f"step-{step:06d}"
-    write_folder(path, seal(files), scratch=scratch, replace=True)
-    _discard_old(folder, path, scratch)
+    if path.exists():  # a resume skipped it as damaged, went on from an older one and is back
+        discard_folder(path, scratch=scratch)
+    write_folder(path, seal(files), scratch=scratch)
+    _discard_old(folder, path, scratch, best)
     return _open(path)
 
 
@@ -54,10 +68,19 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, skipped
 
 
-def _discard_old(folder: Path, saved: Path, scratch: Path) -> None:
+def at(folder: Path, step: int) -> Checkpoint:
+    """Return the checkpoint of a step, every byte checked.
+
+    Raises:
+        DamagedStoreError: It is missing or damaged.
+    """
+    return _open_whole(folder / f"step-{step:06d}")
+
+
+def _discard_old(folder: Path, saved: Path, scratch: Path, best: int | None) -> None:
     whole = 1  # the one just saved was read back
     for path in _paths(folder):
-        if path == saved:
+        if path == saved or path.name == f"step-{best or 0:06d}":
             continue
         if whole >= KEPT:
             discard_folder(path, scratch=scratch, safe="the new checkpoint is saved")

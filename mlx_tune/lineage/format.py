@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
 from mlx_tune.lineage.atomic import replace_file
@@ -12,7 +13,9 @@ from mlx_tune.lineage.sealed import read_regular
 
 FILE = "format.json"
 VERSION = 1
-FEATURES: frozenset[str] = frozenset()
+REMOVAL = "removal"
+"""Sessions may be marked as removed: nothing is to be trained on them."""
+FEATURES = frozenset({REMOVAL})
 """What a store may require of its reader that this version can do."""
 
 
@@ -29,7 +32,34 @@ def check(root: Path) -> None:
     place = root / FILE
     if not os.path.lexists(place):
         return
+    _check_record(from_json(read_regular(place), place), place)
+
+
+def write(root: Path) -> None:
+    """Write format.json where there is none.
+
+    Raises:
+        DiskError: The disk is full, read-only or failing.
+    """
+    place = root / FILE
+    if not os.path.lexists(place):
+        replace_file(place, to_json({"version": VERSION, "requires": []}, place))
+
+
+def require(root: Path, feature: str) -> None:
+    """Demand a feature of every later reader; all else that format.json holds is kept.
+
+    Raises:
+        DiskError: The disk is full, read-only or failing; format.json is as it was.
+    """
+    write(root)
+    place = root / FILE
     record = from_json(read_regular(place), place)
+    if feature not in record["requires"]:
+        replace_file(place, to_json({**record, "requires": [*record["requires"], feature]}, place))
+
+
+def _check_record(record: dict[str, Any], place: Path) -> None:
     version, requires = record.get("version"), record.get("requires")
     if type(version) is not int or version < 1 or not isinstance(requires, list):
         raise DamagedStoreError(
@@ -45,14 +75,3 @@ def check(root: Path) -> None:
         raise IncompatibleError(
             f"{place}: the store requires {', '.join(unknown)}, unknown here; upgrade mlx-tune"
         )
-
-
-def write(root: Path) -> None:
-    """Write format.json where there is none.
-
-    Raises:
-        DiskError: The disk is full, read-only or failing.
-    """
-    place = root / FILE
-    if not os.path.lexists(place):
-        replace_file(place, to_json({"version": VERSION, "requires": []}, place))

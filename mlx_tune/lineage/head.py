@@ -68,8 +68,14 @@ def write(root: Path, word: str) -> None:
 
 def moves(root: Path) -> list[Move]:
     """Return HEAD's moves, oldest first; lines that a power cut left torn are left out."""
-    matches = map(_MOVE.fullmatch, _text(root / LOG).split("\n"))
+    matches = map(_MOVE.fullmatch, _lines(root))
     return [Move(time=m[1], old=m[2], new=m[3], why=m[4]) for m in matches if m]
+
+
+def torn_lines(root: Path) -> list[int]:
+    """Return the numbers, from 1, of the lines of HEAD.log that hold no move."""
+    lines = enumerate(_lines(root), start=1)
+    return [number for number, line in lines if line and not _MOVE.fullmatch(line)]
 
 
 def log(root: Path, *, old: str, new: str, why: str) -> None:
@@ -98,6 +104,10 @@ def link(root: Path, name: str, folder_name: str | None) -> None:
         draft.replace(path)
     with suppress(OSError):
         draft.unlink(missing_ok=True)
+
+
+def _lines(root: Path) -> list[str]:
+    return _text(root / LOG).split("\n")
 
 
 def _text(path: Path) -> str:

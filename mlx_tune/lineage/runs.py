@@ -10,15 +10,9 @@ from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
 from mlx_tune.lineage import checkpoints
-from mlx_tune.lineage.atomic import (
-    append_line,
-    disk_errors,
-    replace_file,
-    sync_file,
-    sync_folder,
-    write_folder,
-)
+from mlx_tune.lineage.atomic import append_line, disk_errors, replace_file, write_folder
 from mlx_tune.lineage.checkpoints import Checkpoint
+from mlx_tune.lineage.flush import sync_file, sync_folder
 from mlx_tune.lineage.records import from_json, refuse_taken, to_json, to_line
 from mlx_tune.lineage.sealed import read_regular
 from mlx_tune.lineage.session import check_name
@@ -28,6 +22,12 @@ RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 SCHEMA = 1
+
+TRAIN, SCORE, COMMIT = "train", "score", "commit"
+"""Phases of a run that can be gone on with."""
+DONE, FAILED = "done", "failed"
+"""Phases in which there is nothing left to do."""
+
 _OWN = ("schema", "name", "created")
 
 
@@ -93,6 +93,11 @@ class Run:
         _check_record(record, place)
         return cls(path, record)
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether there is something to resume."""
+        return self.record.get("phase") not in (DONE, FAILED)
+
     def read(self, name: str) -> bytes:
         """Return the bytes of a file given to ``create``.
 
@@ -139,8 +144,15 @@ class Run:
                 self._note(f"{place}:{number}: torn line skipped")
         return rows
 
-    def save_checkpoint(self, step: int, files: Mapping[str, bytes]) -> Checkpoint:
-        """Write a checkpoint, and the metrics up to it, then delete all but the two newest whole.
+    def save_checkpoint(
+        self, step: int, files: Mapping[str, bytes], *, best: int | None = None
+    ) -> Checkpoint:
+        """Write a checkpoint, and the metrics up to it, then delete older ones.
+
+        Args:
+            step: Optimizer updates done.
+            files: What an exact resume needs.
+            best: The step of a checkpoint that is kept besides the two newest whole ones.
 
         Raises:
             UsageError: The step is below 1, or a file's name is not a plain one.
@@ -152,7 +164,15 @@ class Run:
                 sync_file(metrics)
                 sync_folder(self.path)
         scratch = self.path.parent.parent / ".tmp"
-        return checkpoints.save(self.path / CHECKPOINTS, step, files, scratch=scratch)
+        return checkpoints.save(self.path / CHECKPOINTS, step, files, scratch=scratch, best=best)
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """Return the checkpoint of a step, every byte checked.
+
+        Raises:
+            DamagedStoreError: It is missing or damaged.
+        """
+        return checkpoints.at(self.path / CHECKPOINTS, step)
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """Return the newest checkpoint whose every byte is right, or None.

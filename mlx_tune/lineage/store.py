@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, LockedError, UsageError
 from mlx_tune.lineage import format as store_format
-from mlx_tune.lineage import head, shelf
-from mlx_tune.lineage.atomic import disk_errors, make_folder, sync_folder, write_folder
+from mlx_tune.lineage import head, labels, lock, shelf
+from mlx_tune.lineage.atomic import disk_errors, make_folder, write_folder
+from mlx_tune.lineage.flush import sync_folder
 from mlx_tune.lineage.head import BASE
 from mlx_tune.lineage.records import refuse_taken, to_json
 from mlx_tune.lineage.sealed import MANIFEST, seal, sha256
@@ -22,6 +24,10 @@ from mlx_tune.lineage.session import (
     read_session,
 )
 from mlx_tune.lineage.shelf import SESSIONS, Shelf
+
+LOCK = "lock"
+TRAINING_LOCK = "training.lock"
+PATIENCE_SECONDS = 20.0  # for another's write, which takes as long as a flush or two
 
 
 class Store:
@@ -36,6 +42,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.notes: list[str] = []
+        self._held = False
 
     @classmethod
     def open(cls, root: Path) -> Store:
@@ -59,7 +66,7 @@ class Store:
             DamagedStoreError: HEAD names a session that is damaged; the message names the newest
                 sound one and the way back to it.
         """
-        found = self._scan()
+        found = self.shelf()
         word = self._head_word(found)
         try:
             return found.session(word)
@@ -72,7 +79,7 @@ class Store:
 
     def sessions(self) -> list[Session]:
         """Return the sound sessions by number, then id; ``notes`` says which are damaged."""
-        found = self._scan()
+        found = self.shelf()
         for error in found.damaged.values():
             self._note(str(error))
         return list(found.sound.values())
@@ -81,15 +88,28 @@ class Store:
         """Return the session a person means, or None for ``base``.
 
         Args:
-            ref: A number (``3``, ``0003``), a name, a folder's name, four or more digits of an id,
-                ``HEAD``, or ``base``.
+            ref: A tag, a number (``3``, ``0003``), a name, a folder's name, four or more digits of
+                an id, ``HEAD``, or ``base``.
 
         Raises:
             UsageError: It means none, with those there are, or several, with which.
         """
         if ref == head.HEAD:
             return self.head()
-        return None if ref == BASE else shelf.find(ref, self.sessions(), self.root)
+        if ref == BASE:
+            return None
+        tags = labels.read(self.root / labels.TAGS, self.notes)
+        return shelf.find(tags.get(ref, ref), self.sessions(), self.root)
+
+    def shelf(self) -> Shelf:
+        """Read the manifest and the record of every session.
+
+        Raises:
+            IncompatibleError: A newer version wrote the store or one of them.
+            DiskError: The folder cannot be read.
+        """
+        store_format.check(self.root)  # each time: another process may have upgraded the store
+        return shelf.scan(self.root)
 
     def chain(self, session: Session | None) -> list[Session]:
         """Return a session's ancestors from the root to itself; nothing for the bare base.
@@ -97,7 +117,7 @@ class Store:
         Raises:
             DamagedStoreError: A parent is missing or damaged, or the parents run in a circle.
         """
-        found = self._scan()
+        found = self.shelf()
         chain: dict[str, Session] = {}
         while session is not None:
             if session.id in chain:
@@ -107,6 +127,53 @@ class Store:
             chain[session.id] = session
             session = found.parent(session)
         return list(chain.values())[::-1]
+
+    @contextmanager
+    def locked(self, what: str) -> Iterator[None]:
+        """Keep other processes from writing for the length of a block; blocks may be nested.
+
+        Args:
+            what: What for, in the words of whoever finds it taken.
+
+        Raises:
+            LockedError: Another process has been writing for longer than a write takes.
+            DiskError: The disk is read-only or failing.
+        """
+        if self._held:
+            yield
+            return
+        with disk_errors("write", self.root):
+            make_folder(self.root)
+        with lock.hold(self.root / LOCK, what=what, wait_seconds=PATIENCE_SECONDS):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+
+    @contextmanager
+    def training(self, what: str) -> Iterator[None]:
+        """Keep other trainings, and collections, out for the length of a block.
+
+        Raises:
+            LockedError: Another process is training here: its pid, and since when.
+            DiskError: The disk is read-only or failing.
+        """
+        with disk_errors("write", self.root):
+            make_folder(self.root)
+        with lock.hold(self.root / TRAINING_LOCK, what=what):
+            yield
+
+    def check_kept(self, session: Session) -> None:
+        """Refuse a session that is marked for removal.
+
+        Raises:
+            UsageError: It is.
+        """
+        if session.id in labels.read(self.root / labels.REMOVED).values():
+            raise UsageError(
+                f"{session.folder_name} is removed; `mlx-tune rm --undo {session.id[:8]}` keeps it"
+            )
 
     def commit(
         self,
@@ -143,11 +210,12 @@ class Store:
         refuse_taken("the record of a session", record, own)
         refuse_taken("the files of a session", files, {SESSION_FILE, MANIFEST})
         sealed = seal({**files, SESSION_FILE: to_json({**record, **own}, Path(SESSION_FILE))})
-        self._prepare(parent)
-        return self._write(folder_name(number, name, sha256(sealed[MANIFEST])), sealed)
+        with self.locked(f"commit {name}"):
+            self._prepare(parent)
+            return self._write(folder_name(number, name, sha256(sealed[MANIFEST])), sealed)
 
     def move_head(self, to: Session | None, *, expected: Session | None, why: str) -> None:
-        """Put another session, or the bare base, in use, and log the move.
+        """Put another session, or the bare base, in use, and log the move, all under the lock.
 
         Args:
             to: Where HEAD goes.
@@ -156,40 +224,40 @@ class Store:
 
         Raises:
             LockedError: HEAD is no longer where the caller saw it.
+            UsageError: ``to`` is marked for removal.
             DamagedStoreError: The chain of ``to`` is broken, or it is not in this store.
             DiskError: The disk is full, read-only or failing; the message says where HEAD is.
         """
-        current = self.head()
-        if _word(current) != _word(expected):
-            raise _moved_meanwhile(to, expected, current)
-        self._move(to, old=_word(current), why=why)
-        head.link(self.root, "previous", current.folder_name if current else None)
+        with self.locked(why):
+            current = self.head()
+            if _word(current) != _word(expected):
+                raise _moved_meanwhile(to, expected, current)
+            self._move(to, old=_word(current), why=why)
+            head.link(self.root, "previous", current.folder_name if current else None)
 
     def leave_damaged_head(self, to: Session | None, *, why: str) -> None:
         """Put another session, or the bare base, in use where HEAD names a damaged one.
 
         Raises:
+            LockedError: Another process is writing.
             DamagedStoreError: The chain of ``to`` is broken, or it is not in this store.
             DiskError: As for ``move_head``.
         """
-        self._move(to, old=self._head_word(self._scan()), why=why)
+        with self.locked(why):
+            self._move(to, old=self._head_word(self.shelf()), why=why)
 
     def base(self) -> dict[str, Any] | None:
         """Return the ``name`` and ``fingerprint`` of the store's base model, None before a session.
 
         It is HEAD's; where HEAD is the base, or damaged, that of the newest sound session.
         """
-        found = self._scan()
+        found = self.shelf()
         word = self._head_word(found)
         first = [found.sound[word]] if word in found.sound else []
         for session in [*first, *reversed(list(found.sound.values()))]:
             if isinstance(session.record.get("base"), dict):
                 return dict(session.record["base"])
         return None
-
-    def _scan(self) -> Shelf:
-        store_format.check(self.root)  # each time: another process may have upgraded the store
-        return shelf.scan(self.root)
 
     def _head_word(self, found: Shelf) -> str:
         """Return the id, or ``base``, that HEAD holds, rebuilt where it is missing or garbage."""
@@ -206,13 +274,16 @@ class Store:
 
     def _is_whole(self, session: Session) -> bool:
         try:
-            self.chain(session)
+            for member in self.chain(session):
+                member.verify()
         except DamagedStoreError:
             return False
         return True
 
     def _move(self, to: Session | None, *, old: str, why: str) -> None:
         self.chain(to)
+        if to is not None:
+            self.check_kept(to)
         self._prepare(to)
         head.write(self.root, _word(to))
         head.log(self.root, old=old, new=_word(to), why=why)
@@ -223,11 +294,10 @@ class Store:
         if not head.exists(self.root) and not found.sound and not found.damaged:
             return BASE
         logged = [move.new for move in head.moves(self.root) if found.holds(move.new)]
-        promoted = [s.id for s in found.sound.values() if s.record.get("verdict") == "promote"]
         if logged:
             word, source = logged[-1], f"the last sound line of {head.LOG}"
         else:
-            word, source = (promoted or [BASE])[-1], "the newest session that was promoted"
+            word, source = self._newest_promoted(found), "the newest session that was promoted"
         shown = found.sound[word].folder_name if word in found.sound else word[:12]
         self._note(
             f"{self.root / head.HEAD} is missing or names no session here; going on from {shown}, "
@@ -235,9 +305,17 @@ class Store:
         )
         return word
 
+    def _newest_promoted(self, found: Shelf) -> str:
+        """Return the id of the session promoted last whose chain is whole, else ``base``."""
+        newest_last = sorted(found.sound.values(), key=lambda s: str(s.record.get("created", "")))
+        for session in reversed(newest_last):
+            if session.record.get("verdict") == "promote" and self._is_whole(session):
+                return session.id
+        return BASE
+
     def _prepare(self, needed: Session | None) -> None:
         """Make the store's own files on the first write; refuse a session from another store."""
-        found = self._scan()
+        found = self.shelf()
         if needed is not None and needed.id not in found.sound:
             raise DamagedStoreError(
                 f"{needed.folder_name} is not, or no longer, in {self.root}; run `mlx-tune doctor`"

@@ -95,30 +95,6 @@ def test_a_folder_that_appears_during_the_write_is_not_overwritten(tmp_path, mon
     assert names(tmp_path / ".tmp") == []
 
 
-def test_with_replace_the_old_folder_gives_way_whole(tmp_path):
-    write_folder(tmp_path / "folder", {"a": b"old", "gone": b""})
-    write_folder(tmp_path / "folder", {"a": b"new"}, replace=True)
-    assert contents(tmp_path / "folder") == {"a": b"new"}
-    assert names(tmp_path / ".tmp") == []
-
-
-def test_a_failed_rename_puts_the_folder_it_was_to_replace_back(tmp_path, monkeypatch):
-    write_folder(tmp_path / "folder", {"a": b"old"})
-    real_rename, renames = Path.rename, []
-
-    def second_fails(self, target):
-        renames.append(target)
-        if len(renames) == 2:
-            raise OSError(errno.EIO, "Input/output error")
-        return real_rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", second_fails)
-    with pytest.raises(DiskError):
-        write_folder(tmp_path / "folder", {"a": b"new"}, replace=True)
-    assert contents(tmp_path / "folder") == {"a": b"old"}
-    assert names(tmp_path / ".tmp") == []
-
-
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors named by Linux")
 def test_files_and_their_folder_are_flushed_before_the_rename_and_the_parent_after(
     tmp_path, monkeypatch
@@ -149,6 +125,24 @@ def test_each_folder_made_on_the_way_is_flushed_into_its_parent(tmp_path, monkey
     calls = recorded(monkeypatch)
     make_folder(tmp_path / "a" / "b")
     assert calls == [("flush", str(tmp_path)), ("flush", str(tmp_path / "a"))]
+
+
+def test_on_a_mac_the_drive_is_flushed_once_before_the_rename_and_once_after(tmp_path, monkeypatch):
+    (tmp_path / ".tmp").mkdir()
+    asked, handed_over = [], []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda _descriptor, command: asked.append(command))
+    monkeypatch.setattr(os, "fsync", handed_over.append)
+    real_rename, at_rename = Path.rename, []
+
+    def rename(self, target):
+        at_rename.append((len(handed_over), len(asked)))
+        return real_rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    write_folder(tmp_path / "folder", {"a": b"1", "b": b"2"})
+    assert at_rename == [(2, 1)]
+    assert (len(handed_over), asked) == (2, [51, 51])
 
 
 def test_on_a_mac_the_drive_itself_is_flushed(tmp_path, monkeypatch):

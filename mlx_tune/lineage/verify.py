@@ -1,0 +1,99 @@
+"""Checks a whole store: every byte of every session, HEAD, labels, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mlx_tune.errors import DamagedStoreError, MlxTuneError
+from mlx_tune.lineage import head, labels
+from mlx_tune.lineage.runs import runs
+from mlx_tune.lineage.sealed import MANIFEST
+from mlx_tune.lineage.session import Session
+from mlx_tune.lineage.store import Store
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What a check of a store found.
+
+    Attributes:
+        sessions: How many are whole, with their chains.
+        files: How many of their files were read and hashed, manifests included.
+        size_bytes: Of those files.
+        problems: What is damaged, one line each.
+        notes: What a person should know and need not mend.
+        error: The first problem, as it was raised; None without one.
+    """
+
+    sessions: int = 0
+    files: int = 0
+    size_bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: MlxTuneError | None = None
+
+    def add(self, check: Callable[[], object]) -> bool:
+        """Make a check, and keep what it raises; say whether it passed."""
+        try:
+            check()
+        except DamagedStoreError as error:
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+            self.error = self.error or error
+            return False
+        return True
+
+
+def verify(store: Store) -> Findings:
+    """Read and check everything in a store; nothing is changed.
+
+    Raises:
+        IncompatibleError: A newer version wrote it.
+        DiskError: A file cannot be read.
+    """
+    found = Findings()
+    shelf = store.shelf()
+    for error in shelf.damaged.values():
+        found.problems.append(str(error))
+        found.error = found.error or error
+    for session in shelf.sound.values():
+        _check_session(store, session, found)
+    found.add(store.head)
+    found.notes += store.notes
+    _check_log(store, found)
+    _check_labels(store, set(shelf.sound), found)
+    _check_runs(store, found)
+    return found
+
+
+def _check_session(store: Store, session: Session, found: Findings) -> None:
+    passed = found.add(session.verify)
+    passed = found.add(lambda: store.chain(session)) and passed
+    if passed:
+        found.sessions += 1
+        names = [*session.hashes, MANIFEST]
+        found.files += len(names)
+        found.size_bytes += sum((session.path / name).stat().st_size for name in names)
+
+
+def _check_log(store: Store, found: Findings) -> None:
+    torn = head.torn_lines(store.root)
+    if torn:
+        shown = ", ".join(map(str, torn))
+        found.notes.append(f"{store.root / head.LOG}: torn lines skipped: {shown}")
+
+
+def _check_labels(store: Store, known: set[str], found: Findings) -> None:
+    for folder in (labels.TAGS, labels.REMOVED):
+        for name, identity in labels.read(store.root / folder, found.notes).items():
+            if identity not in known:
+                place = store.root / folder / name
+                found.notes.append(f"{place}: names {identity[:12]}…, which is not in the store")
+
+
+def _check_runs(store: Store, found: Findings) -> None:
+    for run in runs(store.root, notes=found.notes):
+        if run.is_unfinished:
+            run.newest_checkpoint()
+            found.notes += run.notes
