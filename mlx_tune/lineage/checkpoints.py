@@ -1,4 +1,4 @@
-"""Checkpoints: sealed folders named by their step; a run keeps the two newest whole, and the best."""
+"""Checkpoints: sealed folders named by step; a run keeps the two newest whole, and the best."""
 
 from __future__ import annotations
 

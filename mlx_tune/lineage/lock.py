@@ -1,7 +1,7 @@
 """Locks between processes: files that are never deleted, with their holder's name inside.
 
-They keep two writers from waiting on each other's results or forking a chain by accident. Nothing
-rests on them: without a lock, as on a network disk that has none, two writers fork and lose nothing.
+They keep two writers from forking a chain by accident. Nothing rests on them: without a lock, as on
+a network disk that has none, two writers fork and lose nothing.
 """
 
 from __future__ import annotations
