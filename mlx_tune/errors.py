@@ -47,6 +47,14 @@ class DiskError(MlxTuneError, OSError):
     exit_code = 7
 
 
+class Interrupted(MlxTuneError):  # noqa: N818 - nothing went wrong
+    """A signal asked to stop, and everything is saved; the exit code is 128 and the signal's."""
+
+    def __init__(self, message: str, *, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
+
+
 class NetworkError(MlxTuneError, ConnectionError):
     """Something could not be fetched, or is not what was asked for."""
 

@@ -49,6 +49,9 @@ class Settings:
     )
     loss_chunk: int | None = _setting("Tokens whose logits are held at once.", low=1, high=65536)
     wire_memory: bool | None = _setting("Keep a Mac from paging the training out (macOS 15).")
+    validation: float | None = _setting(
+        "Share of the rows held out to choose the best checkpoint.", low=0, high=0.9
+    )
     allow_long: bool | None = _setting("Train even if over 5 % of the tokens are in too long rows.")
 
 

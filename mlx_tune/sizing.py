@@ -20,7 +20,7 @@ _BATCH_SIZE = (2, 2, 4)
 _EFFECTIVE_BATCH = 8
 _MAX_LENGTH = (512, 640, 768)
 
-OPTIONAL = ("dropout", "rslora", "lora_plus_ratio", "wire_memory")
+OPTIONAL = ("dropout", "rslora", "lora_plus_ratio", "wire_memory", "validation")
 """Settings that are off unless somebody turns them on."""
 
 
@@ -51,6 +51,7 @@ class Sizing:
     checkpoint_layers: Chosen
     loss_chunk: Chosen
     wire_memory: Chosen
+    validation: Chosen
 
     @property
     def scale(self) -> float:
@@ -135,4 +136,5 @@ def plan(new_rows: int, *, hidden_size: int, loss_chunk: int, given: Mapping[str
         checkpoint_layers=decide("checkpoint_layers", 0, "everything fits"),
         loss_chunk=decide("loss_chunk", loss_chunk, "tokens whose logits are held at once"),
         wire_memory=decide("wire_memory", False, "off", "default"),
+        validation=decide("validation", 0.0, "no rows held out", "default"),
     )

@@ -23,10 +23,21 @@ class Heard:
     chains: list = field(default_factory=list)
     steps: list = field(default_factory=list)
     run: object = None
-    stop_after: int | None = None
+    stop_after: int | None = None  # as a crash does, just after a step
+    signal_after: tuple[int, int] | None = None  # (step, signal), as Ctrl-C does
+    accept: bool = False  # go on with an unfinished run that is offered
+    offers: list = field(default_factory=list)
 
     def say(self, line):
         self.lines.append(line)
+
+    def offered(self, run):
+        self.offers.append(run)
+        return self.accept
+
+    def stop(self):
+        step, number = self.signal_after or (0, 0)
+        return number if len(self.steps) + 1 == step else 0
 
     def planned(self, plan):
         self.plans.append(plan)

@@ -60,7 +60,11 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "name": plan.name,
         "base": {"name": plan.info.name, "fingerprint": plan.info.fingerprint},
         "chain": [session.folder_name for session in plan.chain],
-        "rows": {"new": len(plan.taught), "rehearsed": len(found.old)},
+        "rows": {
+            "new": len(plan.taught),
+            "rehearsed": len(found.old),
+            "held_out": len(plan.held_out),
+        },
         "too_long": [row.place for row in plan.too_long],
         "repeated": len(found.repeated),
         "changed": [[row.place, old.answer] for row, old in found.changed],
@@ -72,6 +76,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "padding": plan.padding,
         "shapes": plan.shapes,
         "memory": {**dataclasses.asdict(plan.memory), "peak_bytes": plan.memory.peak_bytes},
+        "disk": dataclasses.asdict(plan.disk),
         "settings": plan.sizing.to_json(),
         "remarks": remarks(plan),
     }
@@ -82,6 +87,7 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
     rehearsed = len(plan.rehearsal.old)
     rows = f"{len(plan.taught)} new"
     rows += f" + {rehearsed} rehearsed from earlier sessions" if rehearsed else ""
+    rows += f"; {len(plan.held_out)} held out" if plan.held_out else ""
     effective = plan.training.effective_batch
     return [
         ("session", f"{len(plan.chain) + 1} · {plan.name}"),
@@ -102,6 +108,7 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.padding:.1%} padding in {plan.shapes} shape{'s' * (plan.shapes != 1)}",
         ),
         ("memory", _memory(plan.memory)),
+        ("disk", f"{size(plan.disk.needed_bytes)} of {size(plan.disk.free_bytes)} free"),
     ]
 
 

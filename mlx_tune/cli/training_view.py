@@ -1,9 +1,11 @@
 """What a person sees of a training: the plan, the fold, the steps, the verdict, what to do next."""
 
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
@@ -18,13 +20,14 @@ from mlx_tune.cli.console import (
     warn_of_slow_blas,
 )
 from mlx_tune.cli.plan_view import show_plan
+from mlx_tune.cli.signals import Signals
 from mlx_tune.lineage.runs import Run
 from mlx_tune.lineage.session import Session
 from mlx_tune.report.progress import RunProgress
 from mlx_tune.training.loop import Step, Trainer
+from mlx_tune.workflows.carry_out import Outcome
 from mlx_tune.workflows.evaluate import SessionRecall
 from mlx_tune.workflows.prepare import Plan
-from mlx_tune.workflows.train import FAILED, Outcome
 
 _WELL_LEARNED = 0.9
 
@@ -37,9 +40,11 @@ class TrainingView:
         self._console = Console(stderr=True, highlight=False) if as_json else console()
         self._progress: RunProgress | None = None
         self._run: Run | None = None
+        self._signals = Signals(say)
 
     def __enter__(self) -> Self:
         warn_of_slow_blas()
+        self._signals.__enter__()
         return self
 
     def __exit__(
@@ -49,12 +54,23 @@ class TrainingView:
         trace: TracebackType | None,
     ) -> None:
         self.ended()
-        if error is not None and self._run is not None and self._run.record["phase"] != FAILED:
-            say(f"the run is kept; go on with: mlx-tune resume {self._store_flag()}".rstrip())
+        self._signals.__exit__(None, None, None)
+        if error is not None and self._run is not None and self._run.is_unfinished:
+            again = f"mlx-tune resume {self._run.path.name} {self._store_flag()}"
+            say(f"the run is kept; go on with: {again.rstrip()}")
 
     def say(self, line: str) -> None:
         """Print one line of what is going on."""
         say(line)
+
+    def offered(self, run: Run) -> bool:
+        """Ask whether to go on with an unfinished run; without a terminal, only mention it."""
+        again = f"mlx-tune resume {run.path.name}"
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            say(f"note: {run.path} is an unfinished run of the same data; go on with it: {again}")
+            return False
+        question = f"{run.path} is an unfinished run of the same data. Go on with it?"
+        return typer.confirm(question, default=True, err=True)
 
     def planned(self, plan: Plan) -> None:
         """Print the head panel."""
@@ -72,6 +88,7 @@ class TrainingView:
     def began(self, run: Run, trainer: Trainer) -> None:
         """Start the progress."""
         self._run = run
+        self._signals.wait = True
         self._progress = RunProgress(
             self._console,
             planned_steps=trainer.planned_steps,
@@ -85,8 +102,13 @@ class TrainingView:
         shown = {k: v for k, v in vars(step).items() if k != "grad_norm"}
         self._progress.step(**shown)
 
+    def stop(self) -> int:
+        """Return the signal that asked to stop, 0 for none."""
+        return self._signals.received
+
     def ended(self) -> None:
         """End the progress."""
+        self._signals.wait = False
         if self._progress is not None:
             self._progress.close()
             self._progress = None

@@ -17,8 +17,9 @@ import numpy as np
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError
 from mlx_tune.training.batches import collate, shared_prefix
+from mlx_tune.training.joined import Factors
 from mlx_tune.training.loss import cross_entropy
-from mlx_tune.training.network import network
+from mlx_tune.training.network import Network, network
 
 _ROWS = 16  # a pass; more gains nothing on a CPU
 _LOGITS_BYTES = 1 << 28  # a pass; 16 long answers over 128,256 words would be 4 GB
@@ -54,12 +55,20 @@ class Recall:
         return self.right / self.asked if self.asked else 0.0
 
 
-def score(model: nn.Module, examples: Sequence[Example]) -> Recall:
+def score(
+    model: nn.Module,
+    examples: Sequence[Example],
+    *,
+    called: Network | None = None,
+    factors: Factors | None = None,
+) -> Recall:
     """Score examples by the model's first choice at every supervised token.
 
     Args:
         model: The model as it is used: folded, in evaluation mode.
         examples: Questions with the taught answers.
+        called: The model as a function, where there is one already, as while it is trained.
+        factors: Of an adapter beside the weights; None for none.
 
     Returns:
         The flags in the order of the examples.
@@ -67,7 +76,7 @@ def score(model: nn.Module, examples: Sequence[Example]) -> Recall:
     Raises:
         InputError: The model computes no finite loss.
     """
-    called = network(model)
+    called = called or network(model)
     prefix = shared_prefix(examples) if called.shares_prefix else ()
     verbatim = np.ones(len(examples), dtype=bool)
     right = tokens = 0
@@ -76,7 +85,7 @@ def score(model: nn.Module, examples: Sequence[Example]) -> Recall:
         part = [examples[i] for i in chosen]
         batch = collate(part, prefix)
         taught = sum(sum(example.supervised) for example in part)  # the rest is padding
-        logits, targets = called.logits({}, batch)[:taught], batch.targets[:taught]
+        logits, targets = called.logits(factors or {}, batch)[:taught], batch.targets[:taught]
         hits = np.array(mx.argmax(logits, axis=-1) == targets)
         loss += float(np.array(cross_entropy(logits, targets).sum()))
         right, tokens = right + int(hits.sum()), tokens + hits.size

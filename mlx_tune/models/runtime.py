@@ -3,9 +3,12 @@
 import os
 import platform
 import shutil
+from importlib.metadata import version
 
 import mlx.core as mx
 
+import mlx_tune
+from mlx_tune import blas
 from mlx_tune.models import catalogue
 
 _HOME_BYTES = 15 * 1024**3  # "16 GB" as machines report it
@@ -37,6 +40,21 @@ def memory_bytes() -> int:
         if size:
             return int(size)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def versions() -> dict[str, str]:
+    """Return what a result can depend on to the last bit: the libraries and the device."""
+    return {
+        "mlx-tune": mlx_tune.__version__,
+        **{name: version(name) for name in ("mlx", "mlx-lm", "numpy")},
+        "python": platform.python_version(),
+        "device": _device_name(),
+        "blas": blas.loaded or "built in",
+    }
+
+
+def _device_name() -> str:
+    return str(mx.device_info().get("device_name", "GPU")) if on_gpu() else platform.machine()
 
 
 def default_base() -> str:

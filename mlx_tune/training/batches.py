@@ -1,8 +1,11 @@
 """Which rows are taught in which step, and the arrays of each micro-step."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import mlx.core as mx
@@ -98,14 +101,27 @@ class Batches:
     seed: int
     prefix: tuple[int, ...] = ()
 
-    def epoch(self, number: int) -> Iterator[list[Example]]:
-        """Yield the examples of each step of an epoch: every one once, in an order of its own.
+    @cached_property
+    def rows_sha256(self) -> str:
+        """The sha256 (hex) of all rows' tokens and of which of them are supervised."""
+        digest = sha256()
+        for example in self.examples:
+            digest.update(json.dumps([example.tokens, example.supervised]).encode())
+        return digest.hexdigest()
 
-        The order depends on (seed, number) alone, so a resumed run meets the same one.
-        """
-        order = np.random.default_rng([self.seed, number]).permutation(len(self.examples))
+    def epoch(self, number: int) -> Iterator[list[Example]]:
+        """Yield the examples of each step of an epoch: every one once, in an order of its own."""
+        order = self.order(number)
         for begin in range(0, len(order), self.effective_batch):
             yield [self.examples[i] for i in order[begin : begin + self.effective_batch]]
+
+    def order(self, number: int) -> list[int]:
+        """Return the indices of an epoch's examples as they come.
+
+        They depend on (seed, number) alone, so a resumed run meets the same ones.
+        """
+        random = np.random.default_rng([self.seed, number])
+        return [int(i) for i in random.permutation(len(self.examples))]
 
     def parts(self, step: Sequence[Example]) -> Iterator[list[Example]]:
         """Split a step's examples into micro-batches of similar length."""

@@ -1,6 +1,5 @@
 """The training loop: one optimizer update a step, and everything an exact resume needs."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.joined import Factors
 from mlx_tune.training.network import network
 from mlx_tune.training.optimizer import AdamW, global_norm
+from mlx_tune.training.place import Place
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -71,6 +71,9 @@ class Trainer:
         shapes: What each micro-batch is padded to, by its own shape.
         padding: Share of the tokens computed that are padding, 0 to 1.
         compilations: How often the step was traced for the compiler.
+        network: The model as a function of the adapter's factors.
+        notes: What a person should be told, one line each: versions that changed since a
+            checkpoint.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Trainer:
             raise InputError("no rows to train on")
         self.model, self.config = model, config
         self.steps_done = 0
+        self.notes: list[str] = []
         self.planned_steps = config.planned_steps(len(examples))
         self._warmup = schedule.warmup_steps(config.new_rows, self.planned_steps)
         adapter, self.missing_projections = fresh(
@@ -90,14 +94,14 @@ class Trainer:
         self._compiles = runtime.can_compile() if wanted is None else wanted
         self._optimizer = AdamW(up_ratio=config.lora_plus_ratio, compiled=self._compiles)
         self._moments = self._optimizer.init(self._factors)
-        self._network = network(
+        self.network = network(
             model,
             scale=config.scale,
             dropout=config.dropout,
             checkpoint_layers=config.checkpoint_layers,
             loss_chunk=config.loss_chunk,
         )
-        self._batches = config.batches(examples, share_prefix=self._network.shares_prefix)
+        self._batches = config.batches(examples, share_prefix=self.network.shares_prefix)
         self.shapes, needed = self._batches.shapes()
         self.padding = padding(self.shapes, needed)
         self.compilations = 0
@@ -194,7 +198,7 @@ class Trainer:
             factors: Factors, parts: Sequence[Any], share: mx.array, key: mx.array
         ) -> mx.array:
             batch = MicroBatch.of(parts)
-            return share * self._network.loss(factors, batch, key if key_matters else None)
+            return share * self.network.loss(factors, batch, key if key_matters else None)
 
         with_gradients = mx.value_and_grad(loss)
 
@@ -207,11 +211,10 @@ class Trainer:
     def checkpoint(self) -> dict[str, bytes]:
         """Return all that an exact resume needs: file name to bytes."""
         first, second = self._moments
-        state = {"steps_done": self.steps_done, "planned_steps": self.planned_steps}
         return {
             WEIGHTS_FILE: to_safetensors(named(self._factors)),
             OPTIMIZER_FILE: to_safetensors({**named(first, "m."), **named(second, "v.")}),
-            STATE_FILE: (json.dumps(state) + "\n").encode(),
+            STATE_FILE: self._place(self.steps_done).to_json(),
         }
 
     def restore(self, files: Mapping[str, bytes], *, place: str) -> None:
@@ -220,12 +223,8 @@ class Trainer:
         Raises:
             IncompatibleError: It is of other rows, another rank or another plan.
         """
-        state = json.loads(files[STATE_FILE])
-        if state["planned_steps"] != self.planned_steps:
-            raise IncompatibleError(
-                f"{place}: plans {state['planned_steps']} steps, this run {self.planned_steps}; "
-                "resume with the rows and settings it began with"
-            )
+        found = Place.from_json(files[STATE_FILE], place=f"{place}/{STATE_FILE}")
+        notes = found.check(self._place(found.steps_done), place=place)
         weights = from_safetensors(files[WEIGHTS_FILE], place=f"{place}/{WEIGHTS_FILE}")
         _same_leaves(weights, named(self._factors), place)
         moments = from_safetensors(files[OPTIMIZER_FILE], place=f"{place}/{OPTIMIZER_FILE}")
@@ -233,7 +232,11 @@ class Trainer:
         paths = list(self._factors)
         self._factors = unnamed(weights, paths)
         self._moments = unnamed(moments, paths, "m."), unnamed(moments, paths, "v.")
-        self.steps_done = int(state["steps_done"])
+        self.steps_done = found.steps_done
+        self.notes += notes
+
+    def _place(self, steps_done: int) -> Place:
+        return Place.of(self._batches, steps_done=steps_done, planned_steps=self.planned_steps)
 
 
 def _same_leaves(found: Mapping[str, mx.array], wanted: Mapping[str, mx.array], place: str) -> None:

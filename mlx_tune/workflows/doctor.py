@@ -13,6 +13,7 @@ from mlx_tune import blas
 from mlx_tune.errors import MlxTuneError
 from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases, cache, runtime
+from mlx_tune.workflows import space
 
 _ROOM_BYTES = 2 * 10**9
 
@@ -94,8 +95,7 @@ def _rival() -> list[Finding]:
 
 
 def _disk(store_root: Path) -> Finding:
-    place = next(p for p in (store_root.resolve(), *store_root.resolve().parents) if p.exists())
-    free = shutil.disk_usage(place).free
+    place, free = space.existing(store_root), space.free_bytes(store_root)
     return Finding(
         about="disk",
         text=f"{free / 1e9:.1f} GB free at {place}"

@@ -1,6 +1,6 @@
 """How well the model knows what each session taught it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,16 @@ class SessionRecall:
     name: str
     verbatim: Recall | None
     paraphrases: Recall | None
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> "SessionRecall":
+        """Return what a record keeps; the inverse of :meth:`to_json`."""
+        return SessionRecall(
+            number=record["number"],
+            name=record["name"],
+            verbatim=_read_recall(record["verbatim"]),
+            paraphrases=_read_recall(record["paraphrases"]),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what a session's record keeps."""
@@ -116,6 +126,17 @@ def _recall_json(recall: Recall | None) -> dict[str, Any] | None:
     return {
         "right": recall.right,
         "asked": recall.asked,
+        "outcomes": [int(right) for right in recall.verbatim],
         "token_accuracy": recall.token_accuracy,
         "loss": recall.loss,
     }
+
+
+def _read_recall(record: Mapping[str, Any] | None) -> Recall | None:
+    if record is None:
+        return None
+    return Recall(
+        verbatim=tuple(map(bool, record["outcomes"])),
+        token_accuracy=record["token_accuracy"],
+        loss=record["loss"],
+    )

@@ -11,6 +11,7 @@ from mlx_tune import sizing
 from mlx_tune.continual.rehearse import Rehearsal, rehearse
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row
+from mlx_tune.data.split import split
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError
 from mlx_tune.lineage.session import Session, check_name, slug
@@ -23,8 +24,9 @@ from mlx_tune.training import memory, schedule
 from mlx_tune.training.batches import padding
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.memory import MemoryPlan
-from mlx_tune.workflows import fitting
+from mlx_tune.workflows import fitting, space
 from mlx_tune.workflows.folded import choose_base, locate_base, read_rows
+from mlx_tune.workflows.space import DiskPlan
 
 _LONG_SHARE = 0.05
 
@@ -60,6 +62,9 @@ class Plan:
         too_long: Rows left out because they exceed the length limit.
         long_share: Share of all tokens that are in those rows.
         examples: What is trained on, new rows first.
+        held_out: New rows that are not trained on, but choose the best checkpoint.
+        validation: The same, tokenised.
+        disk: What the run will write, and what is free.
         memory: Where the bytes will go.
         shapes: How many distinct shapes micro-batches are padded to.
         padding: Share of the tokens computed that are padding, 0 to 1.
@@ -75,6 +80,9 @@ class Plan:
     too_long: tuple[Row, ...]
     long_share: float
     examples: tuple[Example, ...]
+    held_out: tuple[Row, ...]
+    validation: tuple[Example, ...]
+    disk: DiskPlan
     memory: MemoryPlan
     shapes: int
     padding: float
@@ -130,6 +138,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
     if request.config is None:
         given = {**gather({}, shipped_config(info.name)), **given}
     chain = tuple(store.chain(store.head()))
+    new, held_out = split(new, _value(given, "validation", 0.0), seed=_value(given, "seed", 0))
     rehearsal = rehearse(new, [read_rows(session) for session in chain])
     decided = sizing.plan(
         len(new), hidden_size=info.hidden_size, loss_chunk=memory.loss_chunk(), given=given
@@ -151,6 +160,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
         examples, share_prefix=fitting.dimensions(info).walked
     )
     shapes, needed = batches.shapes()
+    validation = tokenise.encode(held_out, tokenizer)
     return Plan(
         name=name,
         info=info,
@@ -161,11 +171,23 @@ def prepare(request: Request, *, say: Say) -> Plan:
         too_long=tuple(itertools.compress(rehearsal.new, map(operator.not_, fits))),
         long_share=share,
         examples=examples,
+        held_out=tuple(held_out),
+        validation=tuple(validation),
+        disk=_disk(store, info, decided, [*rehearsal.rows, *held_out]),
         memory=memory_plan,
         shapes=len(set(shapes.values())),
         padding=padding(shapes, needed),
         sources=tuple(map(str, request.data)),
     )
+
+
+def _value(given: Mapping[str, Given], name: str, default: Any) -> Any:
+    return given[name].value if name in given else default
+
+
+def _disk(store: Store, info: BaseInfo, decided: sizing.Sizing, rows: Sequence[Row]) -> DiskPlan:
+    numbers = fitting.dimensions(info).adapter_numbers(int(decided.rank.value))
+    return space.plan(store.root, adapter_bytes=4 * numbers, rows_bytes=len(read.dump(rows)))
 
 
 def _given(request: Request) -> dict[str, Given]:

@@ -3,22 +3,16 @@
 from pathlib import Path
 
 from mlx_tune.data import read, tokenise
+from mlx_tune.data.rows import Row
 from mlx_tune.errors import IncompatibleError, UsageError
 from mlx_tune.lineage.runs import Run, runs
 from mlx_tune.lineage.store import Store
+from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.sizing import Sizing
+from mlx_tune.workflows.carry_out import Outcome, carry_out
 from mlx_tune.workflows.folded import locate_base
-from mlx_tune.workflows.train import (
-    DONE,
-    FAILED,
-    NEW_ROWS,
-    OLD_ROWS,
-    Job,
-    Outcome,
-    Watch,
-    carry_out,
-)
+from mlx_tune.workflows.job import HELD_OUT_ROWS, NEW_ROWS, OLD_ROWS, Job, Watch
 
 
 def resume(store_root: Path, name: str | None, watch: Watch) -> Outcome:
@@ -31,55 +25,75 @@ def resume(store_root: Path, name: str | None, watch: Watch) -> Outcome:
 
     Raises:
         UsageError: There is no such run, or it is finished.
+        LockedError: Another training is going on in this store.
         IncompatibleError: The base model is no longer the one the run began with.
+        Interrupted: Somebody asked to stop once more.
     """
     run = find_run(store_root, name, watch)
     store = Store.open(store_root)
-    parent = run.record["parent"]
-    chain = tuple(store.chain(store.find(parent))) if parent else ()
-    kept = run.record["base"]
-    info = locate_base(store, kept["name"], watch.say)
-    if info.fingerprint != kept["fingerprint"]:
-        raise IncompatibleError(
-            f"{run.path}: began on the base {kept['fingerprint'][:12]}, {kept['name']} is now "
-            f"{info.fingerprint[:12]}; train again"
-        )
-    new = read.load(run.read(NEW_ROWS), str(run.path / NEW_ROWS))
-    old = read.load(run.read(OLD_ROWS), str(run.path / OLD_ROWS))
-    _check_rows(run, read.fingerprint(new), "data_sha256", NEW_ROWS)
-    _check_rows(run, read.fingerprint(old), "old_sha256", OLD_ROWS)
-    tokenizer = load_tokenizer(info.folder, info.template)
-    job = Job(
-        name=run.record["name"],
-        info=info,
-        store=store,
-        chain=chain,
-        sizing=Sizing.from_json(run.record["sizing"]),
-        new=tuple(new),
-        examples=tuple(tokenise.encode([*new, *old], tokenizer)),
-        run=run,
-    )
+    with store.training(f"resume {run.path.name}"):
+        return go_on(store, Run.open(run.path), watch)  # as it is, now that nobody else writes it
+
+
+def go_on(store: Store, run: Run, watch: Watch) -> Outcome:
+    """Finish a run, with the lock of trainings held."""
+    job = _read_job(store, run, watch.say)
     watch.say(f"going on with {run.path.name}")
     if store.head() != job.parent:
         watch.say("HEAD has moved since: the session will be a branch, and HEAD stays where it is")
     return carry_out(job, watch)
 
 
-def _check_rows(run: Run, found: str, key: str, name: str) -> None:
-    """Refuse rows that are not those the run began with."""
-    began = str(run.record.get(key))
+def _read_job(store: Store, run: Run, say: Say) -> Job:
+    parent = run.record["parent"]
+    chain = tuple(store.chain(store.find(parent))) if parent else ()
+    info = _same_base(store, run, say)
+    new = _rows(run, NEW_ROWS, "data_sha256")
+    old = _rows(run, OLD_ROWS, "old_sha256")
+    held_out = _rows(run, HELD_OUT_ROWS, "held_out_sha256")
+    tokenizer = load_tokenizer(info.folder, info.template)
+    return Job(
+        name=run.record["name"],
+        info=info,
+        store=store,
+        chain=chain,
+        sizing=Sizing.from_json(run.record["sizing"]),
+        new=tuple(new),
+        held_out=tuple(held_out),
+        examples=tuple(tokenise.encode([*new, *old], tokenizer)),
+        validation=tuple(tokenise.encode(held_out, tokenizer)),
+        run=run,
+    )
+
+
+def _same_base(store: Store, run: Run, say: Say) -> BaseInfo:
+    """Find the base that the run began with."""
+    kept = run.record["base"]
+    info = locate_base(store, kept["name"], say)
+    if info.fingerprint != kept["fingerprint"]:
+        raise IncompatibleError(
+            f"{run.path}: began on the base {kept['fingerprint'][:12]}, {kept['name']} is now "
+            f"{info.fingerprint[:12]}; train again"
+        )
+    return info
+
+
+def _rows(run: Run, name: str, key: str) -> list[Row]:
+    """Read rows that a run keeps, and refuse others than those it began with."""
+    rows = read.load(run.read(name), str(run.path / name))
+    found, began = read.fingerprint(rows), str(run.record.get(key))
     if found != began:
         raise IncompatibleError(
             f"{run.path / name}: sha256 {found[:12]}…, the run began with {began[:12]}…; "
             "put the rows back, or train again"
         )
+    return rows
 
 
 def find_run(store_root: Path, name: str | None, watch: Watch) -> Run:
     """Return the run a person means: by its folder's name, or the newest unfinished one."""
     notes: list[str] = []
-    ended = (DONE, FAILED)
-    unfinished = [r for r in runs(store_root, notes=notes) if r.record.get("phase") not in ended]
+    unfinished = [run for run in runs(store_root, notes=notes) if run.is_unfinished]
     for note in notes:
         watch.say(note)
     if name is None:

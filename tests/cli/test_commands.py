@@ -61,7 +61,10 @@ def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command):
     code, out, _ = mlx_tune_command(*words, "--json", "--rank", 3)
     planned = json.loads(out)
     assert planned["settings"]["rank"] == {"value": 3, "reason": "as you asked", "source": "--rank"}
-    assert (planned["steps"], planned["rows"]) == (10, {"new": 5, "rehearsed": 0})
+    assert (planned["steps"], planned["rows"]) == (
+        10,
+        {"new": 5, "rehearsed": 0, "held_out": 0},
+    )
     assert not store.exists()
 
 
@@ -279,7 +282,8 @@ def test_an_interrupted_training_says_how_to_go_on(store, mlx_tune_command, monk
     (tmp_path / "more.json").write_text(json.dumps(ROWS))
     code, _, error = mlx_tune_command("train", "more.json", "--epochs", 3, "--rank", 2)
     assert code == 130
-    assert error.splitlines()[-1] == "the run is kept; go on with: mlx-tune resume"
+    (run,) = (store / "runs").glob("*-more")
+    assert error.splitlines()[-1] == f"the run is kept; go on with: mlx-tune resume {run.name}"
     monkeypatch.setattr(TrainingView, "stepped", stepped)
     code, out, _ = mlx_tune_command("resume")
     assert code == 0

@@ -10,7 +10,7 @@ from lab import Heard, facts
 from mlx_tune.errors import UsageError
 from mlx_tune.models import bases, runtime
 from mlx_tune.training import memory
-from mlx_tune.workflows import fitting, train
+from mlx_tune.workflows import fitting, steps
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_weights_are_counted_as_they_are_held(tmp_path):
 def test_row_29_more_memory_than_there_is_names_what_needs_it_and_what_fits(
     lab, machine, monkeypatch
 ):
-    monkeypatch.setattr(train, "load_folded", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(steps, "load_folded", lambda *_: pytest.fail("weights were loaded"))
     long = {f"{i}?": "word " * 80 for i in range(8)}
     info = bases.locate(str(lab.base))
     machine(info.held_bytes(4) + 2_000_000)

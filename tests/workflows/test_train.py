@@ -269,7 +269,13 @@ def test_a_crash_after_the_commit_commits_no_second_session(lab, monkeypatch):
     from mlx_tune.lineage.runs import Run
 
     keep = Run.set
-    monkeypatch.setattr(Run, "set", lambda self, **values: (_ for _ in ()).throw(SystemExit(9)))
+
+    def die_at_the_end(self, **values):
+        if values["phase"] == "done":
+            raise SystemExit(9)
+        keep(self, **values)
+
+    monkeypatch.setattr(Run, "set", die_at_the_end)
     with pytest.raises(SystemExit):
         lab.train(lab.data("cs", facts("Lab")))
     (committed,) = Store.open(lab.store).sessions()

@@ -1,0 +1,117 @@
+"""Where in a run a checkpoint stands, so fully that a resume knows whether it is the same run.
+
+All of it but the number of steps could be worked out again. It is written down because a resume is
+exact or says that it is not: another version may shuffle, tokenise or multiply otherwise.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from mlx_tune.errors import IncompatibleError
+from mlx_tune.models import runtime
+from mlx_tune.training.batches import Batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A place between two steps.
+
+    Attributes:
+        steps_done: Optimizer updates so far.
+        planned_steps: Of the whole run.
+        seed: Of the first values, the order of rows and, with the step, the dropout.
+        rows_sha256: Of the tokens of all rows and which of them are supervised.
+        epoch: The one under way, counted from 1.
+        permutation: The order of its rows, as indices into all of them.
+        cursor: How many rows of it are done; a step's rows are done all at once.
+        versions: Of what computes.
+    """
+
+    steps_done: int
+    planned_steps: int
+    seed: int
+    rows_sha256: str
+    epoch: int
+    permutation: tuple[int, ...]
+    cursor: int
+    versions: Mapping[str, str]
+
+    @staticmethod
+    def of(batches: Batches, *, steps_done: int, planned_steps: int) -> "Place":
+        """Return the place after so many steps of a run."""
+        per_epoch = planned_steps // batches.epochs
+        begun = min(steps_done // per_epoch, batches.epochs - 1)
+        rows = (steps_done - begun * per_epoch) * batches.effective_batch
+        return Place(
+            steps_done=steps_done,
+            planned_steps=planned_steps,
+            seed=batches.seed,
+            rows_sha256=batches.rows_sha256,
+            epoch=begun + 1,
+            permutation=tuple(batches.order(begun)),
+            cursor=min(rows, len(batches.examples)),
+            versions=runtime.versions(),
+        )
+
+    def to_json(self) -> bytes:
+        """Return it as JSON."""
+        return (json.dumps(asdict(self), sort_keys=True) + "\n").encode()
+
+    @staticmethod
+    def from_json(data: bytes, *, place: str) -> "Place":
+        """Read it back.
+
+        Raises:
+            IncompatibleError: Another version wrote other keys.
+        """
+        try:
+            record = json.loads(data)
+            known = {field.name: record[field.name] for field in fields(Place)}
+        except (ValueError, KeyError, TypeError) as error:
+            raise IncompatibleError(
+                f"{place}: written by another version of mlx-tune ({error}); resume with that one, "
+                "or train again"
+            ) from error
+        return Place(**{**known, "permutation": tuple(known["permutation"])})
+
+    def check(self, expected: "Place", *, place: str) -> list[str]:
+        """Compare a checkpoint's place with what this run has there.
+
+        Returns:
+            What a person should know, one line each: versions that changed.
+
+        Raises:
+            IncompatibleError: It belongs to another run, or rows would come in another order.
+        """
+        for name, words in (
+            ("planned_steps", "plans {} steps, this run {}"),
+            ("seed", "has the seed {}, this run {}"),
+            ("rows_sha256", "was made of other rows: sha256 {:.12}…, this run's are {:.12}…"),
+        ):
+            found, wanted = getattr(self, name), getattr(expected, name)
+            if found != wanted:
+                raise IncompatibleError(
+                    f"{place}: {words.format(found, wanted)}; resume with the rows and settings it "
+                    "began with"
+                )
+        if (self.permutation, self.cursor) != (expected.permutation, expected.cursor):
+            raise IncompatibleError(
+                f"{place}: takes the rows of epoch {self.epoch} in another order than this version "
+                f"({_listed(self.versions)}); resume with that one, or train again"
+            )
+        changed = [
+            f"{name} was {self.versions.get(name)}, is {version}"
+            for name, version in expected.versions.items()
+            if self.versions.get(name) != version
+        ]
+        if not changed:
+            return []
+        return [
+            f"note: {', '.join(changed)}; the run goes on, though not to the very same bytes as if "
+            "it had never stopped"
+        ]
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

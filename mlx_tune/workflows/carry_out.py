@@ -1,0 +1,103 @@
+"""Carries a run to a committed session: train, score, commit, move HEAD."""
+
+import gc
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_tune.data import read
+from mlx_tune.errors import IncompatibleError, InputError, LockedError
+from mlx_tune.lineage import head
+from mlx_tune.lineage.runs import COMMIT, DONE, FAILED, SCORE
+from mlx_tune.lineage.session import Session
+from mlx_tune.training.adapter import Adapter
+from mlx_tune.workflows.evaluate import SessionRecall, score_sessions
+from mlx_tune.workflows.folded import DATA_FILE, load_folded, read_rows
+from mlx_tune.workflows.job import HELD_OUT_ROWS, Job, Watch
+from mlx_tune.workflows.session_record import session_record
+from mlx_tune.workflows.steps import take_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished session.
+
+    Attributes:
+        session: As committed.
+        recall: Of every session of its chain, itself last.
+        is_head: False when HEAD moved elsewhere meanwhile.
+    """
+
+    session: Session
+    recall: tuple[SessionRecall, ...]
+    is_head: bool
+
+
+def carry_out(job: Job, watch: Watch) -> Outcome:
+    """Go on with a run from wherever it stands; one run commits one session.
+
+    Raises:
+        Interrupted: Somebody asked to stop; `resume` goes on.
+        MlxTuneError: Whatever could not be done; see the child. The run and its last checkpoint
+            are kept.
+    """
+    session = _committed(job)
+    if session is None:
+        try:
+            session = _train_and_commit(job, watch)
+        except (IncompatibleError, InputError):  # it would end the same way again
+            job.run.set(phase=FAILED)
+            raise
+    is_head = _move_head(job, session, watch)
+    job.run.set(phase=DONE, session=session.id)
+    recall = tuple(map(SessionRecall.from_json, session.record["recall"]))
+    return Outcome(session=session, recall=recall, is_head=is_head)
+
+
+def _committed(job: Job) -> Session | None:
+    """Return the session that an earlier attempt at this run committed before it ended."""
+    for session in job.store.sessions():
+        if session.record.get("training", {}).get("run") == job.run.path.name:
+            return session
+    return None
+
+
+def _train_and_commit(job: Job, watch: Watch) -> Session:
+    adapter, num_layers, scores = take_steps(job, watch)
+    gc.collect()  # the trained model has gone with its frame, before its folded twin comes
+    mx.clear_cache()
+    job.run.set(phase=SCORE)
+    watch.say("asking what was learned, and what was there before…")
+    recall = _recall(job, adapter)
+    job.run.set(phase=COMMIT)
+    files = {**adapter.files(num_layers=num_layers), DATA_FILE: read.dump(job.new)}
+    if job.held_out:
+        files[HELD_OUT_ROWS] = read.dump(job.held_out)
+    return job.store.commit(
+        name=job.name,
+        parent=job.parent,
+        record=session_record(job, recall, scores),
+        files=files,
+    )
+
+
+def _recall(job: Job, adapter: Adapter) -> list[SessionRecall]:
+    """Score the session, and those before it, on the model that every command will use."""
+    folded = load_folded(job.info, job.chain, [adapter])
+    return score_sessions(
+        folded,
+        [(s.number, s.name) for s in job.chain] + [(len(job.chain) + 1, job.name)],
+        [*map(read_rows, job.chain), job.new],
+    )
+
+
+def _move_head(job: Job, session: Session, watch: Watch) -> bool:
+    """Put the session in use, once, unless somebody moved HEAD while it was training."""
+    if session.id in {move.new for move in head.moves(job.store.root)}:
+        return job.store.head() == session
+    try:
+        job.store.move_head(session, expected=job.parent, why=f"train {job.name}")
+    except LockedError as error:
+        watch.say(str(error))
+        return False
+    return True

@@ -1,0 +1,68 @@
+"""What session.json says of a training, beside what the store writes itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlx_tune.continual.best import Score, best
+from mlx_tune.models import runtime
+from mlx_tune.workflows.evaluate import SessionRecall
+from mlx_tune.workflows.folded import describe_base
+from mlx_tune.workflows.job import Job
+
+PROMOTE = "promote"
+
+
+def session_record(
+    job: Job, recall: Sequence[SessionRecall], scores: Sequence[Score]
+) -> dict[str, Any]:
+    """Return the record of a session.
+
+    Args:
+        job: What was trained.
+        recall: Of every session of its chain, itself last.
+        scores: Of the held-out rows, epoch by epoch; none without.
+    """
+    # A resumed run takes the steps after its checkpoint again; the later line counts.
+    metrics = list({line["number"]: line for line in job.run.metrics()}.values())
+    return {
+        "created": job.run.record["created"],
+        "verdict": PROMOTE,
+        "base": describe_base(job.info),
+        "note": (
+            "This adapter holds its own session alone. Used without mlx-tune it needs the model "
+            "it was trained on: `mlx-tune fuse --session PARENT --out FOLDER`."
+            if job.chain
+            else "The first session: this adapter goes directly onto the base."
+        ),
+        "sizing": job.sizing.to_json(),
+        "data": {
+            "sources": job.run.record["sources"],
+            "rows": len(job.new),
+            "sha256": job.run.record["data_sha256"],
+            "rehearsed": len(job.examples) - len(job.new),
+            "held_out": len(job.held_out),
+        },
+        "training": {
+            "run": job.run.path.name,
+            "steps": len(metrics),
+            "last_loss": metrics[-1]["loss"],
+            "tokens": sum(line["tokens"] for line in metrics),
+            "seconds": round(sum(line["seconds"] for line in metrics), 1),
+            "peak_memory_bytes": max(line["peak_memory_bytes"] for line in metrics),
+        },
+        **_validation(scores),
+        "recall": [entry.to_json() for entry in recall],
+        "versions": runtime.versions(),
+    }
+
+
+def _validation(scores: Sequence[Score]) -> dict[str, Any]:
+    if not scores:
+        return {}
+    chosen = best(scores)
+    return {
+        "validation": {
+            "scores": [vars(score) for score in scores],
+            "best_step": chosen.step if chosen else None,
+        }
+    }

@@ -1,0 +1,290 @@
+"""A run goes on exactly where it stopped, wherever that was, and commits once."""
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from lab import Heard, facts
+from mlx_tune.continual.recall import Recall
+from mlx_tune.errors import DiskError, InputError, Interrupted, LockedError
+from mlx_tune.lineage.runs import Run, runs
+from mlx_tune.lineage.store import Store
+from mlx_tune.training.adapter import WEIGHTS_FILE
+from mlx_tune.workflows import carry_out, space, steps
+from mlx_tune.workflows.resume import resume
+from mlx_tune.workflows.rollback import rollback
+
+
+def checkpoints(run: Run) -> list[int]:
+    return sorted(int(path.name[5:]) for path in (run.path / "checkpoints").iterdir())
+
+
+def interrupt(lab, data, step: int, number: int = signal.SIGINT, **flags) -> Heard:
+    heard = Heard(signal_after=(step, number))
+    with pytest.raises(Interrupted):
+        lab.train(data, heard=heard, **flags)
+    return heard
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_the_step_end_saves_it_and_gives_its_exit_code(lab, number, code):
+    heard = Heard(signal_after=(3, number))
+    with pytest.raises(Interrupted, match="stopped after step 3, which is saved") as caught:
+        lab.train(lab.data("cs", facts("Lab")), heard=heard)
+    assert caught.value.exit_code == code
+    assert [step.number for step in heard.steps] == [1, 2, 3]
+    assert checkpoints(heard.run) == [2, 3]  # an epoch has two steps
+    again = Heard()
+    resume(lab.store, None, again)
+    assert [step.number for step in again.steps] == [4]
+
+
+def test_stopped_at_every_step_it_ends_as_if_it_had_never_stopped(lab):
+    data = lab.data("cs", facts("Lab"))
+    whole = lab.train(data, dropout=0.2)
+    rollback(lab.store, "base")
+    interrupt(lab, data, 1, dropout=0.2)
+    for _ in range(3):
+        with pytest.raises(Interrupted):
+            resume(lab.store, None, Heard(signal_after=(1, signal.SIGINT)))
+    pieces = resume(lab.store, None, Heard())
+    assert pieces.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
+    assert pieces.session.record["training"]["steps"] == 4
+
+
+def test_a_checkpoint_is_at_most_a_minute_of_work_old(lab, monkeypatch):
+    """Steps that take 25 seconds each: every second one is saved, and every end of an epoch."""
+    clock = iter(range(0, 10_000, 25))
+    monkeypatch.setattr(steps, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    saved = []
+    keep = Run.save_checkpoint
+
+    def save(self, step, files, **values):
+        saved.append(step)
+        next(clock)
+        return keep(self, step, files, **values)
+
+    monkeypatch.setattr(Run, "save_checkpoint", save)
+    lab.train(lab.data("cs", facts("Lab", 20)), epochs=1)
+    assert saved == [3, 5]
+
+
+@pytest.mark.parametrize("phase", ["score", "commit", "done"])
+def test_a_run_that_died_in_any_phase_commits_one_session(lab, monkeypatch, phase):
+    data, keep = lab.data("cs", facts("Lab")), Run.set
+
+    def die(self, **values):
+        if values["phase"] == phase:
+            raise SystemExit(9)
+        keep(self, **values)
+
+    monkeypatch.setattr(Run, "set", die)
+    with pytest.raises(SystemExit):
+        lab.train(data)
+    monkeypatch.setattr(Run, "set", keep)
+    outcome = resume(lab.store, None, Heard())
+    assert Store.open(lab.store).sessions() == [outcome.session]
+    assert outcome.is_head
+    (run,) = runs(lab.store)
+    assert (run.record["phase"], run.record["session"]) == ("done", outcome.session.id)
+
+
+def test_a_session_committed_by_a_run_that_died_is_not_trained_again(lab, monkeypatch):
+    """Its record holds the seconds each step took, so training again would commit another."""
+    monkeypatch.setattr(carry_out, "_move_head", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+    with pytest.raises(SystemExit):
+        lab.train(lab.data("cs", facts("Lab")))
+    (session,) = Store.open(lab.store).sessions()
+    monkeypatch.undo()
+    heard = Heard()
+    outcome = resume(lab.store, None, heard)
+    assert heard.steps == []
+    assert outcome.session == session
+    assert [entry.verbatim.asked for entry in outcome.recall] == [6]
+    assert Store.open(lab.store).head() == session
+
+
+def test_a_resume_takes_back_no_rollback(lab, monkeypatch):
+    keep = Run.set
+    monkeypatch.setattr(
+        Run, "set", lambda self, **v: keep(self, **v) if v["phase"] != "done" else exit_now()
+    )
+    with pytest.raises(SystemExit):
+        lab.train(lab.data("cs", facts("Lab")))
+    monkeypatch.undo()
+    rollback(lab.store, "base")
+    outcome = resume(lab.store, None, Heard())
+    assert not outcome.is_head
+    assert Store.open(lab.store).head() is None
+
+
+def exit_now():
+    raise SystemExit(9)
+
+
+def test_training_the_same_data_offers_the_unfinished_run(lab):
+    data = lab.data("cs", facts("Lab"))
+    first = interrupt(lab, data, 3)
+    refused = Heard()
+    lab.train(data, heard=refused)
+    assert [run.path for run in refused.offers] == [first.run.path]
+    assert len(refused.steps) == 4
+    rollback(lab.store, "base")
+    accepted = Heard(accept=True)
+    lab.train(data, heard=accepted)
+    assert [step.number for step in accepted.steps] == [4]
+    assert not [run for run in runs(lab.store) if run.is_unfinished]
+
+
+def test_other_data_another_parent_and_a_finished_run_are_not_offered(lab):
+    data = lab.data("cs", facts("Lab"))
+    interrupt(lab, data, 3)
+    heard = Heard()
+    lab.train(lab.data("other", facts("Hall")), heard=heard)  # HEAD is now elsewhere
+    lab.train(data, heard=heard)
+    lab.train(lab.data("other", facts("Hall")), heard=heard)
+    assert heard.offers == []
+
+
+def test_a_second_training_is_refused_with_the_first_ones_pid_and_loses_nothing(lab):
+    store = Store.open(lab.store)
+    with store.training("train first"), pytest.raises(LockedError) as caught:
+        lab.train(lab.data("cs", facts("Lab")))
+    assert "training.lock: held for train first by process " in str(caught.value)
+    assert runs(lab.store) == []
+    lab.train(lab.data("cs", facts("Lab")))
+
+
+def test_a_head_that_moved_between_plan_and_lock_is_refused(lab, monkeypatch):
+    from mlx_tune.workflows import train
+
+    prepare = train.prepare
+
+    def overtaken(request, **options):
+        plan = prepare(request, **options)
+        other = plan.store.commit(
+            name="other", parent=None, record={"verdict": "promote"}, files={"data.jsonl": b""}
+        )
+        plan.store.move_head(other, expected=None, why="another training")
+        return plan
+
+    monkeypatch.setattr(train, "prepare", overtaken)
+    with pytest.raises(LockedError, match="HEAD moved while this training was planned"):
+        lab.train(lab.data("cs", facts("Lab")))
+    assert runs(lab.store) == []
+
+
+def test_a_disk_without_room_for_the_run_is_refused_before_it_begins(lab, monkeypatch):
+    monkeypatch.setattr(space, "free_bytes", lambda root: 1_000_000)
+    with pytest.raises(DiskError) as caught:
+        lab.train(lab.data("cs", facts("Lab")))
+    assert str(caught.value) == (
+        f"{lab.store}: a run needs up to 0.03 GB on the disk and 0.00 GB are free; free some "
+        "(`mlx-tune gc` deletes what old runs left), lower --rank, or name another store with "
+        "--store"
+    )
+    assert runs(lab.store) == []
+
+
+# The best checkpoint
+
+
+def scored(monkeypatch, *values):
+    """Let the held-out rows score what is told, epoch by epoch: (right, loss), or None for NaN."""
+    queue = list(values)
+
+    def score(model, examples, *, called=None, factors=None):
+        if called is None:  # not while it is trained
+            return real(model, examples)
+        value = queue.pop(0)
+        if value is None:
+            raise InputError("not finite")
+        right, loss = value
+        flags = tuple(i < right for i in range(len(examples)))
+        return Recall(verbatim=flags, token_accuracy=0.0, loss=loss)
+
+    real = steps.score
+    monkeypatch.setattr(steps, "score", score)
+
+
+FLAGS = {"epochs": 3, "validation": 0.3}
+
+
+def after(lab, data, step: int) -> bytes:
+    """The weights after some step of the run that ``FLAGS`` describe."""
+    heard = interrupt(lab, data, step, **FLAGS)
+    return heard.run.checkpoint(step).read(WEIGHTS_FILE)
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ([(1, 0.5), (2, 0.9), (1, 0.1)], 2),  # recall first
+        ([(1, 0.5), (1, 0.2), (1, 0.3)], 2),  # then the loss
+        ([(1, 0.5), (1, 0.5), (1, 0.5)], 1),  # then the fewest steps
+        ([None, (0, 9.0), None], 2),  # a NaN is never best
+    ],
+)
+def test_the_best_checkpoint_by_recall_then_loss_is_committed(lab, monkeypatch, values, best):
+    data = lab.data("cs", facts("Lab", 5))  # two held out, one step an epoch
+    scored(monkeypatch, *values, *values)
+    outcome = lab.train(data, **FLAGS)
+    validation = outcome.session.record["validation"]
+    assert validation["best_step"] == best
+    assert [score["step"] for score in validation["scores"]] == [1, 2, 3]
+    assert outcome.session.record["data"]["held_out"] == 2
+    rollback(lab.store, "base")
+    wanted = after(lab, data, best)
+    assert outcome.session.read(WEIGHTS_FILE) == wanted
+
+
+def test_the_best_checkpoint_is_kept_beside_the_two_newest(lab, monkeypatch):
+    scored(monkeypatch, (2, 0.1), (0, 1.0), (0, 1.0), (0, 1.0), (0, 1.0))
+    heard = Heard()
+    lab.train(lab.data("cs", facts("Lab", 5)), heard=heard, epochs=5, validation=0.3)
+    assert checkpoints(heard.run) == [1, 4, 5]
+
+
+def test_a_resumed_run_commits_the_best_of_before_it_stopped(lab, monkeypatch):
+    data = lab.data("cs", facts("Lab", 5))
+    scored(monkeypatch, (2, 0.1), (0, 1.0), (0, 1.0))
+    interrupt(lab, data, 2, **FLAGS)
+    outcome = resume(lab.store, None, Heard())
+    assert outcome.session.record["validation"]["best_step"] == 1
+
+
+def test_with_no_finite_score_the_last_checkpoint_is_committed(lab, monkeypatch):
+    scored(monkeypatch, None, None, None)
+    outcome = lab.train(lab.data("cs", facts("Lab", 5)), **FLAGS)
+    assert outcome.session.record["validation"]["best_step"] is None
+
+
+def test_a_damaged_best_checkpoint_is_said_and_the_last_one_taken(lab, monkeypatch):
+    scored(monkeypatch, (2, 0.1), (0, 1.0), (0, 1.0))
+
+    class Spoiling(Heard):
+        def stepped(self, step):
+            if step.number == 3:
+                (self.run.path / "checkpoints" / "step-000001" / WEIGHTS_FILE).write_bytes(b"x")
+
+    heard = Spoiling()
+    lab.train(lab.data("cs", facts("Lab", 5)), heard=heard, **FLAGS)
+    assert any("note: the best checkpoint cannot be used" in line for line in heard.lines)
+
+
+def test_held_out_rows_are_kept_and_never_trained_on(lab):
+    heard = Heard()
+    outcome = lab.train(lab.data("cs", facts("Lab", 5)), heard=heard, **FLAGS)
+    (plan,) = heard.plans
+    assert (len(plan.taught), len(plan.held_out)) == (3, 2)
+    assert not set(plan.taught) & set(plan.held_out)
+    assert {step.tokens for step in heard.steps} == {
+        sum(len(example.tokens) for example in plan.examples)
+    }
+    assert b"Where is Lab" in outcome.session.read("held-out.jsonl")
+
+
+def test_holding_out_all_rows_is_refused(lab):
+    with pytest.raises(InputError, match=r"--validation 0.5 of 1 row leaves none to train on"):
+        lab.train(lab.data("cs", facts("Lab", 1)), validation=0.5)
