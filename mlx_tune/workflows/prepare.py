@@ -160,7 +160,9 @@ def prepare(request: Request, *, say: Say) -> Plan:
         examples, share_prefix=fitting.dimensions(info).walked
     )
     shapes, needed = batches.shapes()
-    validation = tokenise.encode(held_out, tokenizer)
+    # The limit bounds memory, for these as for the others.
+    scored = zip(held_out, tokenise.encode(held_out, tokenizer), strict=True)
+    held = [(row, example) for row, example in scored if len(example.tokens) <= limit]
     return Plan(
         name=name,
         info=info,
@@ -171,8 +173,8 @@ def prepare(request: Request, *, say: Say) -> Plan:
         too_long=tuple(itertools.compress(rehearsal.new, map(operator.not_, fits))),
         long_share=share,
         examples=examples,
-        held_out=tuple(held_out),
-        validation=tuple(validation),
+        held_out=tuple(row for row, _ in held),
+        validation=tuple(example for _, example in held),
         disk=_disk(store, info, decided, [*rehearsal.rows, *held_out]),
         memory=memory_plan,
         shapes=len(set(shapes.values())),

@@ -1,0 +1,34 @@
+"""Calls the command line in a process of its own, forked from one that has everything imported."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PRELOADED = [
+    "mlx_tune.cli.main",
+    "mlx_tune.workflows.train",
+    "mlx_lm.utils",
+    "mlx_lm.models.llama",
+    "transformers",
+]
+
+
+def context():
+    """Processes that start in a few milliseconds and share nothing with this one."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(PRELOADED)
+    return found
+
+
+def call(words: Sequence[str], log: Path) -> None:
+    """Be `mlx-tune` with these words; what it prints goes to a file."""
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["mlx-tune", *words]
+    os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+    from mlx_tune.cli import main
+
+    main.run()
