@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage.atomic import append_line, replace_file
+from mlx_tune.lineage.atomic import append_line, one_line, replace_file
 from mlx_tune.lineage.sealed import read_regular
 
 BASE = "base"
@@ -85,10 +85,8 @@ def log(root: Path, *, old: str, new: str, why: str) -> None:
         DiskError: The line could not be written; HEAD stands where it was moved to.
     """
     time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    # Any white space, line breaks above all, becomes one blank: a move is one line.
-    reason = " ".join("".join(c if c.isprintable() else " " for c in why).split())
     safe = f"HEAD did move to {new[:12]}, only this line is missing"
-    append_line(root / LOG, f"{time} {old} {new} {reason}", safe=safe)
+    append_line(root / LOG, f"{time} {old} {new} {one_line(why)}", safe=safe)
 
 
 def link(root: Path, name: str, folder_name: str | None) -> None:

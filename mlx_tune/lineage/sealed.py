@@ -17,8 +17,8 @@ from mlx_tune.lineage.atomic import FILE_PATTERN, check_file_names, disk_errors
 MANIFEST = "MANIFEST.sha256"
 _LINE = re.compile(f"([0-9a-f]{{64}})  ({FILE_PATTERN})")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# What opening a link, a socket or a device without a driver says.
-_IRREGULAR = {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP, errno.ENOTSUP}
+IRREGULAR = {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP, errno.ENOTSUP}
+"""What opening a link, a socket or a device without a driver says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def read_regular(path: Path) -> bytes:
         except (FileNotFoundError, NotADirectoryError):
             raise DamagedStoreError(f"{path}: missing; run `mlx-tune doctor`") from None
         except OSError as error:
-            if error.errno in _IRREGULAR:
+            if error.errno in IRREGULAR:
                 raise _not_regular(path) from None
             raise
         try:

@@ -137,6 +137,7 @@ class Store:
 
         Raises:
             LockedError: Another process has been writing for longer than a write takes.
+            IncompatibleError: A newer version of mlx-tune wrote the store.
             DiskError: The disk is read-only or failing.
         """
         if self._held:
@@ -145,6 +146,7 @@ class Store:
         with disk_errors("write", self.root):
             make_folder(self.root)
         with lock.hold(self.root / LOCK, what=what, wait_seconds=PATIENCE_SECONDS):
+            store_format.check(self.root)  # another process may have upgraded it since it was read
             self._held = True
             try:
                 yield
