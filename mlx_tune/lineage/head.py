@@ -22,6 +22,7 @@ BASE = "base"
 HEAD = "HEAD"
 LOG = "HEAD.log"
 _WORD = "(base|[0-9a-f]{64})"
+_MOST_BYTES = 65  # an id and its line break
 _MOVE = re.compile(rf"(\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ) {_WORD} {_WORD} (.*)")
 
 
@@ -53,7 +54,7 @@ def read(root: Path) -> str | None:
     Raises:
         DiskError: It is there and cannot be read; that is no reason to guess.
     """
-    text = _text(root / HEAD)
+    text = _text(root / HEAD, most_bytes=_MOST_BYTES)
     return text.removesuffix("\n") if re.fullmatch(f"{_WORD}\n?", text) else None
 
 
@@ -108,9 +109,9 @@ def _lines(root: Path) -> list[str]:
     return _text(root / LOG).split("\n")
 
 
-def _text(path: Path) -> str:
-    """Return a file's text, or nothing where no regular file is."""
+def _text(path: Path, *, most_bytes: int | None = None) -> str:
+    """Return a file's text, or nothing where no regular file of that size is."""
     try:
-        return read_regular(path).decode("utf-8", errors="replace")
+        return read_regular(path, most_bytes=most_bytes).decode("utf-8", errors="replace")
     except DamagedStoreError:
         return ""

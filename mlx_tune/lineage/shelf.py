@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError, UsageError
-from mlx_tune.lineage.atomic import disk_errors
 from mlx_tune.lineage.head import BASE
+from mlx_tune.lineage.sealed import entries
 from mlx_tune.lineage.session import Session, quoted, read_session
 
 SESSIONS = "sessions"
@@ -68,7 +68,7 @@ def scan(root: Path) -> Shelf:
     """
     sound: list[Session] = []
     damaged: dict[str, DamagedStoreError] = {}
-    for path in _folders(root / SESSIONS):
+    for path in entries(root / SESSIONS):
         try:
             sound.append(read_session(path))
         except DamagedStoreError as error:
@@ -93,13 +93,6 @@ def find(ref: str, sessions: Sequence[Session], place: Path) -> Session:
             f"{', '.join(s.folder_name for s in matches)}; give the whole of one of these"
         )
     return matches[0]
-
-
-def _folders(sessions: Path) -> list[Path]:
-    if not sessions.is_dir():
-        return []
-    with disk_errors("read", sessions, safe="nothing was changed"):
-        return sorted(path for path in sessions.iterdir() if not path.name.startswith("."))
 
 
 def _means(ref: str, session: Session) -> bool:
