@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,32 @@ class Shelf:
             )
         return self.session(word)
 
+    def chain(self, session: Session | None) -> list[Session]:
+        """Return a session's ancestors from the root to itself; nothing for the bare base.
+
+        Raises:
+            DamagedStoreError: A parent is missing or damaged, or the parents run in a circle.
+        """
+        chain: dict[str, Session] = {}
+        while session is not None:
+            if session.id in chain:
+                raise DamagedStoreError(
+                    f"{session.path}: is its own ancestor; run `mlx-tune doctor`"
+                )
+            chain[session.id] = session
+            session = self.parent(session)
+        return list(chain.values())[::-1]
+
+    def first_whole(self, sessions: Iterable[Session]) -> Session | None:
+        """Return the first session every byte of whose chain is right; None if none is."""
+        known: dict[str, bool] = {}  # a long chain is read once, not once a descendant
+        for session in sessions:
+            with suppress(DamagedStoreError):
+                chain = self.chain(session)
+                if all(_is_whole(member, known) for member in chain):
+                    return session
+        return None
+
 
 def scan(root: Path) -> Shelf:
     """Read the manifest and the record of every session in a store.
@@ -93,6 +120,31 @@ def find(ref: str, sessions: Sequence[Session], place: Path) -> Session:
             f"{', '.join(s.folder_name for s in matches)}; give the whole of one of these"
         )
     return matches[0]
+
+
+def tagged(tag: str, identity: str, sessions: Sequence[Session]) -> Session:
+    """Return the session of a tag.
+
+    Raises:
+        UsageError: It is damaged or gone; with those there are.
+    """
+    for session in sessions:
+        if session.id == identity:
+            return session
+    raise UsageError(
+        f"tag {quoted(tag)} names {identity[:12]}…, which is not among the sound sessions; "
+        f"there are {_listed(sessions)}"
+    )
+
+
+def _is_whole(session: Session, known: dict[str, bool]) -> bool:
+    if session.id not in known:
+        try:
+            session.verify()
+            known[session.id] = True
+        except DamagedStoreError:
+            known[session.id] = False
+    return known[session.id]
 
 
 def _means(ref: str, session: Session) -> bool:
