@@ -118,6 +118,11 @@ def append_line(path: Path, line: str, *, durable: bool = True, safe: str = UNTO
             sync_folder(path.parent)
 
 
+def one_line(text: str) -> str:
+    """Return text on one line: white space and what a terminal would obey become one blank."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def discard_folder(path: Path, *, scratch: Path, safe: str = UNTOUCHED) -> None:
     """Delete a folder; interrupted, it leaves trash in ``scratch``, not half a folder in place.
 

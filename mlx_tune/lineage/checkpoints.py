@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.lineage.atomic import discard_folder, write_folder
-from mlx_tune.lineage.sealed import Sealed, open_sealed, seal
+from mlx_tune.lineage.sealed import Sealed, entries, open_sealed, seal
 
 KEPT = 2  # the second stands by in case the newest is damaged
 _NAME = re.compile("step-([0-9]{6,})")
@@ -90,9 +90,7 @@ def _discard_old(folder: Path, saved: Path, scratch: Path, best: int | None) -> 
 
 def _paths(folder: Path) -> list[Path]:
     """Return the folders of checkpoints, newest first."""
-    if not folder.is_dir():
-        return []
-    steps = [(int(match[1]), path) for path in folder.iterdir() if (match := _match(path))]
+    steps = [(int(match[1]), path) for path in entries(folder) if (match := _match(path))]
     return [path for _, path in sorted(steps, reverse=True)]
 
 

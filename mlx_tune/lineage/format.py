@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
-from mlx_tune.lineage.atomic import replace_file
+from mlx_tune.lineage.atomic import disk_errors, one_line, replace_file
 from mlx_tune.lineage.records import from_json, to_json
 from mlx_tune.lineage.sealed import read_regular
 
@@ -26,8 +26,11 @@ def check(root: Path) -> None:
         IncompatibleError: A newer version wrote it, or it requires a feature unknown here.
         DamagedStoreError: format.json is not what was written.
         UsageError: The path is a file.
+        DiskError: It may not be looked into.
     """
-    if root.exists() and not root.is_dir():
+    with disk_errors("read", root, safe="nothing was changed"):
+        is_file = root.exists() and not root.is_dir()
+    if is_file:
         raise UsageError(f"{root} is not a folder, so no store can be there; name another")
     place = root / FILE
     if not os.path.lexists(place):
@@ -70,8 +73,12 @@ def _check_record(record: dict[str, Any], place: Path) -> None:
             f"{place}: the store has version {version}, this mlx-tune reads up to {VERSION}; "
             "upgrade mlx-tune"
         )
-    unknown = [str(feature) for feature in requires if feature not in FEATURES]
+    unknown = [one_line(str(feature)) for feature in requires if not _is_known(feature)]
     if unknown:
         raise IncompatibleError(
             f"{place}: the store requires {', '.join(unknown)}, unknown here; upgrade mlx-tune"
         )
+
+
+def _is_known(feature: object) -> bool:
+    return isinstance(feature, str) and feature in FEATURES

@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage.atomic import append_line, replace_file
+from mlx_tune.lineage.atomic import append_line, one_line, replace_file
 from mlx_tune.lineage.sealed import read_regular
 
 BASE = "base"
 HEAD = "HEAD"
 LOG = "HEAD.log"
 _WORD = "(base|[0-9a-f]{64})"
+_MOST_BYTES = 65  # an id and its line break
 _MOVE = re.compile(rf"(\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ) {_WORD} {_WORD} (.*)")
 
 
@@ -53,7 +54,7 @@ def read(root: Path) -> str | None:
     Raises:
         DiskError: It is there and cannot be read; that is no reason to guess.
     """
-    text = _text(root / HEAD)
+    text = _text(root / HEAD, most_bytes=_MOST_BYTES)
     return text.removesuffix("\n") if re.fullmatch(f"{_WORD}\n?", text) else None
 
 
@@ -85,10 +86,8 @@ def log(root: Path, *, old: str, new: str, why: str) -> None:
         DiskError: The line could not be written; HEAD stands where it was moved to.
     """
     time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    # Any white space, line breaks above all, becomes one blank: a move is one line.
-    reason = " ".join("".join(c if c.isprintable() else " " for c in why).split())
     safe = f"HEAD did move to {new[:12]}, only this line is missing"
-    append_line(root / LOG, f"{time} {old} {new} {reason}", safe=safe)
+    append_line(root / LOG, f"{time} {old} {new} {one_line(why)}", safe=safe)
 
 
 def link(root: Path, name: str, folder_name: str | None) -> None:
@@ -110,9 +109,9 @@ def _lines(root: Path) -> list[str]:
     return _text(root / LOG).split("\n")
 
 
-def _text(path: Path) -> str:
-    """Return a file's text, or nothing where no regular file is."""
+def _text(path: Path, *, most_bytes: int | None = None) -> str:
+    """Return a file's text, or nothing where no regular file of that size is."""
     try:
-        return read_regular(path).decode("utf-8", errors="replace")
+        return read_regular(path, most_bytes=most_bytes).decode("utf-8", errors="replace")
     except DamagedStoreError:
         return ""

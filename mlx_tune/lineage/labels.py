@@ -11,11 +11,12 @@ from pathlib import Path
 from mlx_tune.errors import DamagedStoreError
 from mlx_tune.lineage.atomic import disk_errors, make_folder, replace_file
 from mlx_tune.lineage.flush import sync_folder
-from mlx_tune.lineage.sealed import read_regular
+from mlx_tune.lineage.sealed import entries, read_regular
 
 TAGS = "tags"
 REMOVED = "removed"
 _ID = re.compile("([0-9a-f]{64})\n?")
+_MOST_BYTES = 65
 
 
 def read(folder: Path, notes: list[str] | None = None) -> dict[str, str]:
@@ -24,15 +25,15 @@ def read(folder: Path, notes: list[str] | None = None) -> dict[str, str]:
     Args:
         folder: ``tags`` or ``removed`` of a store; it may be missing.
         notes: Takes a line for every label that is no such file.
+
+    Raises:
+        DiskError: The folder or a label cannot be read; that is no reason to go on without.
     """
     found: dict[str, str] = {}
-    if not folder.is_dir():
-        return found
-    with disk_errors("read", folder, safe="nothing was changed"):
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    for path in paths:
+    for path in entries(folder):
         try:
-            match = _ID.fullmatch(read_regular(path).decode("utf-8", errors="replace"))
+            data = read_regular(path, most_bytes=_MOST_BYTES)
+            match = _ID.fullmatch(data.decode("utf-8", errors="replace"))
         except DamagedStoreError:
             match = None
         if match:

@@ -11,16 +11,18 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlx_tune.errors import LockedError
-from mlx_tune.lineage.atomic import disk_errors
+from mlx_tune.errors import DamagedStoreError, LockedError
+from mlx_tune.lineage.atomic import disk_errors, one_line
+from mlx_tune.lineage.sealed import IRREGULAR
 
-_OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # What file systems without locks say.
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _PAUSE_SECONDS = 0.02
@@ -37,19 +39,42 @@ def hold(path: Path, *, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
 
     Raises:
         LockedError: Another process holds it: which, since when, and for what.
-        DiskError: The file cannot be opened.
+        DamagedStoreError: What lies there is no file.
+        DiskError: The file cannot be opened or locked.
     """
     with disk_errors("lock", path):
-        descriptor = os.open(path, _OPEN, 0o666)
+        descriptor = _open(path)
     try:
-        _take(descriptor, path, time.monotonic() + wait_seconds)
-        _sign(descriptor, what)
-        yield
+        with disk_errors("lock", path):
+            _take(descriptor, path, time.monotonic() + wait_seconds)
+        try:
+            _sign(descriptor, what)
+            yield
+        finally:  # by the holder alone: one who was refused would wipe out the holder's name
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
     finally:
-        with suppress(OSError):
-            os.ftruncate(descriptor, 0)
         with suppress(OSError):  # closing gives the lock back, whatever it says
             os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        descriptor = os.open(path, _OPEN, 0o666)
+    except OSError as error:
+        if error.errno in IRREGULAR | {errno.EISDIR}:
+            raise _no_file(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _no_file(path)
+    return descriptor
+
+
+def _no_file(path: Path) -> DamagedStoreError:
+    return DamagedStoreError(
+        f"{path}: a link, FIFO, device or folder where the lock's file belongs; delete it"
+    )
 
 
 def _take(descriptor: int, path: Path, deadline: float) -> None:
@@ -83,10 +108,11 @@ def _sign(descriptor: int, what: str) -> None:
 def _held(descriptor: int, path: Path) -> LockedError:
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
-        by = (
+        by = one_line(
             f"held for {holder['what']} by process {holder['pid']} on {holder['host']} since "
             f"{holder['started']}"
         )
-    except (OSError, ValueError, TypeError, KeyError):  # it signs just after it takes the lock
+    # It signs just after it takes the lock; and a file may hold anything, nested as deep.
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         by = "held by another process"
     return LockedError(f"{path}: {by}; nothing was changed, try again when it has ended")

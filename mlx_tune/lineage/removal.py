@@ -20,10 +20,12 @@ def remove(store: Store, session: Session) -> None:
 
     Raises:
         UsageError: It is HEAD, or a session, a tag or an unfinished run stands on it.
+        DamagedStoreError: It is no longer in the store.
         LockedError: Another process is writing.
         DiskError: The disk is full, read-only or failing.
     """
     with store.locked(f"rm {session.folder_name}"):
+        store.check_here(session)
         if needs := _needed_by(store, session):
             raise UsageError(f"{session.folder_name} was not removed: {'; '.join(needs)}")
         # A version that knows no marks would list a marked session, and train on it.

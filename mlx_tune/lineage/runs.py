@@ -14,7 +14,7 @@ from mlx_tune.lineage.atomic import append_line, disk_errors, replace_file, writ
 from mlx_tune.lineage.checkpoints import Checkpoint
 from mlx_tune.lineage.flush import sync_file, sync_folder
 from mlx_tune.lineage.records import from_json, refuse_taken, to_json, to_line
-from mlx_tune.lineage.sealed import read_regular
+from mlx_tune.lineage.sealed import entries, read_regular
 from mlx_tune.lineage.session import check_name
 
 RUNS = "runs"
@@ -198,11 +198,11 @@ def runs(store_root: Path, *, notes: list[str] | None = None) -> list[Run]:
 
     Raises:
         IncompatibleError: A newer version of mlx-tune wrote one of them.
+        DiskError: They cannot be read.
     """
-    folder = store_root / RUNS
     found: list[Run] = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") or not path.is_dir():
+    for path in entries(store_root / RUNS):
+        if not path.is_dir():
             continue
         try:
             found.append(Run.open(path))

@@ -17,8 +17,8 @@ from mlx_tune.lineage.atomic import FILE_PATTERN, check_file_names, disk_errors
 MANIFEST = "MANIFEST.sha256"
 _LINE = re.compile(f"([0-9a-f]{{64}})  ({FILE_PATTERN})")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# What opening a link, a socket or a device without a driver says.
-_IRREGULAR = {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP, errno.ENOTSUP}
+IRREGULAR = {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP, errno.ENOTSUP}
+"""What opening a link, a socket or a device without a driver says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +109,27 @@ def manifest(files: Mapping[str, bytes]) -> bytes:
     return "".join(f"{sha256(files[name])}  {name}\n" for name in names).encode()
 
 
-def read_regular(path: Path) -> bytes:
-    """Return the bytes of a regular file, never following a link or waiting on a FIFO.
+def entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder but for hidden files, by name; nothing where no folder is.
 
     Raises:
-        DamagedStoreError: There is no such file, or it is no regular one.
+        DiskError: It cannot be read.
+    """
+    with disk_errors("read", folder, safe="nothing was changed"):
+        if not folder.is_dir():
+            return []
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def read_regular(path: Path, *, most_bytes: int | None = None) -> bytes:
+    """Return the bytes of a regular file, never following a link or waiting on a FIFO.
+
+    Args:
+        path: The file.
+        most_bytes: What is larger is not read at all: a bad file may be larger than the memory.
+
+    Raises:
+        DamagedStoreError: There is no such file, or it is no regular one, or too large.
         DiskError: It cannot be read.
     """
     with disk_errors("read", path, safe="nothing was changed"):
@@ -122,12 +138,18 @@ def read_regular(path: Path) -> bytes:
         except (FileNotFoundError, NotADirectoryError):
             raise DamagedStoreError(f"{path}: missing; run `mlx-tune doctor`") from None
         except OSError as error:
-            if error.errno in _IRREGULAR:
+            if error.errno in IRREGULAR:
                 raise _not_regular(path) from None
             raise
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise _not_regular(path)
+            if most_bytes is not None and status.st_size > most_bytes:
+                raise DamagedStoreError(
+                    f"{path}: holds {status.st_size} bytes, at most {most_bytes} belong there; "
+                    "run `mlx-tune doctor`"
+                )
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 return file.read()
         finally:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError, UsageError
-from mlx_tune.lineage.atomic import disk_errors
 from mlx_tune.lineage.head import BASE
+from mlx_tune.lineage.sealed import entries
 from mlx_tune.lineage.session import Session, quoted, read_session
 
 SESSIONS = "sessions"
@@ -58,6 +59,32 @@ class Shelf:
             )
         return self.session(word)
 
+    def chain(self, session: Session | None) -> list[Session]:
+        """Return a session's ancestors from the root to itself; nothing for the bare base.
+
+        Raises:
+            DamagedStoreError: A parent is missing or damaged, or the parents run in a circle.
+        """
+        chain: dict[str, Session] = {}
+        while session is not None:
+            if session.id in chain:
+                raise DamagedStoreError(
+                    f"{session.path}: is its own ancestor; run `mlx-tune doctor`"
+                )
+            chain[session.id] = session
+            session = self.parent(session)
+        return list(chain.values())[::-1]
+
+    def first_whole(self, sessions: Iterable[Session]) -> Session | None:
+        """Return the first session every byte of whose chain is right; None if none is."""
+        known: dict[str, bool] = {}  # a long chain is read once, not once a descendant
+        for session in sessions:
+            with suppress(DamagedStoreError):
+                chain = self.chain(session)
+                if all(_is_whole(member, known) for member in chain):
+                    return session
+        return None
+
 
 def scan(root: Path) -> Shelf:
     """Read the manifest and the record of every session in a store.
@@ -68,7 +95,7 @@ def scan(root: Path) -> Shelf:
     """
     sound: list[Session] = []
     damaged: dict[str, DamagedStoreError] = {}
-    for path in _folders(root / SESSIONS):
+    for path in entries(root / SESSIONS):
         try:
             sound.append(read_session(path))
         except DamagedStoreError as error:
@@ -95,11 +122,29 @@ def find(ref: str, sessions: Sequence[Session], place: Path) -> Session:
     return matches[0]
 
 
-def _folders(sessions: Path) -> list[Path]:
-    if not sessions.is_dir():
-        return []
-    with disk_errors("read", sessions, safe="nothing was changed"):
-        return sorted(path for path in sessions.iterdir() if not path.name.startswith("."))
+def tagged(tag: str, identity: str, sessions: Sequence[Session]) -> Session:
+    """Return the session of a tag.
+
+    Raises:
+        UsageError: It is damaged or gone; with those there are.
+    """
+    for session in sessions:
+        if session.id == identity:
+            return session
+    raise UsageError(
+        f"tag {quoted(tag)} names {identity[:12]}…, which is not among the sound sessions; "
+        f"there are {_listed(sessions)}"
+    )
+
+
+def _is_whole(session: Session, known: dict[str, bool]) -> bool:
+    if session.id not in known:
+        try:
+            session.verify()
+            known[session.id] = True
+        except DamagedStoreError:
+            known[session.id] = False
+    return known[session.id]
 
 
 def _means(ref: str, session: Session) -> bool:

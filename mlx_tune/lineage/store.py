@@ -98,8 +98,11 @@ class Store:
             return self.head()
         if ref == BASE:
             return None
-        tags = labels.read(self.root / labels.TAGS, self.notes)
-        return shelf.find(tags.get(ref, ref), self.sessions(), self.root)
+        sessions = self.sessions()
+        tagged = labels.read(self.root / labels.TAGS, self.notes).get(ref)
+        if tagged is None:
+            return shelf.find(ref, sessions, self.root)
+        return shelf.tagged(ref, tagged, sessions)
 
     def shelf(self) -> Shelf:
         """Read the manifest and the record of every session.
@@ -117,16 +120,7 @@ class Store:
         Raises:
             DamagedStoreError: A parent is missing or damaged, or the parents run in a circle.
         """
-        found = self.shelf()
-        chain: dict[str, Session] = {}
-        while session is not None:
-            if session.id in chain:
-                raise DamagedStoreError(
-                    f"{session.path}: is its own ancestor; run `mlx-tune doctor`"
-                )
-            chain[session.id] = session
-            session = found.parent(session)
-        return list(chain.values())[::-1]
+        return self.shelf().chain(session)
 
     @contextmanager
     def locked(self, what: str) -> Iterator[None]:
@@ -137,6 +131,7 @@ class Store:
 
         Raises:
             LockedError: Another process has been writing for longer than a write takes.
+            IncompatibleError: A newer version of mlx-tune wrote the store.
             DiskError: The disk is read-only or failing.
         """
         if self._held:
@@ -145,6 +140,7 @@ class Store:
         with disk_errors("write", self.root):
             make_folder(self.root)
         with lock.hold(self.root / LOCK, what=what, wait_seconds=PATIENCE_SECONDS):
+            store_format.check(self.root)  # another process may have upgraded it since it was read
             self._held = True
             try:
                 yield
@@ -164,13 +160,24 @@ class Store:
         with lock.hold(self.root / TRAINING_LOCK, what=what):
             yield
 
+    def check_here(self, session: Session) -> None:
+        """Refuse a session of another store, or one that has left this one.
+
+        Raises:
+            DamagedStoreError: It is not here, or what lies in its place is damaged.
+        """
+        if session.id not in self.shelf().sound:
+            raise DamagedStoreError(
+                f"{session.folder_name} is not, or no longer, in {self.root}; run `mlx-tune doctor`"
+            )
+
     def check_kept(self, session: Session) -> None:
         """Refuse a session that is marked for removal.
 
         Raises:
             UsageError: It is.
         """
-        if session.id in labels.read(self.root / labels.REMOVED).values():
+        if session.id in self._removed():
             raise UsageError(
                 f"{session.folder_name} is removed; `mlx-tune rm --undo {session.id[:8]}` keeps it"
             )
@@ -265,20 +272,14 @@ class Store:
         return word if word is not None and found.holds(word) else self._rebuilt_head(found)
 
     def _newest_sound(self, found: Shelf) -> Session | None:
-        """Return the last session HEAD stood on whose chain is whole; None for the base."""
-        for move in reversed(head.moves(self.root)):
-            for word in (move.new, move.old):
-                if word in found.sound and self._is_whole(found.sound[word]):
-                    return found.sound[word]
-        return None
+        """Return the last session HEAD stood on that can be gone back to; None for the base."""
+        words = [word for m in reversed(head.moves(self.root)) for word in (m.new, m.old)]
+        removed = self._removed()
+        kept = [word for word in dict.fromkeys(words) if word not in removed]
+        return found.first_whole(found.sound[word] for word in kept if word in found.sound)
 
-    def _is_whole(self, session: Session) -> bool:
-        try:
-            for member in self.chain(session):
-                member.verify()
-        except DamagedStoreError:
-            return False
-        return True
+    def _removed(self) -> set[str]:
+        return set(labels.read(self.root / labels.REMOVED).values())
 
     def _move(self, to: Session | None, *, old: str, why: str) -> None:
         self.chain(to)
@@ -293,8 +294,10 @@ class Store:
         """Return where HEAD most likely stood, and note it unless the store is new."""
         if not head.exists(self.root) and not found.sound and not found.damaged:
             return BASE
-        logged = [move.new for move in head.moves(self.root) if found.holds(move.new)]
-        if logged:
+        # A removed session is never HEAD, so a line that ends on one is not the last move made.
+        removed = self._removed()
+        fit = [m.new for m in head.moves(self.root) if found.holds(m.new)]
+        if logged := [word for word in fit if word not in removed]:
             word, source = logged[-1], f"the last sound line of {head.LOG}"
         else:
             word, source = self._newest_promoted(found), "the newest session that was promoted"
@@ -308,18 +311,15 @@ class Store:
     def _newest_promoted(self, found: Shelf) -> str:
         """Return the id of the session promoted last whose chain is whole, else ``base``."""
         newest_last = sorted(found.sound.values(), key=lambda s: str(s.record.get("created", "")))
-        for session in reversed(newest_last):
-            if session.record.get("verdict") == "promote" and self._is_whole(session):
-                return session.id
-        return BASE
+        promoted = [s for s in newest_last[::-1] if s.record.get("verdict") == "promote"]
+        removed = self._removed()
+        return _word(found.first_whole(s for s in promoted if s.id not in removed))
 
     def _prepare(self, needed: Session | None) -> None:
         """Make the store's own files on the first write; refuse a session from another store."""
+        if needed is not None:
+            self.check_here(needed)
         found = self.shelf()
-        if needed is not None and needed.id not in found.sound:
-            raise DamagedStoreError(
-                f"{needed.folder_name} is not, or no longer, in {self.root}; run `mlx-tune doctor`"
-            )
         with disk_errors("write", self.root):
             make_folder(self.root)
         store_format.write(self.root)

@@ -9,8 +9,8 @@ from mlx_tune.lineage import labels
 from mlx_tune.lineage.session import Session, check_name, quoted
 from mlx_tune.lineage.store import Store
 
-# What already means a session by its number or its id.
-_TAKEN = re.compile("[0-9]+|[0-9a-f]{4,64}")
+# What means a session by its number or its id, or by both, as a folder's name does.
+_TAKEN = re.compile("[0-9]+|[0-9a-f]{4,64}|[0-9]{4,}-.+-[0-9a-f]{8}")
 
 
 def tags(store: Store) -> dict[str, str]:
@@ -22,7 +22,8 @@ def tag(store: Store, name: str, session: Session) -> None:
     """Give a session a name; a tag of that name moves.
 
     Raises:
-        UsageError: The name is not allowed, or means a session already.
+        UsageError: The name is not allowed, or means a session already, or the session is removed.
+        DamagedStoreError: The session is no longer in the store.
         LockedError: Another process is writing.
         DiskError: The disk is full, read-only or failing.
     """
@@ -32,7 +33,8 @@ def tag(store: Store, name: str, session: Session) -> None:
             f"tag {quoted(name)} could be taken for a session's number or id; put a word to it"
         )
     with store.locked(f"tag {name}"):
-        # Under the lock, so that the session is not collected meanwhile.
+        # Under the lock: until then it may have been removed, even collected.
+        store.check_here(session)
         store.check_kept(session)
         clash = [s for s in store.sessions() if s.name == name and s != session]
         if clash:

@@ -369,8 +369,17 @@ def link_elsewhere(root: Path) -> None:
     (root / "HEAD").symlink_to("word")
 
 
+def fill(root: Path) -> None:
+    """Make HEAD eight terabytes long, which take no room: reading them would take all memory."""
+    with (root / "HEAD").open("ab") as file:
+        try:
+            file.truncate(1 << 43)
+        except OSError:
+            pytest.skip("no sparse files here")
+
+
 @pytest.mark.parametrize(
-    "spoil", [lose, empty, garble, name_a_stranger, put_a_folder, link_elsewhere]
+    "spoil", [lose, empty, garble, name_a_stranger, put_a_folder, link_elsewhere, fill]
 )
 def test_a_lost_head_is_rebuilt_from_the_log_and_said_aloud(store, root, spoil):
     first, second = train(store, "cs"), train(store, "dining")

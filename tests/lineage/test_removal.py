@@ -1,0 +1,221 @@
+"""Removal, first half: what is needed is not marked, and a mark can be taken away."""
+
+import errno
+import json
+import os
+from datetime import date
+
+import pytest
+
+from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
+from mlx_tune.lineage.collect import collect
+from mlx_tune.lineage.removal import keep, remove, removed
+from mlx_tune.lineage.store import Store
+from mlx_tune.lineage.tags import tag, untag
+from stores import REFUSED, commit, fail_with, flip, message, names, start_run, state, train
+
+DAY = date(2026, 11, 23)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store.open(tmp_path / "s")
+
+
+def refusal(store: Store, session) -> str:
+    before = state(store.root)
+    line = message(UsageError, lambda: remove(store, session))
+    assert state(store.root) == before
+    return line
+
+
+def test_a_removed_session_is_marked_and_stays_where_it_is(store):
+    first, held = train(store, "cs"), commit(store, "held", **REFUSED)
+    before = state(store.root)
+    remove(store, held)
+    assert removed(store) == {held.id}
+    assert store.sessions() == sorted([first, held], key=lambda s: s.id)
+    after = state(store.root)
+    assert json.loads(after.pop("format.json")) == {"version": 1, "requires": ["removal"]}
+    assert json.loads(before.pop("format.json")) == {"version": 1, "requires": []}
+    mark = {"removed/": "", f"removed/{held.folder_name}": held.id.encode() + b"\n"}
+    assert after == {**before, **mark}
+
+
+def test_removing_twice_changes_nothing_more(store):
+    held = commit(store, "held", **REFUSED)
+    remove(store, held)
+    before = state(store.root)
+    remove(store, held)
+    assert state(store.root) == before
+
+
+def test_a_mark_can_be_taken_away(store):
+    held = commit(store, "held", **REFUSED)
+    remove(store, held)
+    keep(store, held)
+    assert removed(store) == set()
+    assert collect(store, today=DAY).moved == ()
+    assert message(UsageError, lambda: keep(store, held)) == (
+        f"{held.folder_name} is not removed; nothing to undo"
+    )
+
+
+def test_the_session_in_use_is_not_removed(store):
+    first = train(store, "cs")
+    assert refusal(store, first) == (
+        f"{first.folder_name} was not removed: HEAD is there, `mlx-tune rollback` first"
+    )
+
+
+def test_a_session_that_others_were_trained_on_is_not_removed(store):
+    first = train(store, "cs")
+    second, third = commit(store, "dining", first), commit(store, "tennis", first)
+    store.move_head(None, expected=first, why="rollback")
+    by_id = sorted([second, third], key=lambda s: s.id)
+    assert refusal(store, first) == (
+        f"{first.folder_name} was not removed: {by_id[0].folder_name}, {by_id[1].folder_name} was "
+        "trained on it, remove that first"
+    )
+    remove(store, second)
+    assert refusal(store, first) == (
+        f"{first.folder_name} was not removed: {third.folder_name} was trained on it, remove that "
+        "first"
+    )
+    remove(store, third)
+    remove(store, first)
+    assert removed(store) == {first.id, second.id, third.id}
+
+
+def test_a_tagged_session_is_not_removed(store):
+    held = commit(store, "held", **REFUSED)
+    tag(store, "good", held)
+    tag(store, "best", held)
+    assert refusal(store, held) == (
+        f"{held.folder_name} was not removed: the tag best names it, `mlx-tune tag --delete best` "
+        "first; the tag good names it, `mlx-tune tag --delete good` first"
+    )
+    untag(store, "good")
+    untag(store, "best")
+    remove(store, held)
+
+
+def test_a_session_that_an_unfinished_run_stands_on_is_not_removed(store):
+    held = commit(store, "held", **REFUSED)
+    run = start_run(store, held)
+    other = start_run(store, None)
+    assert refusal(store, held) == (
+        f"{held.folder_name} was not removed: the unfinished run {run.path.name} stands on it, "
+        f"`mlx-tune resume {run.path.name}` or delete {run.path} first"
+    )
+    assert other.is_unfinished
+    run.set(phase="failed")
+    remove(store, held)
+
+
+def test_all_that_needs_a_session_is_said_at_once(store):
+    first = train(store, "cs")
+    commit(store, "dining", first)
+    tag(store, "good", first)
+    start_run(store, first)
+    assert refusal(store, first).count("; ") == 3
+
+
+def test_the_parent_of_a_removed_session_comes_back_first(store):
+    first = commit(store, "cs")
+    second = commit(store, "dining", first)
+    remove(store, second)
+    remove(store, first)
+    assert message(UsageError, lambda: keep(store, second)) == (
+        f"{second.folder_name}: its parent {first.id[:8]} is removed too; first "
+        f"`mlx-tune rm --undo {first.id[:8]}`"
+    )
+    keep(store, first)
+    keep(store, second)
+    assert removed(store) == set()
+
+
+def test_a_removed_session_cannot_become_head(store):
+    held = commit(store, "held", **REFUSED)
+    remove(store, held)
+    before = state(store.root)
+    line = f"{held.folder_name} is removed; `mlx-tune rm --undo {held.id[:8]}` keeps it"
+    for call in (
+        lambda: store.move_head(held, expected=None, why="promote"),
+        lambda: store.leave_damaged_head(held, why="rollback"),
+    ):
+        assert message(UsageError, call) == line
+    assert state(store.root) == before
+    keep(store, held)
+    store.move_head(held, expected=None, why="promote")
+    assert store.head() == held
+
+
+def test_a_lost_head_is_not_rebuilt_on_a_removed_session(store):
+    first = train(store, "cs")
+    second = train(store, "dining")
+    store.move_head(first, expected=second, why="rollback")
+    remove(store, second)
+    (store.root / "HEAD").unlink()
+    with (store.root / "HEAD.log").open("a") as log:  # a move back from it that was not logged
+        log.write(f"2026-01-01T00:00:00Z {first.id} {second.id} train\n")
+    assert store.head() == first
+    (store.root / "HEAD.log").unlink()
+    assert store.head() == first
+
+
+def test_a_damaged_head_is_not_sent_to_a_removed_session(store):
+    first, second = train(store, "cs"), train(store, "dining")
+    branch = commit(store, "tennis", first)
+    store.move_head(branch, expected=second, why="promote")
+    remove(store, second)
+    flip(branch.path / "session.json")
+    line = message(DamagedStoreError, store.head)
+    assert line.endswith(
+        f"so go back to {first.folder_name} with `mlx-tune rollback --to {first.id[:8]}`"
+    )
+
+
+def test_a_session_that_was_collected_meanwhile_is_not_marked_again(store):
+    held = commit(store, "held", **REFUSED)
+    remove(store, held)
+    collect(store, today=DAY)
+    before = state(store.root)
+    assert message(DamagedStoreError, lambda: remove(store, held)) == (
+        f"{held.folder_name} is not, or no longer, in {store.root}; run `mlx-tune doctor`"
+    )
+    assert state(store.root) == before
+
+
+def test_a_full_disk_marks_nothing(store, monkeypatch):
+    held = commit(store, "held", **REFUSED)
+    for moment in (1, 2):
+        calls, real = [], os.write
+
+        def write(descriptor, data, calls=calls, real=real, moment=moment):
+            calls.append(1)
+            if len(calls) == moment:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(descriptor, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", write)
+            message(DiskError, lambda: remove(store, held))
+        assert removed(store) == set()
+    assert json.loads((store.root / "format.json").read_bytes())["requires"] == ["removal"]
+    assert names(store.root / "removed") == []
+
+
+def test_a_damaged_run_does_not_hide_the_others(store):
+    held = commit(store, "held", **REFUSED)
+    start_run(store, None).path.joinpath("run.json").write_bytes(b"{}")
+    run = start_run(store, held)
+    assert run.path.name in refusal(store, held)
+
+
+def test_a_mark_that_cannot_be_deleted_stays(store, monkeypatch):
+    held = commit(store, "held", **REFUSED)
+    remove(store, held)
+    monkeypatch.setattr(os, "unlink", fail_with(errno.EROFS))
+    message(DiskError, lambda: keep(store, held))
+    assert removed(store) == {held.id}

@@ -1,0 +1,88 @@
+"""A small store of made-up sessions, and what tests ask about one."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mlx_tune.lineage.runs import Run
+from mlx_tune.lineage.session import Session
+from mlx_tune.lineage.store import Store
+
+BASE = {"name": "small", "fingerprint": "f" * 64}
+PROMOTED = {"verdict": "promote", "base": BASE}
+REFUSED = {"verdict": "refuse", "base": BASE}
+
+
+def commit(store: Store, name: str, parent: Session | None = None, **record: object) -> Session:
+    files = {"adapters.safetensors": name.encode() * 9, "data.jsonl": b"{}\n"}
+    return store.commit(name=name, parent=parent, record=record or PROMOTED, files=files)
+
+
+def train(store: Store, name: str, **record: object) -> Session:
+    """Commit on HEAD and promote, as `mlx-tune train` does."""
+    parent = store.head()
+    session = commit(store, name, parent, **record)
+    store.move_head(session, expected=parent, why=f"train {name}")
+    return session
+
+
+def start_run(store: Store, parent: Session | None, phase: str = "train") -> Run:
+    record = {"phase": phase, "parent": parent.id if parent else None}
+    return Run.create(store.root, name="cs", record=record, files={"new.jsonl": b"{}\n"})
+
+
+def state(root: Path) -> dict[str, bytes | str]:
+    """Return everything in a store: bytes of files, targets of links, folders by a slash.
+
+    The files of locks are left out: whoever asks for one makes it, and signs it.
+    """
+    found: dict[str, bytes | str] = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if name in {"lock", "training.lock"}:
+            continue
+        if path.is_symlink():
+            found[name] = str(path.readlink())
+        elif path.is_dir():
+            found[name + "/"] = ""
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+def names(folder: Path) -> list[str]:
+    """Return what lies in a folder; nothing where there is none."""
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def flip(path: Path, index: int = 0) -> None:
+    """Change one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[index] ^= 1
+    path.write_bytes(data)
+
+
+def message(kind: type[Exception], call) -> str:
+    """Return the whole line that a call is refused with."""
+    with pytest.raises(kind) as caught:
+        call()
+    assert type(caught.value) is kind
+    return str(caught.value)
+
+
+def fail_with(code: int):
+    """Return a system call that always fails so."""
+
+    def failing(*_args, **_kwargs):
+        raise OSError(code, os.strerror(code))
+
+    return failing
+
+
+def unlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let file locks be unknown, as on a network disk that has none."""
+    from mlx_tune.lineage import lock
+
+    monkeypatch.setattr(lock.fcntl, "flock", fail_with(errno.ENOLCK))
