@@ -11,6 +11,7 @@ import typer
 from mlx_tune.cli import (
     base,
     chat,
+    diff,
     doctor,
     evaluate,
     fuse,
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 
 for command in (train.train, plan.plan, resume.resume, chat.chat, evaluate.eval_, log.log,
-                show.show, rollback.rollback, fuse.fuse, doctor.doctor):  # fmt: skip
+                show.show, diff.diff, rollback.rollback, fuse.fuse, doctor.doctor):  # fmt: skip
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(base.app, name="base")
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mlx_tune.cli.console import size
+from mlx_tune.cli.console import plain, size
 from mlx_tune.data.rows import Row
 from mlx_tune.sizing import OPTIONAL
 from mlx_tune.training.memory import MemoryPlan
@@ -42,7 +42,7 @@ def remarks(plan: Plan) -> list[str]:
         ("{} taught before with the same answer", [row.place for row in found.repeated]),
         (
             "{} replacing an earlier answer",
-            [f"{_q(row)} was: {_plain(old.answer)}" for row, old in found.changed],
+            [f"{_q(row)} was: {plain(old.answer)}" for row, old in found.changed],
         ),
     ]
     lines = []
@@ -148,13 +148,7 @@ def _rows(count: int) -> str:
 
 
 def _q(row: Row) -> str:
-    return f"“{_plain(row.question or row.text)}”"
-
-
-def _plain(text: str | None) -> str:
-    """Return a row's words on one line, with nothing in them that could steer a terminal."""
-    words = " ".join((text or "").split())
-    return "".join(letter if letter.isprintable() else "·" for letter in words)
+    return f"“{plain(row.question or row.text)}”"
 
 
 def _listed(lines: list[str]) -> list[str]:

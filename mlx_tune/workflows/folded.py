@@ -1,5 +1,6 @@
 """The model that a place in the lineage stands for: base + chain, folded."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,12 @@ def load_folded(
     widen(base.model)
     base.model.eval()
     return FoldedModel(info=info, chain=tuple(chain), model=base.model, tokenizer=base.tokenizer)
+
+
+def let_go() -> None:
+    """Free a model's memory before the next one comes; the frame that held it must have ended."""
+    gc.collect()
+    mx.clear_cache()
 
 
 def widen(model: nn.Module) -> None:

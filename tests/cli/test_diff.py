@@ -1,0 +1,156 @@
+"""`mlx-tune diff` as a person types it, on a tiny base."""
+
+import json
+import re
+
+import pytest
+
+from lab import Lab
+from mlx_tune.models import runtime
+from mlx_tune.workflows.rollback import rollback
+
+LEARNS = {"learning_rate": 0.02, "epochs": 40, "rank": 8}
+STEER = "Where is \x1b[2J[red]D?"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, tiny_base):
+    """Two branches: cs → housing, which replaces an answer, and cs → dining."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setattr(runtime, "can_compile", lambda: False)
+        lab = Lab(root=tmp_path_factory.mktemp("diff"), base=tiny_base)
+        lab.train(lab.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}), **LEARNS)
+        lab.train(lab.data("housing", {"where is b": "In 9.", "Where is C?": "In 3."}), **LEARNS)
+        rollback(lab.store, None)
+        many = {f"{STEER} {i}": "In 4." for i in range(7)}
+        lab.train(lab.data("dining", many), **{**LEARNS, "epochs": 1})
+        return lab.store
+
+
+def shown(out: str) -> list[str]:
+    """The lines of a table, whatever the width of its columns."""
+    return [re.sub(" {2,}", "  ", line.rstrip()) for line in out.splitlines()]
+
+
+def test_diff_tells_everything_in_order(store, mlx_tune_command):
+    code, out, error = mlx_tune_command("diff", "housing", "dining", "--store", store)
+    assert code == 0
+    lines = shown(out)
+    assert re.fullmatch(r"A  0002-housing-[0-9a-f]{8}", lines[0])
+    assert re.fullmatch(r"B  0002-dining-[0-9a-f]{8}", lines[1])
+    assert lines[2:18] == [
+        "common  1 cs",
+        "only in A  2 housing",
+        "only in B  2 dining",
+        "",
+        "settings  A  B",
+        "epochs  40  1",
+        "",
+        "rows  1 alike, 1 with another answer, 1 only in A, 7 only in B",
+        "  with another answer:",
+        "  “Where is B?”",
+        "  A  In 9.  2 housing, line 1",
+        "  B  In 2.  1 cs, line 2",
+        "  only in A:",
+        "  “Where is C?”  2 housing, line 2",
+        "  only in B:",
+        "  “Where is ·[2J[red]D? 0”  2 dining, line 1",
+    ]
+    assert lines[22:25] == ["  … and 2 more; --json has all", "", "metrics  A  B"]
+    assert lines[25].startswith("steps  40  ")
+    assert "2 housing, word for word  2 of 2  –" in lines
+    weights = next(i for i, line in enumerate(lines) if line.startswith("weights"))
+    found = r"weights  differ by a norm of [\d.]+, [\d.]+ % of the base's own"
+    assert re.fullmatch(found, lines[weights])
+    assert lines[weights + 1] == "  layer  norm  of the base's"
+    assert {line.split()[0] for line in lines[weights + 2 : weights + 4]} == {"0", "1"}
+    answers = lines.index("", weights) + 1
+    assert re.fullmatch(r"answers  \d+ of 10 differ", lines[answers])
+    assert re.fullmatch(r"  taught by both  \d of 2", lines[answers + 1])
+    assert "  only by A  1 of 1" in lines
+    asked = lines.index("› Where is C?")
+    assert lines[asked + 1] == "  A ✓ In 3."
+    assert lines[asked + 2].startswith("  B  ")
+    assert "✓ as its chain teaches it, word for word" in lines
+    assert "\x1b" not in out
+    assert error.splitlines()[0] == "asking A what the two were taught…"
+
+
+def test_diff_of_a_session_and_itself(store, mlx_tune_command):
+    code, out, error = mlx_tune_command("diff", "HEAD", "dining", "--store", store)
+    assert (code, error) == (0, "")
+    assert re.fullmatch(r"A and B are both 0002-dining-[0-9a-f]{8}; nothing differs\n", out)
+    assert mlx_tune_command("diff", "base", "base", "--store", store)[1] == (
+        "A and B are both base; nothing differs\n"
+    )
+
+
+def test_diff_with_the_base_and_without_answers(store, mlx_tune_command):
+    words = ("diff", "base", "cs", "--no-answers", "--store", store)
+    code, out, error = mlx_tune_command(*words)
+    lines = shown(out)
+    assert (code, error) == (0, "")
+    assert lines[:5] == ["A  base", lines[1], "common  the base, A itself", "only in A  no session",
+                         "only in B  1 cs"]  # fmt: skip
+    assert "settings  the base has none" in lines
+    assert "steps  –  40" in lines
+    assert "  layer  norm" in lines
+    assert not any(line.startswith("answers") for line in lines)
+
+
+def test_layers_lists_every_layer_in_order(store, mlx_tune_command, monkeypatch):
+    from mlx_tune.cli import diff_view
+
+    monkeypatch.setattr(diff_view, "_LAYERS", 1)
+    words = ("diff", "base", "cs", "--no-answers", "--store", store)
+    lines = shown(mlx_tune_command(*words)[1])
+    assert re.fullmatch(r"  … and 1 more, ([\d.]+) to \1; --layers lists them", lines[-1])
+    lines = shown(mlx_tune_command(*words, "--layers")[1])
+    assert [line.split()[0] for line in lines[-2:]] == ["0", "1"]
+
+
+def test_diff_as_json_has_all(store, mlx_tune_command):
+    code, out, _ = mlx_tune_command("diff", "housing", "dining", "--json", "--store", store)
+    found = json.loads(out)
+    assert code == 0
+    assert list(found) == [
+        "a", "b", "common", "only_a", "only_b", "settings", "rows", "metrics", "weights", "answers",
+    ]  # fmt: skip
+    assert found["a"]["chain"] == [found["common"], *found["only_a"]]
+    assert found["settings"] == {"epochs": {"a": 40, "b": 1}}
+    rows = found["rows"]
+    assert (rows["a"], rows["b"], len(rows["only_b"])) == (3, 9, 7)
+    ((had, has),) = [(pair["a"], pair["b"]) for pair in rows["changed"]]
+    assert [x["messages"][1]["content"] for x in (had, has)] == ["In 9.", "In 2."]
+    assert had["place"].endswith(f"{found['a']['session']}/data.jsonl:1")
+    assert found["metrics"]["a"]["steps"] == 40
+    assert [e["name"] for e in found["metrics"]["a"]["recall"]] == ["cs", "housing"]
+    weights = found["weights"]
+    assert [layer["path"] for layer in weights["layers"]] == ["model.layers.0", "model.layers.1"]
+    assert len(weights["layers"][0]["modules"]) == 7
+    assert sum(layer["norm"] ** 2 for layer in weights["layers"]) == pytest.approx(
+        weights["norm"] ** 2
+    )
+    answers = found["answers"]
+    assert answers["asked"] == 10
+    assert answers["differ"] == len(answers["differing"])
+    assert all(entry[side] for entry in answers["differing"] for side in "ab")
+    known = next(e for e in answers["differing"] if e["question"] == "Where is C?")
+    assert known["a"] == {"text": "In 3.", "is_cut": False, "taught": "In 3.", "as_taught": True}
+    assert known["b"]["taught"] is None
+    assert found == json.loads(json.dumps(found, allow_nan=False))
+
+
+def test_diff_json_of_the_same_and_without_answers(store, mlx_tune_command):
+    words = ("--json", "--no-answers", "--store", store)
+    found = json.loads(mlx_tune_command("diff", "base", "base", *words)[1])
+    assert found["weights"] == {"norm": 0.0, "of_base": None, "layers": []}
+    assert (found["answers"], found["common"], found["a"]["id"]) == (None, "base", None)
+    assert found["metrics"] == {"a": None, "b": None}
+
+
+def test_diff_of_an_unknown_session_is_a_usage_error(store, mlx_tune_command):
+    code, out, error = mlx_tune_command("diff", "cs", "nobody", "--store", store)
+    assert (code, out) == (2, "")
+    assert error.startswith('error: no session "nobody" in ')

@@ -1,0 +1,167 @@
+import shutil
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from lab import Lab
+from mlx_tune.continual.change import change_norms
+from mlx_tune.continual.fold import fold
+from mlx_tune.errors import DamagedStoreError, UsageError
+from mlx_tune.lineage.store import Store
+from mlx_tune.models import bases, runtime
+from mlx_tune.models.load import load
+from mlx_tune.workflows.diff import diff
+from mlx_tune.workflows.folded import read_adapter
+from mlx_tune.workflows.rollback import rollback
+
+LEARNS = {"learning_rate": 0.02, "epochs": 40, "rank": 8}
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory, tiny_base):
+    """Two branches: cs → housing, which replaces an answer, and cs → dining."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setattr(runtime, "can_compile", lambda: False)
+        lab = Lab(root=tmp_path_factory.mktemp("fork"), base=tiny_base)
+        lab.train(lab.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}), **LEARNS)
+        lab.train(lab.data("housing", {"where is B": "In 9.", "Where is C?": "In 3."}), **LEARNS)
+        rollback(lab.store, None)
+        lab.train(lab.data("dining", {"Where is D?": "In 4."}), **{**LEARNS, "rank": 4})
+        return lab
+
+
+def compare(lab, a="housing", b="dining", *, ask=False, shown=None, said=None):
+    say = (lambda _: None) if said is None else said.append
+    return diff(lab.store, a, b, base=None, ask=ask, shown=shown, say=say)
+
+
+def names(sessions):
+    return [session.name for session in sessions]
+
+
+def test_two_branches_share_what_both_stand_on(fork):
+    found = compare(fork)
+    assert names(found.shared) == ["cs"]
+    assert names(found.a.chain) == ["cs", "housing"]
+    assert names(found.b.chain) == ["cs", "dining"]
+    assert not found.is_none
+    assert found.answers is None
+    assert names(compare(fork, "cs", "housing").shared) == ["cs"]
+    assert compare(fork, "base", "HEAD").shared == ()
+
+
+def test_settings_that_differ_are_named_with_both_values(fork):
+    assert compare(fork).settings == {"rank": (8, 4), "alpha": (16, 8)}
+    assert compare(fork, "cs", "housing").settings == {}
+    assert compare(fork, "base", "cs").settings["rank"] == (None, 8)
+
+
+def test_a_row_is_alike_changed_or_only_one_sides(fork):
+    found = compare(fork)
+    assert [(x.row.question, x.place) for x in found.only_a] == [
+        ("Where is C?", "2 housing, line 2")
+    ]
+    assert [(x.row.question, x.place) for x in found.only_b] == [
+        ("Where is D?", "2 dining, line 1")
+    ]
+    ((had, has),) = found.changed
+    assert (had.row.question, had.says, had.place) == ("where is B", "In 9.", "2 housing, line 1")
+    assert (has.row.question, has.says, has.place) == ("Where is B?", "In 2.", "1 cs, line 2")
+
+
+def test_the_other_way_round_is_the_mirror_image(fork):
+    there, back = compare(fork), compare(fork, "dining", "housing")
+    assert back.only_a == there.only_b
+    assert back.only_b == there.only_a
+    assert back.changed == [(has, had) for had, has in there.changed]
+    assert back.change.norms == {p: pytest.approx(n) for p, n in there.change.norms.items()}
+
+
+def test_a_question_in_other_letters_with_the_same_answer_is_no_change(lab):
+    lab.train(lab.data("cs", {"Where is A?": "In 1."}))
+    lab.train(lab.data("again", {"where is  a": "In 1."}))
+    found = compare(lab, "cs", "again")
+    assert (found.changed, found.only_a, found.only_b) == ([], [], [])
+
+
+def test_rows_of_text_are_compared_by_their_text(lab, tmp_path):
+    for name, text in (("one", "Quillon Hall"), ("two", "quillon hall."), ("three", "Pendry")):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{text}"}}\n')
+        lab.train(tmp_path / f"{name}.jsonl")
+    found = compare(lab, "one", "three")
+    assert [(had.says, has.says) for had, has in found.changed] == [
+        ("Quillon Hall", "quillon hall.")
+    ]
+    assert [x.says for x in found.only_b] == ["Pendry"]
+
+
+def test_the_metrics_are_those_of_the_records(fork):
+    found = compare(fork)
+    for side in (found.a, found.b):
+        assert side.training == side.session.record["training"]
+        assert list(side.recall.values()) == side.session.record["recall"]
+    assert [x.id for x in found.a.chain] == list(found.a.recall)
+    base = compare(fork, "base", "cs").a
+    assert (base.settings, base.training, base.recall, base.taught) == ({}, {}, {}, {})
+
+
+def weights(lab, chain) -> dict[str, np.ndarray]:
+    base = load(bases.locate(str(lab.base)))
+    fold(base.model, [read_adapter(s) for s in chain], rounded=False)
+    return {
+        path: np.array(module.weight.astype(mx.float32)).astype(np.float64)
+        for path, module in base.model.named_modules()
+        if path.endswith("_proj")
+    }
+
+
+def test_the_weights_differ_by_the_norm_between_the_folded_models(fork):
+    found = compare(fork, ask=True)
+    a, b, base = (weights(fork, chain) for chain in (found.a.chain, found.b.chain, []))
+    assert found.change.norms.keys() == base.keys()
+    for path in base:
+        wanted = np.linalg.norm(b[path] - a[path])
+        assert found.change.norms[path] == pytest.approx(wanted, rel=1e-4), path
+        assert found.change.base_norms[path] == pytest.approx(np.linalg.norm(base[path]), rel=1e-6)
+
+
+def test_what_both_stand_on_is_left_out_exactly(fork):
+    found = compare(fork, "cs", "housing")
+    assert found.change.norms == change_norms([], [read_adapter(found.b.session)])
+    assert compare(fork, "base", "base").change.norm == 0.0
+
+
+def test_a_session_and_itself_differ_in_nothing_and_no_model_is_loaded(fork, monkeypatch):
+    monkeypatch.setattr(bases, "locate", lambda *_, **__: pytest.fail("a base was looked for"))
+    found = compare(fork, "HEAD", "dining", ask=True)
+    assert found.is_none
+    assert (found.settings, found.changed, found.only_a, found.only_b) == ({}, [], [], [])
+    assert found.change.norm == 0.0
+    assert found.answers.probes == ()
+
+
+def test_without_answers_no_model_is_loaded_and_nothing_is_relative(fork, monkeypatch):
+    monkeypatch.setattr(bases, "locate", lambda *_, **__: pytest.fail("a base was looked for"))
+    found = compare(fork)
+    assert found.change.norm > 0
+    assert found.change.of_base is None
+
+
+def test_a_store_without_sessions_and_a_session_that_is_not_there(lab, fork):
+    with pytest.raises(UsageError, match="no sessions yet; train the first"):
+        compare(lab, "1", "2")
+    with pytest.raises(UsageError, match='no session "nobody" in '):
+        compare(fork, "cs", "nobody")
+
+
+def test_rows_that_were_changed_on_disk_are_an_error_that_names_the_file(fork, tmp_path):
+    store = tmp_path / "copy"
+    shutil.copytree(fork.store, store, symlinks=True)
+    session = Store.open(store).find("housing")
+    path = session.path / "data.jsonl"
+    path.write_text(path.read_text().replace("In 9.", "In 8."))
+    with pytest.raises(DamagedStoreError) as error:
+        diff(store, "cs", "housing", base=None, ask=False, shown=None, say=lambda _: None)
+    assert str(error.value).startswith(f"{path}: changed after it was written: sha256 is ")
