@@ -42,10 +42,9 @@ def _check_base(store: Store, found: Findings, say: Say) -> None:
     if kept is None:
         return
     if not _is_here(kept["name"]):
-        found.notes.append(
-            f"the base {kept['name']} is not on this machine and was not checked; "
-            f"`mlx-tune base pull {kept['name']}`"
-        )
+        local = Path(kept["name"]).is_absolute()
+        fix = "put its folder back" if local else f"`mlx-tune base pull {kept['name']}`"
+        found.notes.append(f"the base {kept['name']} is not here and was not checked; {fix}")
         return
     from mlx_tune.workflows.folded import locate_base  # it loads MLX, and nothing above does
 
@@ -65,8 +64,9 @@ def _check_fingerprint(info: BaseInfo) -> None:
     """Compare a base model's files with the fingerprint that was taken of them."""
     now = fingerprint(info.folder, template=info.template)
     if now != info.fingerprint:
+        fetched = f"delete the folder, then `mlx-tune base pull {info.name}`"
         raise DamagedStoreError(
-            f"{info.folder}: the base {info.name} has changed on the disk: its fingerprint is "
-            f"{now[:12]}, it was {info.fingerprint[:12]}; delete the folder, then "
-            f"`mlx-tune base pull {info.name}`"
+            f"{info.folder}: the base has changed on the disk: its fingerprint is {now[:12]}, it "
+            f"was {info.fingerprint[:12]}; "
+            + ("put its files back" if Path(info.source).is_absolute() else fetched)
         )

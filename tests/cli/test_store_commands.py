@@ -369,7 +369,8 @@ def test_none_of_these_loads_mlx_or_transformers(store):
         "import sys\nfrom mlx_tune.cli import main\n"
         "for words in (['log'], ['verify'], ['tag', 'best'], ['rm', 'dining'], ['gc']):\n"
         "    sys.argv = ['mlx-tune', *words]\n"
-        "    try:\n        main.run()\n    except SystemExit as end:\n        assert end.code == 0\n"
+        "    try:\n        main.run()\n"
+        "    except SystemExit as end:\n        assert end.code == 0\n"
         "    heavy = {'mlx', 'mlx_lm', 'transformers', 'numpy'} & set(sys.modules)\n"
         "    assert not heavy, (words, heavy)\n"
     )
