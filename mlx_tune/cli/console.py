@@ -49,6 +49,11 @@ def size(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
 
 
+def counted(count: int, thing: str) -> str:
+    """Return how many of something there are: 1 file, 2 files."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Return seconds for a person: 45 s, 12 min 5 s, 2 h 3 min."""
     whole = round(seconds)

@@ -15,12 +15,16 @@ from mlx_tune.cli import (
     doctor,
     evaluate,
     fuse,
+    gc,
     log,
     plan,
     resume,
+    rm,
     rollback,
     show,
+    tag,
     train,
+    verify,
 )
 from mlx_tune.errors import DiskError, MlxTuneError
 
@@ -36,7 +40,8 @@ app = typer.Typer(
 )
 
 for command in (train.train, plan.plan, resume.resume, chat.chat, evaluate.eval_, log.log,
-                show.show, diff.diff, rollback.rollback, fuse.fuse, doctor.doctor):  # fmt: skip
+                show.show, diff.diff, rollback.rollback, tag.tag, rm.rm, gc.gc, verify.verify,
+                fuse.fuse, doctor.doctor):  # fmt: skip
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(base.app, name="base")
 

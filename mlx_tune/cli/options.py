@@ -28,7 +28,9 @@ BaseOption = Annotated[
 ]
 SessionOption = Annotated[
     str | None,
-    typer.Option("--session", help="A session by number, name or id, or `base`; default: HEAD."),
+    typer.Option(
+        "--session", help="A session by tag, number, name or id, or `base`; default: HEAD."
+    ),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML file of settings.", callback=_home)

@@ -10,7 +10,7 @@ from mlx_tune.cli.options import STORE, JsonOption, StoreOption
 def rollback(
     *,
     to: Annotated[
-        str | None, typer.Option("--to", help="A session by number, name or id, or `base`.")
+        str | None, typer.Option("--to", help="A session by tag, number, name or id, or `base`.")
     ] = None,
     store: StoreOption = STORE,
     json: JsonOption = False,

@@ -9,7 +9,7 @@ from mlx_tune.cli.options import STORE, JsonOption, StoreOption
 
 def show(
     session: Annotated[
-        str | None, typer.Argument(help="A session by number, name or id; default: HEAD.")
+        str | None, typer.Argument(help="A session by tag, number, name or id; default: HEAD.")
     ] = None,
     *,
     store: StoreOption = STORE,

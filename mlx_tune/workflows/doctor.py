@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx_tune import blas
 from mlx_tune.errors import MlxTuneError
 from mlx_tune.lineage.store import Store
+from mlx_tune.lineage.verify import verify
 from mlx_tune.models import bases, cache, runtime
 from mlx_tune.workflows import space
 
@@ -118,18 +119,17 @@ def _bases() -> list[Finding]:
 
 def _store(store_root: Path) -> list[Finding]:
     """Check every byte of every session, and that HEAD's chain is whole."""
-    findings, sessions = [], 0
     try:
         store = Store.open(store_root)
-        for session in store.sessions():
-            session.verify()
-            sessions += 1
-        chain = store.chain(store.head())
-        findings += [Finding(about="store", text=note, good=False) for note in store.notes]
-        where = " → ".join(session.name for session in chain) or "the base"
-        findings.append(
-            Finding(about="store", text=f"{store_root}: {sessions} sessions whole, HEAD {where}")
-        )
+        found = verify(store)
+        notes = [Finding(about="store", text=note, good=False) for note in found.notes]
+        if found.error is not None:
+            # Each line says what is wrong; one of them is enough to end with.
+            first, *rest = found.problems
+            worst = Finding(about="store", text=first, good=False, error=found.error)
+            return [*notes, worst, *(Finding(about="store", text=p, good=False) for p in rest)]
+        where = " → ".join(session.name for session in store.chain(store.head())) or "the base"
     except MlxTuneError as error:
-        findings.append(Finding(about="store", text=str(error), good=False, error=error))
-    return findings
+        return [Finding(about="store", text=str(error), good=False, error=error)]
+    whole = f"{store_root}: {found.sessions} sessions whole, HEAD {where}"
+    return [*notes, Finding(about="store", text=whole)]

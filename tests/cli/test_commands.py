@@ -84,12 +84,12 @@ def test_log_lists_sessions_newest_first_with_head_marked(store, mlx_tune_comman
     code, out, _ = mlx_tune_command("log")
     lines = out.splitlines()
     assert code == 0
-    assert lines[1].startswith("*  2 housing")
-    assert lines[2].startswith("│  1 cs")
+    assert lines[1].startswith("*  2  housing  ")
+    assert lines[2].startswith("│  1  cs ")
     mlx_tune_command("rollback")
     lines = mlx_tune_command("log")[1].splitlines()
-    assert lines[1].startswith("   2 housing")
-    assert lines[2].startswith("*  1 cs")
+    assert lines[1].startswith("   2  housing")
+    assert lines[2].startswith("*  1  cs")
     logged = json.loads(mlx_tune_command("log", "--json")[1])
     assert [s["folder"][:8] for s in logged["sessions"]] == ["0001-cs-", "0002-hou"]
     assert logged["head"] == logged["sessions"][0]["id"]
@@ -295,7 +295,7 @@ def test_log_lists_what_is_sound_before_it_complains(store, mlx_tune_command):
     (session / "session.json").write_text("{}")
     code, out, error = mlx_tune_command("log")
     assert code == 4
-    assert "1 cs" in out
+    assert "1  cs" in out
     assert "`mlx-tune rollback --to " in error
     code, out, _ = mlx_tune_command("rollback", "--to", 1)
     assert code == 0
