@@ -75,6 +75,14 @@ class Sealed:
         if problems:
             raise DamagedStoreError("; ".join(problems))
 
+    def is_whole(self) -> bool:
+        """Say whether every byte of the folder is right."""
+        try:
+            self.verify()
+        except DamagedStoreError:
+            return False
+        return True
+
 
 def open_sealed(path: Path) -> Sealed:
     """Read a sealed folder's manifest and check that the folder holds exactly those files.

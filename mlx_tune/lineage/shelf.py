@@ -139,11 +139,7 @@ def tagged(tag: str, identity: str, sessions: Sequence[Session]) -> Session:
 
 def _is_whole(session: Session, known: dict[str, bool]) -> bool:
     if session.id not in known:
-        try:
-            session.verify()
-            known[session.id] = True
-        except DamagedStoreError:
-            known[session.id] = False
+        known[session.id] = session.is_whole()
     return known[session.id]
 
 

@@ -72,10 +72,7 @@ class Store:
             return found.session(word)
         except DamagedStoreError as error:
             good = self._newest_sound(found)
-            raise DamagedStoreError(
-                f"{error}; HEAD names it, so go back to {_shown(good)} with "
-                f"`mlx-tune rollback --to {good.id[:8] if good else BASE}`"
-            ) from error
+            raise DamagedStoreError(f"{error}; HEAD names it, so {way_back(good)}") from error
 
     def sessions(self) -> list[Session]:
         """Return the sound sessions by number, then id; ``notes`` says which are damaged."""
@@ -118,9 +115,15 @@ class Store:
         """Return a session's ancestors from the root to itself; nothing for the bare base.
 
         Raises:
-            DamagedStoreError: A parent is missing or damaged, or the parents run in a circle.
+            DamagedStoreError: A parent is missing or damaged, or the parents run in a circle; the
+                message names the newest sound session and the way back to it.
         """
-        return self.shelf().chain(session)
+        found = self.shelf()
+        try:
+            return found.chain(session)
+        except DamagedStoreError as error:
+            good = self._newest_sound(found)
+            raise DamagedStoreError(f"{error}; {way_back(good)}") from error
 
     @contextmanager
     def locked(self, what: str) -> Iterator[None]:
@@ -338,6 +341,12 @@ class Store:
     def _note(self, line: str) -> None:
         if line not in self.notes:
             self.notes.append(line)
+
+
+def way_back(good: Session | None) -> str:
+    """Return what to do about a damaged session, given the newest good one."""
+    ref = good.id[:8] if good else BASE
+    return f"go back to {_shown(good)} with `mlx-tune rollback --to {ref}`"
 
 
 def _word(session: Session | None) -> str:

@@ -12,7 +12,7 @@ from mlx_tune.lineage.runs import COMMIT, DONE, FAILED, SCORE
 from mlx_tune.lineage.session import Session
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.workflows.evaluate import SessionRecall, score_sessions
-from mlx_tune.workflows.folded import DATA_FILE, load_folded, read_rows
+from mlx_tune.workflows.folded import DATA_FILE, load_folded, read_history
 from mlx_tune.workflows.job import HELD_OUT_ROWS, Job, Watch
 from mlx_tune.workflows.session_record import session_record
 from mlx_tune.workflows.steps import take_steps
@@ -87,7 +87,7 @@ def _recall(job: Job, adapter: Adapter) -> list[SessionRecall]:
     return score_sessions(
         folded,
         [(s.number, s.name) for s in job.chain] + [(len(job.chain) + 1, job.name)],
-        [*map(read_rows, job.chain), job.new],
+        [*read_history(job.chain), job.new],
     )
 
 

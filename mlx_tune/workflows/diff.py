@@ -18,8 +18,8 @@ from mlx_tune.workflows.folded import (
     let_go,
     locate_base,
     need_sessions,
-    read_adapter,
-    read_rows,
+    read_adapters,
+    read_history,
 )
 
 
@@ -184,7 +184,7 @@ def probes(a: Side, b: Side) -> list[Probe]:
 def _side(store: Store, ref: str) -> Side:
     session = store.find(ref)
     chain = store.chain(session)
-    in_force = current([read_rows(s) for s in chain])
+    in_force = current(read_history(chain))
     taught = {
         row.topic: Taught(row=row, session=owner)
         for owner, rows in zip(chain, in_force, strict=True)
@@ -201,9 +201,7 @@ def _shared(a: Side, b: Side) -> tuple[Session, ...]:
 def _change(a: Side, b: Side, info: BaseInfo | None = None) -> Change:
     """Measure the weights; what both chains share is left out, so it cancels exactly."""
     alike = len(_shared(a, b))
-    norms = change_norms(
-        [read_adapter(s) for s in a.chain[alike:]], [read_adapter(s) for s in b.chain[alike:]]
-    )
+    norms = change_norms(read_adapters(a.chain[alike:]), read_adapters(b.chain[alike:]))
     own = weight_norms(load(info).model, list(norms)) if info else {}
     let_go()
     return Change(norms=norms, base_norms=own)

@@ -20,7 +20,7 @@ from mlx_tune.workflows.folded import (
     load_folded,
     locate_base,
     need_sessions,
-    read_rows,
+    read_history,
 )
 
 
@@ -84,7 +84,7 @@ def evaluate(
     say("asking…")
     folded = load_folded(info, store.chain(answering))
     return answering, score_sessions(
-        folded, [(s.number, s.name) for s in asked], [read_rows(s) for s in asked]
+        folded, [(s.number, s.name) for s in asked], read_history(asked)
     )
 
 

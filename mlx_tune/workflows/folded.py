@@ -1,9 +1,10 @@
 """The model that a place in the lineage stands for: base + chain, folded."""
 
 import gc
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,14 +12,16 @@ import mlx.nn as nn
 from mlx_tune.continual.fold import fold
 from mlx_tune.data import read
 from mlx_tune.data.rows import Row
-from mlx_tune.errors import IncompatibleError, UsageError
+from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
 from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store
+from mlx_tune.lineage.store import Store, way_back
 from mlx_tune.models import bases, runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.training.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter
+
+_Found = TypeVar("_Found")
 
 DATA_FILE = "data.jsonl"
 """The rows a session was taught, beside its adapter."""
@@ -77,7 +80,7 @@ def load_folded(
         extra: Adapters that are not sessions yet, on top.
     """
     base = load(info)
-    fold(base.model, [*map(read_adapter, chain), *extra])
+    fold(base.model, [*read_adapters(chain), *extra])
     widen(base.model)
     base.model.eval()
     return FoldedModel(info=info, chain=tuple(chain), model=base.model, tokenizer=base.tokenizer)
@@ -96,6 +99,24 @@ def widen(model: nn.Module) -> None:
     mx.eval(model.parameters())
 
 
+def read_adapters(chain: Sequence[Session]) -> list[Adapter]:
+    """Read the adapter of each session of a chain, its bytes checked against the manifest.
+
+    Raises:
+        DamagedStoreError: One is damaged: its file, and the newest good session before it.
+    """
+    return _along(chain, read_adapter)
+
+
+def read_history(chain: Sequence[Session]) -> list[list[Row]]:
+    """Read the rows that each session of a chain was taught.
+
+    Raises:
+        DamagedStoreError: As for :func:`read_adapters`.
+    """
+    return _along(chain, read_rows)
+
+
 def read_adapter(session: Session) -> Adapter:
     """Read a session's adapter, its bytes checked against the manifest."""
     return Adapter.from_files(
@@ -106,6 +127,14 @@ def read_adapter(session: Session) -> Adapter:
 def read_rows(session: Session) -> list[Row]:
     """Read the rows a session was taught."""
     return read.load(session.read(DATA_FILE), str(session.path / DATA_FILE))
+
+
+def _along(chain: Sequence[Session], read_one: Callable[[Session], _Found]) -> list[_Found]:
+    try:
+        return [read_one(session) for session in chain]
+    except DamagedStoreError as error:
+        good = list(itertools.takewhile(Session.is_whole, chain))
+        raise DamagedStoreError(f"{error}; {way_back(good[-1] if good else None)}") from error
 
 
 def find_session(store: Store, ref: str | None) -> Session | None:

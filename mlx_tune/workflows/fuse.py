@@ -16,7 +16,7 @@ from mlx_tune.workflows.folded import (
     find_session,
     locate_base,
     need_sessions,
-    read_adapter,
+    read_adapters,
 )
 
 
@@ -54,7 +54,7 @@ def fuse(
         say("the base is quantised: writing 16-bit weights")
         dequantise(loaded.model, config)
     say("folding and writing…")
-    fold(loaded.model, [read_adapter(s) for s in store.chain(chosen)])
+    fold(loaded.model, read_adapters(store.chain(chosen)))
     origin = {"base": info.source, "session": chosen.folder_name if chosen else "base"}
     with new_folder(out) as scratch:
         save(scratch, loaded, config)

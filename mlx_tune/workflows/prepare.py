@@ -25,7 +25,7 @@ from mlx_tune.training.batches import padding
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.memory import MemoryPlan
 from mlx_tune.workflows import fitting, space
-from mlx_tune.workflows.folded import choose_base, locate_base, read_rows
+from mlx_tune.workflows.folded import choose_base, locate_base, read_history
 from mlx_tune.workflows.space import DiskPlan
 
 _LONG_SHARE = 0.05
@@ -139,7 +139,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
         given = {**gather({}, shipped_config(info.name)), **given}
     chain = tuple(store.chain(store.head()))
     new, held_out = split(new, _value(given, "validation", 0.0), seed=_value(given, "seed", 0))
-    rehearsal = rehearse(new, [read_rows(session) for session in chain])
+    rehearsal = rehearse(new, read_history(chain))
     decided = sizing.plan(
         len(new), hidden_size=info.hidden_size, loss_chunk=memory.loss_chunk(), given=given
     )

@@ -494,7 +494,7 @@ def test_a_missing_parent_is_named(store):
     shutil.rmtree(first.path)
     assert message(DamagedStoreError, lambda: store.chain(second)) == (
         f"{second.path}: its parent {first.id[:12]}… is missing from the store; "
-        "run `mlx-tune doctor`"
+        "run `mlx-tune doctor`; go back to base with `mlx-tune rollback --to base`"
     )
 
 
