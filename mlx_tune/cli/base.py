@@ -37,11 +37,14 @@ def list_(*, json: JsonOption = False) -> None:
 
 @app.command()
 def pull(name: NameArgument) -> None:
-    """Fetch a base model, and convert it to MLX where needed."""
-    from mlx_tune.cli.console import say
-    from mlx_tune.models.bases import locate
+    """Fetch a base model, converted to MLX where needed, and check every byte of it.
 
-    info = locate(name, say=say)
+    One that lies here damaged is fetched again.
+    """
+    from mlx_tune.cli.console import say
+    from mlx_tune.models.pull import pull as carry_out
+
+    info = carry_out(name, say=say)
     print(f"✓ {name} is ready · {info.fingerprint[:12]} · {info.folder}")
 
 

@@ -63,8 +63,8 @@ def fold(model: nn.Module, chain: Sequence[Adapter], *, rounded: bool = True) ->
         InputError: A folded weight is too large for the stored type.
     """
     modules = dict(model.named_modules())
-    for adapter in chain:
-        _check(adapter, modules)
+    for number, adapter in enumerate(chain, start=1):
+        _check(adapter, modules, number)
     for path in sorted({path for adapter in chain for path in adapter.factors}):
         terms = [(*a.factors[path], a.scale) for a in chain if path in a.factors]
         # A GPU's float32 product may be TF32, and a fold must not depend on the device.
@@ -99,21 +99,31 @@ def _fold_layer(
         )
 
 
-def _check(adapter: Adapter, modules: dict[str, nn.Module]) -> None:
+def _check(adapter: Adapter, modules: dict[str, nn.Module], number: int) -> None:
     """Compare an adapter with the layers it is for, and name the first three differences."""
     differences = []
     for path, (lora_a, lora_b) in sorted(adapter.factors.items()):
         if path not in modules:
             differences.append(f"{path}: the base has no such layer")
-            continue
-        in_dims, out_dims = dimensions(modules[path])
-        wanted = ((in_dims, adapter.rank), (adapter.rank, out_dims))
-        if (lora_a.shape, lora_b.shape) != wanted:
-            differences.append(f"{path}: {lora_a.shape}, {lora_b.shape}; expected {wanted}")
+        elif not _is_linear(modules[path]):
+            differences.append(f"{path}: no linear layer of the base")
+        else:
+            in_dims, out_dims = dimensions(modules[path])
+            wanted = ((in_dims, adapter.rank), (adapter.rank, out_dims))
+            if (lora_a.shape, lora_b.shape) != wanted:
+                differences.append(f"{path}: {lora_a.shape}, {lora_b.shape}; expected {wanted}")
     if differences:
         raise IncompatibleError(
-            f"an adapter does not fit the base model: {'; '.join(differences[:3])}"
+            f"adapter {number} of the chain does not fit the base model: "
+            f"{'; '.join(differences[:3])}"
         )
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Tell whether a module holds a matrix that is multiplied with; an embedding's is looked up."""
+    matrix = getattr(module, "weight", None)
+    looked_up = isinstance(module, nn.Embedding | nn.QuantizedEmbedding)
+    return isinstance(matrix, mx.array) and matrix.ndim == 2 and not looked_up
 
 
 def is_quantised(model: nn.Module) -> bool:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.errors import IncompatibleError, InputError, UsageError
+from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError, UsageError
 from mlx_tune.lineage.atomic import new_folder
-from mlx_tune.models import cache, chat_template, fetch
+from mlx_tune.models import cache, chat_template, fetch, weights
 from mlx_tune.models.catalogue import KNOWN
-from mlx_tune.models.fingerprint import fingerprint, header
+from mlx_tune.models.fingerprint import fingerprint
 
 Say = Callable[[str], None]
 
@@ -53,7 +53,12 @@ class BaseInfo:
     @property
     def weights_bytes(self) -> int:
         """Size of the weight files."""
-        return sum(path.stat().st_size for path in self.folder.glob("model*.safetensors"))
+        return sum(path.stat().st_size for path in self.folder.glob(weights.PATTERN))
+
+    @property
+    def fix(self) -> str:
+        """What a person should do when its files are damaged."""
+        return _fix(self.name, self.source, self.folder)
 
     def held_bytes(self, float_bytes: int | None) -> int:
         """Return the size of the weights in memory.
@@ -62,25 +67,16 @@ class BaseInfo:
             float_bytes: Of a number that is not quantised; None for as stored.
         """
         total = 0
-        for path in self.folder.glob("model*.safetensors"):
-            for name, entry in header(path).items():
-                if name in ("offset", "__metadata__"):
-                    continue
-                begin, end = entry["data_offsets"]
-                stored = _FLOAT_BYTES.get(entry["dtype"])
-                widened = float_bytes / stored if float_bytes and stored else 1
-                total += int((end - begin) * widened)
+        for _, tensor in weights.tensors(self.folder, fix=self.fix).values():
+            stored = _FLOAT_BYTES.get(tensor.dtype)
+            widened = float_bytes / stored if float_bytes and stored else 1
+            total += int((tensor.end - tensor.begin) * widened)
         return total
 
     @property
     def float_bytes(self) -> int:
         """Size of a number of the widest type stored that is not whole."""
-        kinds = {
-            entry["dtype"]
-            for path in self.folder.glob("model*.safetensors")
-            for name, entry in header(path).items()
-            if name not in ("offset", "__metadata__")
-        }
+        kinds = {tensor.dtype for _, tensor in weights.tensors(self.folder, fix=self.fix).values()}
         return max((_FLOAT_BYTES[kind] for kind in kinds if kind in _FLOAT_BYTES), default=2)
 
 
@@ -94,6 +90,7 @@ def locate(name: str, *, say: Say = lambda _: None) -> BaseInfo:
     Raises:
         UsageError: The name is none of the three.
         InputError: The model's files cannot be used.
+        DamagedStoreError: A weight file's header breaks a rule of the format.
         IncompatibleError: The model wants to run code of its own.
         NetworkError: It cannot be fetched.
     """
@@ -107,10 +104,36 @@ def locate(name: str, *, say: Say = lambda _: None) -> BaseInfo:
         name=name,
         source=source,
         folder=folder,
-        fingerprint=_fingerprint(source, folder, template, say),
+        fingerprint=_fingerprint(name, source, folder, template, say),
         config=config,
         template=template,
     )
+
+
+def verify(info: BaseInfo, recorded: str | None = None) -> None:
+    """Hash every byte of a base model anew, whatever the sizes and times of its files say.
+
+    Args:
+        info: Where it lies.
+        recorded: Its fingerprint when it was pulled; default the one it was located by.
+
+    Raises:
+        DamagedStoreError: A header breaks a rule of the format, or the fingerprint is another;
+            both of them.
+    """
+    recorded = recorded or info.fingerprint
+    found = fingerprint(info.folder, template=info.template, fix=info.fix)
+    if found != recorded:
+        raise DamagedStoreError(
+            f"{info.folder}: its fingerprint is {found[:12]}…, the recorded one {recorded[:12]}…; "
+            f"{info.fix}"
+        )
+
+
+def _fix(name: str, source: str, folder: Path) -> str:
+    if source == str(folder):
+        return weights.FETCH_AGAIN
+    return f"fetch it again with `mlx-tune base pull {name}`"
 
 
 def resolve(name: str) -> str:
@@ -149,6 +172,7 @@ def convert(name: str, out: Path, *, say: Say = lambda _: None) -> None:
     Raises:
         UsageError: The folder exists, or the name is none.
         InputError: The model's files cannot be used.
+        DamagedStoreError: A weight file's header breaks a rule of the format.
         IncompatibleError: The model wants to run code of its own.
     """
     if out.exists():
@@ -157,7 +181,7 @@ def convert(name: str, out: Path, *, say: Say = lambda _: None) -> None:
     if source.startswith("wheel:"):
         raise UsageError(f"{name}: is converted when it is fetched; mlx-tune base pull {name}")
     folder = Path(source) if Path(source).is_absolute() else fetch.from_hub(source, name)
-    _check_files(folder)
+    _check_files(folder, _fix(name, source, folder))
     _refuse_code(folder)
     say(f"converting {name} to MLX bf16…")
     with new_folder(out) as made:
@@ -178,7 +202,7 @@ def _folder(source: str, name: str, say: Say) -> Path:
     else:
         say(f"fetching {source} from the Hugging Face hub (once)…")
         folder = fetch.from_hub(source, name)
-    _check_files(folder)
+    _check_files(folder, _fix(name, source, folder))
     _refuse_code(folder)
     if _is_mlx(folder):
         return folder
@@ -209,14 +233,14 @@ def _made(source: str, fill: Callable[[Path], None]) -> Path:
     return target
 
 
-def _fingerprint(source: str, folder: Path, template: str | None, say: Say) -> str:
+def _fingerprint(name: str, source: str, folder: Path, template: str | None, say: Say) -> str:
     """Return the recorded fingerprint while no file has changed since, else take it anew."""
     stamps = cache.stamps(folder)
     record = cache.Record.read(source)
     if record is not None and record.stamps == stamps and record.folder == str(folder):
         return record.fingerprint
     say("taking the base model's fingerprint (once)…")
-    found = fingerprint(folder, template=template)
+    found = fingerprint(folder, template=template, fix=_fix(name, source, folder))
     made_from = cache.stamps(Path(source)) if Path(source).is_absolute() else {}
     cache.Record(
         source=source, folder=str(folder), fingerprint=found, stamps=stamps, made_from=made_from
@@ -224,10 +248,11 @@ def _fingerprint(source: str, folder: Path, template: str | None, say: Say) -> s
     return found
 
 
-def _check_files(folder: Path) -> None:
-    """Refuse a folder that is no model, or whose weights are in a format that can run code."""
+def _check_files(folder: Path, fix: str) -> None:
+    """Refuse a folder that is no model, is damaged, or holds weights that can run code."""
     cache.read_config(folder)
-    if list(folder.glob("model*.safetensors")):
+    if list(folder.glob(weights.PATTERN)):
+        weights.check(folder, fix=fix)
         return
     others = sorted(
         path.name
@@ -236,7 +261,7 @@ def _check_files(folder: Path) -> None:
     )
     found = f"holds {', '.join(others[:3])}, but " if others else ""
     raise InputError(
-        f"{folder}: {found}no model*.safetensors; only safetensors are read, "
+        f"{folder}: {found}no {weights.PATTERN}; only safetensors are read, "
         "convert the model where it came from"
     )
 
@@ -257,7 +282,5 @@ def _refuse_code(folder: Path) -> None:
 
 def _is_mlx(folder: Path) -> bool:
     """Tell whether every shard says that MLX wrote it."""
-    return all(
-        (header(path).get("__metadata__") or {}).get("format") == "mlx"
-        for path in folder.glob("model*.safetensors")
-    )
+    headers = weights.check(folder).values()
+    return all(header.metadata.get("format") == "mlx" for header in headers)

@@ -67,6 +67,11 @@ class Record:
         fresh.replace(folder / RECORD)
 
 
+def forget(source: str) -> None:
+    """Delete the record of a source, so that the base is made and hashed anew."""
+    (entry(source) / RECORD).unlink(missing_ok=True)
+
+
 def stamps(folder: Path) -> dict[str, list[int]]:
     """Return size and modification time of every file a fingerprint covers."""
     found: dict[str, list[int]] = {}

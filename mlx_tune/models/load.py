@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlx.nn as nn
 
-from mlx_tune.models import cache
+from mlx_tune.models import cache, weights
 from mlx_tune.models.bases import BaseInfo
 from mlx_tune.models.fetch import unusable
 from mlx_tune.models.tokenizer import Tokenizer
@@ -31,10 +31,12 @@ def load(info: BaseInfo) -> Base:
     """Load a base model's network and tokenizer.
 
     Raises:
+        DamagedStoreError: A weight file's header breaks a rule of the format.
         InputError: mlx-lm does not know the architecture, or the files are broken.
     """
     from mlx_lm.utils import load_model
 
+    weights.check(info.folder, fix=info.fix)  # mx.load accepts what it should not
     with unusable(info.folder):
         model, _ = load_model(info.folder, lazy=True)
     model.freeze()

@@ -5,19 +5,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 
-from mlx_tune.errors import IncompatibleError, InputError
+from mlx_tune.errors import IncompatibleError
+from mlx_tune.lineage.adapter_check import CONFIG_FILE as CONFIG_FILE
+from mlx_tune.lineage.adapter_check import WEIGHTS_FILE as WEIGHTS_FILE
+from mlx_tune.lineage.adapter_check import check_adapter, check_factors
 from mlx_tune.training.joined import Factors
-
-WEIGHTS_FILE = "adapters.safetensors"
-CONFIG_FILE = "adapter_config.json"
 
 PROJECTIONS = (
     "self_attn.q_proj",
@@ -67,23 +64,18 @@ class Adapter:
         """Read an adapter back; the inverse of :meth:`files`.
 
         Args:
-            weights: adapters.safetensors, checked by the strict reader of the format's authors.
+            weights: adapters.safetensors; the bytes that are checked are those that are loaded.
             config: adapter_config.json.
             place: Whose they are, for messages.
 
         Raises:
-            InputError: A file is malformed, a factor lacks its partner, or a number is not finite.
+            DamagedStoreError: A file is malformed.
+            InputError: A factor lacks its partner, is not float32, or holds a NaN or an infinity.
+            IncompatibleError: The factors are not of the rank that the config names.
         """
-        parameters = json.loads(config)["lora_parameters"]
-        arrays = from_safetensors(weights, place=f"{place}/{WEIGHTS_FILE}")
-        factors = {}
-        for name in sorted(arrays):
-            path, _, leaf = name.rpartition(".")
-            if f"{path}.lora_a" not in arrays or f"{path}.lora_b" not in arrays:
-                raise InputError(f"{place}/{WEIGHTS_FILE}: {name} stands alone; expected a pair")
-            if leaf == "lora_a":
-                factors[path] = (arrays[name], arrays[f"{path}.lora_b"])
-        return Adapter(factors=factors, rank=parameters["rank"], scale=parameters["scale"])
+        checked = check_adapter(weights, config, place)
+        factors = unnamed(_arrays(weights), checked.paths)
+        return Adapter(factors=factors, rank=checked.rank, scale=checked.scale)
 
 
 def fresh(model: nn.Module, *, rank: int, scale: float, seed: int) -> tuple[Adapter, list[str]]:
@@ -159,16 +151,16 @@ def to_safetensors(arrays: Mapping[str, mx.array]) -> bytes:
 
 
 def from_safetensors(data: bytes, *, place: str) -> dict[str, mx.array]:
-    """Read the bytes of a safetensors file strictly; every number must be finite.
+    """Read the bytes of a safetensors file strictly; every number must be a finite float32.
 
     Raises:
-        InputError: Malformed, or a NaN or an infinity inside.
+        DamagedStoreError: Malformed.
+        InputError: Another type, or a NaN or an infinity inside.
     """
-    try:
-        arrays: dict[str, np.ndarray[Any, Any]] = parse_safetensors(data)
-    except SafetensorError as error:
-        raise InputError(f"{place}: {error}; the file is damaged") from error
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise InputError(f"{place}: {name} holds numbers that are not finite")
-    return {name: mx.array(array) for name, array in arrays.items()}
+    check_factors(data, place)
+    return _arrays(data)
+
+
+def _arrays(data: bytes) -> dict[str, mx.array]:
+    """Return what checked bytes hold, read by the format's own reader."""
+    return {name: mx.array(array) for name, array in parse_safetensors(data).items()}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -124,15 +126,55 @@ def test_a_second_session_trains_on_a_quantised_base():
     assert score(folded, [row]).loss < 0.6 * steps[0].loss
 
 
-def test_an_adapter_of_another_shape_is_refused_with_the_first_differences():
-    adapter = tiny.adapter_for(tiny.model())
+def refusal(adapter, model) -> str:
     with pytest.raises(IncompatibleError) as error:
-        fold(tiny.model(hidden_size=48, num_attention_heads=6), [adapter])
-    assert str(error.value).startswith("an adapter does not fit the base model: ")
-    assert str(error.value).count("expected") == 3
+        fold(model, [tiny.adapter_for(model), adapter])
+    return str(error.value)
+
+
+def test_an_adapter_of_another_shape_is_refused_with_the_first_three_differences():
+    adapter = tiny.adapter_for(tiny.model())
+    layer = "model.layers.0"
+    assert refusal(adapter, tiny.model(hidden_size=48, num_attention_heads=6)) == (
+        "adapter 2 of the chain does not fit the base model: "
+        f"{layer}.mlp.down_proj: (64, 4), (4, 32); expected ((64, 4), (4, 48)); "
+        f"{layer}.mlp.gate_proj: (32, 4), (4, 64); expected ((48, 4), (4, 64)); "
+        f"{layer}.mlp.up_proj: (32, 4), (4, 64); expected ((48, 4), (4, 64))"
+    )
+
+
+def test_an_adapter_of_another_rank_than_it_says_is_refused():
+    adapter = replace(tiny.adapter_for(tiny.model()), rank=8)
+    assert refusal(adapter, tiny.model()).startswith(
+        "adapter 2 of the chain does not fit the base model: "
+        "model.layers.0.mlp.down_proj: (64, 4), (4, 32); expected ((64, 8), (8, 32)); "
+    )
 
 
 def test_an_adapter_for_layers_the_base_lacks_is_refused():
     adapter = tiny.adapter_for(tiny.model(num_hidden_layers=3))
-    with pytest.raises(IncompatibleError, match="the base has no such layer"):
-        fold(tiny.model(), [adapter])
+    assert refusal(adapter, tiny.model()) == (
+        "adapter 2 of the chain does not fit the base model: "
+        "model.layers.2.mlp.down_proj: the base has no such layer; "
+        "model.layers.2.mlp.gate_proj: the base has no such layer; "
+        "model.layers.2.mlp.up_proj: the base has no such layer"
+    )
+
+
+@pytest.mark.parametrize("path", ["model.norm", "model.embed_tokens", "model.layers.0"])
+def test_an_adapter_for_what_is_no_linear_layer_is_refused(path):
+    adapter = tiny.adapter_for(tiny.model())
+    pair = adapter.factors["model.layers.0.self_attn.q_proj"]
+    odd = replace(adapter, factors={**adapter.factors, path: pair})
+    assert refusal(odd, tiny.model()) == (
+        f"adapter 2 of the chain does not fit the base model: {path}: no linear layer of the base"
+    )
+
+
+def test_an_adapter_may_leave_layers_alone():
+    whole = tiny.adapter_for(tiny.model())
+    part = {path: pair for path, pair in whole.factors.items() if "down_proj" not in path}
+    model = tiny.model()
+    before = np.array(model.model.layers[0].mlp.down_proj.weight)
+    fold(model, [replace(whole, factors=part)])
+    assert np.array_equal(np.array(model.model.layers[0].mlp.down_proj.weight), before)

@@ -510,7 +510,8 @@ def test_a_circle_of_parents_is_named_and_ends(store):
     first, second = train(store, "cs"), train(store, "dining")
     forged = dataclasses.replace(first, parent=second.id)
     assert message(DamagedStoreError, lambda: store.chain(forged)) == (
-        f"{first.path}: is its own ancestor; run `mlx-tune doctor`"
+        f"{first.path}: is its own ancestor; run `mlx-tune doctor`; go back to "
+        f"{second.folder_name} with `mlx-tune rollback --to {second.id[:8]}`"
     )
 
 

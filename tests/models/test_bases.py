@@ -145,13 +145,14 @@ def test_a_download_that_stops_names_the_command_to_retry(monkeypatch):
 def test_a_hub_model_in_mlx_format_is_used_in_place(monkeypatch, folder):
     asked = {}
 
-    def download(repo, allow_patterns):
-        asked.update(repo=repo, patterns=allow_patterns)
+    def download(repo, allow_patterns, force_download):
+        asked.update(repo=repo, patterns=allow_patterns, again=force_download)
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     info = bases.locate("mlx-community/tiny")
     assert (asked["repo"], info.folder) == ("mlx-community/tiny", folder)
+    assert not asked["again"]
     assert not any(p.endswith((".py", ".bin", ".pt")) for p in asked["patterns"])
 
 
@@ -233,11 +234,6 @@ def unknown_architecture(folder):
     edit_config(folder, model_type="nothing-like-it")
 
 
-def truncated_weights(folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
 def weights_of_another_shape(folder):
     edit_config(folder, intermediate_size=48)
 
@@ -254,7 +250,6 @@ def no_tokenizer(folder):
         config_is_a_list,
         no_hidden_size,
         unknown_architecture,
-        truncated_weights,
         weights_of_another_shape,
         no_tokenizer,
     ],

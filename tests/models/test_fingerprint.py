@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlx_tune.errors import InputError
+from mlx_tune.errors import DamagedStoreError
 from mlx_tune.models.fingerprint import fingerprint
 
 
@@ -91,5 +91,36 @@ def test_bf16_weights_are_hashed_as_they_are_stored(tmp_path):
 
 def test_a_file_that_is_no_safetensors_is_refused(folder):
     (folder / "model.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(InputError, match=r"model\.safetensors: not a safetensors file"):
+    with pytest.raises(DamagedStoreError) as error:
         fingerprint(folder, template=None)
+    assert str(error.value) == (
+        f"{folder}/model.safetensors: claims a header of 18,446,744,073,709,551,615 bytes; "
+        "the limit is 100,000,000; fetch the folder again"
+    )
+
+
+def test_a_tensor_in_two_files_is_refused(folder):
+    (folder / "model-more.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(DamagedStoreError) as error:
+        fingerprint(folder, template=None)
+    assert str(error.value).startswith(f'{folder}/model.safetensors: tensor "model.')
+    assert str(error.value).endswith(" is in model-more.safetensors too; fetch the folder again")
+
+
+def test_a_folder_without_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DamagedStoreError) as error:
+        fingerprint(folder, template=None)
+    assert str(error.value) == f"{folder}: no model*.safetensors; fetch the folder again"
+
+
+def test_the_fingerprint_of_a_folder_written_by_hand_stays_what_it_was(tmp_path):
+    """Every session names its base by this; a fingerprint that drifts would disown them all."""
+    entry = {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}
+    header = json.dumps({"w": entry, "__metadata__": {"format": "mlx"}}).encode()
+    data = len(header).to_bytes(8, "little") + header + bytes(range(8))
+    (tmp_path / "model.safetensors").write_bytes(data)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert fingerprint(tmp_path, template="t") == (
+        "a22f0b8b9751836fa1465241e3029d56588324867bae02a23c86030cc4c6974a"
+    )

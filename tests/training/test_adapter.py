@@ -8,7 +8,7 @@ from mlx_lm.tuner.utils import load_adapters
 
 import tiny
 from mlx_tune.continual.fold import fold
-from mlx_tune.errors import IncompatibleError, InputError
+from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError
 from mlx_tune.training.adapter import (
     CONFIG_FILE,
     PROJECTIONS,
@@ -110,21 +110,34 @@ def test_a_factor_without_its_partner_is_refused():
     with pytest.raises(InputError) as error:
         Adapter.from_files(to_safetensors(arrays), files[CONFIG_FILE], place="s")
     assert str(error.value) == (
-        "s/adapters.safetensors: model.layers.0.mlp.up_proj.lora_a stands alone; expected a pair"
+        's/adapters.safetensors: "model.layers.0.mlp.up_proj.lora_a" stands alone; expected a pair'
     )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_refused(value):
     data = to_safetensors({"w": mx.array([1.0, value])})
-    with pytest.raises(InputError, match="x: w holds numbers that are not finite"):
+    with pytest.raises(InputError) as error:
         from_safetensors(data, place="x")
+    assert str(error.value) == (
+        'x: "w" holds numbers that are not finite, 1 of 2; train again with a lower --learning-rate'
+    )
 
 
 def test_a_truncated_file_is_refused_before_mlx_sees_it():
     data = to_safetensors({"w": mx.ones((8,))})
-    with pytest.raises(InputError, match="the file is damaged"):
+    with pytest.raises(DamagedStoreError) as error:
         from_safetensors(data[:-3], place="x")
+    assert str(error.value) == (
+        'x: tensor "w" lacks its last 3 bytes: cut short; run `mlx-tune doctor`'
+    )
+
+
+def test_every_number_of_a_checkpoint_is_float32():
+    data = to_safetensors({"w": mx.ones((8,), dtype=mx.bfloat16)})
+    with pytest.raises(InputError) as error:
+        from_safetensors(data, place="x")
+    assert str(error.value) == 'x: "w" is BF16; expected F32, float32'
 
 
 def test_the_config_is_the_one_mlx_lm_writes():
