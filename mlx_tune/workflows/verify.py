@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from mlx_tune.errors import DamagedStoreError, MlxTuneError, UsageError
+from mlx_tune.errors import MlxTuneError, UsageError
 from mlx_tune.lineage import verify as lineage
 from mlx_tune.lineage.store import Store
 from mlx_tune.lineage.verify import Findings
 from mlx_tune.models import bases
-from mlx_tune.models.bases import BaseInfo, Say
-from mlx_tune.models.fingerprint import fingerprint
+from mlx_tune.models.bases import Say
 from mlx_tune.workflows.existing import open_existing
 
 
@@ -50,7 +49,7 @@ def _check_base(store: Store, found: Findings, say: Say) -> None:
 
     info = locate_base(store, kept["name"], say)
     say(f"hashing the base model {info.name}…")
-    _check_fingerprint(info)
+    bases.verify(info)
 
 
 def _is_here(name: str) -> bool:
@@ -58,15 +57,3 @@ def _is_here(name: str) -> bool:
         return bases.is_here(name)
     except UsageError:  # a folder that has gone
         return False
-
-
-def _check_fingerprint(info: BaseInfo) -> None:
-    """Compare a base model's files with the fingerprint that was taken of them."""
-    now = fingerprint(info.folder, template=info.template)
-    if now != info.fingerprint:
-        fetched = f"delete the folder, then `mlx-tune base pull {info.name}`"
-        raise DamagedStoreError(
-            f"{info.folder}: the base has changed on the disk: its fingerprint is {now[:12]}, it "
-            f"was {info.fingerprint[:12]}; "
-            + ("put its files back" if Path(info.source).is_absolute() else fetched)
-        )
