@@ -25,7 +25,14 @@ demo: .venv/.ready ## Watch a real model learn 106 facts, in a fresh store of it
 test: .venv/.dev ## Run the tests on tiny models, in under three minutes.
 	$(BIN)/python -m pytest
 
-test-slow: .venv/.dev ## Run the tests on the real model.
+# What fault injection is done with; without it those tests are skipped, with the reason.
+.venv/.faults: scripts/debian.sh
+	@command -v strace >/dev/null && command -v mkfs.xfs >/dev/null && command -v mkfs.ext4 >/dev/null \
+		|| sh scripts/debian.sh strace xfsprogs e2fsprogs \
+		|| echo "note: without strace, xfsprogs and e2fsprogs some of these tests are skipped"
+	@touch $@
+
+test-slow: .venv/.dev .venv/.faults ## Run the tests on the real model, and those that break things.
 	$(BIN)/python -m pytest -m slow
 
 check: .venv/.dev ## Format, lint, types, import directions.

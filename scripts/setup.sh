@@ -22,15 +22,8 @@ has_openblas() {
 # MLX's Linux backend comes with a reference BLAS; a fast one makes it about 40 times faster.
 install_blas() {
     has_openblas .venv/bin/python && return
-    as_root=none
-    [ "$(id -u)" -eq 0 ] && as_root=""
-    [ "$as_root" = none ] && command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null && as_root="sudo -n"
-    if [ "$as_root" != none ] && command -v apt-get >/dev/null 2>&1; then
-        echo "installing libopenblas0-pthread (a fast BLAS) with apt-get…"
-        $as_root apt-get update -qq 2>/dev/null || true
-        DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq libopenblas0-pthread >/dev/null 2>&1 || true
-        has_openblas .venv/bin/python && return
-    fi
+    sh "$(dirname "$0")/debian.sh" libopenblas0-pthread || true
+    has_openblas .venv/bin/python && return
     if [ "$(uname -m)" = x86_64 ]; then
         echo "installing mkl (a fast BLAS, 1.1 GB on disk) with pip…"
         .venv/bin/python -m pip install -qq --disable-pip-version-check -e '.[mkl]' && return

@@ -36,7 +36,9 @@ def from_json(data: bytes, place: Path | str) -> dict[str, Any]:
         DamagedStoreError: The bytes are no such JSON; the place says where.
     """
     try:
-        record = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse)
+        # Decoded here: json itself would take UTF-16 as well.
+        text = data.decode("utf-8")
+        record = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise DamagedStoreError(
             f"{place}: not valid JSON ({error}); run `mlx-tune doctor`"
