@@ -11,7 +11,7 @@ from pathlib import Path
 
 from faults import disks, operations, traced
 from faults.operations import ALL
-from faults.state import State, observe, violations, violations_when_done_again
+from faults.state import TIME, State, observe, violations, violations_when_done_again
 from faults.traced import Call, Outcome
 
 DISK_ERROR = "7"
@@ -151,8 +151,12 @@ def complaints(verdicts: list[Verdict]) -> list[str]:
     found: dict[str, list[str]] = {}
     for verdict in verdicts:
         for line in verdict.violations:
-            found.setdefault(_FOLDER.sub("", line), []).append(_FOLDER.sub("", verdict.place))
-    return [f"{line} [{len(places)} cases, such as {places[0]}]" for line, places in found.items()]
+            found.setdefault(_plain(line), []).append(_plain(verdict.place))
+    return [f"{line} [{len(places)}×, first: {places[0]}]" for line, places in found.items()]
+
+
+def _plain(line: str) -> str:
+    return TIME.sub("", _FOLDER.sub("", line))
 
 
 def changes_the_disk(call: Call) -> bool:
