@@ -20,11 +20,13 @@ def gc(
     json: JsonOption = False,
 ) -> None:
     """Move removed sessions to the trash, and empty it of what has lain there for 30 days."""
-    from mlx_tune.cli.console import print_json
+    from mlx_tune.cli.console import print_json, say
     from mlx_tune.workflows.collect import collect
 
     collection = collect(store, dry_run=dry_run)
     done = collection.done
+    for note in collection.notes:
+        say(note)
     if json:
         print_json(
             {

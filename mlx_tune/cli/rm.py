@@ -16,7 +16,7 @@ def rm(
     store: StoreOption = STORE,
 ) -> None:
     """Mark a session as removed; it stays where it is until `mlx-tune gc`."""
-    from mlx_tune.cli.console import store_flag
+    from mlx_tune.cli.console import say, store_flag
     from mlx_tune.errors import UsageError
     from mlx_tune.lineage.collect import KEPT_DAYS
     from mlx_tune.lineage.removal import keep, remove
@@ -28,11 +28,14 @@ def rm(
         raise UsageError("the base model is no session of the store, so it cannot be removed")
     if undo:
         keep(kept, chosen)
-        print(f"✓ {chosen.folder_name} is kept")
+    else:
+        remove(kept, chosen)
+    for note in kept.notes:
+        say(note)
+    print(f"✓ {chosen.folder_name} is {'kept' if undo else 'removed'}")
+    if undo:
         return
-    remove(kept, chosen)
     flag = store_flag(store)
     collect, undo_it = f"mlx-tune gc {flag}", f"mlx-tune rm --undo {chosen.id[:8]} {flag}"
-    print(f"✓ {chosen.folder_name} is removed")
     print(f"`{collect.rstrip()}` moves it to the trash, where it is kept for {KEPT_DAYS} days")
     print(f"take it back with: {undo_it.rstrip()}")

@@ -16,10 +16,12 @@ def rollback(
     json: JsonOption = False,
 ) -> None:
     """Go one step back, or to any session; nothing is deleted."""
-    from mlx_tune.cli.console import print_json, store_flag
+    from mlx_tune.cli.console import print_json, say, store_flag
     from mlx_tune.workflows.rollback import rollback as carry_out
 
     move = carry_out(store, to)
+    for note in move.notes:
+        say(note)
     before, after = (s.folder_name if s else "base" for s in (move.before, move.after))
     if json:
         print_json({"before": before, "after": after})

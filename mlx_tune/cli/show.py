@@ -16,12 +16,14 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show a session: its data, settings, metrics and recall."""
-    from mlx_tune.cli.console import print_json
+    from mlx_tune.cli.console import print_json, say
     from mlx_tune.errors import UsageError
     from mlx_tune.lineage.store import Store
 
     kept = Store.open(store)
     chosen = kept.head() if session is None else kept.find(session)
+    for note in kept.notes:
+        say(note)
     if chosen is None:
         raise UsageError("the base model has no session to show; `mlx-tune base show` describes it")
     if json:

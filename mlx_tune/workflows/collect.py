@@ -18,10 +18,12 @@ class Collection:
     Attributes:
         done: What moved and what was deleted.
         way_back: For each session that moved, the command that undoes it; none of a dry run.
+        notes: What a person should be told, such as that HEAD had to be rebuilt.
     """
 
     done: Collected
     way_back: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def collect(store_root: Path, *, dry_run: bool) -> Collection:
@@ -34,10 +36,13 @@ def collect(store_root: Path, *, dry_run: bool) -> Collection:
         DiskError: The disk is read-only or failing.
     """
     today = datetime.now(UTC).date()
-    done = lineage.collect(open_existing(store_root), today=today, dry_run=dry_run)
+    store = open_existing(store_root)
+    done = lineage.collect(store, today=today, dry_run=dry_run)
     moved = () if dry_run else done.moved
     return Collection(
-        done=done, way_back=tuple(_way_back(store_root, name, today) for name in moved)
+        done=done,
+        way_back=tuple(_way_back(store_root, name, today) for name in moved),
+        notes=tuple(store.notes),
     )
 
 

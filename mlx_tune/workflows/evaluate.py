@@ -81,6 +81,8 @@ def evaluate(
     info = locate_base(store, choose_base(store, base), say)
     answering = find_session(store, session)
     asked = store.chain(find_session(store, on) if on else answering or store.head())
+    for note in store.notes:
+        say(note)
     say("asking…")
     folded = load_folded(info, store.chain(answering))
     return answering, score_sessions(

@@ -48,6 +48,8 @@ def fuse(
         need_sessions(store)
     info = locate_base(store, choose_base(store, base), say)
     chosen = find_session(store, session)
+    for note in store.notes:
+        say(note)
     loaded = load(info)
     config = dict(info.config)
     if is_quantised(loaded.model):

@@ -16,11 +16,13 @@ class Move:
         before: Where it was, None also where that session is damaged.
         after: Where it is.
         was_damaged: True where HEAD named a damaged session.
+        notes: What a person should be told, such as that HEAD had to be rebuilt.
     """
 
     before: Session | None
     after: Session | None
     was_damaged: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def rollback(store_root: Path, to: str | None) -> Move:
@@ -41,7 +43,7 @@ def rollback(store_root: Path, to: str | None) -> Move:
             raise
         after = store.find(to)
         store.leave_damaged_head(after, why="rollback from a damaged session")
-        return Move(before=None, after=after, was_damaged=True)
+        return Move(before=None, after=after, was_damaged=True, notes=tuple(store.notes))
     if to is not None:
         after = store.find(to)
     elif before is None:
@@ -54,4 +56,4 @@ def rollback(store_root: Path, to: str | None) -> Move:
         after = chain[-2] if len(chain) > 1 else None
     if after != before:
         store.move_head(after, expected=before, why="rollback")
-    return Move(before=before, after=after)
+    return Move(before=before, after=after, notes=tuple(store.notes))
