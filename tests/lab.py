@@ -31,8 +31,8 @@ class Heard:
     def say(self, line):
         self.lines.append(line)
 
-    def offered(self, run):
-        self.offers.append(run)
+    def offered(self, run, other_settings):
+        self.offers.append((run.path.name, other_settings))
         return self.accept
 
     def stop(self):

@@ -26,7 +26,7 @@ from mlx_tune.cli import (
     train,
     verify,
 )
-from mlx_tune.errors import DiskError, MlxTuneError
+from mlx_tune.errors import DiskError, Interrupted, MlxTuneError
 
 # typer carries a click of its own, so its errors are reached through one that it exports.
 _ClickError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -77,6 +77,8 @@ def run() -> None:
             stream.reconfigure(errors="replace")
     try:
         code = _call(words)
+    except Interrupted as stop:  # it was asked for, and the view has said how to go on
+        code = stop.exit_code
     except MlxTuneError as error:
         code = error.exit_code
         if debug:

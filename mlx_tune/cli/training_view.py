@@ -1,7 +1,7 @@
 """What a person sees of a training: the plan, the fold, the steps, the verdict, what to do next."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,8 +19,9 @@ from mlx_tune.cli.console import (
     store_flag,
     warn_of_slow_blas,
 )
-from mlx_tune.cli.plan_view import show_plan
+from mlx_tune.cli.plan_view import show_plan, value
 from mlx_tune.cli.signals import Signals
+from mlx_tune.errors import Interrupted
 from mlx_tune.lineage.runs import Run
 from mlx_tune.lineage.session import Session
 from mlx_tune.report.progress import RunProgress
@@ -57,20 +58,24 @@ class TrainingView:
         self._signals.__exit__(None, None, None)
         if error is not None and self._run is not None and self._run.is_unfinished:
             again = f"mlx-tune resume {self._run.path.name} {self._store_flag()}"
-            say(f"the run is kept; go on with: {again.rstrip()}")
+            why = str(error) if isinstance(error, Interrupted) else "the run is kept"
+            say(f"{why}; go on with: {again.rstrip()}")
 
     def say(self, line: str) -> None:
         """Print one line of what is going on."""
         say(line)
 
-    def offered(self, run: Run) -> bool:
+    def offered(self, run: Run, other_settings: Mapping[str, Any]) -> bool:
         """Ask whether to go on with an unfinished run; without a terminal, only mention it."""
-        again = f"mlx-tune resume {run.path.name}"
+        found = f"{run.path.name} is an unfinished run of the same data"
+        if other_settings:
+            listed = (f"{k.replace('_', ' ')} {value(v)}" for k, v in other_settings.items())
+            found += f", but with {', '.join(listed)}"
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            say(f"note: {run.path} is an unfinished run of the same data; go on with it: {again}")
+            again = f"mlx-tune resume {run.path.name} {store_flag(run.path.parents[1])}".rstrip()
+            say(f"note: {found}; go on with it: {again}")
             return False
-        question = f"{run.path} is an unfinished run of the same data. Go on with it?"
-        return typer.confirm(question, default=True, err=True)
+        return typer.confirm(f"{found}.\nGo on with it?", default=not other_settings, err=True)
 
     def planned(self, plan: Plan) -> None:
         """Print the head panel."""

@@ -1,8 +1,8 @@
 """What is left of a plan once training starts, and who follows it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
@@ -24,8 +24,13 @@ class Watch(Protocol):
     def say(self, line: str) -> None:
         """Hear of something in one line."""
 
-    def offered(self, run: Run) -> bool:
-        """Say whether to go on with an unfinished run of the same data instead."""
+    def offered(self, run: Run, other_settings: Mapping[str, Any]) -> bool:
+        """Say whether to go on with an unfinished run of the same data instead.
+
+        Args:
+            run: The run.
+            other_settings: Its values of the settings that were now asked for otherwise.
+        """
 
     def planned(self, plan: Plan) -> None:
         """See what is about to be done."""

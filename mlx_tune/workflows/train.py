@@ -1,8 +1,11 @@
 """One continual session: plan, then fold, rehearse, train, score, commit, and move HEAD."""
 
+from typing import Any
+
 from mlx_tune.data import read
 from mlx_tune.errors import LockedError
 from mlx_tune.lineage.runs import TRAIN, Run, runs
+from mlx_tune.sizing import Sizing
 from mlx_tune.workflows import space
 from mlx_tune.workflows.carry_out import Outcome, carry_out
 from mlx_tune.workflows.folded import describe_base
@@ -24,7 +27,7 @@ def train(request: Request, watch: Watch) -> Outcome:
     with plan.store.training(f"train {plan.name}"):
         _check_head(plan)
         twin = _unfinished_twin(plan)
-        if twin is not None and watch.offered(twin):
+        if twin is not None and watch.offered(twin, _other_settings(twin, plan)):
             return go_on(plan.store, twin, watch)
         watch.planned(plan)
         space.check(plan.disk, plan.store.root)
@@ -40,7 +43,7 @@ def _check_head(plan: Plan) -> None:
 
 
 def _unfinished_twin(plan: Plan) -> Run | None:
-    """Return the newest unfinished run that would make the same session."""
+    """Return the newest unfinished run of the same data in the same place."""
     wanted = (
         read.fingerprint(plan.taught),
         plan.parent.id if plan.parent else None,
@@ -53,6 +56,16 @@ def _unfinished_twin(plan: Plan) -> Run | None:
         if run.is_unfinished and found == wanted:
             return run
     return None
+
+
+def _other_settings(run: Run, plan: Plan) -> dict[str, Any]:
+    """Return the values of a run's settings that a plan has otherwise."""
+    began = Sizing.from_json(run.record["sizing"])
+    return {
+        name: chosen.value
+        for name, chosen in began.items()
+        if chosen.value != getattr(plan.sizing, name).value
+    }
 
 
 def _begin(plan: Plan) -> Job:

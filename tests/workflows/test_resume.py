@@ -128,13 +128,22 @@ def test_training_the_same_data_offers_the_unfinished_run(lab):
     first = interrupt(lab, data, 3)
     refused = Heard()
     lab.train(data, heard=refused)
-    assert [run.path for run in refused.offers] == [first.run.path]
+    assert refused.offers == [(first.run.path.name, {})]
     assert len(refused.steps) == 4
     rollback(lab.store, "base")
     accepted = Heard(accept=True)
     lab.train(data, heard=accepted)
     assert [step.number for step in accepted.steps] == [4]
     assert not [run for run in runs(lab.store) if run.is_unfinished]
+
+
+def test_an_offer_names_the_settings_that_are_otherwise(lab):
+    data = lab.data("cs", facts("Lab"))
+    interrupt(lab, data, 3)
+    heard = Heard()
+    lab.train(data, heard=heard, epochs=1, seed=7)
+    ((_, other_settings),) = heard.offers
+    assert other_settings == {"epochs": 2, "seed": 0}
 
 
 def test_other_data_another_parent_and_a_finished_run_are_not_offered(lab):
