@@ -254,6 +254,31 @@ def test_row_13_weights_that_are_not_finite(bad, value):
     )
 
 
+def test_row_13_a_loss_that_diverges_is_never_promoted_and_the_last_checkpoint_stays(
+    bad, monkeypatch
+):
+    from mlx_tune.training.loop import Trainer
+
+    compute = Trainer.loss_and_gradients
+
+    def diverge(self, rows):
+        loss, gradients = compute(self, rows)
+        return (mx.array(float("nan")) if self.steps_done == 2 else loss), gradients
+
+    monkeypatch.setattr(Trainer, "loss_and_gradients", diverge)
+    (bad.root / "more.json").write_text(json.dumps([{"instruction": "Who?", "response": "I."}]))
+    code, error = bad("train", "more.json", "--epochs", 4, "--rank", 2)
+    assert code == 3
+    assert error == (
+        "error: step 3: the loss is no longer finite, so training stopped before the update; "
+        "lower --learning-rate and train again"
+    )
+    (run,) = (bad.root / "s" / "runs").glob("*-more")
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert kept == ["step-000001", "step-000002"]
+    assert json.loads((run / "run.json").read_text())["phase"] == "failed"
+
+
 def turned(arrays: dict) -> dict:
     return {name: np.ascontiguousarray(array.T) for name, array in arrays.items()}
 
