@@ -56,6 +56,28 @@ def lab(tmp_path, tiny_base):
     return Lab(root=tmp_path, base=tiny_base)
 
 
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory, tiny_base):
+    """A lab to look at, not to train in: cs → housing, which replaces an answer, and cs → dining.
+
+    The first two know their answers word for word; the third was barely trained.
+    """
+    from lab import Lab
+    from mlx_tune.workflows.rollback import rollback
+
+    learns = {"learning_rate": 0.02, "epochs": 40, "rank": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setattr(runtime, "can_compile", lambda: False)
+        made = Lab(root=tmp_path_factory.mktemp("fork"), base=tiny_base)
+        made.train(made.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}), **learns)
+        made.train(made.data("housing", {"where is b": "In 9.", "Where is C?": "In 3."}), **learns)
+        rollback(made.store, None)
+        steering = {f"Where is \x1b[2J[red]D? {i}": "In 4." for i in range(7)}
+        made.train(made.data("dining", steering), **{**learns, "epochs": 1, "rank": 4})
+    return made
+
+
 @pytest.fixture
 def mlx_tune_command(monkeypatch, capsys):
     """Call the command line in this process; gives (exit code, stdout, stderr)."""

@@ -104,11 +104,11 @@ def _show_alone(name: str, rows: Sequence[Taught], printer: Console) -> None:
     if not rows:
         return
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    shown = rows[:_ROWS]
-    table.add_column(no_wrap=True, style="dim", min_width=max(len(one.place) for one in shown))
-    for one in shown:
-        table.add_row(Text(_asked(one.row)), Text(one.place))
+    table.add_column()  # rich narrows a column that may wrap before one that may not
+    table.add_column(no_wrap=True, style="dim")
+    for one in rows[:_ROWS]:
+        asked = Text(_asked(one.row), no_wrap=True, overflow="ellipsis")
+        table.add_row(asked, Text(one.place))
     printer.print(f"  only in {name}:")
     printer.print(Padding(table, (0, 0, 0, 4), expand=False))
     _more(printer, rows)

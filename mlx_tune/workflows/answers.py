@@ -16,6 +16,7 @@ from mlx_tune.inference.generate import stream
 from mlx_tune.lineage.session import Session
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
+from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.workflows.folded import FoldedModel, let_go, load_folded
 
 MARGIN_TOKENS = 16
@@ -26,10 +27,12 @@ MARGIN_TOKENS = 16
 class Probe:
     """A question that at least one of two chains teaches.
 
+    Each model is asked in its own chain's words, and in the other's where its own has none: two
+    rows of one topic may differ in case and in the punctuation around them.
+
     Attributes:
         a: The row that chain A has in force; None where it teaches none.
-        b: That of chain B. Where the two word the question differently, both are asked in B's
-            words.
+        b: That of chain B.
     """
 
     a: Row | None
@@ -37,18 +40,17 @@ class Probe:
 
     @property
     def question(self) -> str:
-        """What is asked."""
-        return str(self._asked.question)
+        """What is asked, as B words it."""
+        return str(self._asked(self.b).question)
 
-    def rows(self) -> list[Row]:
-        """Return the question with each answer that is taught: one row, or two that disagree."""
-        before = self._asked.messages[:-1]
+    def rows(self, own: Row | None) -> list[Row]:
+        """Return one side's question with each answer taught: one row, or two that disagree."""
+        asked = self._asked(own)
         answers = dict.fromkeys(row.messages[-1] for row in (self.a, self.b) if row)
-        return [replace(self._asked, messages=(*before, answer)) for answer in answers]
+        return [replace(asked, messages=(*asked.messages[:-1], answer)) for answer in answers]
 
-    @property
-    def _asked(self) -> Row:
-        row = self.b or self.a
+    def _asked(self, own: Row | None) -> Row:
+        row = own or self.a or self.b
         assert row is not None, "a probe is somebody's"
         return row
 
@@ -138,19 +140,22 @@ def compare(
     """
     if not probes:
         return Answers(probes=(), max_tokens=0)
-    exam = _exam(info, probes, say)
+    tokenizer = load_tokenizer(info.folder, info.template)
+    exam_a = _exam("A", [probe.rows(probe.a) for probe in probes], tokenizer, say)
+    exam_b = _exam("B", [probe.rows(probe.b) for probe in probes], tokenizer, say)
+    limit = MARGIN_TOKENS + max(exam_a.longest_tokens, exam_b.longest_tokens)
     say("asking A what the two were taught…")
-    said_a = exam.known(load_folded(info, a))
+    said_a = exam_a.known(load_folded(info, a))
     let_go()
     say("asking B the same…")
-    said_b, wanted = exam.second(load_folded(info, b), said_a, shown)
+    said_b, wanted = exam_b.after(said_a, load_folded(info, b), shown, limit)
     let_go()
     if any(said_a[i] is None for i in wanted):
-        said_a = exam.filled(load_folded(info, a), said_a, wanted, "A")
+        said_a = exam_a.filled(said_a, load_folded(info, a), wanted, limit)
     answered = zip(probes, said_a, said_b, strict=True)
     return Answers(
         probes=tuple(Answered(probe=probe, a=left, b=right) for probe, left, right in answered),
-        max_tokens=exam.max_tokens,
+        max_tokens=limit,
     )
 
 
@@ -159,56 +164,57 @@ Said = list[Answer | None]
 
 @dataclass(frozen=True, kw_only=True)
 class _Exam:
-    """The probes as a model meets them.
+    """The probes as one model meets them.
 
     Attributes:
-        probes: The questions.
-        examples: Each with the answers that are taught to it.
+        name: Who is asked.
+        rows: Each question with the answers that are taught.
+        examples: The same in tokens; the last answer alone is scored.
         say: Told what takes long.
     """
 
-    probes: Sequence[Probe]
+    name: str
+    rows: Sequence[Sequence[Row]]
     examples: Sequence[Sequence[Example]]
     say: Say
 
     @property
-    def max_tokens(self) -> int:
-        """The longest answer that is generated."""
-        taught = (sum(e.supervised) for several in self.examples for e in several)
-        return max(taught) + MARGIN_TOKENS
+    def longest_tokens(self) -> int:
+        """Length of the longest answer that is taught."""
+        return max(sum(e.supervised) for several in self.examples for e in several)
 
     def known(self, folded: FoldedModel) -> Said:
         """Return each question's answer where it is one that is taught, word for word."""
         everything = [example for several in self.examples for example in several]
         flags = iter(score(folded.model, everything).verbatim)
         said: Said = []
-        for probe in self.probes:
-            hits = [row for row, hit in [(row, next(flags)) for row in probe.rows()] if hit]
+        for several in self.rows:
+            hits = [row for row, hit in [(row, next(flags)) for row in several] if hit]
             said.append(Answer(text=str(hits[0].answer)) if hits else None)
         return said
 
-    def second(self, folded: FoldedModel, first: Said, shown: int | None) -> tuple[Said, list[int]]:
-        """Answer after the first model; return also which answers must be there in full."""
+    def after(
+        self, first: Said, folded: FoldedModel, shown: int | None, limit: int
+    ) -> tuple[Said, list[int]]:
+        """Answer second; return also which answers of both must be there in full."""
         known = self.known(folded)
         wanted = _wanted(first, known, shown)
-        return self.filled(folded, known, wanted, "B"), wanted
+        return self.filled(known, folded, wanted, limit), wanted
 
-    def filled(self, folded: FoldedModel, said: Said, wanted: Sequence[int], name: str) -> Said:
+    def filled(self, said: Said, folded: FoldedModel, wanted: Sequence[int], limit: int) -> Said:
         """Generate the wanted answers that are not known."""
         missing = [i for i in wanted if said[i] is None]
         if missing:
-            self.say(f"generating {len(missing)} answer{'s' * (len(missing) != 1)} of {name}…")
-        generated = {i: _generate(folded, self.examples[i][0], self.max_tokens) for i in missing}
+            count = f"{len(missing)} answer{'s' * (len(missing) != 1)}"
+            self.say(f"generating {count} of {self.name}…")
+        generated = {i: _generate(folded, self.examples[i][0], limit) for i in missing}
         return [generated.get(i, had) for i, had in enumerate(said)]
 
 
-def _exam(info: BaseInfo, probes: Sequence[Probe], say: Say) -> _Exam:
-    """Tokenise each question with each answer taught to it; the last answer alone is scored."""
-    tokenizer = load_tokenizer(info.folder, info.template)
-    rows = [probe.rows() for probe in probes]
+def _exam(name: str, rows: Sequence[Sequence[Row]], tokenizer: Tokenizer, say: Say) -> _Exam:
     encoded = iter(tokenise.encode([row for several in rows for row in several], tokenizer))
     examples = [[_last_answer(next(encoded)) for _ in several] for several in rows]
-    return _Exam(probes=probes, examples=examples, say=say)
+    return _Exam(name=name, rows=rows, examples=examples, say=say)
 
 
 def _last_answer(example: Example) -> Example:

@@ -5,27 +5,11 @@ import re
 
 import pytest
 
-from lab import Lab
-from mlx_tune.models import runtime
-from mlx_tune.workflows.rollback import rollback
 
-LEARNS = {"learning_rate": 0.02, "epochs": 40, "rank": 8}
-STEER = "Where is \x1b[2J[red]D?"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory, tiny_base):
+@pytest.fixture
+def store(fork):
     """Two branches: cs → housing, which replaces an answer, and cs → dining."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLX_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.setattr(runtime, "can_compile", lambda: False)
-        lab = Lab(root=tmp_path_factory.mktemp("diff"), base=tiny_base)
-        lab.train(lab.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}), **LEARNS)
-        lab.train(lab.data("housing", {"where is b": "In 9.", "Where is C?": "In 3."}), **LEARNS)
-        rollback(lab.store, None)
-        many = {f"{STEER} {i}": "In 4." for i in range(7)}
-        lab.train(lab.data("dining", many), **{**LEARNS, "epochs": 1})
-        return lab.store
+    return fork.store
 
 
 def shown(out: str) -> list[str]:
@@ -39,13 +23,15 @@ def test_diff_tells_everything_in_order(store, mlx_tune_command):
     lines = shown(out)
     assert re.fullmatch(r"A  0002-housing-[0-9a-f]{8}", lines[0])
     assert re.fullmatch(r"B  0002-dining-[0-9a-f]{8}", lines[1])
-    assert lines[2:18] == [
+    assert lines[2:20] == [
         "common  1 cs",
         "only in A  2 housing",
         "only in B  2 dining",
         "",
         "settings  A  B",
+        "alpha  16  8",
         "epochs  40  1",
+        "rank  8  4",
         "",
         "rows  1 alike, 1 with another answer, 1 only in A, 7 only in B",
         "  with another answer:",
@@ -57,8 +43,8 @@ def test_diff_tells_everything_in_order(store, mlx_tune_command):
         "  only in B:",
         "  “Where is ·[2J[red]D? 0”  2 dining, line 1",
     ]
-    assert lines[22:25] == ["  … and 2 more; --json has all", "", "metrics  A  B"]
-    assert lines[25].startswith("steps  40  ")
+    assert lines[24:27] == ["  … and 2 more; --json has all", "", "metrics  A  B"]
+    assert lines[27].startswith("steps  40  ")
     assert "2 housing, word for word  2 of 2  –" in lines
     weights = next(i for i, line in enumerate(lines) if line.startswith("weights"))
     found = r"weights  differ by a norm of [\d.]+, [\d.]+ % of the base's own"
@@ -110,7 +96,19 @@ def test_layers_lists_every_layer_in_order(store, mlx_tune_command, monkeypatch)
     assert [line.split()[0] for line in lines[-2:]] == ["0", "1"]
 
 
-def test_diff_as_json_has_all(store, mlx_tune_command):
+def test_the_mark_says_that_an_answer_is_its_own_chains(store, mlx_tune_command):
+    lines = shown(mlx_tune_command("diff", "cs", "housing", "--store", store)[1])
+    assert lines[lines.index("› where is b") + 2] == "  B ✓ In 9."
+    assert lines[lines.index("› Where is C?") + 2] == "  B ✓ In 3."
+    again = shown(mlx_tune_command("diff", "housing", "cs", "--store", store)[1])
+    assert again[again.index("› Where is C?") + 1] == "  A ✓ In 3."
+    assert not again[again.index("› Where is C?") + 2].startswith("  B ✓")
+
+
+def test_diff_as_json_has_all(store, mlx_tune_command, monkeypatch):
+    from mlx_tune.cli import diff_view
+
+    monkeypatch.setattr(diff_view, "ANSWERS", 0)  # however few a terminal is shown
     code, out, _ = mlx_tune_command("diff", "housing", "dining", "--json", "--store", store)
     found = json.loads(out)
     assert code == 0
@@ -118,7 +116,7 @@ def test_diff_as_json_has_all(store, mlx_tune_command):
         "a", "b", "common", "only_a", "only_b", "settings", "rows", "metrics", "weights", "answers",
     ]  # fmt: skip
     assert found["a"]["chain"] == [found["common"], *found["only_a"]]
-    assert found["settings"] == {"epochs": {"a": 40, "b": 1}}
+    assert found["settings"]["epochs"] == {"a": 40, "b": 1}
     rows = found["rows"]
     assert (rows["a"], rows["b"], len(rows["only_b"])) == (3, 9, 7)
     ((had, has),) = [(pair["a"], pair["b"]) for pair in rows["changed"]]
@@ -154,3 +152,19 @@ def test_diff_of_an_unknown_session_is_a_usage_error(store, mlx_tune_command):
     code, out, error = mlx_tune_command("diff", "cs", "nobody", "--store", store)
     assert (code, out) == (2, "")
     assert error.startswith('error: no session "nobody" in ')
+
+
+def test_a_narrow_terminal_cuts_the_question_and_not_its_place(
+    store, mlx_tune_command, monkeypatch
+):
+    from mlx_tune.cli import console
+
+    monkeypatch.setattr(console, "_UNWRAPPED", 36)
+    words = ("diff", "base", "dining", "--no-answers", "--store", store)
+    lines = shown(mlx_tune_command(*words)[1])
+    at = lines.index("  only in B:")
+    assert lines[at + 1 : at + 4] == [
+        "  “Where is A?”  1 cs, line 1",
+        "  “Where is B?”  1 cs, line 2",
+        "  “Where is ·[2…  2 dining, line 1",
+    ]

@@ -2,17 +2,14 @@ import weakref
 
 import pytest
 
-from lab import Lab
 from mlx_tune.continual.recall import score
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.inference.generate import stream
 from mlx_tune.lineage.store import Store
-from mlx_tune.models import bases, runtime
+from mlx_tune.models import bases
 from mlx_tune.workflows import answers
 from mlx_tune.workflows.answers import MARGIN_TOKENS, Answer, Answered, Probe, compare
 from mlx_tune.workflows.folded import load_folded
-
-LEARNS = {"learning_rate": 0.02, "epochs": 40, "rank": 8}
 
 
 def row(question: str, answer: str) -> Row:
@@ -24,32 +21,26 @@ def row(question: str, answer: str) -> Row:
     )
 
 
-A1, A9, B2, C3 = (
+A1, B2, B9, C3 = (
     row("Where is A?", "In 1."),
-    row("Where is A?", "In 9."),
     row("Where is B?", "In 2."),
+    row("where is b", "In 9."),
     row("Where is C?", "In 3."),
 )
 UNKNOWN = row("What for?", "Nobody was ever taught this.")
 
 
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory, tiny_base):
-    """A chain that knows A1 and B2, and one on top that knows A9 in its place, B2 and C3."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLX_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.setattr(runtime, "can_compile", lambda: False)
-        lab = Lab(root=tmp_path_factory.mktemp("taught"), base=tiny_base)
-        lab.train(lab.data("one", {r.question: r.answer for r in (A1, B2)}), **LEARNS)
-        last = lab.train(lab.data("two", {r.question: r.answer for r in (A9, C3)}), **LEARNS)
-        assert [entry.verbatim.rate for entry in last.recall] == [1.0, 1.0]
-        chain = Store.open(lab.store).chain(last.session)
-        return bases.locate(str(lab.base)), chain[:1], chain
+@pytest.fixture
+def taught(fork):
+    """A chain that knows A1 and B2, and one on top that knows B9 in its place, A1 and C3."""
+    store = Store.open(fork.store)
+    chain = store.chain(store.find("housing"))
+    return bases.locate(str(fork.base)), chain[:1], chain
 
 
 PROBES = [
-    Probe(a=A1, b=A9),
-    Probe(a=B2, b=B2),
+    Probe(a=B2, b=B9),
+    Probe(a=A1, b=A1),
     Probe(a=None, b=C3),
     Probe(a=UNKNOWN, b=UNKNOWN),
 ]
@@ -82,14 +73,15 @@ def test_the_answers_are_those_that_generation_gives(taught):
     for chain in chains:
         folded = load_folded(info, chain)
         for probe in PROBES:
-            prompt = folded.tokenizer.prompt([{"role": "user", "content": probe.question}])
+            own = (probe.a if len(chain) == 1 else probe.b) or C3
+            prompt = folded.tokenizer.prompt([{"role": "user", "content": own.question}])
             pieces = stream(folded.model, folded.tokenizer, prompt, max_tokens=found.max_tokens)
             said.append("".join(piece.text for piece in pieces))
     a, b = said[: len(PROBES)], said[len(PROBES) :]
     assert [x.a.text for x in found.probes] == a
     assert [x.b.text for x in found.probes] == b
     assert [x.differs for x in found.probes] == [x != y for x, y in zip(a, b, strict=True)]
-    assert (a[:2], b[:3]) == (["In 1.", "In 2."], ["In 9.", "In 2.", "In 3."])
+    assert (a[:2], b[:3]) == (["In 2.", "In 1."], ["In 9.", "In 1.", "In 3."])
 
 
 def test_what_both_know_is_not_generated(taught, generated):
@@ -166,14 +158,26 @@ def test_a_conversation_is_scored_by_its_last_answer(taught, monkeypatch):
     assert found.probe.question == "Where is A?"
 
 
-def test_a_question_worded_twice_is_asked_once_with_every_answer_taught():
-    probe = Probe(a=row("where is a", "In 1."), b=A9)
-    assert probe.question == "Where is A?"
-    assert [(r.question, r.answer) for r in probe.rows()] == [
-        ("Where is A?", "In 1."), ("Where is A?", "In 9."),
+def test_each_is_asked_in_its_own_words_with_every_answer_taught(taught, generated):
+    """The tiny model that knows where B is does not know where b is."""
+    probe = Probe(a=B2, b=B9)
+    assert probe.question == "where is b"
+    assert [(r.question, r.answer) for r in probe.rows(probe.a)] == [
+        ("Where is B?", "In 2."), ("Where is B?", "In 9."),
     ]  # fmt: skip
-    assert Probe(a=row("where is a", "In 9."), b=A9).rows() == [A9]
-    assert Probe(a=A1, b=None).rows() == [A1]
+    assert [(r.question, r.answer) for r in probe.rows(probe.b)] == [
+        ("where is b", "In 2."), ("where is b", "In 9."),
+    ]  # fmt: skip
+    (found,) = ask(taught, [probe]).probes
+    assert (found.a.text, found.b.text, generated) == ("In 2.", "In 9.", [])
+    ask(taught, [Probe(a=B9, b=B9)])
+    assert len(generated) == 1
+
+
+def test_a_question_one_chain_teaches_is_asked_of_the_other_in_the_same_words():
+    probe = Probe(a=None, b=C3)
+    assert probe.rows(probe.a) == probe.rows(probe.b) == [C3]
+    assert Probe(a=row("Where is B?", "In 9."), b=B9).rows(B9) == [B9]
 
 
 def test_space_around_an_answer_is_no_difference():

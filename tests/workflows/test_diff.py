@@ -1,35 +1,18 @@
 import shutil
+import weakref
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from lab import Lab
 from mlx_tune.continual.change import change_norms
 from mlx_tune.continual.fold import fold
 from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.lineage.store import Store
-from mlx_tune.models import bases, runtime
+from mlx_tune.models import bases
 from mlx_tune.models.load import load
 from mlx_tune.workflows.diff import diff
-from mlx_tune.workflows.folded import read_adapter
-from mlx_tune.workflows.rollback import rollback
-
-LEARNS = {"learning_rate": 0.02, "epochs": 40, "rank": 8}
-
-
-@pytest.fixture(scope="module")
-def fork(tmp_path_factory, tiny_base):
-    """Two branches: cs → housing, which replaces an answer, and cs → dining."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLX_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.setattr(runtime, "can_compile", lambda: False)
-        lab = Lab(root=tmp_path_factory.mktemp("fork"), base=tiny_base)
-        lab.train(lab.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}), **LEARNS)
-        lab.train(lab.data("housing", {"where is B": "In 9.", "Where is C?": "In 3."}), **LEARNS)
-        rollback(lab.store, None)
-        lab.train(lab.data("dining", {"Where is D?": "In 4."}), **{**LEARNS, "rank": 4})
-        return lab
+from mlx_tune.workflows.folded import load_folded, read_adapter
 
 
 def compare(lab, a="housing", b="dining", *, ask=False, shown=None, said=None):
@@ -53,7 +36,7 @@ def test_two_branches_share_what_both_stand_on(fork):
 
 
 def test_settings_that_differ_are_named_with_both_values(fork):
-    assert compare(fork).settings == {"rank": (8, 4), "alpha": (16, 8)}
+    assert compare(fork).settings == {"alpha": (16, 8), "epochs": (40, 1), "rank": (8, 4)}
     assert compare(fork, "cs", "housing").settings == {}
     assert compare(fork, "base", "cs").settings["rank"] == (None, 8)
 
@@ -63,11 +46,9 @@ def test_a_row_is_alike_changed_or_only_one_sides(fork):
     assert [(x.row.question, x.place) for x in found.only_a] == [
         ("Where is C?", "2 housing, line 2")
     ]
-    assert [(x.row.question, x.place) for x in found.only_b] == [
-        ("Where is D?", "2 dining, line 1")
-    ]
+    assert [x.place for x in found.only_b] == [f"2 dining, line {i}" for i in range(1, 8)]
     ((had, has),) = found.changed
-    assert (had.row.question, had.says, had.place) == ("where is B", "In 9.", "2 housing, line 1")
+    assert (had.row.question, had.says, had.place) == ("where is b", "In 9.", "2 housing, line 1")
     assert (has.row.question, has.says, has.place) == ("Where is B?", "In 2.", "1 cs, line 2")
 
 
@@ -125,6 +106,25 @@ def test_the_weights_differ_by_the_norm_between_the_folded_models(fork):
         wanted = np.linalg.norm(b[path] - a[path])
         assert found.change.norms[path] == pytest.approx(wanted, rel=1e-4), path
         assert found.change.base_norms[path] == pytest.approx(np.linalg.norm(base[path]), rel=1e-6)
+
+
+def test_the_base_that_was_measured_is_gone_before_a_model_is_asked(fork, monkeypatch):
+    measured, asked = [], []
+
+    def watched(info):
+        base = load(info)
+        measured.append(weakref.ref(base.model))
+        return base
+
+    def folded(info, chain):
+        asked.append([model() for model in measured])
+        return load_folded(info, chain)
+
+    monkeypatch.setattr("mlx_tune.workflows.diff.load", watched)
+    monkeypatch.setattr("mlx_tune.workflows.answers.load_folded", folded)
+    compare(fork, ask=True, shown=0)
+    assert asked
+    assert all(models == [None] for models in asked)
 
 
 def test_what_both_stand_on_is_left_out_exactly(fork):
