@@ -25,6 +25,7 @@ from mlx_tune.lineage.session import (
 )
 from mlx_tune.lineage.shelf import SESSIONS, Shelf
 
+SCRATCH = ".tmp"
 LOCK = "lock"
 TRAINING_LOCK = "training.lock"
 PATIENCE_SECONDS = 20.0  # for another's write, which takes as long as a flush or two
@@ -76,6 +77,12 @@ class Store:
                 f"{error}; HEAD names it, so go back to {_shown(good)} with "
                 f"`mlx-tune rollback --to {good.id[:8] if good else BASE}`"
             ) from error
+
+    def head_is_lost(self) -> bool:
+        """Say whether HEAD is missing or names no session here, so that ``head`` rebuilds it."""
+        found = self.shelf()
+        word = head.read(self.root)
+        return not self._is_new(found) and (word is None or not found.holds(word))
 
     def sessions(self) -> list[Session]:
         """Return the sound sessions by number, then id; ``notes`` says which are damaged."""
@@ -271,6 +278,9 @@ class Store:
         word = head.read(self.root)
         return word if word is not None and found.holds(word) else self._rebuilt_head(found)
 
+    def _is_new(self, found: Shelf) -> bool:
+        return not head.exists(self.root) and not found.sound and not found.damaged
+
     def _newest_sound(self, found: Shelf) -> Session | None:
         """Return the last session HEAD stood on that can be gone back to; None for the base."""
         words = [word for m in reversed(head.moves(self.root)) for word in (m.new, m.old)]
@@ -292,7 +302,7 @@ class Store:
 
     def _rebuilt_head(self, found: Shelf) -> str:
         """Return where HEAD most likely stood, and note it unless the store is new."""
-        if not head.exists(self.root) and not found.sound and not found.damaged:
+        if self._is_new(found):
             return BASE
         # A removed session is never HEAD, so a line that ends on one is not the last move made.
         removed = self._removed()
@@ -324,13 +334,13 @@ class Store:
             make_folder(self.root)
         store_format.write(self.root)
         # Before the first session, so that a missing HEAD beside sessions is always a loss.
-        if not head.exists(self.root) and not found.sound and not found.damaged:
+        if self._is_new(found):
             head.write(self.root, BASE)
 
     def _write(self, name: str, sealed: Mapping[str, bytes]) -> Session:
         target = self.root / SESSIONS / name
         try:
-            write_folder(target, sealed, scratch=self.root / ".tmp")
+            write_folder(target, sealed, scratch=self.root / SCRATCH)
             return read_session(target)
         except FileExistsError:
             return _committed_before(target, sha256(sealed[MANIFEST]))
