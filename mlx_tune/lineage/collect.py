@@ -7,8 +7,6 @@ the trash for thirty days, but for checkpoints of runs that became sessions and 
 from __future__ import annotations
 
 import re
-import secrets
-import shutil
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError
 from mlx_tune.lineage import head, labels
-from mlx_tune.lineage.atomic import disk_errors, make_folder
+from mlx_tune.lineage.atomic import discard_folder, disk_errors, make_folder
 from mlx_tune.lineage.flush import sync_folder
 from mlx_tune.lineage.runs import CHECKPOINTS, DONE, runs
 from mlx_tune.lineage.sealed import entries
@@ -62,14 +60,15 @@ def collect(store: Store, *, today: date, dry_run: bool = False) -> Collected:
     """
     with store.training("gc"), store.locked("gc"):
         _need_whole(store)
-        marked = _marked(store)
+        marked, scratch = _marked(store), store.root / SCRATCH
         old = _deletable(store, today)
         freed_bytes = sum(map(_size_bytes, old))
         if not dry_run:
             for path in marked:
                 _to_trash(store, path, today)
             for path in old:
-                _delete(store, path)
+                # It leaves its place first: without locks, a draft may become a session meanwhile.
+                discard_folder(path, scratch=scratch, safe="nothing else was touched")
             _drop_stale_marks(store)
     return Collected(
         moved=tuple(path.name for path in marked),
@@ -153,21 +152,6 @@ def _free(path: Path) -> Path:
         count += 1
         path = path.with_name(f"{path.name.removesuffix(f'~{count - 1}')}~{count}")
     return path
-
-
-def _delete(store: Store, path: Path) -> None:
-    """Delete what may go, renamed first: without locks, a draft may become a session meanwhile."""
-    doomed = store.root / SCRATCH / secrets.token_hex(8)
-    with disk_errors("delete", path, "nothing else was touched"):
-        make_folder(doomed.parent)
-        try:
-            path.rename(doomed)
-        except FileNotFoundError:  # it is in its place by now, or others delete it
-            return
-        if doomed.is_dir() and not doomed.is_symlink():
-            shutil.rmtree(doomed)
-        else:
-            doomed.unlink()
 
 
 def _drop_stale_marks(store: Store) -> None:

@@ -36,7 +36,9 @@ def from_json(data: bytes, place: Path | str) -> dict[str, Any]:
         DamagedStoreError: The bytes are no such JSON; the place says where.
     """
     try:
-        record = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse)
+        record = json.loads(
+            data, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse
+        )
     except (ValueError, RecursionError) as error:
         raise DamagedStoreError(
             f"{place}: not valid JSON ({error}); run `mlx-tune doctor`"
@@ -93,6 +95,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
         raise ValueError(f'the key "{twice}" stands twice')
     return record
+
+
+def _finite(text: str) -> float:
+    """Return a number; one too large for a float would be an infinity that nothing can write."""
+    number = float(text)
+    if math.isinf(number):
+        _refuse(text)
+    return number
 
 
 def _refuse(constant: str) -> None:

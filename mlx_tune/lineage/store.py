@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -253,11 +253,16 @@ class Store:
         """Put another session, or the bare base, in use where HEAD names a damaged one.
 
         Raises:
-            LockedError: Another process is writing.
+            LockedError: Another process is writing, or has moved HEAD to a sound session.
             DamagedStoreError: The chain of ``to`` is broken, or it is not in this store.
             DiskError: As for ``move_head``.
         """
         with self.locked(why):
+            with suppress(DamagedStoreError):
+                raise LockedError(
+                    f"HEAD is on {_shown(self.head())} by now, which is sound, so it was not moved "
+                    f"to {_shown(to)}; look at `mlx-tune log` and decide again"
+                )
             self._move(to, old=self._head_word(self.shelf()), why=why)
 
     def base(self) -> dict[str, Any] | None:
