@@ -48,7 +48,7 @@ def state(root: Path) -> dict[str, bytes | str]:
         elif path.is_dir():
             found[name + "/"] = ""
         else:
-            found[name] = path.read_bytes()
+            found[name] = path.read_bytes() if path.is_file() else "no regular file"
     return found
 
 

@@ -35,6 +35,7 @@ def write_folder(
     files: Mapping[str, bytes],
     *,
     scratch: Path | None = None,
+    replace: bool = False,
     safe: str = UNTOUCHED,
 ) -> None:
     """Write a flat folder so that it appears under its name whole and durable, or not at all.
@@ -44,10 +45,11 @@ def write_folder(
         files: Each file's name and bytes.
         scratch: Where the unfinished folder lies, on the same file system; default ``.tmp`` beside
             the target.
+        replace: Whether what is at ``target`` makes way, once the new folder is written whole.
         safe: What a failure leaves as it was, for the error's text.
 
     Raises:
-        FileExistsError: Something is at ``target`` already.
+        FileExistsError: Something is at ``target`` already, and is not to be replaced.
         DiskError: The disk is full, read-only or failing; ``target`` is as it was, or already holds
             the new folder whole where only the last flush failed.
         UsageError: A file's name is not a plain one.
@@ -57,11 +59,13 @@ def write_folder(
     with disk_errors("write", target, safe):
         make_folder(target.parent)
         make_folder(scratch)
-        if os.path.lexists(target):
+        if not replace and os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, "already there", str(target))
         draft = scratch / secrets.token_hex(8)
         try:
             _fill(draft, files)
+            if replace and os.path.lexists(target):
+                discard_folder(target, scratch=scratch, safe=safe)
             _put_in_place(draft, target)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
@@ -126,14 +130,22 @@ def one_line(text: str) -> str:
 def discard_folder(path: Path, *, scratch: Path, safe: str = UNTOUCHED) -> None:
     """Delete a folder; interrupted, it leaves trash in ``scratch``, not half a folder in place.
 
+    A file or a link in its place is deleted too, and where nothing is, nothing is done.
+
     Raises:
         DiskError: The disk is read-only or failing.
     """
     with disk_errors("delete", path, safe):
         make_folder(scratch)
         trash = scratch / secrets.token_hex(8)
-        path.rename(trash)
-        shutil.rmtree(trash)
+        try:
+            path.rename(trash)
+        except FileNotFoundError:
+            return
+        if trash.is_dir() and not trash.is_symlink():
+            shutil.rmtree(trash)
+        else:
+            trash.unlink()
 
 
 def make_folder(path: Path) -> None:

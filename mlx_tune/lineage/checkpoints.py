@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError, UsageError
-from mlx_tune.lineage.atomic import discard_folder, write_folder
-from mlx_tune.lineage.sealed import Sealed, entries, open_sealed, seal
+from mlx_tune.lineage.atomic import discard_folder, disk_errors, write_folder
+from mlx_tune.lineage.flush import sync_folder
+from mlx_tune.lineage.sealed import MANIFEST, Sealed, entries, open_sealed, seal, sha256
 
 KEPT = 2  # the second stands by in case the newest is damaged
 _NAME = re.compile("step-([0-9]{6,})")
@@ -36,6 +37,8 @@ def save(
 ) -> Checkpoint:
     """Write a checkpoint, then delete all but the two newest whole ones and the best.
 
+    The very same one, which a signal right after an epoch's end asks for, is left as it is.
+
     Args:
         folder: Of a run's checkpoints.
         step: Optimizer updates done.
@@ -50,9 +53,14 @@ def save(
     if step < 1:
         raise UsageError(f"checkpoint of step {step}: steps count from 1")
     path = folder / f"step-{step:06d}"
-    if path.exists():  # a resume skipped it as damaged, went on from an older one and is back
-        discard_folder(path, scratch=scratch)
-    write_folder(path, seal(files), scratch=scratch)
+    sealed = seal(files)
+    if _is_whole(path, sha256(sealed[MANIFEST])):
+        with disk_errors(
+            "write", path
+        ):  # the last flush of the attempt that wrote it may have failed
+            sync_folder(folder)
+    else:  # one that is there was skipped as damaged by a resume, which went on from an older one
+        write_folder(path, sealed, scratch=scratch, replace=True)
     _discard_old(folder, path, scratch, best)
     return _open(path)
 
@@ -79,13 +87,12 @@ def at(folder: Path, step: int) -> Checkpoint:
 
 def _discard_old(folder: Path, saved: Path, scratch: Path, best: int | None) -> None:
     whole = 1  # the one just saved was read back
+    kept = {saved.name, f"step-{best or 0:06d}"}
     for path in _paths(folder):
-        if path == saved or path.name == f"step-{best or 0:06d}":
-            continue
-        if whole >= KEPT:
+        if whole < KEPT:
+            whole += path != saved and _is_whole(path)
+        elif path.name not in kept:
             discard_folder(path, scratch=scratch, safe="the new checkpoint is saved")
-        elif _is_whole(path):
-            whole += 1
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -110,9 +117,9 @@ def _open_whole(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: Path, identity: str | None = None) -> bool:
+    """Say whether every byte is right, and whether it is the one of an id, if one is given."""
     try:
-        _open_whole(path)
+        return _open_whole(path).id == identity or identity is None
     except DamagedStoreError:
         return False
-    return True

@@ -7,22 +7,26 @@ the trash for thirty days, but for checkpoints of runs that became sessions and 
 from __future__ import annotations
 
 import re
-import shutil
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError
 from mlx_tune.lineage import head, labels
-from mlx_tune.lineage.atomic import disk_errors, make_folder
+from mlx_tune.lineage.atomic import discard_folder, disk_errors, make_folder
 from mlx_tune.lineage.flush import sync_folder
 from mlx_tune.lineage.runs import CHECKPOINTS, DONE, runs
-from mlx_tune.lineage.store import Store
+from mlx_tune.lineage.sealed import entries
+from mlx_tune.lineage.store import SCRATCH, Store
 from mlx_tune.lineage.verify import verify
 
 TRASH = "trash"
 KEPT_DAYS = 30
-_DATED = re.compile(r"(\d{4}-\d\d-\d\d)-.+")
+# What a collection calls what it moves; anything else in the trash is not its to delete.
+_DATED = re.compile(r"(\d{4}-\d\d-\d\d)-\d{4,}-[a-z0-9-]+-[0-9a-f]{8}(~\d+)?", re.ASCII)
+_DRAFT = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +54,21 @@ def collect(store: Store, *, today: date, dry_run: bool = False) -> Collected:
         dry_run: Only say what would be done.
 
     Raises:
-        DamagedStoreError: Something in the store is damaged; nothing was moved.
+        DamagedStoreError: Something in the store is damaged, or HEAD is lost; nothing was moved.
         LockedError: A training is going on, or another process is writing.
         DiskError: The disk is read-only or failing; what was not moved is where it was.
     """
     with store.training("gc"), store.locked("gc"):
         _need_whole(store)
-        marked = _marked(store)
+        marked, scratch = _marked(store), store.root / SCRATCH
         old = _deletable(store, today)
         freed_bytes = sum(map(_size_bytes, old))
         if not dry_run:
             for path in marked:
                 _to_trash(store, path, today)
             for path in old:
-                _delete(path)
+                # It leaves its place first: without locks, a draft may become a session meanwhile.
+                discard_folder(path, scratch=scratch, safe="nothing else was touched")
             _drop_stale_marks(store)
     return Collected(
         moved=tuple(path.name for path in marked),
@@ -76,8 +81,11 @@ def _need_whole(store: Store) -> None:
     """Refuse while anything is damaged: what looks unneeded may be the only good copy."""
     found = verify(store)
     problems = [*found.problems]
-    if head.exists(store.root) and head.read(store.root) is None:
-        problems.append(f"{store.root / head.HEAD} is garbage; `mlx-tune rollback --to` a session")
+    if store.head_is_lost():
+        problems.append(
+            f"{store.root / head.HEAD} is missing or names no session here; "
+            "`mlx-tune rollback --to` the one in use"
+        )
     if problems:
         raise DamagedStoreError(
             f"gc moved nothing, for something is damaged: {'; '.join(problems)}"
@@ -89,25 +97,33 @@ def _marked(store: Store) -> list[Path]:
 
     A mark does not suffice: without locks, somebody may have trained on the session meanwhile.
     """
+    found = store.shelf()
     marks = set(labels.read(store.root / labels.REMOVED).values())
-    tagged = set(labels.read(store.root / labels.TAGS).values())
-    sessions = store.sessions()
-    in_use = store.head()
-    roots = [s for s in sessions if s.id not in marks or s.id in tagged or s == in_use]
-    needed = {member.id for root in roots for member in store.chain(root)}
+    named = _named(store)
+    needed: set[str] = set()
+    for session in found.sound.values():
+        if session.id not in marks or session.id in named:
+            needed.update(member.id for member in found.chain(session))
     # By number, and a child's is greater than its parent's.
-    return [session.path for session in reversed(sessions) if session.id not in needed]
+    return [s.path for s in reversed(list(found.sound.values())) if s.id not in needed]
+
+
+def _named(store: Store) -> set[str | None]:
+    """Return the ids that HEAD, tags and unfinished runs name."""
+    in_use = store.head()
+    unfinished = [run.record.get("parent") for run in runs(store.root) if run.is_unfinished]
+    tagged = labels.read(store.root / labels.TAGS).values()
+    return {in_use.id if in_use else None, *unfinished, *tagged}
 
 
 def _deletable(store: Store, today: date) -> list[Path]:
-    scratch, trash = store.root / ".tmp", store.root / TRASH
-    litter = sorted(scratch.iterdir()) if scratch.is_dir() else []
-    dated = sorted(trash.iterdir()) if trash.is_dir() else []
+    scratch = store.root / SCRATCH
+    drafts = [] if scratch.is_symlink() else entries(scratch)  # a link may lead to a person's files
     ended = [r.path / CHECKPOINTS for r in runs(store.root) if r.record.get("phase") == DONE]
     return [
-        *(path for path in dated if _is_old(path, today)),
+        *(path for path in entries(store.root / TRASH) if _is_old(path, today)),
         *(path for path in ended if path.is_dir()),
-        *litter,
+        *(path for path in drafts if _DRAFT.fullmatch(path.name)),
     ]
 
 
@@ -138,14 +154,6 @@ def _free(path: Path) -> Path:
     return path
 
 
-def _delete(path: Path) -> None:
-    with disk_errors("delete", path, "nothing else was touched"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def _drop_stale_marks(store: Store) -> None:
     """Take away marks whose session has left: a collection that was killed leaves them."""
     here = {session.id for session in store.sessions()}
@@ -155,6 +163,10 @@ def _drop_stale_marks(store: Store) -> None:
 
 
 def _size_bytes(path: Path) -> int:
-    if not path.is_dir() or path.is_symlink():
-        return path.lstat().st_size
-    return sum(inner.lstat().st_size for inner in path.rglob("*") if inner.is_file())
+    """Return how many bytes of files lie there, none where it has gone meanwhile."""
+    size_bytes = 0
+    for inner in [path, *([] if path.is_symlink() else path.rglob("*"))]:
+        with suppress(FileNotFoundError):
+            status = inner.lstat()
+            size_bytes += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return size_bytes

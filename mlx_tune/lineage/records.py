@@ -38,7 +38,9 @@ def from_json(data: bytes, place: Path | str) -> dict[str, Any]:
     try:
         # Decoded here: json itself would take UTF-16 as well.
         text = data.decode("utf-8")
-        record = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        record = json.loads(
+            text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse
+        )
     except (ValueError, RecursionError) as error:
         raise DamagedStoreError(
             f"{place}: not valid JSON ({error}); run `mlx-tune doctor`"
@@ -95,6 +97,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
         raise ValueError(f'the key "{twice}" stands twice')
     return record
+
+
+def _finite(text: str) -> float:
+    """Return a number; one too large for a float would be an infinity that nothing can write."""
+    number = float(text)
+    if math.isinf(number):
+        _refuse(text)
+    return number
 
 
 def _refuse(constant: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_tune.errors import DamagedStoreError, UsageError
+from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.lineage.head import BASE
 from mlx_tune.lineage.sealed import entries
 from mlx_tune.lineage.session import Session, quoted, read_session
@@ -23,7 +24,7 @@ class Shelf:
 
     Attributes:
         sound: By id, in order of number, then id.
-        damaged: Why, by the eight digits of the id that end the folder's name.
+        damaged: Why, by the folder's name, which ends with eight digits of the id.
     """
 
     sound: Mapping[str, Session]
@@ -31,7 +32,7 @@ class Shelf:
 
     def holds(self, word: str) -> bool:
         """Say whether an id, or ``base``, names something here, be it damaged."""
-        return word == BASE or word in self.sound or word[:8] in self.damaged
+        return word == BASE or word in self.sound or self._damage(word) is not None
 
     def session(self, word: str) -> Session | None:
         """Return the session of an id that the shelf holds, or None for ``base``.
@@ -41,9 +42,13 @@ class Shelf:
         """
         if word == BASE:
             return None
-        if word not in self.sound:
-            raise self.damaged[word[:8]]
+        if word not in self.sound and (error := self._damage(word)):
+            raise error
         return self.sound[word]
+
+    def _damage(self, word: str) -> DamagedStoreError | None:
+        """Return what is wrong with the session of an id, if it is here and not sound."""
+        return next((e for name, e in self.damaged.items() if name.endswith(word[:8])), None)
 
     def parent(self, session: Session) -> Session | None:
         """Return a session's parent, or None for the bare base.
@@ -98,8 +103,12 @@ def scan(root: Path) -> Shelf:
     for path in entries(root / SESSIONS):
         try:
             sound.append(read_session(path))
-        except DamagedStoreError as error:
-            damaged[path.name[-8:]] = error
+        except (DamagedStoreError, DiskError) as error:
+            if not os.path.lexists(path):  # a collection moved it while it was read
+                continue
+            if isinstance(error, DiskError):
+                raise
+            damaged[path.name] = error
     sound.sort(key=lambda session: (session.number, session.id))
     return Shelf(sound={session.id: session for session in sound}, damaged=damaged)
 

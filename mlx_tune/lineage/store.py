@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mlx_tune.lineage.session import (
 )
 from mlx_tune.lineage.shelf import SESSIONS, Shelf
 
+SCRATCH = ".tmp"
 LOCK = "lock"
 TRAINING_LOCK = "training.lock"
 PATIENCE_SECONDS = 20.0  # for another's write, which takes as long as a flush or two
@@ -73,6 +74,12 @@ class Store:
         except DamagedStoreError as error:
             good = self._newest_sound(found)
             raise DamagedStoreError(f"{error}; HEAD names it, so {way_back(good)}") from error
+
+    def head_is_lost(self) -> bool:
+        """Say whether HEAD is missing or names no session here, so that ``head`` rebuilds it."""
+        found = self.shelf()
+        word = head.read(self.root)
+        return not self._is_new(found) and (word is None or not found.holds(word))
 
     def sessions(self) -> list[Session]:
         """Return the sound sessions by number, then id; ``notes`` says which are damaged."""
@@ -249,11 +256,16 @@ class Store:
         """Put another session, or the bare base, in use where HEAD names a damaged one.
 
         Raises:
-            LockedError: Another process is writing.
+            LockedError: Another process is writing, or has moved HEAD to a sound session.
             DamagedStoreError: The chain of ``to`` is broken, or it is not in this store.
             DiskError: As for ``move_head``.
         """
         with self.locked(why):
+            with suppress(DamagedStoreError):
+                raise LockedError(
+                    f"HEAD is on {_shown(self.head())} by now, which is sound, so it was not moved "
+                    f"to {_shown(to)}; look at `mlx-tune log` and decide again"
+                )
             self._move(to, old=self._head_word(self.shelf()), why=why)
 
     def base(self) -> dict[str, Any] | None:
@@ -273,6 +285,9 @@ class Store:
         """Return the id, or ``base``, that HEAD holds, rebuilt where it is missing or garbage."""
         word = head.read(self.root)
         return word if word is not None and found.holds(word) else self._rebuilt_head(found)
+
+    def _is_new(self, found: Shelf) -> bool:
+        return not head.exists(self.root) and not found.sound and not found.damaged
 
     def _newest_sound(self, found: Shelf) -> Session | None:
         """Return the last session HEAD stood on that can be gone back to; None for the base."""
@@ -295,7 +310,7 @@ class Store:
 
     def _rebuilt_head(self, found: Shelf) -> str:
         """Return where HEAD most likely stood, and note it unless the store is new."""
-        if not head.exists(self.root) and not found.sound and not found.damaged:
+        if self._is_new(found):
             return BASE
         # A removed session is never HEAD, so a line that ends on one is not the last move made.
         removed = self._removed()
@@ -327,13 +342,13 @@ class Store:
             make_folder(self.root)
         store_format.write(self.root)
         # Before the first session, so that a missing HEAD beside sessions is always a loss.
-        if not head.exists(self.root) and not found.sound and not found.damaged:
+        if self._is_new(found):
             head.write(self.root, BASE)
 
     def _write(self, name: str, sealed: Mapping[str, bytes]) -> Session:
         target = self.root / SESSIONS / name
         try:
-            write_folder(target, sealed, scratch=self.root / ".tmp")
+            write_folder(target, sealed, scratch=self.root / SCRATCH)
             return read_session(target)
         except FileExistsError:
             return _committed_before(target, sha256(sealed[MANIFEST]))

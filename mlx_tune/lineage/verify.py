@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from mlx_tune.errors import DamagedStoreError, MlxTuneError
@@ -10,6 +10,7 @@ from mlx_tune.lineage import head, labels
 from mlx_tune.lineage.runs import runs
 from mlx_tune.lineage.sealed import MANIFEST
 from mlx_tune.lineage.session import Session
+from mlx_tune.lineage.shelf import Shelf
 from mlx_tune.lineage.store import Store
 
 
@@ -33,16 +34,11 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     error: MlxTuneError | None = None
 
-    def add(self, check: Callable[[], object]) -> bool:
-        """Make a check, and keep what it raises; say whether it passed."""
-        try:
-            check()
-        except DamagedStoreError as error:
-            if str(error) not in self.problems:
-                self.problems.append(str(error))
-            self.error = self.error or error
-            return False
-        return True
+    def add(self, error: MlxTuneError) -> None:
+        """Keep a problem; one that was found before is said once."""
+        if str(error) not in self.problems:
+            self.problems.append(str(error))
+        self.error = self.error or error
 
 
 def verify(store: Store) -> Findings:
@@ -55,29 +51,47 @@ def verify(store: Store) -> Findings:
     found = Findings()
     shelf = store.shelf()
     for error in shelf.damaged.values():
-        found.problems.append(str(error))
-        found.error = found.error or error
+        found.add(error)
+    intact = {session.id for session in shelf.sound.values() if _is_intact(session, found)}
     for session in shelf.sound.values():
-        _check_session(store, session, found)
-    found.add(store.head)
-    found.notes += store.notes
-    _check_log(store, found)
+        _count(session, shelf, intact, found)
+    _check_head(store, found)
     _check_labels(store, set(shelf.sound), found)
     _check_runs(store, found)
     return found
 
 
-def _check_session(store: Store, session: Session, found: Findings) -> None:
-    passed = found.add(session.verify)
-    passed = found.add(lambda: store.chain(session)) and passed
-    if passed:
+def _is_intact(session: Session, found: Findings) -> bool:
+    """Check every byte of a session; one that was collected meanwhile is not damaged."""
+    try:
+        session.verify()
+    except DamagedStoreError as error:
+        if session.path.exists():
+            found.add(error)
+        return False
+    return True
+
+
+def _count(session: Session, shelf: Shelf, intact: Set[str], found: Findings) -> None:
+    """Count a session if all that it stands on is whole."""
+    try:
+        chain = shelf.chain(session)
+    except DamagedStoreError as error:
+        found.add(error)
+        return
+    if all(member.id in intact for member in chain):
         found.sessions += 1
         names = [*session.hashes, MANIFEST]
         found.files += len(names)
         found.size_bytes += sum((session.path / name).stat().st_size for name in names)
 
 
-def _check_log(store: Store, found: Findings) -> None:
+def _check_head(store: Store, found: Findings) -> None:
+    try:
+        store.head()
+    except DamagedStoreError as error:
+        found.add(error)
+    found.notes += store.notes
     torn = head.torn_lines(store.root)
     if torn:
         shown = ", ".join(map(str, torn))

@@ -320,6 +320,20 @@ def test_a_persons_file_called_latest_is_not_removed(store, root):
     assert (root / "latest").read_bytes() == b"mine"
 
 
+def test_leaving_a_damaged_head_does_not_undo_anothers_way_out(store, root):
+    first, second = train(store, "cs"), train(store, "dining")
+    whole = (second.path / "session.json").read_bytes()
+    (second.path / "session.json").write_bytes(b"{}")
+    Store.open(root).leave_damaged_head(None, why="theirs")
+    (second.path / "session.json").write_bytes(whole)
+    assert message(LockedError, lambda: store.leave_damaged_head(first, why="ours")) == (
+        f"HEAD is on base by now, which is sound, so it was not moved to {first.folder_name}; "
+        "look at `mlx-tune log` and decide again"
+    )
+    assert store.head() is None
+    assert moves(root)[-1] == (second.id, "base", "theirs")
+
+
 def test_links_are_never_trusted_and_their_failure_is_ignored(store, root):
     first = train(store, "cs")
     (root / "latest").unlink()
