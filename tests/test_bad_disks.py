@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab import Lab, facts
-from mlx_tune.lineage import atomic, flush
+from mlx_tune.lineage import atomic, flush, head
 from mlx_tune.lineage.runs import Run, runs
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
@@ -91,7 +91,7 @@ class Undisturbed:
         adapter: What it ended with.
         calls: To the disk, in order.
         saved: How many of them had been made when each checkpoint was announced.
-        moved: How many when HEAD had moved.
+        moved: How many when HEAD had moved and the move was logged.
     """
 
     before: Path
@@ -122,7 +122,7 @@ def undisturbed(tmp_path_factory, tiny_base) -> Undisturbed:
         lab.train(lab.data("one", facts("one", 2)), epochs=1, rank=2)
         before = shutil.copytree(lab.store, folder / "before", symlinks=True)
         patch.setattr(Run, "save_checkpoint", counted(Run.save_checkpoint, saved))
-        patch.setattr(Store, "move_head", counted(Store.move_head, moved))
+        patch.setattr(head, "log", counted(head.log, moved))
         with disk.under(patch):
             # Micro-batches as the command line's rules have them: the adapter must be the same.
             flags = {"epochs": 2, "rank": 2, "batch_size": None, "grad_accumulation": None}
@@ -167,9 +167,9 @@ def trial(undisturbed, tmp_path, monkeypatch, mlx_tune_command):
             _go_on(store, one)
         else:
             assert (code, errors) == (0, []), said
-        head = store.head()
-        assert (head.name, head.parent, store.sessions()) == ("two", one.id, [one, head])
-        assert head.read("adapters.safetensors") == undisturbed.adapter
+        two = store.head()
+        assert (two.name, two.parent, store.sessions()) == ("two", one.id, [one, two])
+        assert two.read("adapters.safetensors") == undisturbed.adapter
         assert verify(store).problems == []
         return code
 

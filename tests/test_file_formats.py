@@ -1,0 +1,143 @@
+"""docs/file-formats.md says what each key of each file is, and names none that is gone."""
+
+import json
+import re
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from lab import Heard, Lab, facts
+from mlx_tune.lineage import lock
+from mlx_tune.lineage.collect import collect
+from mlx_tune.lineage.removal import remove
+from mlx_tune.lineage.store import Store
+from mlx_tune.lineage.tags import tag
+from mlx_tune.settings import FIELDS
+
+PAGE = (Path(__file__).parents[1] / "docs" / "file-formats.md").read_text(encoding="utf-8")
+
+
+def documented(title: str) -> set[str]:
+    """Return the keys in the tables of a section, up to the next heading of any level."""
+    section = re.split(r"^#+ ", PAGE.split(f"# `{title}`\n", 1)[1], maxsplit=1, flags=re.M)[0]
+    return leaves(set(re.findall(r"^\| `([^`]+)` \|", section, flags=re.M)))
+
+
+def keys(value: object, path: str = "") -> set[str]:
+    """Return the places inside a value: ``a.b``, ``a[].b``; settings are all one."""
+    found = set()
+    if isinstance(value, dict):
+        for key, child in value.items():
+            key = "SETTING" if path == "sizing" else key
+            found |= keys(child, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        found = set().union(*(keys(item, f"{path}[]") for item in value))
+    return leaves(found or {path})
+
+
+def leaves(places: set[str]) -> set[str]:
+    """Leave out what holds other places: the page may explain it, and need not."""
+    return {p for p in places if not any(q.startswith((f"{p}.", f"{p}[]")) for q in places)}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, tiny_base) -> Store:
+    """A store with everything in it: a tag, a mark, trash, an interrupted run."""
+    from mlx_tune.models import runtime
+
+    folder = tmp_path_factory.mktemp("formats")
+    with pytest.MonkeyPatch.context() as patch:  # those of conftest.py are too late for a module
+        patch.setenv("MLX_TUNE_CACHE", str(folder / "cache"))
+        patch.setattr(runtime, "can_compile", lambda: False)
+        lab = Lab(root=folder, base=tiny_base)
+        store = Store.open(lab.store)
+        sessions = []
+        for name in ("one", "two", "three"):
+            reworded = lab.data(name, facts(name, 2), paraphrases=["And where?"])
+            sessions.append(lab.train(reworded, epochs=1, rank=2).session)
+            if name != "one":
+                store.move_head(sessions[0], expected=sessions[-1], why="rollback")
+        one, two, three = sessions
+        tag(store, "best", one)
+        remove(store, two)
+        collect(store, today=date(2026, 11, 23))
+        remove(store, three)
+        with pytest.raises(KeyboardInterrupt):
+            lab.train(lab.data("four", facts("four", 2)), heard=Heard(stop_after=1))
+    return store
+
+
+def found(store: Store, pattern: str) -> set[str]:
+    """Return the keys of every JSON object in the files of a pattern."""
+    objects = []
+    for path in store.root.glob(pattern):
+        text = path.read_text(encoding="utf-8")
+        objects += (
+            map(json.loads, text.splitlines()) if path.suffix == ".jsonl" else [json.loads(text)]
+        )
+    assert objects, pattern
+    places = leaves(set().union(*map(keys, objects)))  # null in one, an object in another
+    # The page says once what a score holds.
+    return {re.sub(r"paraphrases\..*", "paraphrases", place) for place in places}
+
+
+@pytest.mark.parametrize(
+    ("title", "pattern"),
+    [
+        ("format.json", "format.json"),
+        ("adapter_config.json", "sessions/*/adapter_config.json"),
+        ("session.json", "sessions/*/session.json"),
+        ("run.json", "runs/*/run.json"),
+        ("metrics.jsonl", "runs/*/metrics.jsonl"),
+        ("state.json", "runs/*/checkpoints/*/state.json"),
+    ],
+)
+def test_every_key_of_a_file_is_on_the_page_and_no_other(store, title, pattern):
+    assert documented(title) == found(store, pattern)
+
+
+def test_settings_are_explained_on_their_own_page(store):
+    sizing = store.head().record["sizing"]
+    assert sizing.keys() <= FIELDS.keys()
+
+
+def test_every_key_of_the_json_that_log_prints_is_on_the_page(store, mlx_tune_command):
+    logged = json.loads(mlx_tune_command("log", "--json", "--store", store.root)[1])
+    logged["damaged"] = [{"id": "", "problem": ""}]
+    assert documented("log --json") == keys(logged)
+
+
+def test_a_held_lock_says_what_the_page_says(tmp_path):
+    with lock.hold(tmp_path / "lock", what="train cs"):
+        signed = json.loads((tmp_path / "lock").read_text())
+    assert keys(signed) == documented("lock` and `training.lock")
+
+
+@pytest.mark.parametrize("ref", ["one", "three"])
+def test_a_session_holds_the_files_that_the_page_lists(store, ref):
+    tree = PAGE.split("```")[1]
+    names = {path.name for path in store.find(ref).path.iterdir()}
+    assert names <= set(tree.split())
+    assert re.findall("the (.+?) files below", PAGE) == ["five"]
+    assert len(names) == 5
+
+
+def test_everything_in_a_store_is_on_the_page(store):
+    """Whatever a store has at its top, and in a run, has a heading or a place in the tree."""
+    for path in [*store.root.iterdir(), *store.root.glob("runs/*/*")]:
+        assert re.search(rf"^#+ .*`{re.escape(path.name)}/?`", PAGE, flags=re.M), path.name
+
+
+def test_head_log_is_of_the_form_that_the_page_gives(store):
+    time, word = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "(base|[0-9a-f]{64})"
+    lines = (store.root / "HEAD.log").read_text().splitlines()
+    assert lines
+    for line in lines:
+        assert re.fullmatch(f"{time} {word} {word} .*", line)
+
+
+def test_the_page_is_linked_from_the_readme_and_the_architecture():
+    root = Path(__file__).parents[1]
+    for page in ("README.md", "docs/architecture.md"):
+        assert "file-formats.md)" in (root / page).read_text(encoding="utf-8"), page
