@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from faults import disks, operations, traced
-from faults.operations import ALL
+from faults import broken, disks, traced
+from faults.broken import ALL
 from faults.state import TIME, State, observe, violations, violations_when_done_again
 from faults.traced import Call, Outcome
 
@@ -167,7 +167,7 @@ def changes_the_disk(call: Call) -> bool:
 def flushed_files(operation: str) -> list[str]:
     """Return the names of the files that an operation flushes, in order."""
     with copied(operation) as root:
-        return operations.flushed_files(operation, root)
+        return broken.flushed_files(operation, root)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -10,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from faults import cases, traced
+from faults import cases, disks, traced
 
 TALLY = pytest.StashKey[list[str]]()
 MEMORY = Path("/dev/shm")
@@ -26,8 +27,8 @@ def workers() -> Iterator[ProcessPoolExecutor]:
 @pytest.fixture(scope="module")
 def workers_with_disks() -> Iterator[ProcessPoolExecutor]:
     """Two processes that can, besides, mount disks."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a disk image needs root")
+    if reason := disks.why_no_mounts():
+        pytest.skip(reason)
     with _pool(cases.work_with_disks_in) as pool:
         yield pool
 
@@ -47,6 +48,8 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
 
 @contextmanager
 def _pool(prepare: Callable[[Path], None]) -> Iterator[ProcessPoolExecutor]:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("strace and mounted disk images are Linux's")
     # In memory where there is such a folder: a disk's own flushes, thousands of them, are not on
     # trial here. The processes are new ones, not forks of this one, which holds MLX.
     parent = MEMORY if os.access(MEMORY, os.W_OK) else None

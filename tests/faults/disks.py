@@ -44,8 +44,6 @@ FILE_SYSTEMS = {
 
 def why_not(kind: str, folder: Path) -> str | None:
     """Return why no image of a kind can be mounted here, or None."""
-    if os.geteuid() != 0:
-        return "mounting a disk image needs root"
     if not shutil.which(f"mkfs.{kind}"):
         return f"no mkfs.{kind}; on Debian: apt-get install {FILE_SYSTEMS[kind].package}"
     place, image = folder / "tried", folder / "tried.img"
@@ -59,6 +57,19 @@ def why_not(kind: str, folder: Path) -> str | None:
         return f"no {kind} image can be mounted here: {error.stderr.decode().strip()}"
     finally:
         image.unlink(missing_ok=True)
+
+
+def why_no_mounts() -> str | None:
+    """Return why no process here can have mounts of its own, or None."""
+    if os.geteuid() != 0:
+        return "mounting a disk image needs root"
+    try:
+        _run("unshare", "--mount", "true")
+        return None
+    except FileNotFoundError:
+        return "no unshare; on Debian: apt-get install util-linux"
+    except subprocess.CalledProcessError as error:
+        return f"no mounts of one's own here: {error.stderr.decode().strip()}"
 
 
 def leave_the_mounts_of_others_alone() -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_tune.errors import MlxTuneError
@@ -96,7 +96,7 @@ def violations(before: State, after: State, now: State, said: dict[str, str]) ->
         if now.metrics.get(name) not in (before.metrics.get(name), after.metrics.get(name)):
             yield f"metrics lost: {name} has {now.metrics.get(name)} lines"
     if "saved" in said:
-        untrue = now.differences(after, "moves", "metrics")
+        untrue = _deleted(now, after).differences(after, "moves", "metrics")
         yield from (f"announced, but {line}" for line in untrue)
     if any(promise in said.get("error", "") for promise in PROMISES):
         untrue = now.differences(before)
@@ -110,6 +110,15 @@ def violations_when_done_again(before: State, after: State, now: State) -> Itera
     kept, more = now.moves[: len(before.moves)], now.moves[len(before.moves) :]
     if kept != before.moves or any(new != after.head for _, new, _ in more):
         yield f"again, HEAD.log tells of {now.moves}"
+
+
+def _deleted(now: State, after: State) -> State:
+    """Return a state without what should be gone and is back, which is no loss."""
+    runs = dict(now.runs)
+    for name, (*rest, checkpoint) in after.runs.items():
+        if checkpoint is None and name in runs:
+            runs[name] = (*runs[name][: len(rest)], None)
+    return replace(now, trash=now.trash & after.trash, runs=runs)
 
 
 def _short(value: object) -> str:
@@ -127,6 +136,7 @@ def _whole(folder: Path, read: Callable, damage: list[str]) -> Iterator[str]:
 
 
 def _attempt(run: Run, damage: list[str]) -> tuple[object, ...]:
+    list(_whole(run.path / "checkpoints", open_sealed, damage))
     newest = run.newest_checkpoint()
     damage += run.notes
     record = {key: value for key, value in run.record.items() if key != "created"}
