@@ -1,7 +1,10 @@
 """A small store of made-up sessions, and what tests ask about one."""
 
 import errno
+import json
 import os
+import random
+import struct
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,28 @@ REFUSED = {"verdict": "refuse", "base": BASE}
 
 
 def commit(store: Store, name: str, parent: Session | None = None, **record: object) -> Session:
-    files = {"adapters.safetensors": name.encode() * 9, "data.jsonl": b"{}\n"}
+    files = {**adapter_files(name), "data.jsonl": b"{}\n"}
     return store.commit(name=name, parent=parent, record=record or PROMOTED, files=files)
+
+
+def adapter_files(name: str, width: int = 2) -> dict[str, bytes]:
+    """Return the two files of an adapter of rank 1 on one layer, its numbers drawn from a name."""
+    numbers = random.Random(name)
+    half = 4 * width
+    header = {
+        f"model.layers.0.q_proj.{leaf}": {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+        for leaf, shape, offsets in (
+            ("lora_a", [width, 1], [0, half]),
+            ("lora_b", [1, width], [half, 2 * half]),
+        )
+    }
+    text = json.dumps(header).encode()
+    data = b"".join(struct.pack("<f", numbers.random()) for _ in range(2 * width))
+    config = {"fine_tune_type": "lora", "lora_parameters": {"rank": 1, "scale": 2.0}}
+    return {
+        "adapters.safetensors": struct.pack("<Q", len(text)) + text + data,
+        "adapter_config.json": json.dumps(config).encode(),
+    }
 
 
 def train(store: Store, name: str, **record: object) -> Session:

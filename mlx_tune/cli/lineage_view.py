@@ -31,7 +31,7 @@ class Lineage:
         in_use: Ids of HEAD and of what it stands on, as far up as the chain is whole.
         tags: Names by id.
         removed: Ids of the sessions that are marked.
-        damaged: Why, by the eight digits of the id that end a folder's name.
+        damaged: Why, by the folder's name.
         moves: Of HEAD, oldest first.
         notes: What a person should be told.
         error: Why HEAD's chain cannot be used; None where it can.
@@ -74,7 +74,7 @@ def look(store: Store) -> Lineage:
         in_use=_in_use(shelf.sound, word),
         tags=names,
         removed=frozenset(removed(store)),
-        damaged={digits: str(damage) for digits, damage in shelf.damaged.items()},
+        damaged={name: str(damage) for name, damage in shelf.damaged.items()},
         moves=head.moves(store.root),
         notes=list(store.notes),
         error=error,
@@ -112,7 +112,7 @@ def to_json(lineage: Lineage) -> dict[str, Any]:
         "base": lineage.base,
         "sessions": [_session_json(session, lineage) for session in lineage.sessions],
         "damaged": [
-            {"id": digits, "problem": problem} for digits, problem in lineage.damaged.items()
+            {"folder": name, "problem": problem} for name, problem in lineage.damaged.items()
         ],
         "moves": [dict(vars(move)) for move in lineage.moves],
     }

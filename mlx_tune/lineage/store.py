@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, LockedError, UsageError
 from mlx_tune.lineage import format as store_format
 from mlx_tune.lineage import head, labels, lock, shelf
+from mlx_tune.lineage.adapter_check import CONFIG_FILE, WEIGHTS_FILE, check_adapter
 from mlx_tune.lineage.atomic import disk_errors, make_folder, write_folder
 from mlx_tune.lineage.flush import sync_folder
 from mlx_tune.lineage.head import BASE
@@ -213,6 +214,8 @@ class Store:
 
         Raises:
             UsageError: A name that is not allowed, or a key or file that is the store's to write.
+            InputError: The adapter holds a NaN or an infinity, or is no pairs of float32 factors.
+            IncompatibleError: The adapter's factors are not of the rank its config names.
             DamagedStoreError: The parent is not in this store, or what lies there is damaged.
             DiskError: The disk is full, read-only or failing; no session half written is left.
         """
@@ -226,6 +229,8 @@ class Store:
         }
         refuse_taken("the record of a session", record, own)
         refuse_taken("the files of a session", files, {SESSION_FILE, MANIFEST})
+        if WEIGHTS_FILE in files:
+            check_adapter(files[WEIGHTS_FILE], files.get(CONFIG_FILE, b""), f"session {name}")
         sealed = seal({**files, SESSION_FILE: to_json({**record, **own}, Path(SESSION_FILE))})
         with self.locked(f"commit {name}"):
             self._prepare(parent)
@@ -261,12 +266,15 @@ class Store:
             DiskError: As for ``move_head``.
         """
         with self.locked(why):
-            with suppress(DamagedStoreError):
-                raise LockedError(
-                    f"HEAD is on {_shown(self.head())} by now, which is sound, so it was not moved "
-                    f"to {_shown(to)}; look at `mlx-tune log` and decide again"
-                )
-            self._move(to, old=self._head_word(self.shelf()), why=why)
+            try:
+                current = self.head()
+            except DamagedStoreError:
+                self._move(to, old=self._head_word(self.shelf()), why=why)
+                return
+            raise LockedError(
+                f"HEAD is on {_shown(current)} by now, which is sound, so it was not moved to "
+                f"{_shown(to)}; look at `mlx-tune log` and decide again"
+            )
 
     def base(self) -> dict[str, Any] | None:
         """Return the ``name`` and ``fingerprint`` of the store's base model, None before a session.

@@ -1,9 +1,6 @@
 """Carries a run to a committed session: train, score, commit, move HEAD."""
 
-import gc
 from dataclasses import dataclass
-
-import mlx.core as mx
 
 from mlx_tune.data import read
 from mlx_tune.errors import IncompatibleError, InputError, LockedError
@@ -12,7 +9,7 @@ from mlx_tune.lineage.runs import COMMIT, DONE, FAILED, SCORE
 from mlx_tune.lineage.session import Session
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.workflows.evaluate import SessionRecall, score_sessions
-from mlx_tune.workflows.folded import DATA_FILE, load_folded, read_history
+from mlx_tune.workflows.folded import DATA_FILE, let_go, load_folded, read_history
 from mlx_tune.workflows.job import HELD_OUT_ROWS, Job, Watch
 from mlx_tune.workflows.session_record import session_record
 from mlx_tune.workflows.steps import take_steps
@@ -64,8 +61,7 @@ def _committed(job: Job) -> Session | None:
 
 def _train_and_commit(job: Job, watch: Watch) -> Session:
     adapter, num_layers, scores = take_steps(job, watch)
-    gc.collect()  # the trained model has gone with its frame, before its folded twin comes
-    mx.clear_cache()
+    let_go()  # the trained model has gone with its frame, before its folded twin comes
     job.run.set(phase=SCORE)
     watch.say("asking what was learned, and what was there before…")
     recall = _recall(job, adapter)

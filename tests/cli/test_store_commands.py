@@ -12,6 +12,7 @@ import pytest
 
 from mlx_tune.lineage.collect import collect
 from mlx_tune.lineage.store import Store
+from stores import adapter_files
 
 BASE = {"name": "smollm2-135m", "source": "wheel:small", "fingerprint": "f" * 64}
 LONG = "campus-dining-halls-of-winter-term-2026x"
@@ -34,7 +35,7 @@ def store(tmp_path, monkeypatch) -> Store:
     made = Store.open(Path("adapters"))
 
     def add(name, parent, *numbers, head=True):
-        files = {"adapters.safetensors": b"x" * 1000, "data.jsonl": b"{}\n"}
+        files = {**adapter_files("x"), "data.jsonl": b"{}\n"}
         session = made.commit(name=name, parent=parent, record=record(*numbers), files=files)
         if head:
             made.move_head(session, expected=parent, why=f"train {name}")
@@ -150,7 +151,7 @@ def test_the_way_back_is_right_for_a_session_that_was_collected_twice(store, mlx
         mlx_tune_command("rm", "dining")
         collected = json.loads(mlx_tune_command("gc", "--json")[1])
         assert collected["moved"] == [dining.folder_name]
-        files = {"adapters.safetensors": b"x" * 1000, "data.jsonl": b"{}\n"}
+        files = {**adapter_files("x"), "data.jsonl": b"{}\n"}
         again = store.commit(
             name="dining", parent=store.find("cs"), record=record(20, 7, "ask"), files=files
         )
@@ -194,6 +195,10 @@ def test_a_folder_that_is_no_store_is_named_and_nothing_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
+def id_of(folder_name: str) -> str:
+    return folder_name[-8:]
+
+
 def test_the_base_cannot_be_removed_nor_can_what_is_needed(store, mlx_tune_command):
     assert mlx_tune_command("rm", "base") == (
         2, "", "error: the base model is no session of the store, so it cannot be removed\n",
@@ -201,10 +206,11 @@ def test_the_base_cannot_be_removed_nor_can_what_is_needed(store, mlx_tune_comma
     mlx_tune_command("tag", "best", "cs")
     code, _, error = mlx_tune_command("rm", "cs")
     assert code == 2
+    children = ", ".join(sorted((folder(store, "dining"), folder(store, "housing")), key=id_of))
     assert error == (
-        f"error: {folder(store, 'cs')} was not removed: {folder(store, 'dining')}, "
-        f"{folder(store, 'housing')} was trained on it, remove that first; "
-        "the tag best names it, `mlx-tune tag --delete best` first\n"
+        f"error: {folder(store, 'cs')} was not removed: {children} "
+        "was trained on it, remove that first; the tag best names it, "
+        "`mlx-tune tag --delete best` first\n"
     )
     code, _, error = mlx_tune_command("rm", "HEAD")
     assert code == 2
@@ -217,7 +223,7 @@ def test_the_base_cannot_be_removed_nor_can_what_is_needed(store, mlx_tune_comma
 def test_verify_counts_what_it_read(store, mlx_tune_command):
     code, out, error = mlx_tune_command("verify")
     assert (code, error) == (0, "")
-    assert out.startswith("✓ 4 sessions whole: 16 files, ")
+    assert out.startswith("✓ 4 sessions whole: 20 files, ")
     with (store.root / "HEAD.log").open("a") as file:
         file.write("torn")
     code, out, _ = mlx_tune_command("verify")
@@ -225,7 +231,7 @@ def test_verify_counts_what_it_read(store, mlx_tune_command):
     assert out.splitlines()[1] == "! adapters/HEAD.log: torn lines skipped: 4"
     counted = json.loads(mlx_tune_command("verify", "--json")[1])
     assert counted.keys() == {"sound", "sessions", "files", "size_bytes", "problems", "notes"}
-    assert (counted["sound"], counted["sessions"], counted["files"]) == (True, 4, 16)
+    assert (counted["sound"], counted["sessions"], counted["files"]) == (True, 4, 20)
     held = [p for p in (store.root / "sessions").rglob("*") if p.is_file()]
     assert counted["size_bytes"] == sum(path.stat().st_size for path in held)
 
@@ -236,7 +242,7 @@ def test_verify_ends_with_4_and_a_line_a_problem(store, mlx_tune_command):
     damage(dining / "adapters.safetensors")
     code, out, error = mlx_tune_command("verify")
     assert code == 4
-    assert out.startswith("2 sessions whole: 8 files, ")
+    assert out.startswith("0 sessions whole: 0 files, ")
     first, second = error.splitlines()
     assert first.startswith(f"error: {cs}/data.jsonl: changed after it was written: sha256 is ")
     assert second.startswith(f"       {dining}/adapters.safetensors: changed after it was written")
@@ -337,7 +343,7 @@ def test_log_lists_a_damaged_session_in_a_line_and_ends_well_when_head_is_sound(
     assert out.splitlines()[-1].startswith(f"✗ {path}/session.json: changed after it was written")
     assert "dining" not in out.splitlines()[2]
     (damaged,) = json.loads(mlx_tune_command("log", "--json")[1])["damaged"]
-    assert damaged["id"] == path.name[-8:]
+    assert damaged["folder"] == path.name
     assert damaged["problem"].startswith(f"{path}/session.json: ")
 
 

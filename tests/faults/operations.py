@@ -10,6 +10,7 @@ from pathlib import Path
 from mlx_tune.lineage.runs import Run, runs
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
+from stores import adapter_files
 
 RECORD = {"verdict": "promote", "base": {"name": "small", "fingerprint": "f" * 64}}
 
@@ -110,7 +111,7 @@ OPERATIONS = {
 
 
 def _commit(store: Store, name: str, parent: Session | None) -> Session:
-    files = {"adapters.safetensors": name.encode() * 3000, "data.jsonl": b"{}\n"}
+    files = {**adapter_files(name, width=1200), "data.jsonl": b"{}\n"}
     return store.commit(name=name, parent=parent, record=RECORD, files=files)
 
 

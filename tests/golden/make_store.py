@@ -29,6 +29,11 @@ from mlx_tune.lineage.tags import tag
 UNKNOWN = {"of_a_newer_minor_version": {"kept": ["as it is", 1, 0.5, None, True]}}
 BASE = {"name": "tiny", "fingerprint": "5" * 64}
 START = datetime(2026, 11, 23, 10, 15, 7, tzinfo=UTC)
+CONFIG = {
+    "fine_tune_type": "lora",
+    "num_layers": 1,
+    "lora_parameters": {"rank": 2, "scale": 2.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]},
+}
 
 
 @contextmanager
@@ -73,7 +78,7 @@ def train(store: Store, name: str, seed: int, verdict: str = "promote") -> Sessi
         },
         files={
             "adapters.safetensors": adapter(seed),
-            "adapter_config.json": json.dumps({"num_layers": 1, "rank": 2}).encode() + b"\n",
+            "adapter_config.json": json.dumps(CONFIG).encode() + b"\n",
             "data.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode(),
         },
     )

@@ -23,6 +23,7 @@ from mlx_tune.lineage import head
 from mlx_tune.lineage.atomic import UNTOUCHED
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
+from stores import adapter_files
 
 BASE = {"name": "small", "fingerprint": "f" * 64}
 PROMOTED = {"verdict": "promote", "base": BASE}
@@ -40,7 +41,7 @@ def store(root: Path) -> Store:
 
 
 def commit(store: Store, name: str, parent: Session | None = None, **record: object) -> Session:
-    files = {"adapters.safetensors": name.encode() * 9, "data.jsonl": b"{}\n"}
+    files = {**adapter_files(name), "data.jsonl": b"{}\n"}
     return store.commit(name=name, parent=parent, record=record or PROMOTED, files=files)
 
 

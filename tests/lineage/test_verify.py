@@ -42,7 +42,7 @@ def test_a_sound_store_is_counted_and_nothing_is_said(store, three):
     found = check(store)
     files = [p for p in (store.root / "sessions").rglob("*") if p.is_file()]
     assert (found.problems, found.notes, found.error) == ([], [], None)
-    assert (found.sessions, found.files) == (4, len(files)) == (4, 16)
+    assert (found.sessions, found.files) == (4, len(files)) == (4, 20)
     assert found.size_bytes == sum(path.stat().st_size for path in files)
 
 
@@ -60,7 +60,7 @@ def test_a_flipped_byte_is_located_and_what_stands_on_it_is_not_counted(store, t
     found = check(store)
     (problem,) = found.problems
     assert problem.startswith(f"{place}: changed after it was written: sha256 is ")
-    assert (found.sessions, found.files) == (at, 4 * at)
+    assert (found.sessions, found.files) == (at, 5 * at)
     assert str(found.error) == problem
     assert isinstance(found.error, DamagedStoreError)
 
