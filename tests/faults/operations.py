@@ -5,11 +5,15 @@ A new operation is one line in ``OPERATIONS``: its name, what prepares the store
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
+from mlx_tune.lineage.collect import collect
+from mlx_tune.lineage.removal import remove
 from mlx_tune.lineage.runs import Run, runs
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
+from mlx_tune.lineage.tags import tag
 from stores import adapter_files
 
 RECORD = {"verdict": "promote", "base": {"name": "small", "fingerprint": "f" * 64}}
@@ -89,6 +93,43 @@ def start_a_run(root: Path) -> str:
     return str(run.record["name"])
 
 
+def much_to_collect(root: Path) -> None:
+    """A branch of two to move, a run that became a session, old trash, an unfinished write."""
+    a_run(root)
+    store = Store.open(root)
+    first, second = store.head(), store.find("two")
+    third = _commit(store, "three", second)
+    for session in (third, second):
+        remove(store, session)
+    runs(root)[0].set(phase="done", session=first.id)
+    (root / ".tmp" / "0123456789abcdef").mkdir()
+    (root / ".tmp" / "0123456789abcdef" / "torn").write_bytes(b"x" * 5000)
+    old = _commit(store, "old", first)
+    (root / "trash").mkdir()
+    old.path.rename(root / "trash" / f"2026-01-01-{old.path.name}")
+
+
+def collect_all(root: Path) -> str:
+    collect(Store.open(root), today=date(2026, 11, 23))
+    return "collected"
+
+
+def give_a_tag(root: Path) -> str:
+    store = Store.open(root)
+    session = store.find("two")
+    assert session is not None
+    tag(store, "best", session)
+    return session.id
+
+
+def mark_for_removal(root: Path) -> str:
+    store = Store.open(root)
+    session = store.find("two")
+    assert session is not None
+    remove(store, session)
+    return session.id
+
+
 def enter_a_phase(root: Path) -> str:
     run = runs(root)[0]
     run.set(phase="score")
@@ -107,6 +148,9 @@ OPERATIONS = {
     "checkpoint of the same step": Operation(a_run, save_the_third_step),
     "start of a run": Operation(a_run, start_a_run),
     "record of a run": Operation(a_run, enter_a_phase),
+    "tag": Operation(two_sessions, give_a_tag),
+    "removal": Operation(two_sessions, mark_for_removal),
+    "collection": Operation(much_to_collect, collect_all),
 }
 
 

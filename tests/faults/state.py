@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_tune.errors import MlxTuneError
-from mlx_tune.lineage import head
+from mlx_tune.lineage import head, labels
 from mlx_tune.lineage.atomic import UNTOUCHED
 from mlx_tune.lineage.runs import Run, runs
 from mlx_tune.lineage.sealed import open_sealed
@@ -25,6 +25,7 @@ class State:
     Attributes:
         sessions: The ids of the sessions whose every byte is right.
         trash: The same, of those that lie in the trash.
+        labels: Tags and marks of removal: folder, name, id.
         head: The id HEAD holds, or ``base``; None where a reader must guess.
         moves: HEAD.log, without times.
         runs: By name, the record without its time, the rows, and the id of the newest whole
@@ -35,6 +36,7 @@ class State:
 
     sessions: frozenset[str]
     trash: frozenset[str]
+    labels: frozenset[tuple[str, str, str]]
     head: str | None
     moves: tuple[tuple[str, str, str], ...]
     runs: dict[str, tuple[object, ...]]
@@ -48,7 +50,7 @@ class State:
 
     def differences(self, other: "State", *more: str) -> Iterator[str]:
         """Yield what differs; the logs only where they are named."""
-        for name in ("sessions", "trash", "head", "runs", *more):
+        for name in ("sessions", "trash", "labels", "head", "runs", *more):
             if getattr(self, name) != getattr(other, name):
                 yield f"{name}: {_short(getattr(self, name))}, not {_short(getattr(other, name))}"
 
@@ -64,6 +66,7 @@ def observe(root: Path) -> State:
     return State(
         sessions=sessions,
         trash=trash,
+        labels=frozenset(_labels(root, damage)),
         head=word,
         moves=tuple((move.old, move.new, move.why) for move in head.moves(root)),
         runs=attempts,
@@ -133,6 +136,12 @@ def _whole(folder: Path, read: Callable, damage: list[str]) -> Iterator[str]:
             yield sealed.id
         except MlxTuneError as error:
             damage.append(str(error))
+
+
+def _labels(root: Path, damage: list[str]) -> Iterator[tuple[str, str, str]]:
+    for folder in (labels.TAGS, labels.REMOVED):
+        for name, identity in labels.read(root / folder, damage).items():
+            yield folder, name, identity
 
 
 def _attempt(run: Run, damage: list[str]) -> tuple[object, ...]:
