@@ -55,10 +55,8 @@ def save(
     path = folder / f"step-{step:06d}"
     sealed = seal(files)
     if _is_whole(path, sha256(sealed[MANIFEST])):
-        with disk_errors(
-            "write", path
-        ):  # the last flush of the attempt that wrote it may have failed
-            sync_folder(folder)
+        with disk_errors("write", path):
+            sync_folder(folder)  # the last flush of the attempt that wrote it may have failed
     else:  # one that is there was skipped as damaged by a resume, which went on from an older one
         write_folder(path, sealed, scratch=scratch, replace=True)
     _discard_old(folder, path, scratch, best)

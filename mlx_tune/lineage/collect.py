@@ -61,8 +61,9 @@ def collect(store: Store, *, today: date, dry_run: bool = False) -> Collected:
     with store.training("gc"), store.locked("gc"):
         _need_whole(store)
         marked, scratch = _marked(store), store.root / SCRATCH
-        old = _deletable(store, today)
-        freed_bytes = sum(map(_size_bytes, old))
+        with disk_errors("read", store.root, safe="reading changes nothing"):
+            old = _deletable(store, today)
+            freed_bytes = sum(map(_size_bytes, old))
         if not dry_run:
             for path in marked:
                 _to_trash(store, path, today)

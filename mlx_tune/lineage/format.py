@@ -28,7 +28,7 @@ def check(root: Path) -> None:
         UsageError: The path is a file.
         DiskError: It may not be looked into.
     """
-    with disk_errors("read", root, safe="nothing was changed"):
+    with disk_errors("read", root, safe="reading changes nothing"):
         is_file = root.exists() and not root.is_dir()
     if is_file:
         raise UsageError(f"{root} is not a folder, so no store can be there; name another")

@@ -62,7 +62,7 @@ def drop(folder: Path, name: str) -> None:
     Raises:
         DiskError: The disk is read-only or failing.
     """
-    with disk_errors("delete", folder / name):
+    with disk_errors("delete", folder / name, safe="the label may still be there"):
         (folder / name).unlink(missing_ok=True)
         if folder.is_dir():
             sync_folder(folder)

@@ -86,8 +86,9 @@ class Run:
             DamagedStoreError: run.json is missing or not what was written.
             IncompatibleError: A newer version of mlx-tune wrote it.
         """
-        if not path.is_dir():
-            raise UsageError(f"{path}: no such run; `mlx-tune log` lists those there are")
+        with disk_errors("read", path, safe="reading changes nothing"):
+            if not path.is_dir():
+                raise UsageError(f"{path}: no such run; `mlx-tune log` lists those there are")
         place = path / RUN_FILE
         record = from_json(read_regular(place), place)
         _check_record(record, place)
@@ -159,8 +160,8 @@ class Run:
             DiskError: The disk is full, read-only or failing; the last checkpoint is kept.
         """
         metrics = self.path / METRICS_FILE
-        if metrics.exists():
-            with disk_errors("write", metrics):
+        with disk_errors("write", metrics):
+            if metrics.exists():
                 sync_file(metrics)
                 sync_folder(self.path)
         scratch = self.path.parent.parent / ".tmp"
@@ -202,8 +203,9 @@ def runs(store_root: Path, *, notes: list[str] | None = None) -> list[Run]:
     """
     found: list[Run] = []
     for path in entries(store_root / RUNS):
-        if not path.is_dir():
-            continue
+        with disk_errors("read", path, safe="reading changes nothing"):
+            if not path.is_dir():
+                continue
         try:
             found.append(Run.open(path))
         except DamagedStoreError as error:

@@ -91,8 +91,9 @@ def open_sealed(path: Path) -> Sealed:
         DamagedStoreError: The manifest does not parse; a file is missing, unnamed, or a link, FIFO,
             device or folder.
     """
-    if path.is_symlink() or not path.is_dir():
-        raise DamagedStoreError(f"{path}: not a folder; run `mlx-tune doctor`")
+    with disk_errors("read", path, safe="reading changes nothing"):
+        if path.is_symlink() or not path.is_dir():
+            raise DamagedStoreError(f"{path}: not a folder; run `mlx-tune doctor`")
     text = read_regular(path / MANIFEST)
     hashes = _parse(text, path / MANIFEST)
     problems = _listing_problems(path, hashes)
@@ -123,7 +124,7 @@ def entries(folder: Path) -> list[Path]:
     Raises:
         DiskError: It cannot be read.
     """
-    with disk_errors("read", folder, safe="nothing was changed"):
+    with disk_errors("read", folder, safe="reading changes nothing"):
         if not folder.is_dir():
             return []
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -140,7 +141,7 @@ def read_regular(path: Path, *, most_bytes: int | None = None) -> bytes:
         DamagedStoreError: There is no such file, or it is no regular one, or too large.
         DiskError: It cannot be read.
     """
-    with disk_errors("read", path, safe="nothing was changed"):
+    with disk_errors("read", path, safe="reading changes nothing"):
         try:
             descriptor = os.open(path, _READ)
         except (FileNotFoundError, NotADirectoryError):
@@ -186,7 +187,7 @@ def _parse(text: bytes, place: Path) -> dict[str, str]:
 
 def _listing_problems(path: Path, names: Iterable[str]) -> list[str]:
     found: dict[str, bool] = {}  # whether each is a regular file
-    with disk_errors("read", path, safe="nothing was changed"), os.scandir(path) as entries:
+    with disk_errors("read", path, safe="reading changes nothing"), os.scandir(path) as entries:
         found.update((entry.name, entry.is_file(follow_symlinks=False)) for entry in entries)
     expected = {*names, MANIFEST}
     problems = [f"{name} is missing" for name in sorted(expected - found.keys())]

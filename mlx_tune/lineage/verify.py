@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mlx_tune.errors import DamagedStoreError, MlxTuneError
 from mlx_tune.lineage import head, labels
+from mlx_tune.lineage.atomic import disk_errors
 from mlx_tune.lineage.runs import runs
 from mlx_tune.lineage.sealed import MANIFEST
 from mlx_tune.lineage.session import Session
@@ -83,7 +84,8 @@ def _count(session: Session, shelf: Shelf, intact: Set[str], found: Findings) ->
         found.sessions += 1
         names = [*session.hashes, MANIFEST]
         found.files += len(names)
-        found.size_bytes += sum((session.path / name).stat().st_size for name in names)
+        with disk_errors("read", session.path, safe="reading changes nothing"):
+            found.size_bytes += sum((session.path / name).stat().st_size for name in names)
 
 
 def _check_head(store: Store, found: Findings) -> None:
