@@ -19,7 +19,10 @@ def gc(
     store: StoreOption = STORE,
     json: JsonOption = False,
 ) -> None:
-    """Move removed sessions to the trash, and empty it of what has lain there for 30 days."""
+    """Move removed sessions to the trash; delete trash of 30 days.
+
+    What killed writes left, and checkpoints of runs that became sessions, are deleted too.
+    """
     from mlx_tune.cli.console import print_json, say
     from mlx_tune.workflows.collect import collect
 

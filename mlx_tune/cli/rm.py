@@ -15,7 +15,7 @@ def rm(
     undo: Annotated[bool, typer.Option("--undo", help="Take the mark away again.")] = False,
     store: StoreOption = STORE,
 ) -> None:
-    """Mark a session as removed; it stays where it is until `mlx-tune gc`."""
+    """Mark a session as removed, for `mlx-tune gc` to collect."""
     from mlx_tune.cli.console import say, store_flag
     from mlx_tune.errors import UsageError
     from mlx_tune.lineage.collect import KEPT_DAYS

@@ -18,7 +18,10 @@ def verify(
     store: StoreOption = STORE,
     json: JsonOption = False,
 ) -> None:
-    """Check every byte of every session, HEAD, tags and runs; nothing is changed."""
+    """Check every byte of every session; nothing is changed.
+
+    HEAD, its log, tags, marks and checkpoints of unfinished runs are checked too.
+    """
     from mlx_tune.cli.console import print_json, say
     from mlx_tune.workflows.verify import verify as carry_out
 
