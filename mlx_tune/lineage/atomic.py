@@ -26,6 +26,8 @@ _ADVICE = {
     errno.EACCES: "give yourself the permission or name another store",
     errno.EPERM: "give yourself the permission or name another store",
 }
+# What file systems without hard links say, and those where a file can have no more of them.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -78,7 +80,7 @@ def replace_file(path: Path, data: bytes, *, safe: str = UNTOUCHED) -> None:
     Raises:
         DiskError: The disk is full, read-only or failing; the old file is still there.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    draft = _draft(path)
     with disk_errors("write", path, safe):
         try:
             _write_file(draft, data)
@@ -87,6 +89,24 @@ def replace_file(path: Path, data: bytes, *, safe: str = UNTOUCHED) -> None:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
             raise
+        _sync_name(path)
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Make a file that appears whole, and leave one that is there by now as it is.
+
+    Raises:
+        DiskError: The disk is full, read-only or failing; nothing was made.
+    """
+    draft = _draft(path)
+    with disk_errors("write", path):
+        try:
+            _write_file(draft, data)
+            with suppress(FileExistsError):
+                _link(draft, path)
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
         _sync_name(path)
 
 
@@ -243,6 +263,21 @@ def _put_in_place(draft: Path, target: Path) -> None:
             raise FileExistsError(errno.EEXIST, "already there", str(target)) from error
         raise
     _sync_name(target)
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+def _link(draft: Path, path: Path) -> None:
+    """Give a draft its name, which unlike a rename fails where another has it."""
+    try:
+        path.hardlink_to(draft)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if not os.path.lexists(path):
+            draft.rename(path)
 
 
 def _sync_name(path: Path) -> None:

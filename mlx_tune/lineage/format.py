@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
-from mlx_tune.lineage.atomic import disk_errors, one_line, replace_file
+from mlx_tune.lineage.atomic import create_file, disk_errors, one_line, replace_file
 from mlx_tune.lineage.records import from_json, to_json
 from mlx_tune.lineage.sealed import read_regular
 
@@ -46,7 +46,7 @@ def write(root: Path) -> None:
     """
     place = root / FILE
     if not os.path.lexists(place):
-        replace_file(place, to_json({"version": VERSION, "requires": []}, place))
+        create_file(place, to_json({"version": VERSION, "requires": []}, place))
 
 
 def require(root: Path, feature: str) -> None:

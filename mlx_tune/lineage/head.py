@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage.atomic import append_line, one_line, replace_file
+from mlx_tune.lineage.atomic import append_line, create_file, one_line, replace_file
 from mlx_tune.lineage.sealed import read_regular
 
 BASE = "base"
@@ -65,6 +65,15 @@ def write(root: Path, word: str) -> None:
         DiskError: The disk is full, read-only or failing; HEAD is as it was.
     """
     replace_file(root / HEAD, f"{word}\n".encode())
+
+
+def start(root: Path) -> None:
+    """Let HEAD hold ``base`` in a new store; one that is there by now stays as it is.
+
+    Raises:
+        DiskError: The disk is full, read-only or failing.
+    """
+    create_file(root / HEAD, f"{BASE}\n".encode())
 
 
 def moves(root: Path) -> list[Move]:

@@ -68,8 +68,7 @@ class Store:
             DamagedStoreError: HEAD names a session that is damaged; the message names the newest
                 sound one and the way back to it.
         """
-        found = self.shelf()
-        word = self._head_word(found)
+        word, found = self._look()
         try:
             return found.session(word)
         except DamagedStoreError as error:
@@ -78,8 +77,7 @@ class Store:
 
     def head_is_lost(self) -> bool:
         """Say whether HEAD is missing or names no session here, so that ``head`` rebuilds it."""
-        found = self.shelf()
-        word = head.read(self.root)
+        word, found = head.read(self.root), self.shelf()
         return not self._is_new(found) and (word is None or not found.holds(word))
 
     def sessions(self) -> list[Session]:
@@ -269,7 +267,7 @@ class Store:
             try:
                 current = self.head()
             except DamagedStoreError:
-                self._move(to, old=self._head_word(self.shelf()), why=why)
+                self._move(to, old=self._look()[0], why=why)
                 return
             raise LockedError(
                 f"HEAD is on {_shown(current)} by now, which is sound, so it was not moved to "
@@ -281,18 +279,23 @@ class Store:
 
         It is HEAD's; where HEAD is the base, or damaged, that of the newest sound session.
         """
-        found = self.shelf()
-        word = self._head_word(found)
+        word, found = self._look()
         first = [found.sound[word]] if word in found.sound else []
         for session in [*first, *reversed(list(found.sound.values()))]:
             if isinstance(session.record.get("base"), dict):
                 return dict(session.record["base"])
         return None
 
-    def _head_word(self, found: Shelf) -> str:
-        """Return the id, or ``base``, that HEAD holds, rebuilt where it is missing or garbage."""
-        word = head.read(self.root)
-        return word if word is not None and found.holds(word) else self._rebuilt_head(found)
+    def _look(self) -> tuple[str, Shelf]:
+        """Return the id, or ``base``, that HEAD holds, rebuilt where it is lost, and the shelf."""
+        while True:
+            # In this order: a session is on the shelf before HEAD names it.
+            word = head.read(self.root)
+            found = self.shelf()
+            if word is not None and found.holds(word):
+                return word, found
+            if head.read(self.root) == word:  # else it moved meanwhile, and is not lost
+                return self._rebuilt_head(found), found
 
     def _is_new(self, found: Shelf) -> bool:
         return not head.exists(self.root) and not found.sound and not found.damaged
@@ -351,7 +354,7 @@ class Store:
         store_format.write(self.root)
         # Before the first session, so that a missing HEAD beside sessions is always a loss.
         if self._is_new(found):
-            head.write(self.root, BASE)
+            head.start(self.root)
 
     def _write(self, name: str, sealed: Mapping[str, bytes]) -> Session:
         target = self.root / SESSIONS / name
