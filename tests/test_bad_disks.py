@@ -214,7 +214,6 @@ def test_row_25_a_bad_disk_at_every_call(trial, undisturbed, error, stays):
     assert (codes.count(0), codes.count(7)) == ((0, len(codes)) if stays else (2, len(codes) - 2))
 
 
-@pytest.mark.xfail(strict=True, reason="run.json's message knows nothing of HEAD")
 def test_row_25_what_fails_after_head_moved_does_not_say_that_it_did_not(
     undisturbed, trial, mlx_tune_command, monkeypatch
 ):

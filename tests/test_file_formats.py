@@ -55,7 +55,7 @@ def store(tmp_path_factory, tiny_base) -> Store:
         sessions = []
         for name in ("one", "two", "three"):
             reworded = lab.data(name, facts(name, 2), paraphrases=["And where?"])
-            sessions.append(lab.train(reworded, epochs=1, rank=2).session)
+            sessions.append(lab.train(reworded, epochs=1, rank=2, validation=0.5).session)
             if name != "one":
                 store.move_head(sessions[0], expected=sessions[-1], why="rollback")
         one, two, three = sessions
@@ -104,7 +104,7 @@ def test_settings_are_explained_on_their_own_page(store):
 
 def test_every_key_of_the_json_that_log_prints_is_on_the_page(store, mlx_tune_command):
     logged = json.loads(mlx_tune_command("log", "--json", "--store", store.root)[1])
-    logged["damaged"] = [{"id": "", "problem": ""}]
+    logged["damaged"] = [{"folder": "", "problem": ""}]
     assert documented("log --json") == keys(logged)
 
 
@@ -119,8 +119,11 @@ def test_a_session_holds_the_files_that_the_page_lists(store, ref):
     tree = PAGE.split("```")[1]
     names = {path.name for path in store.find(ref).path.iterdir()}
     assert names <= set(tree.split())
-    assert re.findall("the (.+?) files below", PAGE) == ["five"]
-    assert len(names) == 5
+    assert "held-out.jsonl" in names
+    headings = re.findall(
+        r"^### .*$", PAGE.split("## `sessions/`")[1].split("\n## ")[0], flags=re.M
+    )
+    assert set(re.findall("`([^`]+)`", " ".join(headings))) == names
 
 
 def test_everything_in_a_store_is_on_the_page(store):

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
 from mlx_tune.lineage import checkpoints
-from mlx_tune.lineage.atomic import append_line, disk_errors, replace_file, write_folder
+from mlx_tune.lineage.atomic import UNTOUCHED, append_line, disk_errors, replace_file, write_folder
 from mlx_tune.lineage.checkpoints import Checkpoint
 from mlx_tune.lineage.flush import sync_file, sync_folder
 from mlx_tune.lineage.records import from_json, refuse_taken, to_json, to_line
@@ -107,8 +107,12 @@ class Run:
         """
         return read_regular(self.path / name)
 
-    def set(self, **values: Any) -> None:
+    def set(self, *, safe: str = UNTOUCHED, **values: Any) -> None:
         """Change keys of run.json, durably.
+
+        Args:
+            safe: What a failure leaves as it was, for the error's text.
+            values: By key.
 
         Raises:
             UsageError: A key that is the run's to write, or a value that JSON cannot hold.
@@ -116,7 +120,7 @@ class Run:
         """
         refuse_taken("the record of a run", values, _OWN)
         record = {**self.record, **values}
-        replace_file(self.path / RUN_FILE, to_json(record, self.path / RUN_FILE))
+        replace_file(self.path / RUN_FILE, to_json(record, self.path / RUN_FILE), safe=safe)
         self.record = record
 
     def log(self, **values: Any) -> None:

@@ -91,22 +91,26 @@ def folder_name(number: int, name: str, identity: str) -> str:
     return f"{number:04d}-{name}-{identity[:8]}"
 
 
-def check_name(name: str) -> None:
-    """Accept a session's name or say what is allowed.
+def check_name(name: str, what: str = "session name") -> None:
+    """Accept a session's name, or a tag's, or say what is allowed.
 
     Lower case only: two names never differ in case alone, which a Mac's disk could not hold.
+
+    Args:
+        name: What a person gave.
+        what: What to call it in the message.
 
     Raises:
         UsageError: The name, the allowed pattern and a name that would do.
     """
     if name in _RESERVED:
         raise UsageError(
-            f"session name {quoted(name)} is not allowed: it means the bare base model; "
+            f"{what} {quoted(name)} is not allowed: it means the bare base model; "
             f'try "{_RESERVED[name]}"'
         )
     if not re.fullmatch(NAME_PATTERN, name):
         raise UsageError(
-            f"session name {quoted(name)} is not allowed; a name matches {NAME_PATTERN}; "
+            f"{what} {quoted(name)} is not allowed; a name matches {NAME_PATTERN}; "
             f'try "{slug(name)}"'
         )
 

@@ -75,6 +75,10 @@ class Store:
             good = self._newest_sound(found)
             raise DamagedStoreError(f"{error}; HEAD names it, so {way_back(good)}") from error
 
+    def way_back(self) -> str:
+        """Return what to do where HEAD stands on something damaged: which session to go back to."""
+        return way_back(self._newest_sound(self.shelf()))
+
     def head_is_lost(self) -> bool:
         """Say whether HEAD is missing or names no session here, so that ``head`` rebuilds it."""
         word, found = head.read(self.root), self.shelf()

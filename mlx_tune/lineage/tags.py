@@ -27,7 +27,7 @@ def tag(store: Store, name: str, session: Session) -> None:
         LockedError: Another process is writing.
         DiskError: The disk is full, read-only or failing.
     """
-    check_name(name)
+    check_name(name, "tag")
     if _TAKEN.fullmatch(name):
         raise UsageError(
             f"tag {quoted(name)} could be taken for a session's number or id; put a word to it"

@@ -56,7 +56,7 @@ def verify(store: Store) -> Findings:
     intact = {session.id for session in shelf.sound.values() if _is_intact(session, found)}
     for session in shelf.sound.values():
         _count(session, shelf, intact, found)
-    _check_head(store, found)
+    _check_head(store, intact, found)
     _check_labels(store, set(shelf.sound), found)
     _check_runs(store, found)
     return found
@@ -88,11 +88,16 @@ def _count(session: Session, shelf: Shelf, intact: Set[str], found: Findings) ->
             found.size_bytes += sum((session.path / name).stat().st_size for name in names)
 
 
-def _check_head(store: Store, found: Findings) -> None:
+def _check_head(store: Store, intact: Set[str], found: Findings) -> None:
     try:
-        store.head()
+        chain = store.chain(store.head())
     except DamagedStoreError as error:
+        # It says more of what was found before: where to go back to.
+        found.problems = [problem for problem in found.problems if problem not in str(error)]
         found.add(error)
+    else:
+        if any(member.id not in intact for member in chain):
+            found.problems.append(f"HEAD stands on that; {store.way_back()}")
     found.notes += store.notes
     torn = head.torn_lines(store.root)
     if torn:

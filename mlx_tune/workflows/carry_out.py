@@ -46,7 +46,8 @@ def carry_out(job: Job, watch: Watch) -> Outcome:
             job.run.set(phase=FAILED)
             raise
     is_head = _move_head(job, session, watch)
-    job.run.set(phase=DONE, session=session.id)
+    safe = f"{session.folder_name} is saved, only the run's record lacks its last line"
+    job.run.set(phase=DONE, session=session.id, safe=safe)
     recall = tuple(map(SessionRecall.from_json, session.record["recall"]))
     return Outcome(session=session, recall=recall, is_head=is_head)
 

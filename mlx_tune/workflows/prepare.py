@@ -138,6 +138,8 @@ def prepare(request: Request, *, say: Say) -> Plan:
     if request.config is None:
         given = {**gather({}, shipped_config(info.name)), **given}
     chain = tuple(store.chain(store.head()))
+    for note in store.notes:
+        say(note)
     new, held_out = split(new, _value(given, "validation", 0.0), seed=_value(given, "seed", 0))
     rehearsal = rehearse(new, read_history(chain))
     decided = sizing.plan(

@@ -29,8 +29,9 @@ def resume(store_root: Path, name: str | None, watch: Watch) -> Outcome:
         IncompatibleError: The base model is no longer the one the run began with.
         Interrupted: Somebody asked to stop once more.
     """
-    run = find_run(store_root, name, watch)
     store = Store.open(store_root)
+    store.sessions()  # a newer version's are refused before anything else is said of the store
+    run = find_run(store_root, name, watch)
     with store.training(f"resume {run.path.name}"):
         return go_on(store, Run.open(run.path), watch)  # as it is, now that nobody else writes it
 
@@ -39,7 +40,10 @@ def go_on(store: Store, run: Run, watch: Watch) -> Outcome:
     """Finish a run, with the lock of trainings held."""
     job = _read_job(store, run, watch.say)
     watch.say(f"going on with {run.path.name}")
-    if store.head() != job.parent:
+    moved = store.head() != job.parent
+    for note in store.notes:
+        watch.say(note)
+    if moved:
         watch.say("HEAD has moved since: the session will be a branch, and HEAD stays where it is")
     return carry_out(job, watch)
 
