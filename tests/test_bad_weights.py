@@ -165,7 +165,7 @@ def test_row_11_a_sessions_weights(bad, kind):
     place = bad.session.relative_to(bad.root) / WEIGHTS
     assert error.startswith(f"error: {place}: ")
     assert SAID[kind] in error
-    assert error.endswith("; run `mlx-tune doctor`")
+    assert error.endswith("doctor`; go back to base with `mlx-tune rollback --to base`")
 
 
 @pytest.mark.parametrize(
@@ -381,4 +381,4 @@ def test_row_14_a_malformed_config_is_one_line(bad, text, complaint):
     code, error = bad("chat", "-p", "Hi")
     assert code == 4
     assert error.startswith(f"error: {bad.session.relative_to(bad.root)}/{CONFIG}: {complaint}")
-    assert error.endswith("; run `mlx-tune doctor`")
+    assert error.endswith("doctor`; go back to base with `mlx-tune rollback --to base`")

@@ -130,11 +130,14 @@ def read_rows(session: Session) -> list[Row]:
 
 
 def _along(chain: Sequence[Session], read_one: Callable[[Session], _Found]) -> list[_Found]:
-    try:
-        return [read_one(session) for session in chain]
-    except DamagedStoreError as error:
-        good = list(itertools.takewhile(Session.is_whole, chain))
-        raise DamagedStoreError(f"{error}; {way_back(good[-1] if good else None)}") from error
+    found: list[_Found] = []
+    for session in chain:
+        try:
+            found.append(read_one(session))
+        except DamagedStoreError as error:
+            good = [None, *itertools.takewhile(Session.is_whole, chain[: len(found)])]
+            raise DamagedStoreError(f"{error}; {way_back(good[-1])}") from error
+    return found
 
 
 def find_session(store: Store, ref: str | None) -> Session | None:

@@ -104,8 +104,8 @@ def test_a_tag_is_taken_away_and_its_session_stays(store, mlx_tune_command):
         (("best", "nobody"), 'no session "nobody" in adapters; there are base, '),
         (("best", "base"), "tag best: the base model is no session, and only sessions have tags; "),
         (("12",), 'tag "12" could be taken for a session\'s number or id; put a word to it'),
-        (("Best",), 'session name "Best" is not allowed; a name matches '),
-        (("../up",), 'session name "../up" is not allowed; a name matches '),
+        (("Best",), 'tag "Best" is not allowed; a name matches '),
+        (("../up",), 'tag "../up" is not allowed; a name matches '),
     ],
 )
 def test_a_tag_that_cannot_be_is_a_usage_error(store, mlx_tune_command, words, message):
@@ -243,11 +243,14 @@ def test_verify_ends_with_4_and_a_line_a_problem(store, mlx_tune_command):
     code, out, error = mlx_tune_command("verify")
     assert code == 4
     assert out.startswith("0 sessions whole: 0 files, ")
-    first, second = error.splitlines()
+    first, second, third = error.splitlines()
+    assert third == (
+        "       HEAD stands on that; go back to base with `mlx-tune rollback --to base`"
+    )
     assert first.startswith(f"error: {cs}/data.jsonl: changed after it was written: sha256 is ")
     assert second.startswith(f"       {dining}/adapters.safetensors: changed after it was written")
     code, out, _ = mlx_tune_command("verify", "--json")
-    assert (code, len(json.loads(out)["problems"])) == (4, 2)
+    assert (code, len(json.loads(out)["problems"])) == (4, 3)
 
 
 def test_gc_moves_nothing_while_anything_is_damaged(store, mlx_tune_command):

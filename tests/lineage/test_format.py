@@ -102,6 +102,6 @@ def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path, monkeypatch)
     line = message(DiskError, lambda: check(tmp_path / "s"))
     monkeypatch.undo()
     assert line == (
-        f"cannot read {tmp_path / 's'}: permission denied; nothing was changed; give yourself the "
-        "permission or name another store, then run the command again"
+        f"cannot read {tmp_path / 's'}: permission denied; reading changes nothing; give yourself "
+        "the permission or name another store, then run the command again"
     )

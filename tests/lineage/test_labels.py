@@ -139,6 +139,6 @@ def test_labels_that_may_not_be_read_are_no_reason_to_go_on_without(folder, monk
         patch.setattr(os, call, fail_with(errno.EACCES))
         line = message(DiskError, lambda: labels.read(folder))
     assert line == (
-        f"cannot read {folder}: permission denied; nothing was changed; give yourself the "
+        f"cannot read {folder}: permission denied; reading changes nothing; give yourself the "
         "permission or name another store, then run the command again"
     )

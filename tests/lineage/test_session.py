@@ -276,7 +276,9 @@ def test_a_file_that_cannot_be_read_is_a_failing_disk_and_not_damage(tmp_path, m
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", failing)
-    with pytest.raises(DiskError, match=r"cannot read .*: permission denied; nothing was changed"):
+    with pytest.raises(
+        DiskError, match=r"cannot read .*: permission denied; reading changes nothing"
+    ):
         read_session(path)
 
 

@@ -58,7 +58,10 @@ def test_a_flipped_byte_is_located_and_what_stands_on_it_is_not_counted(store, t
     place = three[at].path / name
     flip(place)
     found = check(store)
-    (problem,) = found.problems
+    problem, way_back = found.problems
+    good = f"{three[at - 1].folder_name} with `mlx-tune rollback --to {three[at - 1].id[:8]}`"
+    good = good if at else "base with `mlx-tune rollback --to base`"
+    assert way_back == f"HEAD stands on that; go back to {good}"
     assert problem.startswith(f"{place}: changed after it was written: sha256 is ")
     assert (found.sessions, found.files) == (at, 5 * at)
     assert str(found.error) == problem
@@ -83,9 +86,10 @@ def test_damage_is_said_once_however_many_stand_on_it(store, three):
 def test_a_damaged_head_is_a_problem_with_the_way_back(store, three):
     flip(three[2].path / "session.json")
     found = check(store)
-    damage, way_back = found.problems
-    assert way_back == (
-        f"{damage}; HEAD names it, so go back to {three[1].folder_name} with "
+    (damage,) = found.problems
+    assert damage.startswith(f"{three[2].path}/session.json: changed after it was written")
+    assert damage.endswith(
+        f"; HEAD names it, so go back to {three[1].folder_name} with "
         f"`mlx-tune rollback --to {three[1].id[:8]}`"
     )
 
@@ -93,7 +97,8 @@ def test_a_damaged_head_is_a_problem_with_the_way_back(store, three):
 def test_a_missing_parent_is_a_problem(store, three):
     shutil.rmtree(three[1].path)
     assert check(store).problems == [
-        f"{three[2].path}: its parent {three[1].id[:12]}… is missing from the store; {DOCTOR}"
+        f"{three[2].path}: its parent {three[1].id[:12]}… is missing from the store; {DOCTOR}; "
+        f"go back to {three[0].folder_name} with `mlx-tune rollback --to {three[0].id[:8]}`"
     ]
 
 
@@ -222,7 +227,7 @@ def test_a_file_that_cannot_be_read_is_no_damage(store, three, monkeypatch):
 
     monkeypatch.setattr(os, "open", denied)
     assert message(DiskError, lambda: verify(store)) == (
-        f"cannot read {three[0].path / 'data.jsonl'}: input/output error; nothing was changed; "
+        f"cannot read {three[0].path / 'data.jsonl'}: input/output error; reading changes nothing; "
         "check the disk, then run the command again"
     )
 

@@ -42,9 +42,9 @@ def test_a_weight_that_changed_under_an_old_time_is_found_by_deep_alone(own):
     found = verify(own.store, deep=True, say=lambda _: None)
     assert isinstance(found.error, DamagedStoreError)
     (problem,) = found.problems
-    assert problem.startswith(f"{own.base}: the base has changed on the disk: its ")
+    assert problem.startswith(f"{own.base}: its fingerprint is ")
     assert re.search(
-        "fingerprint is [0-9a-f]{12}, it was [0-9a-f]{12}; put its files back$", problem
+        "is [0-9a-f]{12}…, the recorded one [0-9a-f]{12}…; fetch the folder again$", problem
     )
     assert found.sessions == 1  # what was read of the store is still told
 
