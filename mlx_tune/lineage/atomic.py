@@ -66,7 +66,7 @@ def write_folder(
         draft = scratch / secrets.token_hex(8)
         try:
             _fill(draft, files)
-            if replace and os.path.lexists(target):
+            if replace:
                 discard_folder(target, scratch=scratch, safe=safe)
             _put_in_place(draft, target)
         except BaseException:
