@@ -35,7 +35,7 @@ for index in range(int(commits)):
     with store.locked(f"train {name}"):
         parent = store.head()
         time.sleep(0.002)  # as a training lies between the two
-        files = {"adapters.safetensors": name.encode() * 99, "data.jsonl": b"{}\\n"}
+        files = {"notes.txt": name.encode() * 99, "data.jsonl": b"{}\\n"}
         session = store.commit(name=name, parent=parent, record={"verdict": "promote"}, files=files)
         print("committed", session.id, flush=True)
         try:
