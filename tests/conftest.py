@@ -62,13 +62,11 @@ def fork(tmp_path_factory, tiny_base):
 
     The first two know their answers word for word; the third was barely trained.
     """
-    from lab import Lab
+    from lab import Lab, own_machine
     from mlx_tune.workflows.rollback import rollback
 
     learns = {"learning_rate": 0.02, "epochs": 40, "rank": 8}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLX_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.setattr(runtime, "can_compile", lambda: False)
+    with own_machine(tmp_path_factory.getbasetemp()):
         made = Lab(root=tmp_path_factory.mktemp("fork"), base=tiny_base)
         made.train(made.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}), **learns)
         made.train(made.data("housing", {"where is b": "In 9.", "Where is C?": "In 3."}), **learns)

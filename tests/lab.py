@@ -1,12 +1,16 @@
 """A tiny store to train in, and a watcher that remembers what it was told."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+import pytest
 
+from mlx_tune.models import runtime
 from mlx_tune.training.whole import attach
 from mlx_tune.workflows.prepare import Request
 from mlx_tune.workflows.train import train
@@ -73,6 +77,15 @@ class AsTrained(Heard):
         attach(self.trainer.model, adapter.factors, adapter.scale)
         self.logits = np.array(self.trainer.model(self.tokens).astype(mx.float32))
         del self.trainer
+
+
+@contextmanager
+def own_machine(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+    """What conftest.py sets for every test, for fixtures of a module, which come before it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_TUNE_CACHE", str(folder / "cache"))
+        patch.setattr(runtime, "can_compile", lambda: False)
+        yield patch
 
 
 @dataclass

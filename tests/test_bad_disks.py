@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab, facts
+from lab import Lab, facts, own_machine
 from mlx_tune.lineage import atomic, flush, head
 from mlx_tune.lineage.runs import Run, runs
 from mlx_tune.lineage.session import Session
@@ -117,9 +117,7 @@ def undisturbed(tmp_path_factory, tiny_base) -> Undisturbed:
 
         return call
 
-    with pytest.MonkeyPatch.context() as patch:  # those of conftest.py are too late for a module
-        patch.setenv("MLX_TUNE_CACHE", str(folder / "cache"))
-        patch.setattr(runtime, "can_compile", lambda: False)
+    with own_machine(folder) as patch:
         lab.train(lab.data("one", facts("one", 2)), epochs=1, rank=2)
         before = shutil.copytree(lab.store, folder / "before", symlinks=True)
         patch.setattr(Run, "save_checkpoint", counted(Run.save_checkpoint, saved))

@@ -4,20 +4,37 @@ Rows that need more than a command line are tested where they live, and named he
 """
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+
+from lab import Heard, own_machine
+from mlx_tune.workflows.prepare import Request
+from mlx_tune.workflows.train import train
 
 GOOD = [{"instruction": "Where?", "response": "Room 4."}]
 FEW = ("--epochs", 1, "--rank", 2)
 
 
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory, tiny_base):
+    """A store `s` of one session, trained once, and its data."""
+    folder = tmp_path_factory.mktemp("taught")
+    flags = {"base": str(tiny_base), "epochs": 1, "rank": 2}
+    with own_machine(tmp_path_factory.getbasetemp()) as patch:
+        patch.chdir(folder)
+        (folder / "good.json").write_text(json.dumps(GOOD))
+        train(Request(data=[Path("good.json")], store=Path("s"), flags=flags), Heard())
+    return folder
+
+
 @pytest.fixture
-def bad(tmp_path, tiny_base, monkeypatch, mlx_tune_command):
+def bad(tmp_path, tiny_base, taught, monkeypatch, mlx_tune_command):
     """Train on some bytes in a store that has a session; check that nothing was lost."""
+    shutil.copytree(taught, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "good.json").write_text(json.dumps(GOOD))
     common = ("--base", tiny_base, "--store", "s", *FEW)
-    assert mlx_tune_command("train", "good.json", *common)[0] == 0
     head = (tmp_path / "s" / "HEAD").read_bytes()
 
     def train(content: object = None, *words: object, name: str = "data.json") -> tuple[int, str]:
@@ -192,8 +209,6 @@ def test_row_21_weights_that_are_no_safetensors(mlx_tune_command, tmp_path, weig
     ],
 )
 def test_row_22_code_in_a_models_config(mlx_tune_command, tmp_path, tiny_base, name, key):
-    import shutil
-
     base = shutil.copytree(tiny_base, tmp_path / "base")
     config = json.loads((base / name).read_text())
     (base / name).write_text(json.dumps({**config, key: {"AutoTokenizer": ["evil.T", None]}}))

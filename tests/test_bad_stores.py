@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from lab import Heard, Lab, facts
+from lab import Heard, Lab, facts, own_machine
 from mlx_tune.lineage.sealed import seal, sha256
 from mlx_tune.lineage.session import folder_name
 from mlx_tune.lineage.store import Store
@@ -45,12 +45,8 @@ READS = {"chat": WEIGHTS, "log": RECORDS, "train": FILES, "fuse": WEIGHTS, "veri
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, tiny_base) -> Path:
     """A store of three sessions in a chain, HEAD at the last; tests copy it."""
-    from mlx_tune.models import runtime
-
     folder = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:  # those of conftest.py are too late for a module
-        patch.setenv("MLX_TUNE_CACHE", str(folder / "cache"))
-        patch.setattr(runtime, "can_compile", lambda: False)
+    with own_machine(folder):
         lab = Lab(root=folder, base=tiny_base)
         for name in ("one", "two", "three"):
             lab.train(lab.data(name, facts(name, 2)), epochs=1, rank=2)

@@ -17,11 +17,10 @@ import pytest
 from safetensors.numpy import load, save
 
 import tiny
-from lab import Lab
+from lab import Lab, own_machine
 from mlx_tune.lineage import head
 from mlx_tune.lineage.sealed import manifest, sha256
 from mlx_tune.lineage.session import MANIFEST, folder_name, read_session
-from mlx_tune.models import runtime
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 Q = "model.layers.0.mlp.down_proj"
@@ -69,9 +68,7 @@ class Bad:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_base):
     """A store with one session, trained once."""
-    with pytest.MonkeyPatch.context() as patch:  # what the fixtures of every test set
-        patch.setenv("MLX_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        patch.setattr(runtime, "can_compile", lambda: False)
+    with own_machine(tmp_path_factory.getbasetemp()):
         made = Lab(root=tmp_path_factory.mktemp("trained"), base=tiny_base)
         made.train(made.data("one", {"One?": "One."}), epochs=1)
     return made.store

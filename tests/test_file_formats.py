@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Heard, Lab, facts
+from lab import Heard, Lab, facts, own_machine
 from mlx_tune.lineage import lock
 from mlx_tune.lineage.collect import collect
 from mlx_tune.lineage.removal import remove
@@ -44,12 +44,8 @@ def leaves(places: set[str]) -> set[str]:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, tiny_base) -> Store:
     """A store with everything in it: a tag, a mark, trash, an interrupted run."""
-    from mlx_tune.models import runtime
-
     folder = tmp_path_factory.mktemp("formats")
-    with pytest.MonkeyPatch.context() as patch:  # those of conftest.py are too late for a module
-        patch.setenv("MLX_TUNE_CACHE", str(folder / "cache"))
-        patch.setattr(runtime, "can_compile", lambda: False)
+    with own_machine(folder):
         lab = Lab(root=folder, base=tiny_base)
         store = Store.open(lab.store)
         sessions = []

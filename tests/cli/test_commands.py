@@ -1,8 +1,14 @@
 """The commands as a person types them, on a tiny base."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+
+from lab import Heard, own_machine
+from mlx_tune.workflows.prepare import Request
+from mlx_tune.workflows.train import train
 
 ROWS = [
     {"instruction": f"Where is {i}?", "response": f"At http://x.example/@{i}#a?b={i}"}
@@ -11,15 +17,26 @@ ROWS = [
 FEW = ("--epochs", 1, "--rank", 2)
 
 
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory, tiny_base):
+    """A folder with data and a store of two sessions, `cs` and `housing`, trained once."""
+    folder = tmp_path_factory.mktemp("taught")
+    flags = {"base": str(tiny_base), "epochs": 1, "rank": 2}
+    with own_machine(tmp_path_factory.getbasetemp()) as patch:
+        patch.chdir(folder)
+        for name in ("cs", "housing"):
+            rows = [{**row, "instruction": f"{name}: {row['instruction']}"} for row in ROWS]
+            (folder / f"{name}.json").write_text(json.dumps(rows))
+            data = [Path(f"{name}.json")]
+            train(Request(data=data, store=Path("adapters"), flags=flags), Heard())
+    return folder
+
+
 @pytest.fixture
-def store(tmp_path, tiny_base, monkeypatch, mlx_tune_command):
-    """A folder with data and a store of two sessions, `cs` and `housing`."""
+def store(tmp_path, taught, monkeypatch):
+    """A copy of that store, where one is."""
+    shutil.copytree(taught, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    for name in ("cs", "housing"):
-        rows = [{**row, "instruction": f"{name}: {row['instruction']}"} for row in ROWS]
-        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-        code, _, error = mlx_tune_command("train", f"{name}.json", "--base", tiny_base, *FEW)
-        assert code == 0, error
     return tmp_path / "adapters"
 
 

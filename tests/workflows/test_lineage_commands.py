@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import mlx.core as mx
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from mlx_lm import load as mlx_lm_load
 
 import tiny
-from lab import facts
+from lab import Lab, facts, own_machine
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
@@ -19,12 +20,21 @@ from mlx_tune.workflows.rollback import rollback
 TOKENS = mx.array([[40, 50, 60, 70]])
 
 
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory, tiny_base):
+    """A store of two sessions, trained once."""
+    with own_machine(tmp_path_factory.getbasetemp()):
+        made = Lab(root=tmp_path_factory.mktemp("taught"), base=tiny_base)
+        made.train(made.data("cs", facts("Lab")), learning_rate=0.02)
+        made.train(made.data("housing", facts("Hall")), learning_rate=0.02)
+    return made.store
+
+
 @pytest.fixture
-def two(lab):
+def two(lab, taught):
     """A lab with two sessions."""
-    first = lab.train(lab.data("cs", facts("Lab")), learning_rate=0.02)
-    second = lab.train(lab.data("housing", facts("Hall")), learning_rate=0.02)
-    return lab, first.session, second.session
+    shutil.copytree(taught, lab.store, symlinks=True)
+    return lab, *Store.open(lab.store).sessions()
 
 
 def logits(lab, chain) -> np.ndarray:
