@@ -247,17 +247,19 @@ class Store:
             why: One line for HEAD.log.
 
         Raises:
-            LockedError: HEAD is no longer where the caller saw it.
+            LockedError: HEAD is no longer where the caller saw it, and not at ``to`` either.
             UsageError: ``to`` is marked for removal.
             DamagedStoreError: The chain of ``to`` is broken, or it is not in this store.
             DiskError: The disk is full, read-only or failing; the message says where HEAD is.
         """
         with self.locked(why):
             current = self.head()
-            if _word(current) != _word(expected):
+            if _word(current) not in {_word(expected), _word(to)}:
                 raise _moved_meanwhile(to, expected, current)
-            self._move(to, old=_word(current), why=why)
-            head.link(self.root, "previous", current.folder_name if current else None)
+            if _word(current) == _word(to) != _word(expected) and not self.head_is_lost():
+                return  # an attempt before this one made the move, or another process
+            self._move(to, old=_word(expected), why=why)
+            head.link(self.root, "previous", expected.folder_name if expected else None)
 
     def leave_damaged_head(self, to: Session | None, *, why: str) -> None:
         """Put another session, or the bare base, in use where HEAD names a damaged one.

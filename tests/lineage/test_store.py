@@ -460,6 +460,24 @@ def test_moving_a_rebuilt_head_writes_it_again(store, root):
     assert (root / "HEAD").read_text() == f"{second.id}\n"
 
 
+def test_a_training_writes_a_head_that_was_lost_with_its_log(store, root):
+    """Its own session is then the newest promoted, where HEAD is taken to be."""
+    first = train(store, "cs", verdict="promote", created="2026-01-01")
+    lose(root)
+    (root / "HEAD.log").unlink()
+    second = train(store, "dining", verdict="promote", created="2026-01-02")
+    assert (root / "HEAD").read_text() == f"{second.id}\n"
+    assert moves(root) == [(first.id, second.id, "train dining")]
+
+
+def test_a_move_that_was_made_already_changes_nothing(store, root):
+    first = train(store, "cs")
+    second = train(store, "dining")
+    before = state(root)
+    store.move_head(second, expected=first, why="train dining")
+    assert state(root) == before
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(garbage=st.binary(max_size=200) | st.from_regex(rb"\A[0-9a-f]{60,68}\n?\Z"))
 def test_any_garbage_in_head_leads_back_to_the_session_in_use(tmp_path, garbage):
