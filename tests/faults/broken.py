@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 from faults.operations import OPERATIONS, Operation, a_run, commit, two_sessions
-
 from mlx_tune.errors import DamagedStoreError, DiskError
 from mlx_tune.lineage.atomic import disk_errors
 from mlx_tune.lineage.runs import runs

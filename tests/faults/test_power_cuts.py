@@ -8,6 +8,7 @@ a disk looks like that wrote its journal a moment before the cut.
 from itertools import product
 
 import pytest
+
 from faults import cases, disks
 from faults.broken import MOST_FILES, UNFLUSHED_LOG
 from faults.operations import OPERATIONS

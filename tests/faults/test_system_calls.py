@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+
 from faults import cases
 from faults.operations import OPERATIONS
 from faults.traced import FAULTS, FILE_CALLS, OTHER_CALLS
