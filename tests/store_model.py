@@ -14,7 +14,7 @@ from mlx_tune.lineage.records import to_json
 from mlx_tune.lineage.sealed import manifest, open_sealed, sha256
 from mlx_tune.lineage.session import folder_name, read_session
 from mlx_tune.lineage.store import Store
-from stores import names
+from stores import adapter_files, names
 
 
 class Known(NamedTuple):
@@ -37,7 +37,7 @@ class Known(NamedTuple):
 
     @property
     def files(self) -> dict[str, bytes]:
-        return {"adapters.safetensors": self.name.encode() * 3}
+        return adapter_files(self.name)
 
 
 def known(name: str, parent: Known | None, verdict: str, created: str) -> Known:
