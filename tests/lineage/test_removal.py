@@ -187,6 +187,14 @@ def test_a_session_that_was_collected_meanwhile_is_not_marked_again(store):
     assert state(store.root) == before
 
 
+def test_a_mark_of_any_name_can_be_taken_away(store):
+    held = commit(store, "held", **REFUSED)
+    remove(store, held)
+    (store.root / "removed" / held.folder_name).rename(store.root / "removed" / "by-hand")
+    keep(store, held)
+    assert removed(store) == set()
+
+
 def test_a_full_disk_marks_nothing(store, monkeypatch):
     held = commit(store, "held", **REFUSED)
     for moment in (1, 2):
