@@ -139,16 +139,22 @@ def test_a_removed_session_cannot_become_head(store):
     held = commit(store, "held", **REFUSED)
     remove(store, held)
     before = state(store.root)
+    move = lambda: store.move_head(held, expected=None, why="promote")  # noqa: E731 one call, named for the next line
     line = f"{held.folder_name} is removed; `mlx-tune rm --undo {held.id[:8]}` keeps it"
-    for call in (
-        lambda: store.move_head(held, expected=None, why="promote"),
-        lambda: store.leave_damaged_head(held, why="rollback"),
-    ):
-        assert message(UsageError, call) == line
+    assert message(UsageError, move) == line
     assert state(store.root) == before
     keep(store, held)
     store.move_head(held, expected=None, why="promote")
     assert store.head() == held
+
+
+def test_a_damaged_head_is_not_left_for_a_removed_session(store):
+    first, held = train(store, "cs"), commit(store, "held", **REFUSED)
+    remove(store, held)
+    flip(first.path / "session.json")
+    leave = lambda: store.leave_damaged_head(held, why="rollback")  # noqa: E731 one call, named for the next line
+    assert "is removed; `mlx-tune rm --undo" in message(UsageError, leave)
+    assert (store.root / "HEAD").read_text() == f"{first.id}\n"
 
 
 def test_a_lost_head_is_not_rebuilt_on_a_removed_session(store):
