@@ -109,12 +109,12 @@ def _marked(store: Store) -> list[Path]:
     return [s.path for s in reversed(list(found.sound.values())) if s.id not in needed]
 
 
-def _named(store: Store) -> set[str | None]:
-    """Return the ids that HEAD, tags and unfinished runs name."""
+def _named(store: Store) -> set[str]:
+    """Return what HEAD, tags and unfinished runs name."""
     in_use = store.head()
-    unfinished = [run.record.get("parent") for run in runs(store.root) if run.is_unfinished]
+    unfinished = [str(run.record.get("parent")) for run in runs(store.root) if run.is_unfinished]
     tagged = labels.read(store.root / labels.TAGS).values()
-    return {in_use.id if in_use else None, *unfinished, *tagged}
+    return {in_use.id if in_use else head.BASE, *unfinished, *tagged}
 
 
 def _deletable(store: Store, today: date) -> list[Path]:

@@ -49,7 +49,9 @@ def keep(store: Store, session: Session) -> None:
                 f"{session.folder_name}: its parent {session.parent[:8]} is removed too; "
                 f"first `mlx-tune rm --undo {session.parent[:8]}`"
             )
-        labels.drop(store.root / labels.REMOVED, session.folder_name)
+        for name, identity in labels.read(store.root / labels.REMOVED).items():
+            if identity == session.id:
+                labels.drop(store.root / labels.REMOVED, name)
 
 
 def _needed_by(store: Store, session: Session) -> list[str]:

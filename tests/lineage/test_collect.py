@@ -176,6 +176,13 @@ def test_a_marked_session_that_an_unfinished_run_stands_on_stays(store, branch):
     assert collect(store, today=DAY).moved == (branch[2].folder_name,)
 
 
+@pytest.mark.parametrize("parent", [[], {}, 7, None])
+def test_a_run_whose_parent_is_no_id_keeps_nothing_and_stops_nothing(store, branch, parent):
+    remove(store, branch[2])
+    start_run(store, None).set(parent=parent)
+    assert collect(store, today=DAY).moved == (branch[2].folder_name,)
+
+
 def test_a_mark_taken_away_in_time_keeps_the_session(store, branch):
     remove(store, branch[2])
     keep(store, branch[2])

@@ -139,13 +139,22 @@ def test_a_removed_session_cannot_become_head(store):
     held = commit(store, "held", **REFUSED)
     remove(store, held)
     before = state(store.root)
+    move = lambda: store.move_head(held, expected=None, why="promote")  # noqa: E731 one call, named for the next line
     line = f"{held.folder_name} is removed; `mlx-tune rm --undo {held.id[:8]}` keeps it"
-    call = lambda: store.move_head(held, expected=None, why="promote")  # noqa: E731 one call, named for the next line
-    assert message(UsageError, call) == line
+    assert message(UsageError, move) == line
     assert state(store.root) == before
     keep(store, held)
     store.move_head(held, expected=None, why="promote")
     assert store.head() == held
+
+
+def test_a_damaged_head_is_not_left_for_a_removed_session(store):
+    first, held = train(store, "cs"), commit(store, "held", **REFUSED)
+    remove(store, held)
+    flip(first.path / "session.json")
+    leave = lambda: store.leave_damaged_head(held, why="rollback")  # noqa: E731 one call, named for the next line
+    assert "is removed; `mlx-tune rm --undo" in message(UsageError, leave)
+    assert (store.root / "HEAD").read_text() == f"{first.id}\n"
 
 
 def test_a_lost_head_is_not_rebuilt_on_a_removed_session(store):
@@ -182,6 +191,14 @@ def test_a_session_that_was_collected_meanwhile_is_not_marked_again(store):
         f"{held.folder_name} is not, or no longer, in {store.root}; run `mlx-tune doctor`"
     )
     assert state(store.root) == before
+
+
+def test_a_mark_of_any_name_can_be_taken_away(store):
+    held = commit(store, "held", **REFUSED)
+    remove(store, held)
+    (store.root / "removed" / held.folder_name).rename(store.root / "removed" / "by-hand")
+    keep(store, held)
+    assert removed(store) == set()
 
 
 def test_a_full_disk_marks_nothing(store, monkeypatch):
