@@ -27,6 +27,7 @@ KEPT_DAYS = 30
 # What a collection calls what it moves; anything else in the trash is not its to delete.
 _DATED = re.compile(r"(\d{4}-\d\d-\d\d)-\d{4,}-[a-z0-9-]+-[0-9a-f]{8}(~\d+)?", re.ASCII)
 _DRAFT = re.compile("[0-9a-f]{16}")
+_STRAY = re.compile(r"\..+\.[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,16 @@ def _deletable(store: Store, today: date) -> list[Path]:
         *(path for path in entries(store.root / TRASH) if _is_old(path, today)),
         *(path for path in ended if path.is_dir()),
         *(path for path in drafts if _DRAFT.fullmatch(path.name)),
+        *_strays(store),
     ]
+
+
+def _strays(store: Store) -> list[Path]:
+    """Return what killed writers left beside the files they meant to replace."""
+    labelled = (store.root / labels.TAGS, store.root / labels.REMOVED)
+    folders = [store.root, *labelled, *(run.path for run in runs(store.root))]
+    beside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    return sorted(path for path in beside if _STRAY.fullmatch(path.name))
 
 
 def _is_old(path: Path, today: date) -> bool:

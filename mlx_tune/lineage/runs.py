@@ -88,7 +88,7 @@ class Run:
         """
         with disk_errors("read", path, safe="reading changes nothing"):
             if not path.is_dir():
-                raise UsageError(f"{path}: no such run; `mlx-tune log` lists those there are")
+                raise UsageError(f"{path}: no such run; `mlx-tune resume` goes on with the newest")
         place = path / RUN_FILE
         record = from_json(read_regular(place), place)
         _check_record(record, place)

@@ -281,6 +281,26 @@ def test_unfinished_writes_go_and_what_else_lies_there_stays(store, branch):
     assert names(scratch) == ["mine", "notes.txt"]
 
 
+def test_what_killed_writers_left_beside_the_files_goes(store, branch):
+    run = start_run(store, branch[0])
+    tag(store, "best", branch[0])
+    left = [
+        store.root / ".HEAD.0123456789abcdef",
+        store.root / "tags" / ".best.0123456789abcdef",
+        run.path / ".run.json.0123456789abcdef",
+    ]
+    for path in left:
+        path.write_bytes(b"torn")
+    (store.root / ".latest.0123456789abcdef").symlink_to("sessions/gone")
+    stays = store.root / ".DS_Store"
+    stays.write_bytes(b"the Finder's")
+    found = collect(store, today=DAY)
+    assert len(found.deleted) == 4
+    assert not any(os.path.lexists(path) for path in left)
+    assert stays.exists()
+    assert collect(store, today=DAY) == NOTHING
+
+
 def test_scratch_that_is_a_link_is_not_emptied(store, branch, tmp_path):
     (tmp_path / "mine" / "0123456789abcdef").mkdir(parents=True)
     shutil.rmtree(store.root / ".tmp")

@@ -117,7 +117,7 @@ def test_a_damaged_run_is_left_out_and_said_so(tmp_path):
 def test_opening_what_is_no_run_says_which_kind_of_wrong(tmp_path):
     run = start(tmp_path)
     assert message(UsageError, lambda: Run.open(tmp_path / "nowhere")) == (
-        f"{tmp_path / 'nowhere'}: no such run; `mlx-tune log` lists those there are"
+        f"{tmp_path / 'nowhere'}: no such run; `mlx-tune resume` goes on with the newest"
     )
     (run.path / "run.json").write_text('{"schema": 2}')
     assert "schema 2 is newer than 1" in message(IncompatibleError, lambda: Run.open(run.path))
