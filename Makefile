@@ -23,7 +23,7 @@ demo: .venv/.ready ## Watch a real model learn 106 facts, in a fresh store of it
 	@sh scripts/demo.sh $(MLX_TUNE)
 
 test: .venv/.dev ## Run the tests on tiny models, in under three minutes.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # What fault injection is done with; without it those tests are skipped, with the reason.
 .venv/.faults: scripts/debian.sh
