@@ -125,9 +125,9 @@ def a_second_writer_moves_head_as_well(patch: pytest.MonkeyPatch) -> None:
 QUICKLY_FOUND = [
     moves_are_not_logged,
     a_second_writer_moves_head_as_well,
-    a_check_reads_no_bytes,
 ]
 FOUND_LATER = [
+    a_check_reads_no_bytes,
     a_session_is_written_in_its_place,
     a_collection_deletes_at_once,
     a_collection_ignores_who_stands_on_what,
