@@ -104,6 +104,33 @@ def fail_with(code: int):
     return failing
 
 
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Return a list that takes every flush, rename and deletion, with the path it was about."""
+    calls: list[tuple[str, str]] = []
+    real = {name: getattr(os, name) for name in ("fsync", "rename", "unlink")}
+
+    def fsync(descriptor: int) -> None:
+        calls.append(("flush", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        real["fsync"](descriptor)
+
+    def rename(source: Path, target: Path) -> None:
+        calls.append(("rename", str(target)))
+        real["rename"](source, target)
+
+    def unlink(path: Path, **kwargs: object) -> None:
+        calls.append(("unlink", str(path)))
+        real["unlink"](path, **kwargs)
+
+    for name, call in (("fsync", fsync), ("rename", rename), ("unlink", unlink)):
+        monkeypatch.setattr(os, name, call)
+    return calls
+
+
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="descriptors are named by Linux"
+)
+
+
 def unlock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let file locks be unknown, as on a network disk that has none."""
     from mlx_tune.lineage import lock

@@ -24,6 +24,8 @@ from stores import (
     flip,
     message,
     names,
+    needs_linux,
+    recorded,
     start_run,
     state,
     train,
@@ -77,6 +79,23 @@ def test_a_marked_session_moves_to_the_trash_whole_and_its_mark_goes(store, bran
     assert store.sessions()[1:] == kept
     assert store.notes == []
     assert verify(store).problems == []
+
+
+@needs_linux
+def test_a_move_to_the_trash_is_on_the_disk_under_its_new_name_first(store, branch, monkeypatch):
+    remove(store, branch[2])
+    (store.root / "trash").mkdir()
+    calls = recorded(monkeypatch)
+    collect(store, today=DAY)
+    place = store.root / "trash" / f"2026-11-23-{branch[2].folder_name}"
+    mark = store.root / "removed" / branch[2].folder_name
+    assert calls == [
+        ("rename", str(place)),
+        ("flush", str(place.parent)),
+        ("flush", str(store.root / "sessions")),
+        ("unlink", str(mark)),
+        ("flush", str(mark.parent)),
+    ]
 
 
 def test_with_nothing_marked_nothing_changes(store, branch):
@@ -221,6 +240,7 @@ def test_a_clock_that_was_set_back_deletes_nothing(store, branch):
         "2020-02-31-0001-cs-0123abcd",
         "2020-1-1-0001-cs-0123abcd",
         "٢٠٢٠-01-01-0001-cs-0123abcd",
+        "2020-01-01-٠٠٠١-cs-0123abcd",
         "2020-01-01-0001-cs-0123abcd.bak",
         "2020-01-01-0001-cs-0123abcd\n",
         "x2020-01-01-0001-cs-0123abcd",

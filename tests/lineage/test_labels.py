@@ -8,7 +8,7 @@ import pytest
 
 from mlx_tune.errors import DiskError, UsageError
 from mlx_tune.lineage import labels
-from stores import fail_with, message, names
+from stores import fail_with, message, names, needs_linux, recorded
 
 A, B = "a" * 64, "b" * 64
 
@@ -40,6 +40,13 @@ def test_a_dropped_label_is_gone_and_dropping_it_again_does_nothing(folder):
     labels.drop(folder, "good")
     labels.drop(folder, "good")
     assert read(folder) == ({}, [])
+
+
+@needs_linux
+def test_a_dropped_label_is_gone_for_good_when_drop_returns(folder, monkeypatch):
+    calls = recorded(monkeypatch)
+    labels.drop(folder, "good")
+    assert calls == [("unlink", str(folder / "good")), ("flush", str(folder))]
 
 
 def test_where_no_folder_is_there_are_no_labels_and_none_is_made(tmp_path):

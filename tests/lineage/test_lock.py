@@ -238,6 +238,20 @@ def test_every_write_waits_for_the_lock_and_is_refused_without_change(tmp_path, 
     assert store.head() == first
 
 
+def test_a_write_waits_for_anothers(tmp_path, monkeypatch):
+    store = Store.open(tmp_path / "s")
+    first = train(store, "cs")
+    with other_process(store.root / "lock") as holder:
+
+        def pause(_seconds: float) -> None:
+            holder.stdin.close()
+            holder.wait()
+
+        monkeypatch.setattr(lock.time, "sleep", pause)
+        second = commit(store, "dining", first)
+    assert store.chain(second) == [first, second]
+
+
 def test_a_training_does_not_keep_others_from_writing(tmp_path):
     store = Store.open(tmp_path / "s")
     with store.training("train cs"):

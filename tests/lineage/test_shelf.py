@@ -1,5 +1,6 @@
 """The shelf: what lies under sessions/ while others come and go."""
 
+import errno
 import itertools
 import os
 import shutil
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_tune.errors import DamagedStoreError
+from mlx_tune.errors import DamagedStoreError, DiskError
 from mlx_tune.lineage import shelf as shelf_module
 from mlx_tune.lineage.records import to_json
 from mlx_tune.lineage.sealed import seal, sha256
@@ -15,7 +16,7 @@ from mlx_tune.lineage.session import Session, folder_name, read_session
 from mlx_tune.lineage.shelf import Shelf, scan
 from mlx_tune.lineage.store import Store
 from mlx_tune.lineage.verify import verify
-from stores import REFUSED, commit, flip, message, train
+from stores import REFUSED, commit, fail_with, flip, message, train
 
 
 @pytest.fixture
@@ -74,6 +75,15 @@ def test_a_session_that_leaves_while_it_is_read_is_not_taken_for_damage(
     assert store.sessions() == [first]
     assert store.notes == []
     assert (tmp_path / "trash").is_dir()
+
+
+def test_a_session_that_cannot_be_read_is_not_taken_for_damage(store, monkeypatch):
+    first = train(store, "cs")
+    monkeypatch.setattr(os, "scandir", fail_with(errno.EIO))
+    assert message(DiskError, store.sessions) == (
+        f"cannot read {first.path}: input/output error; nothing was changed; check the disk, then "
+        "run the command again"
+    )
 
 
 def test_a_chain_of_ten_thousand_needs_no_deep_stack():
