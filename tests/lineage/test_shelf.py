@@ -81,8 +81,8 @@ def test_a_session_that_cannot_be_read_is_not_taken_for_damage(store, monkeypatc
     first = train(store, "cs")
     monkeypatch.setattr(os, "scandir", fail_with(errno.EIO))
     assert message(DiskError, store.sessions) == (
-        f"cannot read {first.path}: input/output error; reading changes nothing; check the disk, then "
-        "run the command again"
+        f"cannot read {first.path}: input/output error; reading changes nothing; check the disk, "
+        "then run the command again"
     )
 
 
