@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, LockedError, UsageError
 from mlx_tune.lineage import format as store_format
-from mlx_tune.lineage import head, labels, lock, shelf
+from mlx_tune.lineage import head, labels, lock, lost_head, shelf
 from mlx_tune.lineage.adapter_check import CONFIG_FILE, WEIGHTS_FILE, check_adapter
 from mlx_tune.lineage.atomic import disk_errors, make_folder, write_folder
 from mlx_tune.lineage.flush import sync_folder
@@ -72,12 +72,12 @@ class Store:
         try:
             return found.session(word)
         except DamagedStoreError as error:
-            good = self._newest_sound(found)
-            raise DamagedStoreError(f"{error}; HEAD names it, so {way_back(good)}") from error
+            back = lost_head.way_back(lost_head.newest_sound(self.root, found))
+            raise DamagedStoreError(f"{error}; HEAD names it, so {back}") from error
 
     def way_back(self) -> str:
         """Return what to do where HEAD stands on something damaged: which session to go back to."""
-        return way_back(self._newest_sound(self.shelf()))
+        return lost_head.way_back(lost_head.newest_sound(self.root, self.shelf()))
 
     def head_is_lost(self) -> bool:
         """Say whether HEAD is missing or names no session here, so that ``head`` rebuilds it."""
@@ -132,8 +132,8 @@ class Store:
         try:
             return found.chain(session)
         except DamagedStoreError as error:
-            good = self._newest_sound(found)
-            raise DamagedStoreError(f"{error}; {way_back(good)}") from error
+            back = lost_head.way_back(lost_head.newest_sound(self.root, found))
+            raise DamagedStoreError(f"{error}; {back}") from error
 
     @contextmanager
     def locked(self, what: str) -> Iterator[None]:
@@ -190,7 +190,7 @@ class Store:
         Raises:
             UsageError: It is.
         """
-        if session.id in self._removed():
+        if session.id in labels.read(self.root / labels.REMOVED).values():
             raise UsageError(
                 f"{session.folder_name} is removed; `mlx-tune rm --undo {session.id[:8]}` keeps it"
             )
@@ -306,16 +306,6 @@ class Store:
     def _is_new(self, found: Shelf) -> bool:
         return not head.exists(self.root) and not found.sound and not found.damaged
 
-    def _newest_sound(self, found: Shelf) -> Session | None:
-        """Return the last session HEAD stood on that can be gone back to; None for the base."""
-        words = [word for m in reversed(head.moves(self.root)) for word in (m.new, m.old)]
-        removed = self._removed()
-        kept = [word for word in dict.fromkeys(words) if word not in removed]
-        return found.first_whole(found.sound[word] for word in kept if word in found.sound)
-
-    def _removed(self) -> set[str]:
-        return set(labels.read(self.root / labels.REMOVED).values())
-
     def _move(self, to: Session | None, *, old: str, why: str) -> None:
         self.chain(to)
         if to is not None:
@@ -329,26 +319,13 @@ class Store:
         """Return where HEAD most likely stood, and note it unless the store is new."""
         if self._is_new(found):
             return BASE
-        # A removed session is never HEAD, so a line that ends on one is not the last move made.
-        removed = self._removed()
-        fit = [m.new for m in head.moves(self.root) if found.holds(m.new)]
-        if logged := [word for word in fit if word not in removed]:
-            word, source = logged[-1], f"the last sound line of {head.LOG}"
-        else:
-            word, source = self._newest_promoted(found), "the newest session that was promoted"
+        word, source = lost_head.rebuilt(self.root, found)
         shown = found.sound[word].folder_name if word in found.sound else word[:12]
         self._note(
             f"{self.root / head.HEAD} is missing or names no session here; going on from {shown}, "
             f"by {source}; if that is wrong, `mlx-tune rollback --to` another"
         )
         return word
-
-    def _newest_promoted(self, found: Shelf) -> str:
-        """Return the id of the session promoted last whose chain is whole, else ``base``."""
-        newest_last = sorted(found.sound.values(), key=lambda s: str(s.record.get("created", "")))
-        promoted = [s for s in newest_last[::-1] if s.record.get("verdict") == "promote"]
-        removed = self._removed()
-        return _word(found.first_whole(s for s in promoted if s.id not in removed))
 
     def _prepare(self, needed: Session | None) -> None:
         """Make the store's own files on the first write; refuse a session from another store."""
@@ -373,12 +350,6 @@ class Store:
     def _note(self, line: str) -> None:
         if line not in self.notes:
             self.notes.append(line)
-
-
-def way_back(good: Session | None) -> str:
-    """Return what to do about a damaged session, given the newest good one."""
-    ref = good.id[:8] if good else BASE
-    return f"go back to {_shown(good)} with `mlx-tune rollback --to {ref}`"
 
 
 def _word(session: Session | None) -> str:

@@ -13,8 +13,9 @@ from mlx_tune.continual.fold import fold
 from mlx_tune.data import read
 from mlx_tune.data.rows import Row
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
+from mlx_tune.lineage.lost_head import way_back
 from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store, way_back
+from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases, runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage import atomic, collect, head, labels, removal, sealed
+from mlx_tune.lineage import atomic, collect, head, labels, lost_head, removal, sealed
 from mlx_tune.lineage import format as store_format
 from mlx_tune.lineage import store as store_module
 from mlx_tune.lineage.store import Store
@@ -106,7 +106,7 @@ def a_removal_ignores_tags(patch: pytest.MonkeyPatch) -> None:
 
 def a_lost_head_goes_back_to_where_it_first_was(patch: pytest.MonkeyPatch) -> None:
     reader = SimpleNamespace(**{**vars(head), "moves": lambda root: head.moves(root)[::-1]})
-    patch.setattr(store_module, "head", reader)
+    patch.setattr(lost_head, "head", reader)
 
 
 def a_check_reads_no_bytes(patch: pytest.MonkeyPatch) -> None:
