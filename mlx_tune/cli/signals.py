@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM while a training takes its steps: the step ends and is saved first."""
 
+import os
 import signal
-from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -15,10 +16,9 @@ class Signals:
             process as always.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self) -> None:
         self.received = 0
         self.wait = False
-        self._say = say
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -41,4 +41,6 @@ class Signals:
             self._before[number](number, frame)  # raises
             return
         self.received = number
-        self._say("stopping after this step; once more stops at once")
+        # Not through a stream: the signal may have come while one was being written to.
+        with suppress(OSError):
+            os.write(2, b"stopping after this step; once more stops at once\n")

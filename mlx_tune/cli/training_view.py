@@ -41,7 +41,7 @@ class TrainingView:
         self._console = Console(stderr=True, highlight=False) if as_json else console()
         self._progress: RunProgress | None = None
         self._run: Run | None = None
-        self._signals = Signals(say)
+        self._signals = Signals()
 
     def __enter__(self) -> Self:
         warn_of_slow_blas()

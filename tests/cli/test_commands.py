@@ -285,6 +285,31 @@ def test_without_a_fast_blas_every_command_that_computes_says_so_once(
     assert error.count("note: no fast BLAS found") == 1
 
 
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+def test_a_training_that_was_asked_to_stop_says_one_line_and_the_same_data_offers_it(
+    store, mlx_tune_command, monkeypatch, tmp_path, number, code
+):
+    from mlx_tune.cli.training_view import TrainingView
+
+    (tmp_path / "more.json").write_text(json.dumps(ROWS))
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingView, "stop", lambda self: number)
+        found = mlx_tune_command("train", "more.json", "--epochs", 3, "--rank", 2)
+    (run,) = (store / "runs").glob("*-more")
+    again = f"mlx-tune resume {run.name}"
+    assert found[0] == code
+    assert found[2].splitlines()[-1] == (
+        f"stopped after step 1, which is saved; go on with: {again}"
+    )
+    assert "error:" not in found[2]
+    said = mlx_tune_command("train", "more.json", "--epochs", 2, "--rank", 2)[2]
+    assert said.splitlines()[0] == (
+        f"note: {run.name} is an unfinished run of the same data, but with epochs 3; go on with "
+        f"it: {again}"
+    )
+    assert mlx_tune_command("resume")[0] == 0
+
+
 def test_an_interrupted_training_says_how_to_go_on(store, mlx_tune_command, monkeypatch, tmp_path):
     from mlx_tune.cli.training_view import TrainingView
 

@@ -1,0 +1,61 @@
+"""A signal waits for the step to end, and a second one does not."""
+
+import os
+import signal
+
+import pytest
+
+from mlx_tune.cli.signals import Signals
+
+
+@pytest.fixture
+def before():
+    """Handlers as the command line sets them, put back afterwards."""
+
+    def terminated(number, frame):
+        raise SystemExit(128 + number)
+
+    kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_where_steps_are_taken_the_first_signal_is_noted_and_the_second_ends_it(
+    before, capfd, number
+):
+    with Signals() as signals:
+        signals.wait = True
+        os.kill(os.getpid(), number)
+        assert signals.received == number
+        assert capfd.readouterr().err == "stopping after this step; once more stops at once\n"
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
+            os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_elsewhere_a_signal_ends_the_process_as_always(before, number):
+    with Signals() as signals, pytest.raises((KeyboardInterrupt, SystemExit)):
+        os.kill(os.getpid(), number)
+    assert signals.received == 0
+
+
+def test_the_handlers_of_before_come_back(before):
+    kept = signal.getsignal(signal.SIGTERM)
+    with Signals():
+        assert signal.getsignal(signal.SIGTERM) != kept
+    assert signal.getsignal(signal.SIGTERM) == kept
+
+
+def test_a_terminal_that_has_gone_does_not_end_the_step(before, monkeypatch):
+    def gone(descriptor, data):
+        raise OSError(5, "Input/output error")
+
+    with Signals() as signals:
+        signals.wait = True
+        monkeypatch.setattr(os, "write", gone)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
