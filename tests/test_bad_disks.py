@@ -32,6 +32,7 @@ SAFE = (
     "a power cut may undo it",
     "only this line is missing",
     "the new checkpoint is saved",
+    "is saved, only the run's record lacks its last line",
 )
 """What a message may promise."""
 
