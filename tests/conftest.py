@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads of theirs would only wait
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# isort: split
 import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
 
 # isort: split
