@@ -1,0 +1,95 @@
+"""A checkpoint knows its place: a resume is exact, or is refused, or says what changed."""
+
+import dataclasses
+import json
+
+import pytest
+
+import tiny
+from mlx_tune.errors import IncompatibleError
+from mlx_tune.models import runtime
+from mlx_tune.training.batches import Batches
+from mlx_tune.training.place import Place
+
+PLANNED = 6  # seven rows, four a step, three epochs
+
+
+def batches(**changes) -> Batches:
+    settings = {"examples": tiny.rows(7), "epochs": 3, "batch_size": 2, "effective_batch": 4}
+    return Batches(**{**settings, "seed": 5, **changes})
+
+
+def place(steps_done: int = 3, **changes) -> Place:
+    return Place.of(batches(**changes), steps_done=steps_done, planned_steps=PLANNED)
+
+
+def refusal(found: Place, expected: Place) -> str:
+    with pytest.raises(IncompatibleError) as caught:
+        found.check(expected, place="here")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("steps_done", "epoch", "cursor"),
+    [(0, 1, 0), (1, 1, 4), (2, 2, 0), (3, 2, 4), (5, 3, 4), (6, 3, 7)],
+)
+def test_a_place_is_an_epoch_and_the_rows_of_it_that_are_done(steps_done, epoch, cursor):
+    found = place(steps_done)
+    assert (found.epoch, found.cursor) == (epoch, cursor)
+    assert list(found.permutation) == batches().order(epoch - 1)
+    assert sorted(found.permutation) == list(range(7))
+
+
+def test_a_place_reads_back_as_it_was_written():
+    assert Place.from_json(place().to_json(), place="here") == place()
+
+
+def test_the_same_place_is_accepted_without_a_word():
+    assert place().check(place(), place="here") == []
+
+
+def test_another_seed_is_refused():
+    assert refusal(place(seed=6), place()) == (
+        "here: has the seed 6, this run 5; resume with the rows and settings it began with"
+    )
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_rows_that_changed_are_refused_with_both_hashes(supervised):
+    rows = tiny.rows(7)
+    changed = {"supervised": rows[0].supervised[::-1]}
+    changed = changed if supervised else {"tokens": (*rows[0].tokens[:-1], 9)}
+    other = place(examples=[dataclasses.replace(rows[0], **changed), *rows[1:]])
+    assert refusal(other, place()) == (
+        f"here: was made of other rows: sha256 {other.rows_sha256[:12]}…, this run's are "
+        f"{place().rows_sha256[:12]}…; resume with the rows and settings it began with"
+    )
+
+
+@pytest.mark.parametrize("change", [{"permutation": tuple(range(7))}, {"cursor": 0}])
+def test_another_order_of_rows_is_refused_with_the_versions_that_had_it(change):
+    found = dataclasses.replace(place(), **change)
+    line = refusal(found, place())
+    assert line.startswith(
+        "here: takes the rows of epoch 2 in another order than this version (blas "
+    )
+    assert f"numpy {runtime.versions()['numpy']}" in line
+
+
+def test_versions_that_changed_are_said_and_the_run_goes_on():
+    found = dataclasses.replace(place(), versions={**runtime.versions(), "mlx": "0.1"})
+    assert found.check(place(), place="here") == [
+        f"note: mlx was 0.1, is {runtime.versions()['mlx']}; the run goes on, though not to the "
+        "very same bytes as if it had never stopped"
+    ]
+
+
+@pytest.mark.parametrize("text", [b"{}", b"not JSON", b"[]"])
+def test_a_place_of_another_version_is_refused(text):
+    with pytest.raises(IncompatibleError, match="here: written by another version of mlx-tune"):
+        Place.from_json(text, place="here")
+
+
+def test_a_key_that_is_not_known_is_passed_over():
+    record = {**json.loads(place().to_json()), "of_a_newer_version": 1}
+    assert Place.from_json(json.dumps(record).encode(), place="here") == place()
