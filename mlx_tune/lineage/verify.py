@@ -114,7 +114,15 @@ def _check_labels(store: Store, known: set[str], found: Findings) -> None:
 
 
 def _check_runs(store: Store, found: Findings) -> None:
-    for run in runs(store.root, notes=found.notes):
+    """Check the records of runs, and the checkpoints that a resume would begin from.
+
+    A damaged checkpoint is only noted: the one before stands by. A damaged record is a problem,
+    for nobody can tell which session that run stands on.
+    """
+    damaged: list[str] = []
+    for run in runs(store.root, notes=damaged):
         if run.is_unfinished:
             run.newest_checkpoint()
             found.notes += run.notes
+    for line in damaged:
+        found.add(DamagedStoreError(f"{line}; put it back, or delete that run's folder"))

@@ -426,6 +426,13 @@ def garble_head(store: Store, sessions: list[Session]) -> Path:
     return store.root / "HEAD"
 
 
+def tear_a_runs_record(store: Store, sessions: list[Session]) -> str:
+    """Nobody can tell any more which session it stands on."""
+    run = start_run(store, sessions[2])
+    (run.path / "run.json").write_bytes(b"torn")
+    return f"run skipped: {run.path / 'run.json'}"
+
+
 def let_head_name_a_stranger(store: Store, sessions: list[Session]) -> Path:
     (store.root / "HEAD").write_text("0" * 64)
     return store.root / "HEAD"
@@ -444,6 +451,7 @@ def let_head_name_a_stranger(store: Store, sessions: list[Session]) -> Path:
         lose_head,
         garble_head,
         let_head_name_a_stranger,
+        tear_a_runs_record,
     ],
 )
 def test_nothing_moves_and_nothing_is_deleted_while_anything_is_damaged(

@@ -192,21 +192,25 @@ def test_a_rebuilt_head_torn_lines_and_stray_labels_are_notes(store, three):
     ]
 
 
-def test_damaged_runs_and_checkpoints_are_notes(store, three):
-    broken, unfinished, done = (start_run(store, three[0]) for _ in range(3))
+def test_a_runs_damaged_record_is_a_problem_for_nobody_knows_what_it_stands_on(store, three):
+    broken = start_run(store, three[0])
     (broken.path / "run.json").write_bytes(b"{}")
+    (problem,) = check(store).problems
+    assert problem.startswith(f"run skipped: {broken.path / 'run.json'}: ")
+    assert problem.endswith("; put it back, or delete that run's folder")
+
+
+def test_damaged_checkpoints_of_unfinished_runs_are_notes(store, three):
+    unfinished, done = (start_run(store, three[0]) for _ in range(2))
     for run in (unfinished, done):
         run.save_checkpoint(1, {"a": b"1"})
         flip(run.path / "checkpoints" / "step-000001" / "a")
     done.set(phase="done")
     found = check(store)
     assert found.problems == []
-    assert [note[: note.index(": ")] for note in found.notes] == [
-        "run skipped",
-        "checkpoint skipped",
-    ]
-    assert str(broken.path / "run.json") in found.notes[0]
-    assert str(unfinished.path / "checkpoints" / "step-000001" / "a") in found.notes[1]
+    (note,) = found.notes
+    assert note.startswith("checkpoint skipped: ")
+    assert str(unfinished.path / "checkpoints" / "step-000001" / "a") in note
 
 
 def test_a_removed_session_is_checked_like_any_other(store, three):
