@@ -3,8 +3,8 @@
 import os
 import signal
 from contextlib import suppress
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import Any
 
 
 class Signals:
@@ -21,17 +21,13 @@ class Signals:
         self.wait = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Self:
+    def listen(self) -> None:
+        """Take the two signals from whoever handles them."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note)
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def give_back(self) -> None:
+        """Let them be handled as before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

@@ -45,7 +45,7 @@ class TrainingView:
 
     def __enter__(self) -> Self:
         warn_of_slow_blas()
-        self._signals.__enter__()
+        self._signals.listen()
         return self
 
     def __exit__(
@@ -55,7 +55,7 @@ class TrainingView:
         trace: TracebackType | None,
     ) -> None:
         self.ended()
-        self._signals.__exit__(None, None, None)
+        self._signals.give_back()
         if error is not None and self._run is not None and self._run.is_unfinished:
             again = f"mlx-tune resume {self._run.path.name} {self._store_flag()}"
             why = str(error) if isinstance(error, Interrupted) else "the run is kept"

@@ -15,6 +15,8 @@ from mlx_tune.errors import DiskError, MlxTuneError, UsageError
 from mlx_tune.lineage.flush import flush, flush_folder, hand_over, sync_folder
 
 UNTOUCHED = "HEAD, sessions and the last checkpoint are as they were"
+SCRATCH = ".tmp"
+"""Where unfinished folders lie, in a store or beside what they are to be."""
 FILE_PATTERN = "[A-Za-z0-9_][A-Za-z0-9._-]*"
 CHUNK_BYTES = 1 << 26  # macOS refuses one write of 2 GiB or more
 
@@ -57,7 +59,7 @@ def write_folder(
         UsageError: A file's name is not a plain one.
     """
     check_file_names(files)
-    scratch = scratch or target.parent / ".tmp"
+    scratch = scratch or target.parent / SCRATCH
     with disk_errors("write", target, safe):
         make_folder(target.parent)
         make_folder(scratch)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError
 from mlx_tune.lineage import head, labels
-from mlx_tune.lineage.atomic import discard_folder, disk_errors, make_folder
+from mlx_tune.lineage.atomic import SCRATCH, discard_folder, disk_errors, make_folder
 from mlx_tune.lineage.flush import sync_folder
 from mlx_tune.lineage.runs import CHECKPOINTS, DONE, runs
 from mlx_tune.lineage.sealed import entries
-from mlx_tune.lineage.store import SCRATCH, Store
+from mlx_tune.lineage.store import Store
 from mlx_tune.lineage.verify import verify
 
 TRASH = "trash"
@@ -100,7 +100,7 @@ def _marked(store: Store) -> list[Path]:
     A mark does not suffice: without locks, somebody may have trained on the session meanwhile.
     """
     found = store.shelf()
-    marks = set(labels.read(store.root / labels.REMOVED).values())
+    marks = labels.removed(store.root)
     named = _named(store)
     needed: set[str] = set()
     for session in found.sound.values():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # What file systems say that cannot flush this way (network disks, FUSE), as against a failure.
@@ -49,17 +51,20 @@ def flush_folder(descriptor: int) -> None:
 
 def sync_folder(path: Path) -> None:
     """Wait until the disk holds a folder's list of names."""
-    descriptor = os.open(path, _FOLDER)
-    try:
+    with _opened(path, _FOLDER) as descriptor:
         flush_folder(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_file(path: Path) -> None:
     """Wait until the disk holds a file's bytes."""
-    descriptor = os.open(path, _FILE)
-    try:
+    with _opened(path, _FILE) as descriptor:
         flush(descriptor)
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)

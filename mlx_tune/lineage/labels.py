@@ -45,6 +45,15 @@ def read(folder: Path, notes: list[str] | None = None) -> dict[str, str]:
     return found
 
 
+def removed(root: Path, notes: list[str] | None = None) -> set[str]:
+    """Return the ids of a store's sessions that are marked for removal.
+
+    Raises:
+        DiskError: As for :func:`read`.
+    """
+    return set(read(root / REMOVED, notes).values())
+
+
 def put(folder: Path, name: str, identity: str) -> None:
     """Let a label name a session, durably.
 

@@ -13,7 +13,7 @@ from mlx_tune.lineage.shelf import Shelf
 def rebuilt(root: Path, found: Shelf) -> tuple[str, str]:
     """Return the id, or ``base``, that HEAD most likely held, and what that was told by."""
     # A removed session is never HEAD, so a line that ends on one is not the last move made.
-    removed = _removed(root)
+    removed = labels.removed(root)
     fit = [move.new for move in head.moves(root) if found.holds(move.new)]
     if logged := [word for word in fit if word not in removed]:
         return logged[-1], f"the last sound line of {head.LOG}"
@@ -24,7 +24,7 @@ def rebuilt(root: Path, found: Shelf) -> tuple[str, str]:
 def newest_sound(root: Path, found: Shelf) -> Session | None:
     """Return the last session HEAD stood on that can be gone back to; None for the base."""
     words = [word for move in reversed(head.moves(root)) for word in (move.new, move.old)]
-    removed = _removed(root)
+    removed = labels.removed(root)
     kept = [word for word in dict.fromkeys(words) if word not in removed]
     return found.first_whole(found.sound[word] for word in kept if word in found.sound)
 
@@ -40,7 +40,3 @@ def _newest_promoted(found: Shelf, removed: set[str]) -> Session | None:
     newest_last = sorted(found.sound.values(), key=lambda s: str(s.record.get("created", "")))
     promoted = [s for s in newest_last[::-1] if s.record.get("verdict") == "promote"]
     return found.first_whole(s for s in promoted if s.id not in removed)
-
-
-def _removed(root: Path) -> set[str]:
-    return set(labels.read(root / labels.REMOVED).values())

@@ -12,7 +12,7 @@ from mlx_tune.lineage.store import Store
 
 def removed(store: Store) -> set[str]:
     """Return the ids of the sessions that are marked."""
-    return set(labels.read(store.root / labels.REMOVED, store.notes).values())
+    return labels.removed(store.root, store.notes)
 
 
 def remove(store: Store, session: Session) -> None:

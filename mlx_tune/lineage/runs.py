@@ -10,7 +10,14 @@ from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
 from mlx_tune.lineage import checkpoints
-from mlx_tune.lineage.atomic import UNTOUCHED, append_line, disk_errors, replace_file, write_folder
+from mlx_tune.lineage.atomic import (
+    SCRATCH,
+    UNTOUCHED,
+    append_line,
+    disk_errors,
+    replace_file,
+    write_folder,
+)
 from mlx_tune.lineage.checkpoints import Checkpoint
 from mlx_tune.lineage.flush import sync_file, sync_folder
 from mlx_tune.lineage.records import from_json, refuse_taken, to_json, to_line
@@ -71,7 +78,7 @@ class Run:
         for count in itertools.count(1):
             path = store_root / RUNS / (stem if count == 1 else f"{stem}-{count}")
             try:
-                write_folder(path, contents, scratch=store_root / ".tmp")
+                write_folder(path, contents, scratch=store_root / SCRATCH)
                 break
             except FileExistsError:
                 continue
@@ -168,7 +175,7 @@ class Run:
             if metrics.exists():
                 sync_file(metrics)
                 sync_folder(self.path)
-        scratch = self.path.parent.parent / ".tmp"
+        scratch = self.path.parent.parent / SCRATCH
         return checkpoints.save(self.path / CHECKPOINTS, step, files, scratch=scratch, best=best)
 
     def checkpoint(self, step: int) -> Checkpoint:

@@ -11,7 +11,7 @@ from mlx_tune.errors import DamagedStoreError, LockedError, UsageError
 from mlx_tune.lineage import format as store_format
 from mlx_tune.lineage import head, labels, lock, lost_head, shelf
 from mlx_tune.lineage.adapter_check import CONFIG_FILE, WEIGHTS_FILE, check_adapter
-from mlx_tune.lineage.atomic import disk_errors, make_folder, write_folder
+from mlx_tune.lineage.atomic import SCRATCH, disk_errors, make_folder, write_folder
 from mlx_tune.lineage.flush import sync_folder
 from mlx_tune.lineage.head import BASE
 from mlx_tune.lineage.records import refuse_taken, to_json
@@ -26,7 +26,6 @@ from mlx_tune.lineage.session import (
 )
 from mlx_tune.lineage.shelf import SESSIONS, Shelf
 
-SCRATCH = ".tmp"
 LOCK = "lock"
 TRAINING_LOCK = "training.lock"
 PATIENCE_SECONDS = 20.0  # for another's write, which takes as long as a flush or two
@@ -190,7 +189,7 @@ class Store:
         Raises:
             UsageError: It is.
         """
-        if session.id in labels.read(self.root / labels.REMOVED).values():
+        if session.id in labels.removed(self.root):
             raise UsageError(
                 f"{session.folder_name} is removed; `mlx-tune rm --undo {session.id[:8]}` keeps it"
             )

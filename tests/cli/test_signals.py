@@ -23,39 +23,47 @@ def before():
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def signals(before):
+    made = Signals()
+    made.listen()
+    yield made
+    made.give_back()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_where_steps_are_taken_the_first_signal_is_noted_and_the_second_ends_it(
-    before, capfd, number
+    signals, capfd, number
 ):
-    with Signals() as signals:
-        signals.wait = True
+    signals.wait = True
+    os.kill(os.getpid(), number)
+    assert signals.received == number
+    assert capfd.readouterr().err == "stopping after this step; once more stops at once\n"
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
         os.kill(os.getpid(), number)
-        assert signals.received == number
-        assert capfd.readouterr().err == "stopping after this step; once more stops at once\n"
-        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
-            os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_elsewhere_a_signal_ends_the_process_as_always(before, number):
-    with Signals() as signals, pytest.raises((KeyboardInterrupt, SystemExit)):
+def test_elsewhere_a_signal_ends_the_process_as_always(signals, number):
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
         os.kill(os.getpid(), number)
     assert signals.received == 0
 
 
 def test_the_handlers_of_before_come_back(before):
     kept = signal.getsignal(signal.SIGTERM)
-    with Signals():
-        assert signal.getsignal(signal.SIGTERM) != kept
+    signals = Signals()
+    signals.listen()
+    assert signal.getsignal(signal.SIGTERM) != kept
+    signals.give_back()
     assert signal.getsignal(signal.SIGTERM) == kept
 
 
-def test_a_terminal_that_has_gone_does_not_end_the_step(before, monkeypatch):
+def test_a_terminal_that_has_gone_does_not_end_the_step(signals, monkeypatch):
     def gone(descriptor, data):
         raise OSError(5, "Input/output error")
 
-    with Signals() as signals:
-        signals.wait = True
-        monkeypatch.setattr(os, "write", gone)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.received == signal.SIGTERM
+    signals.wait = True
+    monkeypatch.setattr(os, "write", gone)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signals.received == signal.SIGTERM
