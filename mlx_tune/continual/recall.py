@@ -33,11 +33,16 @@ class Recall:
         verbatim: One flag an example: True where every answer token is the model's first choice.
         token_accuracy: Share of answer tokens that are.
         loss: Mean over answer tokens, nats per token.
+        losses: Sum over each example's answer tokens, nats; empty when read from a record.
+        hardest: The largest loss of each example's answer tokens, nats; likewise. Below ln 2 every
+            token has a probability over one half, so no other can be the first choice.
     """
 
     verbatim: tuple[bool, ...]
     token_accuracy: float
     loss: float
+    losses: tuple[float, ...] = ()
+    hardest: tuple[float, ...] = ()
 
     @property
     def asked(self) -> int:
@@ -79,29 +84,33 @@ def score(
     called = called or network(model)
     prefix = shared_prefix(examples) if called.shares_prefix else ()
     verbatim = np.ones(len(examples), dtype=bool)
+    losses, hardest = np.zeros(len(examples)), np.zeros(len(examples))
     right = tokens = 0
-    loss = 0.0
     for chosen in _passes(examples, vocabulary=model.args.vocab_size):
         part = [examples[i] for i in chosen]
         batch = collate(part, prefix)
         taught = sum(sum(example.supervised) for example in part)  # the rest is padding
         logits, targets = called.logits(factors or {}, batch)[:taught], batch.targets[:taught]
         hits = np.array(mx.argmax(logits, axis=-1) == targets)
-        loss += float(np.array(cross_entropy(logits, targets).sum()))
+        nats = np.array(cross_entropy(logits, targets), dtype=np.float64)
         right, tokens = right + int(hits.sum()), tokens + hits.size
         begin = 0
         for i, example in zip(chosen, part, strict=True):
             count = sum(example.supervised)
-            verbatim[i] = hits[begin : begin + count].all()
+            own = slice(begin, begin + count)
+            verbatim[i] = hits[own].all()
+            losses[i], hardest[i] = nats[own].sum(), nats[own].max()
             begin += count
-    if not np.isfinite(loss):
+    if not np.isfinite(losses).all():
         raise InputError(
             "the model's answers are not finite numbers; train again with a lower --learning-rate"
         )
     return Recall(
         verbatim=tuple(verbatim.tolist()),
         token_accuracy=right / tokens if tokens else 0.0,
-        loss=loss / tokens if tokens else 0.0,
+        loss=float(losses.sum()) / tokens if tokens else 0.0,
+        losses=tuple(losses.tolist()),
+        hardest=tuple(hardest.tolist()),
     )
 
 

@@ -85,7 +85,7 @@ def test_flags_share_and_loss_are_those_of_the_models_own_logits(model_type):
     model = tiny.model(model_type=model_type)
     rows = tiny.rows(6)
     assert shared_prefix(rows)
-    verbatim, hits, total = [], [], 0.0
+    verbatim, hits, losses = [], [], []
     for row in rows:
         logits = model(mx.array([row.tokens[:-1]]))[0]
         at = np.flatnonzero(row.supervised)
@@ -93,8 +93,7 @@ def test_flags_share_and_loss_are_those_of_the_models_own_logits(model_type):
         right = np.array(mx.argmax(logits, axis=-1))[at - 1] == targets
         verbatim.append(bool(right.all()))
         hits += right.tolist()
-        losses = cross_entropy(logits[mx.array(at - 1)], mx.array(targets))
-        total += float(np.array(losses.sum()))
+        losses.append(np.array(cross_entropy(logits[mx.array(at - 1)], mx.array(targets))))
     # One row that the model knows: it is taught what it says.
     first = rows[0]
     at = first.first_supervised
@@ -105,7 +104,9 @@ def test_flags_share_and_loss_are_those_of_the_models_own_logits(model_type):
     alone = score(model, rows)
     assert recall.verbatim == (*verbatim, True)
     assert alone.token_accuracy == pytest.approx(np.mean(hits))
-    assert alone.loss == pytest.approx(total / len(hits), rel=1e-5)
+    assert alone.loss == pytest.approx(np.concatenate(losses).mean(), rel=1e-5)
+    assert alone.losses == pytest.approx([row.sum() for row in losses], rel=1e-5)
+    assert alone.hardest == pytest.approx([row.max() for row in losses], rel=1e-5)
 
 
 def test_many_long_answers_are_scored_in_passes_of_bounded_size(monkeypatch):
