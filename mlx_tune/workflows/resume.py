@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
-from mlx_tune.data import read, tokenise
+from mlx_tune.continual.methods import method
+from mlx_tune.data import read, strict_json, tokenise
 from mlx_tune.data.rows import Row
+from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError, UsageError
 from mlx_tune.lineage.runs import Run, runs
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.sizing import Sizing
+from mlx_tune.training.mixture import Mixture
 from mlx_tune.workflows.carry_out import Outcome, carry_out
 from mlx_tune.workflows.folded import locate_base
-from mlx_tune.workflows.job import HELD_OUT_ROWS, NEW_ROWS, OLD_ROWS, Job, Watch
+from mlx_tune.workflows.job import GUARDS, HELD_OUT_ROWS, NEW_ROWS, OLD_ROWS, Job, Watch
 
 
 def resume(store_root: Path, name: str | None, watch: Watch) -> Outcome:
@@ -40,7 +43,7 @@ def go_on(store: Store, run: Run, watch: Watch) -> Outcome:
     """Finish a run, with the lock of trainings held."""
     job = _read_job(store, run, watch.say)
     watch.say(f"going on with {run.path.name}")
-    moved = store.head() != job.parent
+    moved = store.head() != job.head
     for note in store.notes:
         watch.say(note)
     if moved:
@@ -56,15 +59,20 @@ def _read_job(store: Store, run: Run, say: Say) -> Job:
     old = _rows(run, OLD_ROWS, "old_sha256")
     held_out = _rows(run, HELD_OUT_ROWS, "held_out_sha256")
     tokenizer = load_tokenizer(info.folder, info.template)
+    decided = Sizing.from_json(run.record["sizing"])
     return Job(
         name=run.record["name"],
         info=info,
         store=store,
         chain=chain,
-        sizing=Sizing.from_json(run.record["sizing"]),
+        replaced=tuple(map(store.find, run.record["replaces"])),
+        method=method(str(decided.method.value)),
+        sizing=decided,
+        mixture=Mixture.from_json(run.record["mixture"]),
         new=tuple(new),
+        old=tuple(old),
         held_out=tuple(held_out),
-        examples=tuple(tokenise.encode([*new, *old], tokenizer)),
+        examples=(*tokenise.encode([*new, *old], tokenizer), *_guards(run)),
         validation=tuple(tokenise.encode(held_out, tokenizer)),
         run=run,
     )
@@ -80,6 +88,12 @@ def _same_base(store: Store, run: Run, say: Say) -> BaseInfo:
             f"{info.fingerprint[:12]}; train again"
         )
     return info
+
+
+def _guards(run: Run) -> list[Example]:
+    """Read the general questions that come along; a checkpoint knows its rows by their hash."""
+    items = strict_json.parse_jsonl(run.read(GUARDS), str(run.path / GUARDS))
+    return [Example.from_json(item.value) for item in items]
 
 
 def _rows(run: Run, name: str, key: str) -> list[Row]:
