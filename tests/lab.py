@@ -12,6 +12,7 @@ import pytest
 
 from mlx_tune.models import runtime
 from mlx_tune.training.whole import attach
+from mlx_tune.workflows import general
 from mlx_tune.workflows.prepare import Request
 from mlx_tune.workflows.train import train
 
@@ -85,6 +86,8 @@ def own_machine(folder: Path) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_TUNE_CACHE", str(folder / "cache"))
         patch.setattr(runtime, "can_compile", lambda: False)
+        patch.setattr(general, "PROBES", 3)
+        patch.setattr(general, "GUARDS", 2)
         yield patch
 
 
