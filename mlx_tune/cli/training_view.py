@@ -28,7 +28,7 @@ from mlx_tune.report.progress import RunProgress
 from mlx_tune.training.loop import Step, Trainer
 from mlx_tune.workflows.carry_out import Outcome
 from mlx_tune.workflows.evaluate import SessionRecall
-from mlx_tune.workflows.prepare import Plan
+from mlx_tune.workflows.plan import Plan
 
 _WELL_LEARNED = 0.9
 

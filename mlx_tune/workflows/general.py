@@ -64,21 +64,35 @@ def general_set(info: BaseInfo, *, say: Say) -> General:
     Raises:
         InputError: The base computes no finite numbers.
     """
-    probes = questions.evenly(questions.probes(), PROBES)
-    guards = questions.evenly(questions.guards(), GUARDS)
+    probes, guards = _asked()
     key = _key(info, probes, guards)
-    path = cache_dir() / "general" / f"{info.fingerprint}-{key['questions'][:8]}.json"
-    if (kept := _read(path, key)) is not None:
+    if (kept := kept_general_set(info)) is not None:
         return kept
     say(f"asking the base {len(probes) + len(guards)} general questions (once a base)…")
     made = _ask(info, probes, guards)
     let_go()
     try:
+        path = _path(key)
         make_folder(path.parent)
         replace_file(path, _to_json(made, key), safe="only the next training takes longer")
     except (OSError, UsageError) as error:
         say(f"the base's answers are not kept: {error}")
     return made
+
+
+def kept_general_set(info: BaseInfo) -> General | None:
+    """Return the same where the base was asked before, else None."""
+    key = _key(info, *_asked())
+    return _read(_path(key), key)
+
+
+def _asked() -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    probes = questions.evenly(questions.probes(), PROBES)
+    return probes, questions.evenly(questions.guards(), GUARDS)
+
+
+def _path(key: Any) -> Path:
+    return cache_dir() / "general" / f"{key['base']}-{key['questions'][:8]}.json"
 
 
 def _key(info: BaseInfo, probes: tuple[Question, ...], guards: tuple[Question, ...]) -> Any:

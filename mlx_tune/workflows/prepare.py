@@ -265,9 +265,10 @@ def _guards(ground: _Ground, decided: Sizing, request: Request, say: Say) -> tup
     """Return the general questions that come along."""
     if not decided.guard.value:
         return ()
-    ask = general_set if request.asks_model else kept_general_set
-    found = ask(ground.info, say=say)
-    return found.guards if found else ()
+    if request.asks_model:
+        return general_set(ground.info, say=say).guards
+    kept = kept_general_set(ground.info)
+    return kept.guards if kept else ()
 
 
 def _disk(ground: _Ground, decided: Sizing, rows: Sequence[Row]) -> DiskPlan:

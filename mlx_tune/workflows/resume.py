@@ -1,9 +1,11 @@
 """Goes on with a run that was interrupted, from its newest checkpoint."""
 
+import hashlib
+import json
 from pathlib import Path
 
 from mlx_tune.continual.methods import method
-from mlx_tune.data import read, strict_json, tokenise
+from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError, UsageError
@@ -53,19 +55,19 @@ def go_on(store: Store, run: Run, watch: Watch) -> Outcome:
 
 def _read_job(store: Store, run: Run, say: Say) -> Job:
     parent = run.record["parent"]
+    decided = Sizing.from_json(run.record["sizing"])  # another version's run is refused here
     chain = tuple(store.chain(store.find(parent))) if parent else ()
     info = _same_base(store, run, say)
     new = _rows(run, NEW_ROWS, "data_sha256")
     old = _rows(run, OLD_ROWS, "old_sha256")
     held_out = _rows(run, HELD_OUT_ROWS, "held_out_sha256")
     tokenizer = load_tokenizer(info.folder, info.template)
-    decided = Sizing.from_json(run.record["sizing"])
     return Job(
         name=run.record["name"],
         info=info,
         store=store,
         chain=chain,
-        replaced=tuple(map(store.find, run.record["replaces"])),
+        replaced=tuple(s for ref in run.record["replaces"] if (s := store.find(ref))),
         method=method(str(decided.method.value)),
         sizing=decided,
         mixture=Mixture.from_json(run.record["mixture"]),
@@ -91,21 +93,26 @@ def _same_base(store: Store, run: Run, say: Say) -> BaseInfo:
 
 
 def _guards(run: Run) -> list[Example]:
-    """Read the general questions that come along; a checkpoint knows its rows by their hash."""
-    items = strict_json.parse_jsonl(run.read(GUARDS), str(run.path / GUARDS))
-    return [Example.from_json(item.value) for item in items]
+    """Read the general questions that come along."""
+    data = run.read(GUARDS)
+    _check_same(run, GUARDS, hashlib.sha256(data).hexdigest(), "guards_sha256")
+    return [Example.from_json(json.loads(line)) for line in data.splitlines()]
 
 
 def _rows(run: Run, name: str, key: str) -> list[Row]:
     """Read rows that a run keeps, and refuse others than those it began with."""
     rows = read.load(run.read(name), str(run.path / name))
-    found, began = read.fingerprint(rows), str(run.record.get(key))
+    _check_same(run, name, read.fingerprint(rows), key)
+    return rows
+
+
+def _check_same(run: Run, name: str, found: str, key: str) -> None:
+    began = str(run.record.get(key))
     if found != began:
         raise IncompatibleError(
             f"{run.path / name}: sha256 {found[:12]}…, the run began with {began[:12]}…; "
             "put the rows back, or train again"
         )
-    return rows
 
 
 def find_run(store_root: Path, name: str | None, watch: Watch) -> Run:

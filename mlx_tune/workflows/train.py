@@ -1,5 +1,6 @@
 """One continual session: plan, then fold, rehearse, train, score, commit, and move HEAD."""
 
+import hashlib
 from typing import Any
 
 from mlx_tune.data import read
@@ -84,7 +85,7 @@ def _begin(plan: Plan) -> Job:
         HELD_OUT_ROWS: plan.held_out,
     }
     guards = plan.examples[len(plan.taught) + len(plan.rehearsal.old) :]
-    lines = "".join(canonical_json(guard.to_json()) + "\n" for guard in guards)
+    lines = "".join(canonical_json(guard.to_json()) + "\n" for guard in guards).encode()
     run = Run.create(
         plan.store.root,
         name=plan.name,
@@ -99,8 +100,9 @@ def _begin(plan: Plan) -> Job:
             "data_sha256": read.fingerprint(plan.taught),
             "old_sha256": read.fingerprint(plan.rehearsal.old),
             "held_out_sha256": read.fingerprint(plan.held_out),
+            "guards_sha256": hashlib.sha256(lines).hexdigest(),
         },
-        files={**{name: read.dump(kept) for name, kept in rows.items()}, GUARDS: lines.encode()},
+        files={**{name: read.dump(kept) for name, kept in rows.items()}, GUARDS: lines},
     )
     return Job(
         name=plan.name,
