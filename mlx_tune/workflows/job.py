@@ -16,6 +16,7 @@ from mlx_tune.sizing import Sizing
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.loop import Step, Trainer
 from mlx_tune.training.mixture import Mixture
+from mlx_tune.workflows.folded import folding
 from mlx_tune.workflows.plan import Plan, training_config
 
 NEW_ROWS, OLD_ROWS, HELD_OUT_ROWS = "new.jsonl", "old.jsonl", "held-out.jsonl"
@@ -109,6 +110,16 @@ class Job:
     def parent(self) -> Session | None:
         """The session it stands on, None for the bare base."""
         return self.chain[-1] if self.chain else None
+
+    @property
+    def keeps_data(self) -> bool:
+        """Whether the session keeps its rows."""
+        return bool(self.sizing.keep_data.value)
+
+    @property
+    def stands_on(self) -> tuple[Session, ...]:
+        """The sessions that are folded underneath it, root first."""
+        return tuple(self.method.stands_on(folding(self.chain)))
 
     @property
     def before(self) -> tuple[Session, ...]:
