@@ -54,6 +54,13 @@ def test_a_promotion_is_a_few_lines():
     ]
 
 
+def test_nothing_lost_reads_so():
+    assert shown(session(1, "cs", 8, 0))[:2] == [
+        "lost nothing: 1 session",
+        "backward transfer: 0 points (1 session, 8 questions)",
+    ]
+
+
 def test_what_cannot_be_measured_is_named_and_not_called_kept():
     assert shown(skipped={"1 cs": "its rows were not kept"}) == [
         "not measured: 1 cs, since its rows were not kept",
