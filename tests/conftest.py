@@ -20,6 +20,10 @@ from mlx_tune.models import runtime
 from mlx_tune.workflows import general
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import tiny`
+
+# isort: split
+from lab import ask_little
+
 # transformers advises, at import, to install PyTorch.
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
 
@@ -36,6 +40,17 @@ def own_cache(tmp_path_factory, monkeypatch, request):
     """No test reads or writes the person's cache, but for the slow ones, which need the model."""
     if "slow" not in request.keywords:
         monkeypatch.setenv("MLX_TUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def few_questions(monkeypatch, request):
+    """A tiny base is asked a few general questions, and its gate lets everything through.
+
+    Two rows of gibberish are no measure of what was kept; tests of the gate (marked so) decide by
+    its own limits.
+    """
+    if "slow" not in request.keywords:
+        ask_little(monkeypatch, lenient="gate" not in request.keywords)
 
 
 @pytest.fixture(autouse=True)

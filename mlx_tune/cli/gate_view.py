@@ -23,22 +23,15 @@ _VERDICTS = {
 
 
 def show_decision(
-    decision: Decision,
-    questions: Mapping[int, Sequence[str]],
-    console: Console,
-    *,
-    session: str,
-    store_flag: str,
+    decision: Decision, questions: Mapping[int, Sequence[str]], console: Console
 ) -> None:
-    """Print the scores, the verdict with its reasons, and where it is no promotion the ways on.
+    """Print the scores, the verdict with its reasons, and what was lost.
 
     Args:
         decision: What the gate said.
         questions: By a session's number, the questions its flags are of, in their order; a session
             may be missing.
         console: Where to.
-        session: How a command names the newest session, such as its id's first digits.
-        store_flag: What a command must say of the store; nothing for the usual one.
     """
     if not decision.sessions and decision.general is None and not decision.skipped:
         return  # a first session: there was nothing to lose
@@ -50,7 +43,6 @@ def show_decision(
     show_reasons(decision.reasons, console)
     if decision.verdict != PROMOTE:
         _show_lost(_worst(decision), questions, console)
-        _show_ways(console, session=session, store_flag=store_flag)
 
 
 def show_reasons(reasons: Iterable[str], console: Console) -> None:
@@ -80,8 +72,9 @@ def _show_scores(decision: Decision, console: Console) -> None:
         words = f"{counted(over.sessions, 'session')}, {counted(over.asked, 'question')}"
         _line(f"backward transfer: {_signed(over)} ({words})", console)
     if (general := decision.general) is not None:
-        rise = nats(general.nats) if general.nats < 0 else f"+{nats(general.nats)}"
+        sign = "" if general.nats_per_token < 0 else "+"
         over_all = counted(general.asked, "question")
+        rise = f"{sign}{nats(general.nats_per_token)}"
         _line(f"general ability: loss {rise} nats a token ({over_all})", console)
 
 
@@ -112,8 +105,14 @@ def _show_lost(
             _line(f"  … and {more} more", console, style="dim")
 
 
-def _show_ways(console: Console, *, session: str, store_flag: str) -> None:
-    """Print what one can do, the likeliest to help first."""
+def show_ways(console: Console, *, session: str, store_flag: str) -> None:
+    """Print what one can do with a session that was held back, the likeliest to help first.
+
+    Args:
+        console: Where to.
+        session: How a command names it, such as its id's first digits.
+        store_flag: What a command must say of the store; nothing for the usual one.
+    """
     console.print()
     _line("The session is saved, and HEAD is where it was. You can", console)
     ways = {

@@ -42,28 +42,6 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class General:
-    """What became of general ability: the base's own answers to general questions.
-
-    Attributes:
-        nats: Rise of the mean loss over the base's, nats per token.
-        rose: Questions with a higher loss than the base's.
-        fell: Questions with a lower one.
-        asked: All that were asked.
-    """
-
-    nats: float
-    rose: int
-    fell: int
-    asked: int
-
-    @property
-    def changes(self) -> Changes:
-        """For the sign test."""
-        return Changes(worse=self.rose, better=self.fell)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Kept:
     """What is left of one session.
 

@@ -11,10 +11,10 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from mlx_tune.continual.forgetting import Backward as Backward
-from mlx_tune.continual.forgetting import General as General
 from mlx_tune.continual.forgetting import Kept as Kept
 from mlx_tune.continual.forgetting import Measured as Measured
 from mlx_tune.continual.forgetting import label
+from mlx_tune.continual.general import Rise
 from mlx_tune.continual.paired import Changes
 from mlx_tune.errors import UsageError
 
@@ -88,7 +88,7 @@ class Decision:
     sessions: tuple[Kept, ...]
     skipped: Mapping[str, str]
     backward: Backward | None
-    general: General | None
+    general: Rise | None
     thresholds: Thresholds
 
     @property
@@ -131,7 +131,7 @@ def decide(
     measured: Sequence[Measured],
     *,
     skipped: Mapping[str, str],
-    general: General | None,
+    general: Rise | None,
     thresholds: Thresholds,
 ) -> Decision:
     """Decide whether the newest session may be used.
@@ -231,12 +231,12 @@ def _backward(backward: Backward, limits: Thresholds) -> _Value:
     )
 
 
-def _general(general: General, limits: Thresholds) -> _Value:
+def _general(general: Rise, limits: Thresholds) -> _Value:
     over = f"worse on {general.rose} of {general.asked} questions, better on {general.fell}"
     return _judge(
-        f"general ability: the loss rose by {nats(general.nats)} nats a token ({over})",
-        is_good=general.nats <= limits.general,  # so that a NaN is not good
-        is_bearable=general.nats <= limits.ask_general,
+        f"general ability: the loss rose by {nats(general.nats_per_token)} nats a token ({over})",
+        is_good=general.nats_per_token <= limits.general,  # so that a NaN is not good
+        is_bearable=general.nats_per_token <= limits.ask_general,
         wanted=f"at most {limits.general:g}",
         limit=f"{limits.ask_general:g}",
         changes=general.changes,

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlx_tune.continual.paired import Changes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rise:
@@ -30,6 +32,11 @@ class Rise:
     asked: int
     rose: int
     fell: int
+
+    @property
+    def changes(self) -> Changes:
+        """For the sign test."""
+        return Changes(worse=self.rose, better=self.fell)
 
 
 def rise(base: Sequence[float], now: Sequence[float], tokens: Sequence[int]) -> Rise:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mlx_tune.continual.gate import PROMOTE
 from mlx_tune.data import read
 from mlx_tune.errors import IncompatibleError, InputError, LockedError
 from mlx_tune.lineage import head
@@ -10,8 +11,8 @@ from mlx_tune.lineage.session import Session
 from mlx_tune.workflows.asking import SessionRecall
 from mlx_tune.workflows.folded import DATA_FILE, let_go
 from mlx_tune.workflows.job import HELD_OUT_ROWS, NEW_ROWS, Job, Watch
-from mlx_tune.workflows.judge import judge
-from mlx_tune.workflows.session_record import PROMOTE, session_record
+from mlx_tune.workflows.judge import Judged, judge
+from mlx_tune.workflows.session_record import session_record
 from mlx_tune.workflows.steps import take_steps
 
 
@@ -23,11 +24,13 @@ class Outcome:
         session: As committed.
         recall: Of every session of its chain, itself last.
         is_head: False when it was held back, or HEAD moved elsewhere meanwhile.
+        judged: What was decided; None where an earlier attempt at the run committed it.
     """
 
     session: Session
     recall: tuple[SessionRecall, ...]
     is_head: bool
+    judged: Judged | None
 
 
 def carry_out(job: Job, watch: Watch) -> Outcome:
@@ -38,10 +41,10 @@ def carry_out(job: Job, watch: Watch) -> Outcome:
         MlxTuneError: Whatever could not be done; see the child. The run and its last checkpoint
             are kept.
     """
-    session = _committed(job)
+    session, judged = _committed(job), None
     if session is None:
         try:
-            session = _train_and_commit(job, watch)
+            session, judged = _train_and_commit(job, watch)
         except (IncompatibleError, InputError):  # it would end the same way again
             job.run.set(phase=FAILED)
             raise
@@ -51,7 +54,7 @@ def carry_out(job: Job, watch: Watch) -> Outcome:
     safe = f"{session.folder_name} is saved, only the run's record lacks its last line"
     job.run.set(phase=DONE, session=session.id, safe=safe)
     recall = tuple(map(SessionRecall.from_json, session.record["recall"]))
-    return Outcome(session=session, recall=recall, is_head=is_head)
+    return Outcome(session=session, recall=recall, is_head=is_head, judged=judged)
 
 
 def _committed(job: Job) -> Session | None:
@@ -62,7 +65,7 @@ def _committed(job: Job) -> Session | None:
     return None
 
 
-def _train_and_commit(job: Job, watch: Watch) -> Session:
+def _train_and_commit(job: Job, watch: Watch) -> tuple[Session, Judged]:
     trained = take_steps(job, watch)
     let_go()  # the trained model has gone with its frame, before its folded twin comes
     job.run.set(phase=SCORE)
@@ -73,12 +76,9 @@ def _train_and_commit(job: Job, watch: Watch) -> Session:
         files[DATA_FILE] = read.dump(job.new)
         if job.held_out:
             files[HELD_OUT_ROWS] = read.dump(job.held_out)
-    return job.store.commit(
-        name=job.name,
-        parent=job.parent,
-        record=session_record(job, trained, judged),
-        files=files,
-    )
+    record = session_record(job, trained, judged)
+    session = job.store.commit(name=job.name, parent=job.parent, record=record, files=files)
+    return session, judged
 
 
 def _move_head(job: Job, session: Session, watch: Watch) -> bool:

@@ -1,6 +1,6 @@
 """Scores what was just trained, on the model every command will use, and asks the gate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,10 +32,12 @@ class Judged:
         decision: The gate's.
         verdict: The gate's, or a person's where it asked.
         general: ΔG.
+        questions: By an earlier session's number, what the decision's indices are of.
     """
 
     adapter: Adapter
     beta: float
+    questions: Mapping[int, Sequence[str]]
     recall: tuple[SessionRecall, ...]
     decision: Decision
     verdict: str
@@ -135,6 +137,7 @@ class _Bench:
         return Judged(
             adapter=adapter,
             beta=beta,
+            questions=self.questions,
             recall=tuple(recall),
             decision=decision,
             verdict=decision.verdict,

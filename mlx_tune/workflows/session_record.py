@@ -10,8 +10,6 @@ from mlx_tune.workflows.job import Job
 from mlx_tune.workflows.judge import Judged
 from mlx_tune.workflows.steps import Trained
 
-PROMOTE = "promote"
-
 
 def session_record(job: Job, trained: Trained, judged: Judged) -> dict[str, Any]:
     """Return the record of a session."""

@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 
 from mlx_tune.cli.gate_view import show_decision
-from mlx_tune.continual.gate import General, Measured, Thresholds, decide
+from mlx_tune.continual.gate import Measured, Thresholds, decide
+from mlx_tune.continual.general import Rise
 
 LONG = "campus-dining-halls-of-winter-term-2026x"
 
@@ -43,7 +44,7 @@ def test_a_first_session_has_nothing_to_say():
 
 
 def test_a_promotion_is_a_few_lines():
-    general = General(nats=-0.0123, rose=20, fell=100, asked=120)
+    general = Rise(nats_per_token=-0.0123, rose=20, fell=100, asked=120)
     assert shown(session(1, "cs", 106, 1, 104), session(2, "x", 50, 0), general=general) == [
         "session  kept  known now   when learned",
         "1 cs     99 %  103 of 106  104 of 106",
@@ -120,7 +121,7 @@ def test_only_the_sessions_that_lost_most_are_listed():
 
 def test_a_gain_is_shown_as_one():
     gained = Measured(number=1, name="cs", learned=(True, True, False), now=(True,) * 3)
-    lines = shown(gained, general=General(nats=0.05, rose=70, fell=50, asked=120))
+    lines = shown(gained, general=Rise(nats_per_token=0.05, rose=70, fell=50, asked=120))
     assert lines[1] == "backward transfer: +33.3 points (1 session, 3 questions)"
     assert lines[2] == "general ability: loss +0.05 nats a token (120 questions)"
 

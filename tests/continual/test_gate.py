@@ -11,11 +11,11 @@ from mlx_tune.continual.gate import (
     PROMOTE,
     REFUSE,
     SEVERITY,
-    General,
     Measured,
     Thresholds,
     decide,
 )
+from mlx_tune.continual.general import Rise
 from mlx_tune.errors import UsageError
 
 LIMITS = Thresholds()
@@ -33,8 +33,8 @@ def verdict_of(*measured, general=None, limits=LIMITS):
     return decide(measured, skipped={}, general=general, thresholds=limits).verdict
 
 
-def rose(nats: float, worse: int = 90, better: int = 30) -> General:
-    return General(nats=nats, rose=worse, fell=better, asked=120)
+def rose(nats: float, worse: int = 90, better: int = 30) -> Rise:
+    return Rise(nats_per_token=nats, rose=worse, fell=better, asked=120)
 
 
 def test_a_first_session_is_promoted_and_nothing_is_said():

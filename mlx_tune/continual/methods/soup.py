@@ -65,5 +65,5 @@ def _merit(decision: Decision) -> tuple[float, float, float, float]:
         -SEVERITY[decision.verdict],
         float(worst.share) if worst else 0.0,
         backward.points if backward else 0.0,
-        -general.nats if general else 0.0,
+        -general.nats_per_token if general else 0.0,
     )

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.continual.gate import PROMOTE, General, Measured, Thresholds, decide
+from mlx_tune.continual.gate import PROMOTE, Measured, Thresholds, decide
+from mlx_tune.continual.general import Rise
 from mlx_tune.continual.methods.soup import BETAS, scaled, search
 from mlx_tune.training.adapter import Adapter
 
@@ -24,7 +25,9 @@ def judged_by(lost, nats=None, asked=(100,)):
             )
             for number, (count, missing) in enumerate(zip(asked, lost(beta), strict=True), start=1)
         ]
-        general = None if nats is None else General(nats=nats(beta), rose=60, fell=60, asked=120)
+        general = (
+            None if nats is None else Rise(nats_per_token=nats(beta), rose=60, fell=60, asked=120)
+        )
         return decide(measured, skipped={}, general=general, thresholds=Thresholds())
 
     return judge, tried
