@@ -84,7 +84,7 @@ class Plan:
     @property
     def training(self) -> TrainingConfig:
         """What the loop is told."""
-        return training_config(self.sizing, self.mixture, distils=self.method.distils)
+        return training_config(self.sizing, self.mixture, self.method)
 
     @property
     def planned_steps(self) -> int:
@@ -113,15 +113,17 @@ class Plan:
         return round(sum(self.tokens_by_kind))
 
 
-def training_config(decided: sizing.Sizing, mixture: Mixture, *, distils: bool) -> TrainingConfig:
+def training_config(decided: sizing.Sizing, mixture: Mixture, how: Method) -> TrainingConfig:
     """Return what the loop is told, from a sizing.
 
     Args:
         decided: The settings.
-        mixture: Which rows come in which epoch; new ones are its first kind.
-        distils: Whether all others are taught by the folded model itself.
+        mixture: Which rows come in which epoch: new ones, old ones, general questions.
+        how: Earlier sessions are remembered. General questions are always taught by the folded
+            model itself; old rows are where the method distils.
     """
-    new_rows = mixture.kinds[0].rows
+    new_rows, old_rows, guards = (kind.rows for kind in mixture.kinds)
+    distilled_from = new_rows if how.distils else new_rows + old_rows
     return TrainingConfig(
         rank=int(decided.rank.value),
         scale=decided.scale,
@@ -131,7 +133,7 @@ def training_config(decided: sizing.Sizing, mixture: Mixture, *, distils: bool) 
         learning_rate=float(decided.learning_rate.value),
         new_rows=new_rows,
         mixture=mixture,
-        distilled_from=new_rows if distils else None,
+        distilled_from=distilled_from if guards or how.distils else None,
         seed=int(decided.seed.value),
         dropout=float(decided.dropout.value),
         lora_plus_ratio=float(decided.lora_plus_ratio.value),

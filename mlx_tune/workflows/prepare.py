@@ -98,15 +98,14 @@ def prepare(request: Request, *, say: Say) -> Plan:
         replay=str(decided.replay.value),
         guard=float(decided.guard.value),
     )
-    distils = ground.method.distils
     decided, memory_plan = fitting.fit(
         ground.info,
         decided,
-        training_config(decided, mixture, distils=distils),
+        training_config(decided, mixture, ground.method),
         examples,
         ground.asked,
     )
-    batches = training_config(decided, mixture, distils=distils).batches(
+    batches = training_config(decided, mixture, ground.method).batches(
         examples, share_prefix=fitting.dimensions(ground.info).walked
     )
     shapes, needed = batches.shapes()

@@ -93,7 +93,7 @@ def _objective(job: Job) -> Objective:
     past = read_adapters(job.stands_on) if job.method.penalty_weight else ()
     return Objective(
         penalty=partial(job.method.penalty, past=past) if past else None,
-        divergence=distillation_loss if job.method.distils else None,
+        divergence=distillation_loss,
     )
 
 
