@@ -105,7 +105,7 @@ def _worst(matrix: Retention) -> str:
     if worst is None or cell is None:
         return ""
     interval = matrix.interval(matrix.length, worst)
-    return f"{round(100 * cell[0] / cell[1])} % of {cell[1]}{_between(interval)}"
+    return f"{heat_map.whole_percent(*cell)} % of {cell[1]}{_between(interval)}"
 
 
 def _between(interval: tuple[float, float] | None) -> str:

@@ -8,7 +8,6 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from mlx_tune.cli.console import plain
 from mlx_tune.continual.retention import Cell
 
 # Ten steps of cividis, dark to bright, which people with and without colour-blindness see alike.
@@ -57,6 +56,11 @@ def ground(share: float) -> Style:
     return Style(color="#000000" if step >= _FIRST_BRIGHT else "#ffffff", bgcolor=_STEPS[step])
 
 
+def whole_percent(right: int, asked: int) -> int:
+    """Return a share in whole percent: 100 only for all of them, 0 only for none."""
+    return right and (100 if right == asked else min(max(round(100 * right / asked), 1), 99))
+
+
 def _fits(heat: HeatMap, room: int, label: int, joint: str) -> bool:
     return label + 1 + len(heat.columns) * _cell_width(heat, joint) <= room
 
@@ -87,9 +91,8 @@ def _cell(cell: Cell, joint: str, width: int) -> Text:
 def _shown(cell: Cell, joint: str) -> str:
     if cell is None or not cell[1]:
         return "–"
-    return f"{round(100 * cell[0] / cell[1])} %{joint}{cell[1]}"
+    return f"{whole_percent(*cell)} %{joint}{cell[1]}"
 
 
 def _cut(text: str, most: int) -> str:
-    words = plain(text)
-    return words if len(words) <= most else words[: most - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"

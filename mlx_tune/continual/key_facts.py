@@ -15,7 +15,7 @@ Kind = Literal["url", "e-mail", "code", "number"]
 _URL = re.compile(
     r"(?<![\w@./-])(?:https?://|(?:[a-z0-9-]+\.)+[a-z]{2,}/)[^\s<>\"“”«»`]*", re.IGNORECASE
 )
-_EMAIL = re.compile(r"[\w.+%-]*\w@(?:[^\W_][\w-]*\.)+[^\W\d_]{2,}")
+_EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]*\w@(?:[^\W_][\w-]*\.)+[^\W\d_]{2,}")
 # A word and what it is joined to: C-201, 555-0184, 14:10, 1,120; "104.Then" is two words.
 _WORD = re.compile(r"[^\W_]+(?:(?:-|(?<=\d)[.,:/](?=\d))[^\W_]+)*")
 _COURSE = re.compile(r"\b([A-Z]{2,6})[ ](\d+[A-Z]?)\b(?![-.:,/]\d)")

@@ -68,4 +68,4 @@ def read_all(store_root: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
             found[path.name] = record
         else:
             notes.append(f"{path}: another version of mlx-tune wrote it; passed over")
-    return found
+    return dict(sorted(found.items(), key=lambda item: str(item[1].get("created"))))

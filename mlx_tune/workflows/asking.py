@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from mlx_tune.continual.recall import Recall, score
@@ -10,6 +11,7 @@ from mlx_tune.continual.rehearse import current
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
+from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.workflows.folded import FoldedModel
 
 
@@ -49,6 +51,23 @@ class SessionRecall:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """A session's questions as a model meets them.
+
+    Attributes:
+        number: The session's place in the chain.
+        name: The session.
+        verbatim: As taught, with the taught answers.
+        paraphrases: Reworded, with the same answers.
+    """
+
+    number: int
+    name: str
+    verbatim: tuple[Example, ...]
+    paraphrases: tuple[Example, ...]
+
+
 def score_sessions(
     folded: FoldedModel,
     labels: Sequence[tuple[int, str]],
@@ -63,28 +82,44 @@ def score_sessions(
         labels: Number and name of each session.
         history: The rows each was taught, in the same order.
     """
+    rows = [questions(kept) for kept in current(history)]
+    return [ask(folded, one) for one in prepare(labels, rows, folded.tokenizer)]
+
+
+def prepare(
+    labels: Sequence[tuple[int, str]], rows: Sequence[Sequence[Row]], tokenizer: Tokenizer
+) -> list[Questions]:
+    """Tokenise the questions of sessions, all at once: each time starts a process for the template.
+
+    Args:
+        labels: Number and name of each session.
+        rows: Its rows, all of which ask something, in the same order.
+        tokenizer: The base's.
+
+    Raises:
+        InputError: The base's tokenizer or template cannot take a row.
+    """
+    everything = [row for several in rows for row in several]
+    verbatim = iter(tokenise.encode(everything, tokenizer))
+    reworded = iter(tokenise.probes(everything, tokenizer))
     return [
-        score_session(folded, label, questions(rows))
-        for label, rows in zip(labels, current(history), strict=True)
+        Questions(
+            number=number,
+            name=name,
+            verbatim=tuple(islice(verbatim, len(several))),
+            paraphrases=tuple(islice(reworded, sum(len(row.paraphrases) for row in several))),
+        )
+        for (number, name), several in zip(labels, rows, strict=True)
     ]
 
 
-def score_session(
-    folded: FoldedModel, label: tuple[int, str], rows: Sequence[Row]
-) -> SessionRecall:
-    """Score the questions of one session and their paraphrases.
-
-    Args:
-        folded: The model that answers.
-        label: Number and name of the session.
-        rows: Those that ask something.
-    """
-    number, name = label
+def ask(folded: FoldedModel, asked: Questions) -> SessionRecall:
+    """Score one session's questions and their paraphrases."""
     return SessionRecall(
-        number=number,
-        name=name,
-        verbatim=_score(folded, tokenise.encode(rows, folded.tokenizer)),
-        paraphrases=_score(folded, tokenise.probes(rows, folded.tokenizer)),
+        number=asked.number,
+        name=asked.name,
+        verbatim=_score(folded, asked.verbatim),
+        paraphrases=_score(folded, asked.paraphrases),
     )
 
 

@@ -5,7 +5,7 @@ the base's row, and what was known of a session before it was taught, are measur
 in memory at a time, and kept under ``evals/``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
-from mlx_tune.workflows.asking import SessionRecall, score_session, score_sessions
+from mlx_tune.models.load import load_tokenizer
+from mlx_tune.models.tokenizer import Tokenizer
+from mlx_tune.workflows.asking import Questions, SessionRecall, ask, prepare, score_sessions
 from mlx_tune.workflows.evaluation import MEASURED, Asked, Cells, Evaluation, Place, Scored
 from mlx_tune.workflows.facts import score_facts
 from mlx_tune.workflows.folded import (
-    FoldedModel,
     choose_base,
     describe_base,
     find_session,
@@ -84,10 +85,11 @@ def evaluate(
         recall=(),
     )
     known = {} if fresh else _known(store, found, history, info, say)
-    found = _with_answers(replace(found, cells=known), info, facts=facts, say=say)
+    exam = _exam(found.columns, load_tokenizer(info.folder, info.template))
+    found = _with_answers(replace(found, cells=known), exam, info, facts=facts, say=say)
     let_go()
     try:
-        for more in () if quick else _ask_the_rest(found, info, say):
+        for more in () if quick else _ask_the_rest(found, exam, info, say):
             found = more
     finally:  # stopped midway, the rows that were asked need not be asked again
         _keep(store, found, info, say)
@@ -126,55 +128,66 @@ def _known(store: Store, found: Evaluation, history: History, info: BaseInfo, sa
     return cells | recorded(found.rows, found.columns, history)
 
 
-def _with_answers(found: Evaluation, info: BaseInfo, *, facts: bool, say: Say) -> Evaluation:
+Exam = Mapping[str, Questions]
+"""By the id of the session whose questions they are."""
+
+
+def _exam(columns: Sequence[Asked], tokenizer: Tokenizer) -> Exam:
+    labels = [(column.session.number, column.session.name) for column in columns]
+    prepared = prepare(labels, [column.rows for column in columns], tokenizer)
+    ids = [column.session.id for column in columns]
+    return dict(zip(ids, prepared, strict=True))
+
+
+def _with_answers(
+    found: Evaluation, exam: Exam, info: BaseInfo, *, facts: bool, say: Say
+) -> Evaluation:
     """Ask the answering place everything, whatever is known."""
     say(f"asking {_name(found.answering)}…")
     folded = load_folded(info, found.answering.chain)
-    recall = [_ask(folded, column) for column in found.columns]
-    measured = _cells(found.answering, found.columns, recall)
+    recall = {column.session.id: ask(folded, exam[column.session.id]) for column in found.columns}
     if facts:
         say("generating the answers that are not known word for word…")
     return replace(
         found,
-        cells={**found.cells, **measured},
-        recall=tuple(recall),
+        cells={**found.cells, **_cells(found.answering, recall)},
+        recall=tuple(recall.values()),
         facts={
-            column.session.number: score_facts(folded, column.rows, entry)
-            for column, entry in zip(found.columns, recall, strict=True)
+            column.session.number: score_facts(
+                folded, column.rows, exam[column.session.id], recall[column.session.id]
+            )
+            for column in found.columns
         }
         if facts
         else None,
     )
 
 
-def _ask_the_rest(found: Evaluation, info: BaseInfo, say: Say) -> Iterator[Evaluation]:
+def _ask_the_rest(found: Evaluation, exam: Exam, info: BaseInfo, say: Say) -> Iterator[Evaluation]:
     """Ask each place before the answering one what is not known of it; yield what is known then."""
     for row in found.rows:
-        columns = [column for column in found.columns if _lacks(found, row, column)]
-        if columns:
+        lacking = [c.session.id for c in found.columns if _lacks(found, row, c)]
+        if lacking:
             say(f"asking {_name(row)}, as it was…" if row.session else "asking the base…")
-            found = replace(found, cells={**found.cells, **_measure(row, columns, info)})
+            cells = _measure(row, {identity: exam[identity] for identity in lacking}, info)
+            found = replace(found, cells={**found.cells, **cells})
             let_go()
             yield found
 
 
-def _measure(row: Place, columns: Sequence[Asked], info: BaseInfo) -> Cells:
+def _measure(row: Place, exam: Exam, info: BaseInfo) -> Cells:
     folded = load_folded(info, row.chain)
-    return _cells(row, columns, [_ask(folded, column) for column in columns])
+    return _cells(row, {identity: ask(folded, asked) for identity, asked in exam.items()})
 
 
 def _lacks(found: Evaluation, row: Place, column: Asked) -> bool:
     return any(column.count(kind) and not found.scored(row, column, kind) for kind in KINDS)
 
 
-def _ask(folded: FoldedModel, column: Asked) -> SessionRecall:
-    return score_session(folded, (column.session.number, column.session.name), column.rows)
-
-
-def _cells(row: Place, columns: Sequence[Asked], recall: Sequence[SessionRecall]) -> Cells:
+def _cells(row: Place, recall: Mapping[str, SessionRecall]) -> Cells:
     return {
-        (row.id, column.session.id, kind): scored
-        for column, entry in zip(columns, recall, strict=True)
+        (row.id, identity, kind): scored
+        for identity, entry in recall.items()
         for kind in KINDS
         if (scored := _scored(entry, kind)) is not None
     }

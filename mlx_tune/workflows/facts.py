@@ -6,12 +6,11 @@ from typing import Any
 
 from mlx_tune.continual.key_facts import KeyFact, found, key_facts
 from mlx_tune.continual.recall import Recall
-from mlx_tune.continual.recorded import KINDS, Kind
-from mlx_tune.data import tokenise
+from mlx_tune.continual.recorded import Kind
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
-from mlx_tune.inference.generate import stream
-from mlx_tune.workflows.asking import SessionRecall
+from mlx_tune.inference.batch import answers
+from mlx_tune.workflows.asking import Questions, SessionRecall
 from mlx_tune.workflows.folded import FoldedModel
 
 MARGIN_TOKENS = 16
@@ -54,7 +53,7 @@ class Facts:
 
 
 def score_facts(
-    folded: FoldedModel, rows: Sequence[Row], recall: SessionRecall
+    folded: FoldedModel, rows: Sequence[Row], asked: Questions, recall: SessionRecall
 ) -> dict[Kind, Facts]:
     """Look for the key facts of a session's answers in what the model says.
 
@@ -63,22 +62,23 @@ def score_facts(
     Args:
         folded: The model that answers.
         rows: The session's questions.
+        asked: The same in tokens.
         recall: How they, and their paraphrases, came out.
     """
     reworded = [row.with_question(text) for row in rows for text in row.paraphrases]
-    asked: dict[Kind, Sequence[Row]] = {"verbatim": rows, "paraphrases": reworded}
-    scores: dict[Kind, Recall | None] = {
-        "verbatim": recall.verbatim,
-        "paraphrases": recall.paraphrases,
+    return {
+        "verbatim": _score(folded, rows, asked.verbatim, recall.verbatim),
+        "paraphrases": _score(folded, reworded, asked.paraphrases, recall.paraphrases),
     }
-    return {kind: _score(folded, asked[kind], scores[kind]) for kind in KINDS}
 
 
-def _score(folded: FoldedModel, rows: Sequence[Row], recall: Recall | None) -> Facts:
+def _score(
+    folded: FoldedModel, rows: Sequence[Row], examples: Sequence[Example], recall: Recall | None
+) -> Facts:
     flags = recall.verbatim if recall else ()
     facts = [key_facts(str(row.answer)) for row in rows]
     wanted = [i for i, known in enumerate(flags) if facts[i] and not known]
-    said = dict(zip(wanted, _answers(folded, [rows[i] for i in wanted]), strict=True))
+    said = dict(zip(wanted, _answers(folded, [examples[i] for i in wanted]), strict=True))
     missing = [_missing(rows[i], facts[i], said[i]) for i in wanted]
     total = sum(map(len, facts))
     return Facts(
@@ -93,17 +93,15 @@ def _missing(row: Row, facts: Sequence[KeyFact], said: str) -> Missing:
     return Missing(question=str(row.question), said=said, facts=tuple(lacks))
 
 
-def _answers(folded: FoldedModel, rows: Sequence[Row]) -> list[str]:
-    """Generate the greedy answer to each row's question."""
-    examples = tokenise.encode(rows, folded.tokenizer)
-    limit = MARGIN_TOKENS + max((sum(e.supervised) for e in examples), default=0)
+def _answers(folded: FoldedModel, examples: Sequence[Example]) -> list[str]:
+    """Generate the greedy answer to each question."""
+    if not examples:
+        return []
+    limit = MARGIN_TOKENS + max(sum(example.supervised) for example in examples)
     prompts = [_prompt(example) for example in examples]
-    return [
-        "".join(
-            piece.text for piece in stream(folded.model, folded.tokenizer, prompt, max_tokens=limit)
-        )
-        for prompt in prompts
-    ]
+    said = answers(folded.model, folded.tokenizer, prompts, max_tokens=limit)
+    ends = folded.tokenizer.end_ids
+    return [folded.tokenizer.decode([t for t in tokens if t not in ends]) for tokens in said]
 
 
 def _prompt(example: Example) -> tuple[int, ...]:

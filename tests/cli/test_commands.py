@@ -144,14 +144,36 @@ def test_rollback_says_where_head_is_and_how_to_return(store, mlx_tune_command):
     assert mlx_tune_command(*again)[1].startswith("✓ HEAD is 0002-housing-")
 
 
-def test_eval_prints_a_line_a_session(store, mlx_tune_command):
-    code, out, _ = mlx_tune_command("eval")
+def test_eval_prints_the_matrix_and_keeps_it(store, mlx_tune_command):
+    code, out, error = mlx_tune_command("eval")
     assert code == 0
-    lines = [line.split("  ") for line in out.splitlines()]
-    assert [line[0] for line in lines[1:]] == ["questions of", "1 cs", "2 housing"]
-    assert all("of 5)" in "".join(line) for line in lines[2:])
-    recall = json.loads(mlx_tune_command("eval", "--json")[1])["recall"]
-    assert [entry["verbatim"]["asked"] for entry in recall] == [5, 5]
+    lines = out.splitlines()
+    assert lines[0].startswith("answers of 0002-housing-")
+    assert lines[2].startswith("word for word")
+    assert [line.split("  ")[0] for line in lines[4:7]] == ["base", "1 cs", "2 housing"]
+    assert all(line.count(" % of 5") == 2 for line in lines[4:7])
+    assert "asking the base…" in error
+    (kept,) = (store / "evals").iterdir()
+    code, out, error = mlx_tune_command("eval", "--json", "--facts")
+    found = json.loads(out)
+    assert [entry["verbatim"]["asked"] for entry in found["recall"]] == [5, 5]
+    assert found["session"] == lines[0].removeprefix("answers of ")
+    assert found["facts"][0]["verbatim"]["asked"] == 5
+    assert {cell["verbatim"]["source"] for cell in found["cells"]} == {
+        "measured", "recorded", kept.name,
+    }  # fmt: skip
+    assert "asking the base" not in error
+    assert "asking the base" in mlx_tune_command("eval", "--fresh")[2]
+    assert "asking the base" not in mlx_tune_command("eval", "--quick")[2]
+
+
+def test_eval_is_quick_or_fresh(store, mlx_tune_command):
+    code, _, error = mlx_tune_command("eval", "--quick", "--fresh")
+    assert code == 2
+    assert error == (
+        "error: --quick and --fresh: one measures a single row, the other all; give one of the "
+        "two\n"
+    )
 
 
 def test_fuse_writes_a_folder(store, mlx_tune_command, tmp_path):

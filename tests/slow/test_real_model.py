@@ -16,10 +16,12 @@ import pytest
 
 from mlx_tune.continual.recall import score
 from mlx_tune.data import read, tokenise
+from mlx_tune.inference.batch import answers
+from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
 from mlx_tune.models.catalogue import SMALL
 from mlx_tune.training.loss import cross_entropy
-from mlx_tune.workflows.folded import load_folded
+from mlx_tune.workflows.folded import load_folded, read_history
 
 pytestmark = pytest.mark.slow
 
@@ -102,11 +104,36 @@ def test_the_tokenizer_keeps_every_byte_of_the_data(base):
 
 
 def test_what_was_taught_first_is_kept_through_the_second_subject(taught):
-    recall = json.loads(mlx_tune("eval", "--store", taught / "store", "--json"))["recall"]
-    assert [entry["name"] for entry in recall] == ["cs", "housing"]
-    for entry in recall:
+    found = json.loads(mlx_tune("eval", "--store", taught / "store", "--json"))
+    assert [entry["name"] for entry in found["recall"]] == ["cs", "housing"]
+    for entry in found["recall"]:
         assert entry["verbatim"]["asked"] == 8
-        assert entry["verbatim"]["right"] >= 7, recall
+        assert entry["verbatim"]["right"] >= 7, found["recall"]
+    base = [cell for cell in found["cells"] if cell["row"] == "base"]
+    assert [cell["verbatim"]["right"] for cell in base] == [0, 0]
+    assert found["measures"]["verbatim"]["bwt"]["value"] >= -1 / 8
+
+
+def test_scoring_says_what_generation_would(taught):
+    """For answers that are known and others that are not, generated one by one and in batches."""
+    store = Store.open(taught / "store")
+    chain = store.chain(store.head())
+    folded = load_folded(bases.locate(SMALL), chain)
+    rows = [row for rows in read_history(chain) for row in rows]
+    examples = tokenise.encode(rows, folded.tokenizer)[::2]
+    examples += tokenise.probes(rows, folded.tokenizer)[::4]
+    prompts = [example.tokens[: example.first_supervised] for example in examples]
+    wanted = [list(example.tokens[example.first_supervised :]) for example in examples]
+    known = score(folded.model, examples).verbatim
+    limit = max(map(len, wanted))
+    said = answers(folded.model, folded.tokenizer, prompts, max_tokens=limit)
+    assert known == tuple(a == b for a, b in zip(said, wanted, strict=True))
+    assert len(set(known)) == 2, "some must be known and some not"
+    alone = [
+        answers(folded.model, folded.tokenizer, [prompt], max_tokens=limit)[0]
+        for prompt in prompts[:4]
+    ]
+    assert alone == said[:4]
 
 
 def answers(store: Path, subject: Path, *words: object) -> list[tuple[str, str]]:

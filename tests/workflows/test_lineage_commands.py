@@ -119,24 +119,6 @@ def test_fuse_that_fails_leaves_nothing(two, tmp_path, monkeypatch):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_eval_asks_the_questions_of_every_session_in_the_chain(two):
-    lab, _, second = two
-    answering, recall = evaluate(lab.store, session=None, base=None, on=None, say=lambda _: None)
-    assert answering == second
-    assert [(e.number, e.name, e.verbatim.asked) for e in recall] == [
-        (1, "cs", 6),
-        (2, "housing", 6),
-    ]
-    assert [e.to_json() for e in recall] == second.record["recall"]
-
-
-def test_the_base_can_be_asked_what_the_sessions_taught(two):
-    lab, _, _ = two
-    answering, recall = evaluate(lab.store, session="base", base=None, on=None, say=lambda _: None)
-    assert answering is None
-    assert [e.verbatim.right for e in recall] == [0, 0]
-
-
 def test_eval_before_the_first_session_says_what_to_do(lab):
     with pytest.raises(UsageError, match="no sessions yet; train the first"):
         evaluate(lab.store, session=None, base=str(lab.base), on=None, say=lambda _: None)
@@ -186,8 +168,8 @@ def test_a_damaged_head_names_the_way_back_and_rollback_takes_it(two):
     way = f"go back to {first.folder_name} with `mlx-tune rollback --to {first.id[:8]}`"
     assert way in str(error.value)
     # Everything that does not need the damaged session still works.
-    answering, _ = evaluate(lab.store, session="1", base=None, on=None, say=lambda _: None)
-    assert answering == first
+    found = evaluate(lab.store, session="1", base=None, on=None, say=lambda _: None)
+    assert found.answering.session == first
     assert Store.open(lab.store).base()["fingerprint"] == first.record["base"]["fingerprint"]
     move = rollback(lab.store, first.id[:8])
     assert (move.was_damaged, move.after) == (True, first)

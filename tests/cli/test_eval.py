@@ -1,0 +1,189 @@
+"""What `eval` prints, without a model."""
+
+from pathlib import Path
+
+import pytest
+from rich.color import Color
+from rich.console import Console
+
+from mlx_tune.cli import heat_map
+from mlx_tune.cli.eval_view import show_evaluation
+from mlx_tune.cli.heat_map import HeatMap
+from mlx_tune.continual.recorded import KINDS
+from mlx_tune.data.rows import Message, Row
+from mlx_tune.lineage.session import Session
+from mlx_tune.workflows.evaluation import MEASURED, Asked, Evaluation, Place, Scored
+from mlx_tune.workflows.facts import Facts
+
+NAMES = ("cs", "housing", "dining", "registration", "sports")
+
+
+def printed(show, *shown, width=80, **options):
+    console = Console(width=width, record=True, highlight=False, **options)
+    with console.capture() as capture:
+        show(*shown, console)
+    return capture.get()
+
+
+def session(number, name):
+    return Session(
+        path=Path(name), id=f"{number}" * 64, hashes={}, number=number, name=name, parent=None,
+        record={},
+    )  # fmt: skip
+
+
+def rows(count, reworded):
+    said = (Message(role="user", content="q"), Message(role="assistant", content="a"))
+    return (Row(messages=said, paraphrases=("p",) * reworded),) * count
+
+
+def evaluation(rates, *, asked=10, names=NAMES, reworded=2, superseded=0, facts=False):
+    """A matrix of shares, the base's row first; None was not measured. Reworded: half of each."""
+    sessions = tuple(session(i, name) for i, name in enumerate(names, 1))[: len(rates[0])]
+    places = tuple(
+        Place(session=sessions[i - 1] if i else None, chain=sessions[:i]) for i in range(len(rates))
+    )
+    columns = tuple(
+        Asked(session=s, rows=rows(asked, reworded), superseded=superseded) for s in sessions
+    )
+    cells = {}
+    for place, shares in zip(places, rates, strict=True):
+        for column, share in zip(columns, shares, strict=True):
+            for kind in KINDS:
+                count = column.count(kind)
+                if share is None or not count:
+                    continue
+                right = round(share * count / (1 if kind == "verbatim" else 2))
+                cells[place.id, column.session.id, kind] = Scored(
+                    outcomes=(True,) * right + (False,) * (count - right),
+                    loss=0.25, token_accuracy=0.9, source=MEASURED,
+                )  # fmt: skip
+    score = {kind: Facts(found=7, asked=9, missing=()) for kind in KINDS}
+    return Evaluation(
+        answering=places[-1], rows=places, columns=columns, cells=cells, recall=(),
+        facts={s.number: score for s in sessions} if facts else None,
+    )  # fmt: skip
+
+
+THREE = ((0, 0.1, 0), (0.9, 0.2, 0), (1, 1, 0.3), (0.8, 0.7, 1))
+
+
+def test_two_matrices_and_what_they_come_to():
+    out = printed(show_evaluation, evaluation(THREE, reworded=1))
+    assert [line.rstrip() for line in out.splitlines()] == [
+        "answers of 0003-dining-33333333",
+        "",
+        "word for word  questions of each session across, after each session down",
+        "after              1 cs   2 housing    3 dining",
+        "base         0 % of 10  10 % of 10   0 % of 10",
+        "1 cs        90 % of 10  20 % of 10   0 % of 10",
+        "2 housing  100 % of 10 100 % of 10  30 % of 10",
+        "3 dining    80 % of 10  70 % of 10 100 % of 10",
+        "",
+        "reworded  questions of each session across, after each session down",
+        "after              1 cs   2 housing    3 dining",
+        "base         0 % of 10   0 % of 10   0 % of 10",
+        "1 cs        40 % of 10  10 % of 10   0 % of 10",
+        "2 housing   50 % of 10  50 % of 10  20 % of 10",
+        "3 dining    40 % of 10  40 % of 10  50 % of 10",
+        "",
+        "                       word for word           reworded",
+        "known now         ACC  83.3 % of 30 (66–93 %)  43.3 % of 30 (27–61 %)",
+        "since learned     BWT  −20.0 points of 20      −5.0 points of 20",
+        "forgotten         F    25.0 points of 20       10.0 points of 20",
+        "known beforehand  FWT  +20.0 points of 20      +15.0 points of 20",
+        "known least            2 housing               1 cs",
+        "                       70 % of 10 (40–89 %)    40 % of 10 (17–69 %)",
+        "loss per token         0.250                   0.250",
+        "word for word: as taught, exactly · reworded: in words never trained on",
+        "ACC: mean over sessions · BWT: backward transfer, below 0 means forgetting",
+        "F: forgetting, from the best it ever was to now · FWT: forward transfer",
+        "of n: questions asked · (a–b %): 95 % interval (Wilson) · loss in nats",
+    ]
+
+
+def test_five_sessions_of_a_hundred_questions_fit_eighty_columns():
+    rates = [[float(j < i) for j in range(5)] for i in range(6)]
+    found = evaluation(rates, asked=106, superseded=3, facts=True)
+    lines = printed(show_evaluation, found).splitlines()
+    assert max(map(len, lines)) <= 80
+    (first, *_) = [line for line in lines if line.startswith("5 sports")]
+    assert first.count("100 % of 106") == 5
+    (header, *_) = [line for line in lines if line.startswith("after")]
+    assert header.split("  ")[-1].strip() == "5 sports"
+    assert "1 cs: 3 of 109 questions replaced by later sessions, not forgotten" in lines
+    assert "1 cs                      78 % (7 of 9)  78 % (7 of 9)" in [x.rstrip() for x in lines]
+
+
+def test_a_thousand_questions_are_written_shorter():
+    rates = [[0.5] * 5] * 6
+    out = printed(show_evaluation, evaluation(rates, asked=1060))
+    assert max(map(len, out.splitlines())) <= 80
+    assert "50 %/1060" in out
+
+
+def test_more_columns_than_fit_come_below():
+    heat = HeatMap(
+        title="after", rows=["base"], columns=[f"{n} s" for n in range(1, 15)],
+        cells=[[(n, 14) for n in range(1, 15)]],
+    )  # fmt: skip
+    lines = printed(heat_map.show, heat).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines] == ["after", "base", "after", "base"]
+    assert sum(line.count("/14") for line in lines) == 14
+
+
+def test_what_is_not_known_is_a_dash_without_a_ground():
+    out = printed(show_evaluation, evaluation(((None, None), (0.9, None), (0.5, 1)), reworded=0))
+    assert "base                 –           –" in out
+    assert "FWT  –" in out
+    assert "1 cs: verbatim only; its rows have no paraphrases" in out
+    assert "word for word: FWT without 2 housing: not measured then" in out
+    assert "reworded  questions" not in out
+
+
+def test_a_session_without_questions_is_named():
+    found = evaluation(((0,), (1,)), asked=0)
+    out = printed(show_evaluation, found)
+    assert "1 cs: no questions of its own, so it cannot be measured" in out
+
+
+def test_the_base_alone_has_a_row_and_nothing_to_keep():
+    out = printed(show_evaluation, evaluation(((0, 0),)))
+    assert out.startswith("answers of base\n")
+    assert "ACC" not in out
+
+
+def luminance(colour):
+    parts = [part / 255 for part in Color.parse(colour).triplet]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("share", [n / 20 for n in range(21)])
+def test_letters_stand_out_from_their_ground(share):
+    """4.5 to 1, as WCAG 2.2 asks of text (success criterion 1.4.3)."""
+    style = heat_map.ground(share)
+    light, dark = sorted((luminance(style.color.name), luminance(style.bgcolor.name)), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_the_more_is_known_the_brighter_the_ground():
+    shown = [luminance(heat_map.ground(n / 10).bgcolor.name) for n in range(10)]
+    assert shown == sorted(set(shown))
+    assert heat_map.ground(1.0) == heat_map.ground(0.95)
+
+
+def test_a_terminal_gets_colours_and_everything_else_plain_numbers():
+    found = evaluation(THREE)
+    coloured = printed(show_evaluation, found, force_terminal=True, color_system="truecolor")
+    assert "\x1b[38;2;0;0;0;48;2;255;234;70m100 % of 10 " in coloured
+    assert "48;2;" not in printed(
+        show_evaluation, found, force_terminal=True, color_system="truecolor", no_color=True
+    )
+    assert "\x1b" not in printed(show_evaluation, found)
+
+
+def test_a_hundred_percent_is_all_and_none_is_none():
+    shown = [heat_map.whole_percent(right, 1000) for right in (0, 1, 9, 500, 995, 999, 1000)]
+    assert shown == [0, 1, 1, 50, 99, 99, 100]

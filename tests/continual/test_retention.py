@@ -1,0 +1,140 @@
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from mlx_tune.continual.retention import matrix, wilson
+
+
+def tens(*rows):
+    """A matrix of cells over ten questions each; None where nothing was measured."""
+    return matrix([[None if right is None else (right, 10) for right in row] for row in rows])
+
+
+THREE = tens(
+    (0, 1, 0),  # the base
+    (9, 2, 0),
+    (10, 10, 3),
+    (8, 7, 10),
+)
+
+cells = st.none() | st.integers(0, 30).flatmap(
+    lambda asked: st.tuples(st.integers(0, asked), st.just(asked))
+)
+
+
+@st.composite
+def matrices(draw, cells=cells):
+    length = draw(st.integers(1, 5))
+    row = st.lists(cells, min_size=length, max_size=length)
+    return matrix(draw(st.lists(row, min_size=length + 1, max_size=length + 1)))
+
+
+def test_accuracy_is_the_mean_of_what_is_known_now():
+    acc = THREE.accuracy()
+    assert acc.value == pytest.approx((0.8 + 0.7 + 1.0) / 3)
+    assert (acc.sessions, acc.left_out, acc.questions) == ((1, 2, 3), (), 30)
+    assert acc.interval == pytest.approx(wilson(25, 30))
+
+
+def test_backward_transfer_compares_with_what_was_known_when_learned():
+    bwt = THREE.backward_transfer()
+    assert bwt.value == pytest.approx(((0.8 - 0.9) + (0.7 - 1.0)) / 2)
+    assert (bwt.sessions, bwt.questions, bwt.interval) == ((1, 2), 20, None)
+
+
+def test_forward_transfer_compares_what_was_known_before_it_was_taught_with_the_base():
+    fwt = THREE.forward_transfer()
+    assert fwt.value == pytest.approx(((0.2 - 0.1) + (0.3 - 0.0)) / 2)
+    assert fwt.sessions == (2, 3)
+
+
+def test_forgetting_compares_with_the_best_there_ever_was():
+    forgotten = THREE.forgetting()
+    assert forgotten.value == pytest.approx(((1.0 - 0.8) + (1.0 - 0.7)) / 2)
+    better = tens((0, 0), (5, 0), (9, 9))
+    assert better.forgetting().value == 0
+    assert better.backward_transfer().value == pytest.approx(0.4)
+
+
+def test_the_worst_session_is_the_one_known_least_now():
+    assert THREE.worst() == 2
+    assert tens((0, 0), (9, 0), (5, 5)).worst() == 1
+    assert THREE.interval(3, 2) == pytest.approx(wilson(7, 10))
+
+
+def test_what_was_not_measured_is_left_out_and_named():
+    holes = tens((None, 1, 0), (None, 2, 0), (10, 10, None), (8, 7, None))
+    assert holes.accuracy().value == pytest.approx(0.75)
+    assert holes.accuracy().left_out == (3,)
+    assert holes.accuracy().interval == pytest.approx(wilson(15, 20))
+    assert holes.backward_transfer().value == pytest.approx(-0.3)
+    assert holes.backward_transfer().left_out == (1,)
+    assert holes.forgetting().left_out == (1,)
+    assert holes.forward_transfer().value == pytest.approx(0.1)
+    assert holes.forward_transfer().left_out == (3,)
+    assert holes.interval(3, 3) is None
+
+
+def test_one_session_has_nothing_to_forget():
+    one = tens((0,), (9,))
+    assert one.accuracy().value == 0.9
+    for measure in (one.backward_transfer(), one.forward_transfer(), one.forgetting()):
+        assert (measure.value, measure.sessions, measure.left_out) == (None, (), ())
+
+
+def test_nothing_asked_is_nothing_known_and_nothing_divided():
+    empty = matrix([[(0, 0)], [(0, 0)]])
+    assert empty.accuracy().value is None
+    assert empty.worst() is None
+    assert empty.rate(1, 1) is None
+
+
+@pytest.mark.parametrize("rows", [[[(1, 2)]], [[(1, 2)], [(1, 2), (1, 2)]], [[(3, 2)], [(0, 2)]]])
+def test_what_is_no_matrix_is_refused(rows):
+    with pytest.raises(ValueError, match=r"rows need|right of"):
+        matrix(rows)
+
+
+@given(matrices())
+def test_every_measure_stays_within_its_bounds_and_names_every_session(made):
+    everyone = set(range(1, made.length + 1))
+    for measure, low, among in (
+        (made.accuracy(), 0, everyone),
+        (made.backward_transfer(), -1, everyone - {made.length}),
+        (made.forward_transfer(), -1, everyone - {1}),
+        (made.forgetting(), 0, everyone - {made.length}),
+    ):
+        assert measure.value is None or low <= measure.value <= 1
+        assert set(measure.sessions) | set(measure.left_out) == among
+        assert (measure.value is None) == (not measure.sessions)
+
+
+@given(matrices(st.tuples(st.integers(0, 10), st.just(10))))
+def test_forgetting_is_at_least_what_backward_transfer_lost(made):
+    assume(made.length > 1)
+    assert made.forgetting().value >= -made.backward_transfer().value - 1e-12
+
+
+def test_wilson_gives_the_published_numbers():
+    """Those of Newcombe 1998, Statistics in Medicine 17, 857–872: table I, method 3."""
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_an_interval_holds_the_share_and_mirrors_its_complement(counted):
+    right, asked = counted
+    low, high = wilson(right, asked)
+    assert 0 <= low <= right / asked <= high <= 1
+    assert low < high
+    assert (1 - high, 1 - low) == pytest.approx(wilson(asked - right, asked), abs=1e-9)
+
+
+def test_sessions_of_unequal_size_count_alike_and_widen_the_interval():
+    made = matrix([[(0, 10), (0, 90)], [(0, 10), (0, 90)], [(10, 10), (45, 90)]])
+    acc = made.accuracy()
+    assert acc.value == pytest.approx(0.75)
+    assert acc.questions == 100
+    assert acc.interval == pytest.approx(wilson(27, 36))  # 4 / (1/10 + 1/90) = 36 questions
