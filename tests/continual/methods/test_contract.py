@@ -108,6 +108,7 @@ def test_its_penalty_grows_with_its_weight(one):
     ("name", "message"),
     [
         ("rehersal", "'rehersal' is not a method of remembering; did you mean \"rehearsal\"?"),
+        ("NONE", "'NONE' is not a method of remembering; did you mean \"none\"?"),
         ("self-distil", "'self-distil' is not a method of remembering; did you mean "
                         '"self_distill"?'),
         ("", "'' is not a method of remembering; known: rehearsal, none, seed, self_distill, "
