@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from mlx_tune.continual.methods.synthetic import Said, Speak, synthesise
 from mlx_tune.data.rows import Row
+from mlx_tune.inference.batch import answers
 from mlx_tune.inference.generate import stream
 from mlx_tune.workflows.folded import FoldedModel
 
@@ -30,7 +31,7 @@ def written_by(folded: FoldedModel, count: int, *, seed: int, longest: int) -> l
 
 
 def speaker(folded: FoldedModel, *, max_tokens: int) -> Speak:
-    """Return a folded model as something that speaks, a prompt at a time.
+    """Return a folded model as something that speaks: likeliest texts at once, drawn ones singly.
 
     Args:
         folded: The model.
@@ -38,13 +39,22 @@ def speaker(folded: FoldedModel, *, max_tokens: int) -> Speak:
     """
 
     def speak(prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> list[Said]:
+        if temperature == 0:
+            said = answers(folded.model, folded.tokenizer, prompts, max_tokens=max_tokens)
+            return [_read(folded, tokens) for tokens in said]
         mx.random.seed(seed)  # the sampler draws from MLX's own state; training never does
-        return [_said(folded, prompt, max_tokens, temperature) for prompt in prompts]
+        return [_drawn(folded, prompt, max_tokens, temperature) for prompt in prompts]
 
     return speak
 
 
-def _said(folded: FoldedModel, prompt: Sequence[int], max_tokens: int, temperature: float) -> Said:
+def _read(folded: FoldedModel, tokens: Sequence[int]) -> Said:
+    """Return generated tokens as text, without the one that ended them."""
+    ended = bool(tokens) and tokens[-1] in folded.tokenizer.end_ids
+    return Said(text=folded.tokenizer.decode_raw(tokens[:-1] if ended else tokens), ended=ended)
+
+
+def _drawn(folded: FoldedModel, prompt: Sequence[int], max_tokens: int, temperature: float) -> Said:
     pieces = list(
         stream(
             folded.model,

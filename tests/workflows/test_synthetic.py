@@ -1,32 +1,53 @@
 import pytest
 
+from mlx_tune.data.tokenise import encode
+from mlx_tune.inference.generate import stream
+from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
 from mlx_tune.workflows.folded import load_folded
 from mlx_tune.workflows.synthetic import speaker, written_by
 
 
 @pytest.fixture(scope="module")
-def folded(tiny_base):
-    return load_folded(bases.locate(str(tiny_base)), [])
+def folded(fork):
+    """A model that was taught two short facts: it comes to an end after a question it knows."""
+    store = Store.open(fork.store)
+    return load_folded(bases.locate(str(fork.base)), store.chain(store.find("cs")))
+
+
+def prompts(folded, *questions: str) -> list[list[int]]:
+    return [folded.tokenizer.prompt([{"role": "user", "content": text}]) for text in questions]
 
 
 def test_a_seed_gives_the_same_texts_and_another_gives_others(folded):
     speak = speaker(folded, max_tokens=8)
-    prompts = [folded.tokenizer.encode("Who?")] * 3
-    first = speak(prompts, 1.0, 1)
-    assert first == speak(prompts, 1.0, 1) != speak(prompts, 1.0, 2)
+    three = prompts(folded, *["Who?"] * 3)
+    first = speak(three, 1.0, 1)
+    assert first == speak(three, 1.0, 1) != speak(three, 1.0, 2)
     assert len({said.text for said in first}) > 1
-    assert not any(said.ended for said in first if len(said.text) >= 8)
 
 
-def test_the_likeliest_answer_does_not_depend_on_the_seed(folded):
-    speak = speaker(folded, max_tokens=8)
-    prompts = [folded.tokenizer.encode(text) for text in ("Who?", "Where?")]
-    assert speak(prompts, 0.0, 1) == speak(prompts, 0.0, 2)
+@pytest.mark.parametrize("temperature", [0.0, 0.01])
+def test_a_text_that_comes_to_an_end_is_told_from_one_that_is_cut(folded, temperature):
+    known = prompts(folded, "Where is A?")
+    whole, cut = (speaker(folded, max_tokens=n)(known, temperature, 0)[0] for n in (20, 4))
+    assert (whole.text, whole.ended) == ("In 1.", True)
+    assert (cut.text, cut.ended) == ("In 1", False)
 
 
-def test_the_rows_are_the_same_for_the_same_seed(folded):
-    # An untrained model ends when chance has it end, so few of its texts come to anything.
-    rows = written_by(folded, 4, seed=0, longest=120)
-    assert rows == written_by(folded, 4, seed=0, longest=120)
-    assert len(rows) <= 4
+def test_the_likeliest_texts_are_those_of_one_prompt_at_a_time(folded):
+    several = prompts(folded, "Where is A?", "Who on earth?", "Where is B?")
+    alone = [
+        "".join(piece.text for piece in stream(folded.model, folded.tokenizer, p, max_tokens=20))
+        for p in several
+    ]
+    speak = speaker(folded, max_tokens=20)
+    assert [said.text for said in speak(several, 0.0, 1)] == alone
+    assert speak(several, 0.0, 1) == speak(several, 0.0, 2)
+
+
+def test_the_rows_can_be_trained_on_and_a_seed_decides_them(folded):
+    rows = written_by(folded, 3, seed=3, longest=150)
+    assert rows == written_by(folded, 3, seed=3, longest=150)
+    assert 0 < len(rows) <= 3
+    assert len(encode(rows, folded.tokenizer)) == len(rows)

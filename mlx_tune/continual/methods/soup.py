@@ -1,13 +1,14 @@
-"""Soup: the newest change is scaled by the β that keeps most, searched at the gate.
+"""Soup: keep only a part β of the newest change, the largest that the gate lets through.
 
 Paper:
-    Wortsman et al. 2021, arXiv:2109.01903 (WiSE-FT: the line between a model and its fine-tuned
-    self holds better ones than its ends), and 2022, arXiv:2203.05482 (Model soups).
+    Wortsman et al. 2021, arXiv:2109.01903 (weights before and after fine-tuning, interpolated);
+    Wortsman et al. 2022, arXiv:2203.05482 (model soups).
 Idea:
-    A change that forgets is often too large, not wrong. Every point of the line is a fold, so the
-    search trains nothing.
+    Somewhere on the line from the weights before a session to those after it, what was known is
+    often still there and what is new is there already. Nothing is trained for it: the adapter is
+    linear, so its scale times β is the point on the line. The training itself is rehearsal's.
 Equation:
-    W(β) = W_{t−1} + β scale_t (A_t B_t)ᵀ,  0 ≤ β ≤ 1
+    W(β) = W_{t−1} + β scale_t (A_t B_t)ᵀ,  0 < β ≤ 1
 """
 
 from collections.abc import Callable, Mapping, Sequence

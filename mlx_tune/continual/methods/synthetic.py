@@ -119,6 +119,8 @@ def _questions(drawn: Iterable[Said], closing: str, specials: frozenset[str]) ->
 def _answered(asked: Iterable[Row], tokenizer: Tokenizer, speak: Speak, longest: int) -> list[Row]:
     """Return the questions with the model's likeliest answers, as far as these can be taught."""
     questions = list(asked)
+    if not questions:
+        return []
     conversations = [[{"role": "user", "content": row.messages[0].content}] for row in questions]
     texts = tokenizer.render(conversations, add_generation_prompt=True)
     prompts = [tokenizer.encode(text) for text in texts]

@@ -109,6 +109,7 @@ def test_a_model_that_repeats_itself_is_given_up():
     speaker = Speaker(*["Where is A?"] * 99)
     assert asked(written(speaker, 5)) == ["Where is A?"]
     assert [count for count, temperature, _ in speaker.calls if temperature] == [5, 4, 4, 4]
+    assert [count for count, temperature, _ in speaker.calls if not temperature] == [1]
 
 
 def test_the_rows_can_be_trained_on():
