@@ -1,0 +1,1 @@
+"""Ways to remember, one idea a file."""
