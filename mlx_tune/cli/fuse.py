@@ -57,7 +57,9 @@ def fuse(
     if json:
         print_json({"out": str(out), **record})
         return
-    print(f"✓ {written.session.folder_name if written.session else 'the bare base'} written to {out}")
+    print(
+        f"✓ {written.session.folder_name if written.session else 'the bare base'} written to {out}"
+    )
     for label, text in fidelity_lines(record["fidelity"]) if record["fidelity"] else []:
         print(f"{label:<11}{text}")
     if written.requantised is not None:

@@ -53,8 +53,8 @@ class Quantisation:
         if not self.fits(weight):
             return weight
         packed, scales, offsets = mx.quantize(weight, self.group_size, self.bits)
-        wide = (array.astype(mx.float32) for array in (scales, offsets))
-        return mx.dequantize(packed, *wide, self.group_size, self.bits)
+        scales, offsets = scales.astype(mx.float32), offsets.astype(mx.float32)
+        return mx.dequantize(packed, scales, offsets, self.group_size, self.bits)
 
     def apply(self, model: nn.Module, config: dict[str, Any]) -> None:
         """Quantise a model's linear layers and embedding, in place; the config says so.

@@ -24,7 +24,7 @@ from mlx_tune.workflows.folded import (
     need_sessions,
     read_adapters,
 )
-from mlx_tune.workflows.requantise import Ask, Requantised, Recall, allow, judge, recall_of
+from mlx_tune.workflows.requantise import Ask, Recall, Requantised, allow, judge, recall_of
 
 RECORD = "mlx-tune.json"
 """What was fused, beside the weights."""
