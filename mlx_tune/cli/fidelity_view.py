@@ -24,7 +24,7 @@ def fidelity_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _kept(record: Mapping[str, Any]) -> str:
     if record["stored"] == [APART]:
         return "all of it, beside the quantised weights: nothing is rounded"
-    stored = " and ".join("beside quantised weights" if s == APART else s for s in record["stored"])
+    stored = " and ".join(s for s in record["stored"] if s != APART)
     if record["error"] < _EXACT:
         return f"all of it in {stored}, to {record['error']:.0e} of it"
     layers = record["layers"]

@@ -179,9 +179,9 @@ def test_requantising_a_quantised_base_loses_nearly_all_of_a_small_change():
     tally.add("m", before, change, (before + change).astype(mx.bfloat16))
     found = tally.fidelity()
     assert found.stored == ("4 bits",)
-    assert found.whole.along < 0.1
-    assert found.whole.lost > 0.9
-    assert found.whole.survived < 0.1
+    assert found.whole.along < 0.2
+    assert found.whole.lost > 0.98
+    assert found.whole.survived == 0  # what little moves, moves by whole steps
     assert found.whole.change_squares == pytest.approx(float(mx.sum(change**2).item()), rel=1e-5)
 
 
@@ -209,7 +209,8 @@ def test_the_bare_base_and_a_change_of_nothing_have_no_fidelity_to_speak_of():
 def test_a_concatenated_chain_of_three_equals_the_unrounded_fold():
     """Beside the weights or inside them, in float32: within 1e-4 of the largest logit."""
     chain = [
-        tiny.adapter_for(tiny.model(), seed=seed, rank=rank) for seed, rank in ((1, 4), (2, 2), (3, 8))
+        tiny.adapter_for(tiny.model(), seed=seed, rank=rank)
+        for seed, rank in ((1, 4), (2, 2), (3, 8))
     ]
     beside = tiny.model()
     nn.quantize(beside, group_size=32, bits=8)
