@@ -32,9 +32,9 @@ def _kept(record: Mapping[str, Any]) -> str:
     unmoved = f"{_percent(record['lost'])} of weights unmoved"
     if record["error"] < 1:
         least = f"{_name(path)} least: {_percent(1 - layers[path]['error'])}"
-        return f"{_percent(1 - record['error'])} of it in {stored}, {unmoved}; {least}"
-    worst = f"{_name(path)} worst: {layers[path]['error']:.1f}"
-    return f"noise in {stored} is {record['error']:.1f} times it, {unmoved}; {worst}"
+        return f"{_percent(1 - record['error'])} in {stored}, {unmoved}; {least}"
+    worst = f"{_name(path)} worst: {layers[path]['error']:.1f} ×"
+    return f"lost in {stored}: error {record['error']:.1f} × it, {_percent(record['lost'])} unmoved; {worst}"
 
 
 def _name(path: str) -> str:
