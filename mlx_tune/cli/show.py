@@ -37,6 +37,7 @@ def show(
 
 def _lines(record: Any) -> list[tuple[str, str]]:
     from mlx_tune.cli.console import duration, percent, size
+    from mlx_tune.cli.fidelity_view import fidelity_lines
     from mlx_tune.cli.plan_view import value
 
     data, training, base = record["data"], record["training"], record["base"]
@@ -54,6 +55,8 @@ def _lines(record: Any) -> list[tuple[str, str]]:
             f"{training['last_loss']:.4f}, peak {size(training['peak_memory_bytes'])}",
         ),
     ]
+    if fidelity := record.get("fidelity"):
+        lines += fidelity_lines(fidelity)
     for entry in record["recall"]:
         if known := entry["verbatim"]:
             text = f"{entry['name']}: {percent(known['right'], known['asked'])} word for word"

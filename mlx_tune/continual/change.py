@@ -6,7 +6,7 @@ a layer's own size is ever made.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,19 +68,14 @@ class Change:
 
     def layers(self) -> list[LayerChange]:
         """Return the transformer layers in their order."""
-        layers: dict[tuple[str, int], dict[str, str]] = {}
-        for path in self.norms:
-            match = _LAYER.fullmatch(path)
-            name, leaf = ((match[1], int(match[2])), match[3]) if match else ((path, -1), "")
-            layers.setdefault(name, {})[leaf] = path
         return [
             LayerChange(
-                path=f"{stack}.{number}" if number >= 0 else stack,
+                path=layer,
                 norm=math.hypot(*(self.norms[path] for path in paths.values())),
                 of_base=self._relative(list(paths.values())),
                 modules={leaf: self.norms[path] for leaf, path in paths.items()},
             )
-            for (stack, number), paths in sorted(layers.items())
+            for layer, paths in by_layer(self.norms).items()
         ]
 
     def _relative(self, paths: Sequence[str]) -> float | None:
@@ -88,6 +83,27 @@ class Change:
             return None
         whole = math.hypot(*(self.base_norms[path] for path in paths))
         return math.hypot(*(self.norms[path] for path in paths)) / whole if whole else None
+
+
+def by_layer(paths: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return the transformer layers in their order, each with its modules.
+
+    Args:
+        paths: Of modules.
+
+    Returns:
+        By a layer's path (``model.layers.7``), the modules' paths by that within the layer; a
+        module of no layer stands alone, under the empty name.
+    """
+    layers: dict[tuple[str, int], dict[str, str]] = {}
+    for path in paths:
+        match = _LAYER.fullmatch(path)
+        name, leaf = ((match[1], int(match[2])), match[3]) if match else ((path, -1), "")
+        layers.setdefault(name, {})[leaf] = path
+    return {
+        f"{stack}.{number}" if number >= 0 else stack: modules
+        for (stack, number), modules in sorted(layers.items())
+    }
 
 
 def change_norms(minus: Sequence[Adapter], plus: Sequence[Adapter]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from mlx_tune.continual.fidelity import Tally
 from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.training.adapter import Adapter, dimensions
 
@@ -50,13 +51,20 @@ def delta(lora_a: mx.array, lora_b: mx.array, scale: float) -> mx.array:
     return (scale * (lora_a @ lora_b)).T
 
 
-def fold(model: nn.Module, chain: Sequence[Adapter], *, rounded: bool = True) -> None:
+def fold(
+    model: nn.Module,
+    chain: Sequence[Adapter],
+    *,
+    rounded: bool = True,
+    tally: Tally | None = None,
+) -> None:
     """Fold a chain of adapters into a freshly loaded base, in place.
 
     Args:
         model: The pristine base, weights in the stored type. Folding twice would add twice.
         chain: The adapters from the root to HEAD.
         rounded: Round each sum once to the stored type; False keeps float32, for comparisons.
+        tally: Told what each layer was meant to become and what it became; None saves the time.
 
     Raises:
         IncompatibleError: An adapter is of another shape or names layers the base lacks.
@@ -69,7 +77,7 @@ def fold(model: nn.Module, chain: Sequence[Adapter], *, rounded: bool = True) ->
         terms = [(*a.factors[path], a.scale) for a in chain if path in a.factors]
         # A GPU's float32 product may be TF32, and a fold must not depend on the device.
         with mx.stream(mx.cpu):
-            _fold_layer(modules, path, terms, rounded=rounded)
+            _fold_layer(modules, path, terms, rounded=rounded, tally=tally)
     model.freeze()
 
 
@@ -79,6 +87,7 @@ def _fold_layer(
     terms: Sequence[tuple[mx.array, mx.array, float]],
     *,
     rounded: bool,
+    tally: Tally | None,
 ) -> None:
     linear = modules[path]
     if isinstance(linear, nn.QuantizedLinear):
@@ -87,16 +96,25 @@ def _fold_layer(
         parent, _, leaf = path.rpartition(".")
         setattr(modules[parent], leaf, UnmergedLinear(linear, lora_a, lora_b))
         mx.eval(lora_a, lora_b)
+        if tally is not None:
+            tally.add_apart(path, linear, delta(lora_a, lora_b, 1.0))
         return
-    total = linear.weight.astype(mx.float32)
+    before = linear.weight
+    total, change = before.astype(mx.float32), mx.zeros(())
     for lora_a, lora_b, scale in terms:
-        total = total + delta(lora_a, lora_b, scale)
-    linear.weight = total.astype(linear.weight.dtype) if rounded else total
+        term = delta(lora_a, lora_b, scale)
+        total = total + term
+        if tally is not None:
+            change = change + term
+            mx.eval(total, change)  # or the terms of a long chain would be there at once
+    linear.weight = total.astype(before.dtype) if rounded else total
     if not mx.isfinite(linear.weight).all().item():
         raise InputError(
             f"{path}: the folded weights are not finite in {linear.weight.dtype}; train again "
             "with a lower --learning-rate or --alpha"
         )
+    if tally is not None:
+        tally.add(path, before, change, linear.weight)
 
 
 def _check(adapter: Adapter, modules: dict[str, nn.Module], number: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_tune.continual.fidelity import Fidelity, Tally
 from mlx_tune.continual.fold import fold
 from mlx_tune.data import read
 from mlx_tune.data.rows import Row
@@ -37,12 +38,14 @@ class FoldedModel:
         chain: The sessions folded into it, root first.
         model: Weights in the type this machine computes in.
         tokenizer: The base's.
+        fidelity: What the stored weights kept of the chain's change; None unless asked for.
     """
 
     info: BaseInfo
     chain: tuple[Session, ...]
     model: nn.Module
     tokenizer: Tokenizer
+    fidelity: Fidelity | None = None
 
 
 def choose_base(store: Store, asked: str | None, config: str | None = None) -> str:
@@ -71,7 +74,11 @@ def locate_base(store: Store, name: str, say: Say) -> BaseInfo:
 
 
 def load_folded(
-    info: BaseInfo, chain: Sequence[Session], extra: Sequence[Adapter] = ()
+    info: BaseInfo,
+    chain: Sequence[Session],
+    extra: Sequence[Adapter] = (),
+    *,
+    measured: bool = False,
 ) -> FoldedModel:
     """Load a base, fold a chain into it, round once, and widen to the type computed in.
 
@@ -79,12 +86,20 @@ def load_folded(
         info: The base.
         chain: Sessions, root first.
         extra: Adapters that are not sessions yet, on top.
+        measured: Count what rounding kept, which the fold alone can see.
     """
     base = load(info)
-    fold(base.model, [*read_adapters(chain), *extra])
+    tally = Tally() if measured else None
+    fold(base.model, [*read_adapters(chain), *extra], tally=tally)
     widen(base.model)
     base.model.eval()
-    return FoldedModel(info=info, chain=tuple(chain), model=base.model, tokenizer=base.tokenizer)
+    return FoldedModel(
+        info=info,
+        chain=tuple(chain),
+        model=base.model,
+        tokenizer=base.tokenizer,
+        fidelity=tally.fidelity() if tally else None,
+    )
 
 
 def let_go() -> None:

@@ -1,6 +1,7 @@
 """The commands as a person types them, on a tiny base."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -179,8 +180,43 @@ def test_eval_is_quick_or_fresh(store, mlx_tune_command):
 def test_fuse_writes_a_folder(store, mlx_tune_command, tmp_path):
     code, out, _ = mlx_tune_command("fuse", "--out", tmp_path / "fused", "--session", "cs")
     assert code == 0
-    assert out.startswith("✓ 0001-cs-")
+    lines = out.splitlines()
+    assert lines[0].startswith("✓ 0001-cs-")
+    assert re.fullmatch(
+        r"change     \S+ % of the weights \(rms\); most in layer [01]: \S+ %", lines[1]
+    )
+    assert re.fullmatch(r"kept       all of it in float32, to \de-0\d of it", lines[2])
+    assert lines[3].startswith("try it with: mlx_lm.generate --model ")
     assert (tmp_path / "fused" / "model.safetensors").exists()
+
+
+def test_fuse_reports_as_json_what_the_folder_says_of_itself(store, mlx_tune_command, tmp_path):
+    code, out, _ = mlx_tune_command("fuse", "--out", tmp_path / "fused", "--json")
+    assert code == 0
+    written = json.loads((tmp_path / "fused" / "mlx-tune.json").read_text())
+    assert json.loads(out) == {"out": str(tmp_path / "fused"), **written}
+    assert len(written["sessions"]) == 2
+
+
+def test_fuse_quantises_and_says_what_is_known_after(store, mlx_tune_command, tmp_path):
+    code, out, error = mlx_tune_command("fuse", "--out", tmp_path / "f", "--quantise", "8:32")
+    assert code == 0
+    lines = out.splitlines()
+    assert " in 8 bits" in lines[2]
+    assert lines[3] == (
+        "knows      cs 0 of 5 right (0 in 16 bits), housing 0 of 5 right (0 in 16 bits)"
+    )
+    assert error == (
+        "asking the 16-bit model what it knows…\nfolding and writing…\n"
+        "asking the 8-bit model the same…\n"
+    )
+    assert mlx_tune_command("fuse", "--out", tmp_path / "g", "--quantise", "9")[0] == 2
+
+
+def test_the_bare_base_has_nothing_to_keep(store, mlx_tune_command, tmp_path):
+    code, out, _ = mlx_tune_command("fuse", "--out", tmp_path / "f", "--session", "base")
+    assert code == 0
+    assert [line.split(" ")[0] for line in out.splitlines()] == ["✓", "try"]
 
 
 def test_doctor_on_a_damaged_store_ends_with_4(store, mlx_tune_command):

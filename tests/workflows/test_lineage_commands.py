@@ -80,7 +80,8 @@ def test_training_after_a_rollback_starts_a_branch(two):
 def test_fuse_writes_what_mlx_lm_loads_with_the_same_logits(two, tmp_path):
     lab, first, second = two
     out = tmp_path / "fused"
-    assert fuse(lab.store, out=out, session=None, base=None, say=lambda _: None) == second
+    fused = fuse(lab.store, out=out, session=None, base=None, say=lambda _: None)
+    assert fused.session == second
     theirs, wrapper = mlx_lm_load(str(out))
     assert np.array_equal(np.array(theirs(TOKENS)), logits(lab, [first, second]))
     assert wrapper._tokenizer.chat_template == tiny.CHATML
@@ -198,5 +199,6 @@ def test_fuse_of_a_store_without_sessions_is_refused_unless_the_base_is_meant(la
 
     with pytest.raises(UsageError, match="no sessions yet"):
         written(None)
-    assert written("base") is None
+    assert written("base").session is None
+    assert json.loads((tmp_path / "f" / "mlx-tune.json").read_text())["fidelity"] is None
     assert (tmp_path / "f" / "model.safetensors").exists()

@@ -1,0 +1,124 @@
+"""Whether few bits still know what 16 knew: the chain's questions, asked of both, and the gate."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_tune.continual.gate import ASK, PROMOTE, Decision, Measured, Thresholds, decide
+from mlx_tune.errors import HeldBack, Refused
+from mlx_tune.lineage.session import Session
+from mlx_tune.models import runtime
+from mlx_tune.models.load import Base
+from mlx_tune.models.quantise import Quantisation
+from mlx_tune.models.save import dequantise
+from mlx_tune.workflows.evaluate import SessionRecall, score_sessions
+from mlx_tune.workflows.folded import FoldedModel, read_history, widen
+
+Ask = Callable[[str], bool]
+"""Puts a question to a person; False where nobody is there, or the answer is no."""
+
+
+Recall = tuple[SessionRecall, ...]
+"""What a model knows of each session of a chain, root first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requantised:
+    """What quantising a folded model did to it.
+
+    Attributes:
+        form: Bits and groups.
+        before: Each session's questions, asked of the 16-bit model.
+        after: The same, asked of the quantised one.
+        decision: The gate's, with the 16-bit model as what was known.
+    """
+
+    form: Quantisation
+    before: Recall
+    after: Recall
+    decision: Decision
+
+    @property
+    def words(self) -> str:
+        """What each session knows word for word, before and after."""
+        told = [
+            f"{before.name} {after.verbatim.right} of {after.verbatim.asked} right"
+            f" ({before.verbatim.right} in 16 bits)"
+            for before, after in zip(self.before, self.after, strict=True)
+            if before.verbatim and after.verbatim
+        ]
+        return ", ".join(told) or "no questions to ask"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a record keeps: counts, no outcomes."""
+        return {
+            "bits": self.form.bits,
+            "group_size": self.form.group_size,
+            "verdict": self.decision.verdict,
+            "recall": [
+                {
+                    "number": before.number,
+                    "name": before.name,
+                    "asked": before.verbatim.asked,
+                    "right_in_16_bits": before.verbatim.right,
+                    "right": after.verbatim.right,
+                }
+                for before, after in zip(self.before, self.after, strict=True)
+                if before.verbatim and after.verbatim
+            ],
+        }
+
+
+def recall_of(loaded: Base, chain: Sequence[Session]) -> Recall:
+    """Ask a model the questions of a chain; its weights end in the type computed in.
+
+    Args:
+        loaded: The folded model. Not to be written any more: it is widened, and on a CPU its
+            quantised layers become float32 ones of the same values, which compute faster there.
+        chain: Whose questions.
+    """
+    widen(loaded.model)
+    if runtime.compute_dtype() is not None:
+        dequantise(loaded.model, {})
+    loaded.model.eval()
+    folded = FoldedModel(
+        info=loaded.info, chain=tuple(chain), model=loaded.model, tokenizer=loaded.tokenizer
+    )
+    labels = [(session.number, session.name) for session in chain]
+    return tuple(score_sessions(folded, labels, read_history(chain)))
+
+
+def judge(form: Quantisation, before: Recall, after: Recall) -> Requantised:
+    """Apply the gate's thresholds to what quantising cost.
+
+    Args:
+        form: Bits and groups.
+        before: What the 16-bit model knew.
+        after: What the quantised one knows, the same sessions in the same order.
+    """
+    pairs = [(b, b.verbatim, a.verbatim) for b, a in zip(before, after, strict=True)]
+    measured = [
+        Measured(number=b.number, name=b.name, learned=had.verbatim, now=has.verbatim)
+        for b, had, has in pairs
+        if had and has
+    ]
+    skipped = {f"{b.number} {b.name}": "no questions" for b, had, _ in pairs if not had}
+    decision = decide(measured, skipped=skipped, general=None, thresholds=Thresholds())
+    return Requantised(form=form, before=before, after=after, decision=decision)
+
+
+def allow(found: Requantised, *, anyway: bool, ask: Ask) -> None:
+    """Let a quantised model pass, or not.
+
+    Raises:
+        HeldBack: It lost something, and nobody said that it should be written all the same.
+        Refused: It lost too much.
+    """
+    verdict = found.decision.verdict
+    if anyway or verdict == PROMOTE:
+        return
+    lost = f"{found.form.bits}-bit weights forget: {found.words}"
+    if verdict == ASK and ask(f"{lost}.\nWrite them all the same?"):
+        return
+    advice = "take more bits, or none, or write it all the same with --anyway"
+    raise (HeldBack if verdict == ASK else Refused)(f"{lost}; nothing was written; {advice}")
