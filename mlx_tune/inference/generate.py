@@ -46,18 +46,26 @@ def stream(
     from mlx_lm.generate import stream_generate
     from mlx_lm.sample_utils import make_sampler
 
+    for response in stream_generate(
+        model,
+        tokenizer.wrapper,
+        list(prompt),
+        max_tokens=room(model, prompt, max_tokens),
+        sampler=make_sampler(temp=temperature),
+    ):
+        yield Piece(text=response.text, finish=response.finish_reason)
+
+
+def room(model: nn.Module, prompt: Sequence[int], max_tokens: int) -> int:
+    """Return how many tokens an answer may have: what is asked for, or what the model can read.
+
+    Raises:
+        UsageError: The prompt alone is longer than that.
+    """
     context = getattr(model.args, "max_position_embeddings", None)
     if context and len(prompt) >= context:
         raise UsageError(
             f"the conversation is {len(prompt)} tokens long and the model reads {context}; "
             "ask less at once, or start afresh (/clear in a chat)"
         )
-    room = min(max_tokens, context - len(prompt)) if context else max_tokens
-    for response in stream_generate(
-        model,
-        tokenizer.wrapper,
-        list(prompt),
-        max_tokens=room,
-        sampler=make_sampler(temp=temperature),
-    ):
-        yield Piece(text=response.text, finish=response.finish_reason)
+    return min(max_tokens, context - len(prompt)) if context else max_tokens

@@ -1,69 +1,53 @@
-"""How well the model knows what each session taught it."""
+"""How well every session is known, after every session: the retention matrix.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+The answering row is asked afresh. The sessions' records hold what was known when each was learned;
+the base's row, and what was known of a session before it was taught, are measured once, one model
+in memory at a time, and kept under ``evals/``.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from mlx_tune.continual.recall import Recall, score
-from mlx_tune.continual.rehearse import current
-from mlx_tune.data import tokenise
-from mlx_tune.data.rows import Row
-from mlx_tune.data.tokenise import Example
+from mlx_tune.continual.recorded import KINDS, Kind, questions, superseded
+from mlx_tune.continual.rehearse import History, current
+from mlx_tune.errors import DiskError
+from mlx_tune.lineage import evals
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
-from mlx_tune.models.bases import Say
+from mlx_tune.models import runtime
+from mlx_tune.models.bases import BaseInfo, Say
+from mlx_tune.workflows.asking import SessionRecall, score_session, score_sessions
+from mlx_tune.workflows.evaluation import MEASURED, Asked, Cells, Evaluation, Place, Scored
+from mlx_tune.workflows.facts import score_facts
 from mlx_tune.workflows.folded import (
     FoldedModel,
     choose_base,
+    describe_base,
     find_session,
+    let_go,
     load_folded,
     locate_base,
     need_sessions,
     read_history,
 )
+from mlx_tune.workflows.known_cells import evaluated, recorded
 
-
-@dataclass(frozen=True, kw_only=True)
-class SessionRecall:
-    """One session's questions, asked of a model.
-
-    Attributes:
-        number: The session's place in the chain.
-        name: The session.
-        verbatim: The taught questions; None when it taught none (``text`` rows only).
-        paraphrases: Other wordings of them, never trained on; None when it has none.
-    """
-
-    number: int
-    name: str
-    verbatim: Recall | None
-    paraphrases: Recall | None
-
-    @staticmethod
-    def from_json(record: Mapping[str, Any]) -> "SessionRecall":
-        """Return what a record keeps; the inverse of :meth:`to_json`."""
-        return SessionRecall(
-            number=record["number"],
-            name=record["name"],
-            verbatim=_read_recall(record["verbatim"]),
-            paraphrases=_read_recall(record["paraphrases"]),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what a session's record keeps."""
-        return {
-            "number": self.number,
-            "name": self.name,
-            "verbatim": _recall_json(self.verbatim),
-            "paraphrases": _recall_json(self.paraphrases),
-        }
+__all__ = ["SessionRecall", "evaluate", "score_sessions"]
 
 
 def evaluate(
-    store_root: Path, *, session: str | None, base: str | None, on: str | None, say: Say
-) -> tuple[Session | None, list[SessionRecall]]:
-    """Ask a place in the lineage the questions of a chain of sessions.
+    store_root: Path,
+    *,
+    session: str | None,
+    base: str | None,
+    on: str | None,
+    say: Say,
+    fresh: bool = False,
+    quick: bool = False,
+    facts: bool = False,
+) -> Evaluation:
+    """Ask a place in the lineage, and those before it, the questions of a chain of sessions.
 
     Args:
         store_root: The store's folder.
@@ -71,10 +55,18 @@ def evaluate(
         base: The base model, when not the store's own.
         on: Whose chain of sessions is asked about; None for the answering one's, or, when that
             is the base, for HEAD's.
-        say: Told, in a line, what takes long.
+        say: Told, in a line, what takes long, and what could not be read or written.
+        fresh: Measure every cell, whatever is known of it.
+        quick: Measure the answering row alone.
+        facts: Generate answers and look for the key facts in them.
 
     Returns:
-        The answering session (None: the base) and the recall of each session asked about.
+        The matrices, which were written under ``evals/`` as well.
+
+    Raises:
+        UsageError: The store has no sessions, or a name means none.
+        DamagedStoreError: A session of the chain is damaged.
+        InputError: The base cannot take a row, or a model computes no finite numbers.
     """
     store = Store.open(store_root)
     need_sessions(store)
@@ -83,62 +75,132 @@ def evaluate(
     asked = store.chain(find_session(store, on) if on else answering or store.head())
     for note in store.notes:
         say(note)
-    say("asking…")
-    folded = load_folded(info, store.chain(answering))
-    return answering, score_sessions(
-        folded, [(s.number, s.name) for s in asked], read_history(asked)
+    history = read_history(asked)
+    found = Evaluation(
+        answering=Place(session=answering, chain=tuple(store.chain(answering))),
+        rows=_rows(answering, tuple(store.chain(answering)), asked),
+        columns=_columns(asked, history),
+        cells={},
+        recall=(),
+    )
+    known = {} if fresh else _known(store, found, history, info, say)
+    found = _with_answers(replace(found, cells=known), info, facts=facts, say=say)
+    let_go()
+    try:
+        for more in () if quick else _ask_the_rest(found, info, say):
+            found = more
+    finally:  # stopped midway, the rows that were asked need not be asked again
+        _keep(store, found, info, say)
+    return found
+
+
+def _rows(
+    answering: Session | None, chain: tuple[Session, ...], asked: Sequence[Session]
+) -> tuple[Place, ...]:
+    """Return the places up to the answering one; it alone where it is not on the chain asked."""
+    if [session.id for session in chain] != [session.id for session in asked[: len(chain)]]:
+        return (Place(session=answering, chain=chain),)
+    return tuple(
+        Place(session=chain[count - 1] if count else None, chain=chain[:count])
+        for count in range(len(chain) + 1)
     )
 
 
-def score_sessions(
-    folded: FoldedModel,
-    labels: Sequence[tuple[int, str]],
-    history: Sequence[Sequence[Row]],
-) -> list[SessionRecall]:
-    """Score each session's questions and their paraphrases.
-
-    A question that a later session taught again is that session's alone.
-
-    Args:
-        folded: The model that answers.
-        labels: Number and name of each session.
-        history: The rows each was taught, in the same order.
-    """
-    scored = []
-    for (number, name), rows in zip(labels, current(history), strict=True):
-        asking = [row for row in rows if row.question is not None]
-        scored.append(
-            SessionRecall(
-                number=number,
-                name=name,
-                verbatim=_score(folded, tokenise.encode(asking, folded.tokenizer)),
-                paraphrases=_score(folded, tokenise.probes(asking, folded.tokenizer)),
-            )
-        )
-    return scored
+def _columns(asked: Sequence[Session], history: History) -> tuple[Asked, ...]:
+    return tuple(
+        Asked(session=session, rows=tuple(questions(rows)), superseded=count)
+        for session, rows, count in zip(asked, current(history), superseded(history), strict=True)
+    )
 
 
-def _score(folded: FoldedModel, examples: Sequence[Example]) -> Recall | None:
-    return score(folded.model, examples) if examples else None
+def _known(store: Store, found: Evaluation, history: History, info: BaseInfo, say: Say) -> Cells:
+    notes: list[str] = []
+    try:
+        files = evals.read_all(store.root, notes)
+    except DiskError as error:
+        files = {}
+        notes.append(f"{error}; going on without earlier evaluations")
+    cells = evaluated(files, found.rows, found.columns, info.fingerprint, notes)
+    for note in notes:
+        say(f"note: {note}")
+    return cells | recorded(found.rows, found.columns, history)
 
 
-def _recall_json(recall: Recall | None) -> dict[str, Any] | None:
-    if recall is None:
-        return None
+def _with_answers(found: Evaluation, info: BaseInfo, *, facts: bool, say: Say) -> Evaluation:
+    """Ask the answering place everything, whatever is known."""
+    say(f"asking {_name(found.answering)}…")
+    folded = load_folded(info, found.answering.chain)
+    recall = [_ask(folded, column) for column in found.columns]
+    measured = _cells(found.answering, found.columns, recall)
+    if facts:
+        say("generating the answers that are not known word for word…")
+    return replace(
+        found,
+        cells={**found.cells, **measured},
+        recall=tuple(recall),
+        facts={
+            column.session.number: score_facts(folded, column.rows, entry)
+            for column, entry in zip(found.columns, recall, strict=True)
+        }
+        if facts
+        else None,
+    )
+
+
+def _ask_the_rest(found: Evaluation, info: BaseInfo, say: Say) -> Iterator[Evaluation]:
+    """Ask each place before the answering one what is not known of it; yield what is known then."""
+    for row in found.rows:
+        columns = [column for column in found.columns if _lacks(found, row, column)]
+        if columns:
+            say(f"asking {_name(row)}, as it was…" if row.session else "asking the base…")
+            found = replace(found, cells={**found.cells, **_measure(row, columns, info)})
+            let_go()
+            yield found
+
+
+def _measure(row: Place, columns: Sequence[Asked], info: BaseInfo) -> Cells:
+    folded = load_folded(info, row.chain)
+    return _cells(row, columns, [_ask(folded, column) for column in columns])
+
+
+def _lacks(found: Evaluation, row: Place, column: Asked) -> bool:
+    return any(column.count(kind) and not found.scored(row, column, kind) for kind in KINDS)
+
+
+def _ask(folded: FoldedModel, column: Asked) -> SessionRecall:
+    return score_session(folded, (column.session.number, column.session.name), column.rows)
+
+
+def _cells(row: Place, columns: Sequence[Asked], recall: Sequence[SessionRecall]) -> Cells:
     return {
-        "right": recall.right,
-        "asked": recall.asked,
-        "outcomes": [int(right) for right in recall.verbatim],
-        "token_accuracy": recall.token_accuracy,
-        "loss": recall.loss,
+        (row.id, column.session.id, kind): scored
+        for column, entry in zip(columns, recall, strict=True)
+        for kind in KINDS
+        if (scored := _scored(entry, kind)) is not None
     }
 
 
-def _read_recall(record: Mapping[str, Any] | None) -> Recall | None:
-    if record is None:
+def _scored(entry: SessionRecall, kind: Kind) -> Scored | None:
+    recall = entry.verbatim if kind == "verbatim" else entry.paraphrases
+    if recall is None:
         return None
-    return Recall(
-        verbatim=tuple(map(bool, record["outcomes"])),
-        token_accuracy=record["token_accuracy"],
-        loss=record["loss"],
+    return Scored(
+        outcomes=recall.verbatim,
+        loss=recall.loss,
+        token_accuracy=recall.token_accuracy,
+        source=MEASURED,
     )
+
+
+def _keep(store: Store, found: Evaluation, info: BaseInfo, say: Say) -> None:
+    """Write the evaluation down; a disk that takes none does not take back what was measured."""
+    record = {**found.to_json(), "base": describe_base(info), "versions": runtime.versions()}
+    session = found.answering.session
+    try:
+        evals.write(store.root, record, who=session.folder_name if session else found.answering.id)
+    except DiskError as error:
+        say(f"note: {error}; the evaluation was not kept")
+
+
+def _name(place: Place) -> str:
+    return f"{place.number} {place.name}" if place.session else "the base"

@@ -1,0 +1,175 @@
+"""The retention matrix: what every session's questions scored after every session.
+
+R[i][j] is the share of session j's questions that are known after session i; row 0 is the base.
+What was not measured is None and stays out of every mean, by name: nothing here takes a session
+without questions for one that was forgotten.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+Cell = tuple[int, int] | None
+"""(right, asked); None where nothing was measured or there is nothing to ask."""
+
+_Z = 1.959963984540054  # the standard normal distribution's 97.5 % point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A mean over sessions, and what it was taken over.
+
+    Attributes:
+        value: Dimensionless, 1 is 100 %; None where no session could be measured.
+        sessions: Numbers of those it is the mean of.
+        left_out: Numbers of those it should cover too and that lack a cell it needs.
+        questions: How many questions those sessions asked in the row that is summed up.
+        interval: Its 95 % confidence interval, for means of shares; None for differences.
+    """
+
+    value: float | None
+    sessions: tuple[int, ...]
+    left_out: tuple[int, ...]
+    questions: int
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """The matrix of a chain of T sessions and the measures taken from it.
+
+    Attributes:
+        cells: T + 1 rows, the base's first, of T cells each.
+
+    Raises:
+        ValueError: The cells have another shape, or more are right than were asked.
+
+    Source:
+        Lopez-Paz and Ranzato 2017, arXiv:1706.08840 (the matrix, ACC, BWT, FWT); Wang et al. 2023
+        (TRACE), arXiv:2310.06762, uses the same for language models.
+    """
+
+    cells: tuple[tuple[Cell, ...], ...]
+
+    def __post_init__(self) -> None:
+        if any(len(row) != self.length for row in self.cells):
+            raise ValueError(f"{len(self.cells)} rows need {self.length} cells each")
+        for right, asked in filter(None, (cell for row in self.cells for cell in row)):
+            if not 0 <= right <= asked:
+                raise ValueError(f"{right} right of {asked} asked")
+
+    @property
+    def length(self) -> int:
+        """T, the number of sessions."""
+        return len(self.cells) - 1
+
+    def rate(self, i: int, j: int) -> float | None:
+        """Return R[i][j], 0 to 1, for i from 0 and j from 1; None where it is not known."""
+        cell = self.cells[i][j - 1]
+        return cell[0] / cell[1] if cell and cell[1] else None
+
+    def accuracy(self) -> Measure:
+        """Return ACC_T = mean over j of R[T][j]: what is known now, every session alike."""
+        return self._mean({j: self.rate(self.length, j) for j in self._all()}, share=True)
+
+    def backward_transfer(self) -> Measure:
+        """Return BWT_T = mean over j < T of R[T][j] − R[j][j]: what came since it was learned.
+
+        Below zero the chain forgets; above, later sessions helped earlier ones.
+        """
+        return self._mean(
+            {j: _difference(self.rate(self.length, j), self.rate(j, j)) for j in self._earlier()}
+        )
+
+    def forward_transfer(self) -> Measure:
+        """Return FWT_T = mean over j ≥ 2 of R[j−1][j] − R[0][j]: known before it was taught."""
+        later = [j for j in self._all() if j >= 2]
+        return self._mean({j: _difference(self.rate(j - 1, j), self.rate(0, j)) for j in later})
+
+    def forgetting(self) -> Measure:
+        """Return F_T = mean over j < T of (max over l of R[l][j]) − R[T][j], never below zero.
+
+        The maximum is over the rows that were measured, T itself included, and R[j][j] has to be
+        among them.
+
+        Source:
+            Chaudhry et al. 2018, arXiv:1801.10112, equation 3, where l goes from 1 to T − 1: there
+            a session that is known better than ever counts below zero.
+        """
+        return self._mean(
+            {j: _difference(self._best(j), self.rate(self.length, j)) for j in self._earlier()}
+        )
+
+    def worst(self) -> int | None:
+        """Return the number of the session that is known least now, the earliest of equals."""
+        known = {j: self.rate(self.length, j) for j in self._all()}
+        rates = {j: rate for j, rate in known.items() if rate is not None}
+        return min(rates, key=lambda j: (rates[j], j), default=None)
+
+    def interval(self, i: int, j: int) -> tuple[float, float] | None:
+        """Return the 95 % interval of R[i][j], or None where it is not known."""
+        cell = self.cells[i][j - 1]
+        return wilson(*cell) if cell and cell[1] else None
+
+    def _all(self) -> range:
+        return range(1, self.length + 1)
+
+    def _earlier(self) -> range:
+        return range(1, self.length)
+
+    def _best(self, j: int) -> float | None:
+        if self.rate(j, j) is None:
+            return None
+        rates = [self.rate(i, j) for i in range(self.length + 1)]
+        return max(rate for rate in rates if rate is not None)
+
+    def _mean(self, values: dict[int, float | None], *, share: bool = False) -> Measure:
+        found = {j: value for j, value in values.items() if value is not None}
+        asked = [cell[1] for cell in (self.cells[-1][j - 1] for j in found) if cell]
+        mean = sum(found.values()) / len(found) if found else None
+        return Measure(
+            value=mean,
+            sessions=tuple(found),
+            left_out=tuple(j for j in values if j not in found),
+            questions=sum(asked),
+            interval=_mean_interval(mean, asked) if share and mean is not None else None,
+        )
+
+
+def wilson(right: float, asked: float) -> tuple[float, float]:
+    """Return the 95 % score interval of a share: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n).
+
+    Unlike p ± z·√(p(1−p)/n) it stays within 0 to 1 and has a width at 0 of n and at n of n.
+
+    Args:
+        right: How many; it need not be whole.
+        asked: Of how many, above 0.
+
+    Source:
+        Wilson 1927, J. Am. Stat. Assoc. 22 (158), 209–212, doi:10.1080/01621459.1927.10502953.
+    """
+    share, squared = right / asked, _Z * _Z / asked
+    middle = share + squared / 2
+    half = math.sqrt(squared * (share * (1 - share) + squared / 4))
+    low, high = ((middle + sign * half) / (1 + squared) for sign in (-1, 1))
+    # At the two ends the formula gives the end itself, but for the last bit of a float.
+    return min(max(low, 0.0), share), max(min(high, 1.0), share)
+
+
+def _mean_interval(mean: float, asked: Sequence[int]) -> tuple[float, float]:
+    """Return the interval of a mean of shares, each counted over questions of its own.
+
+    A mean of T shares varies about as one share of T² / Σ 1/n questions does, which is all of them
+    where every session asks as many.
+    """
+    questions = len(asked) ** 2 / sum(1 / n for n in asked)
+    return wilson(mean * questions, questions)
+
+
+def matrix(rows: Iterable[Iterable[Cell]]) -> Retention:
+    """Return the matrix of rows of cells, the base's row first."""
+    return Retention(cells=tuple(tuple(row) for row in rows))
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
