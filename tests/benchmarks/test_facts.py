@@ -55,6 +55,13 @@ def test_no_question_is_asked_twice_within_or_across_subjects(tmp_path, count):
     assert len(set(wordings)) == len(wordings) == 9 * count
 
 
+def test_a_small_subject_has_several_kinds_and_two_subjects_do_not_ask_the_same_of_two_places():
+    here, there = facts(0, 0, 30), facts(0, 1, 30)
+    assert len({fact.kind for fact in here}) > 3
+    asked = [{f.question.rpartition(" in ")[0] for f in drawn} for drawn in (here, there)]
+    assert len(asked[0] & asked[1]) < 10
+
+
 def test_every_place_is_another():
     assert len({place(0, index) for index in range(1280)}) == 1280
 
