@@ -59,3 +59,15 @@ class NetworkError(MlxTuneError, ConnectionError):
     """Something could not be fetched, or is not what was asked for."""
 
     exit_code = 8
+
+
+class HeldBack(MlxTuneError):  # noqa: N818 - nothing went wrong
+    """The gate asks a person whether a session is to be used, and nobody was there to answer."""
+
+    exit_code = 9
+
+
+class Refused(MlxTuneError):  # noqa: N818 - nothing went wrong
+    """The gate refused a session: too much of what was known is lost, and hardly by chance."""
+
+    exit_code = 10

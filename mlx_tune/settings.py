@@ -16,8 +16,24 @@ import yaml
 from mlx_tune.errors import InputError, MlxTuneError, UsageError
 
 
-def _setting(help: str, *, low: float | None = None, high: float | None = None) -> Any:  # noqa: A002 - the word typer uses
-    return dataclasses.field(default=None, metadata={"help": help, "low": low, "high": high})
+def _setting(
+    help: str,  # noqa: A002 - the word typer uses
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    words: tuple[str, ...] = (),
+) -> Any:
+    metadata = {"help": help, "low": low, "high": high, "words": words}
+    return dataclasses.field(default=None, metadata=metadata)
+
+
+METHODS = (
+    "rehearsal", "none", "seed", "self_distill", "orthogonal", "synthetic", "soup",
+)  # fmt: skip
+"""Ways to remember; `continual/methods` has one file for each."""
+
+REPLAYS = ("auto", "all", "none")
+"""How many old rows come along, in words; a share of them is the other way to say it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +68,36 @@ class Settings:
     validation: float | None = _setting(
         "Share of the rows held out to choose the best checkpoint.", low=0, high=0.9
     )
+    method: str | None = _setting(
+        "How earlier sessions are remembered: rehearsal, none, seed, self-distill, orthogonal, "
+        "synthetic or soup.",
+        words=METHODS,
+    )
+    replay: str | None = _setting(
+        "Old rows in an epoch: auto, all, none, or a share of them such as 0.05.", words=REPLAYS
+    )
+    guard: float | None = _setting(
+        "Share of an epoch that is general questions, answered as the base does.", low=0, high=0.9
+    )
+    until_learned: bool | None = _setting(
+        "Train until every answer is known word for word; --epochs is then the most."
+    )
+    keep_data: bool | None = _setting(
+        "Keep the rows in the session; without them it can be neither rehearsed nor scored."
+    )
+    gate_kept: float | None = _setting(
+        "Promote if every session keeps this share of its recall.", low=0, high=1
+    )
+    gate_kept_least: float | None = _setting("Refuse below this share.", low=0, high=1)
+    gate_backward: float | None = _setting(
+        "Promote if mean recall of earlier sessions falls by at most this, in points.",
+        low=0, high=100,
+    )  # fmt: skip
+    gate_backward_most: float | None = _setting("Refuse above this fall.", low=0, high=100)
+    gate_general: float | None = _setting(
+        "Promote if general answers cost at most this more, in nats per token.", low=0, high=100
+    )
+    gate_general_most: float | None = _setting("Refuse above this rise.", low=0, high=100)
     allow_long: bool | None = _setting("Train even if over 5 % of the tokens are in too long rows.")
 
 
@@ -97,7 +143,7 @@ def gather(
         given = {name: Given(value=value, source=place) for name, value in values.items()}
         _check(given, InputError, place + ": {}")
     from_flags = {
-        name: Given(value=value, source="--" + name.replace("_", "-"))
+        name: Given(value=_word(name, value), source="--" + name.replace("_", "-"))
         for name, value in flags.items()
         if value is not None
     }
@@ -123,11 +169,32 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(parsed, dict):
         raise InputError(f"{path}: expected `setting: value` lines")
-    return {str(key): _number(str(key), value) for key, value in parsed.items()}
+    return {str(key): _plain(str(key), value) for key, value in parsed.items()}
+
+
+def replay_share(value: str) -> float | None:
+    """Return the share of old rows that a ``replay`` stands for; None for one in words.
+
+    Raises:
+        ValueError: It is neither a word nor a number.
+    """
+    return None if value in REPLAYS else float(value)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Read what YAML takes for one type and a person for another."""
+    return _word(name, _number(name, value))
+
+
+def _word(name: str, value: Any) -> Any:
+    """Read a number where a word or a share is meant, and a word's hyphens as it is listed."""
+    if name == "replay" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:g}"
+    return value.replace("-", "_") if name == "method" and isinstance(value, str) else value
 
 
 def _number(name: str, value: Any) -> Any:
-    """Read what YAML takes for a text and a person for a number: ``1e-4`` has no dot."""
+    """Read a number that YAML takes for a text: ``1e-4`` has no dot."""
     if name in FIELDS and kind(name) is float and isinstance(value, str):
         try:
             return float(value)
@@ -159,11 +226,29 @@ def _problem(name: str, value: Any) -> str | None:
         return f": {_shown(value)}; expected {_words(wanted)}"
     if name == "dora" and value:
         return f": {_NO_DORA}"
+    if words := FIELDS[name].metadata["words"]:
+        return None if value in words or _is_share(name, value) else _not_a_word(value, words)
     low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
     # `not <=` so that NaN is outside.
     if low is not None and not low <= value <= high:
         return f": {_shown(value)}; expected {low:g} to {high:g}"
     return None
+
+
+def _is_share(name: str, value: str) -> bool:
+    if name != "replay":
+        return False
+    try:
+        return 0 < (replay_share(value) or 0) <= 1
+    except ValueError:
+        return False
+
+
+def _not_a_word(value: str, words: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(value, words, n=1)
+    fix = f'did you mean "{close[0]}"?' if close else f"known: {', '.join(words)}"
+    share = ", or a share such as 0.05" if words == REPLAYS else ""
+    return f": {_shown(value)}; {fix}{share}"
 
 
 def _shown(value: Any) -> str:

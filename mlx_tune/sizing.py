@@ -4,11 +4,13 @@ The tables are the ones of the program this one replaces (rows S2 to S7 of its s
 the new rows.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_tune.errors import IncompatibleError
 from mlx_tune.settings import Given
 
 SMALL_ROWS, LARGE_ROWS = 100, 500
@@ -20,7 +22,12 @@ _BATCH_SIZE = (2, 2, 4)
 _EFFECTIVE_BATCH = 8
 _MAX_LENGTH = (512, 640, 768)
 
-OPTIONAL = ("dropout", "rslora", "lora_plus_ratio", "wire_memory", "validation")
+_STEPS_TO_LEARN, _STEPS_A_ROW, _LEAST_EPOCHS = 120, 1.5, 10
+
+OPTIONAL = (
+    "dropout", "rslora", "lora_plus_ratio", "wire_memory", "validation", "keep_data", "gate_kept",
+    "gate_kept_least", "gate_backward", "gate_backward_most", "gate_general", "gate_general_most",
+)  # fmt: skip
 """Settings that are off unless somebody turns them on."""
 
 
@@ -52,6 +59,17 @@ class Sizing:
     loss_chunk: Chosen
     wire_memory: Chosen
     validation: Chosen
+    method: Chosen
+    replay: Chosen
+    guard: Chosen
+    until_learned: Chosen
+    keep_data: Chosen
+    gate_kept: Chosen
+    gate_kept_least: Chosen
+    gate_backward: Chosen
+    gate_backward_most: Chosen
+    gate_general: Chosen
+    gate_general_most: Chosen
 
     @property
     def scale(self) -> float:
@@ -73,8 +91,18 @@ class Sizing:
 
     @staticmethod
     def from_json(record: Mapping[str, Mapping[str, Any]]) -> "Sizing":
-        """Return the sizing a record keeps; the inverse of :meth:`to_json`."""
-        return Sizing(**{name: Chosen(**chosen) for name, chosen in record.items()})
+        """Return the sizing a record keeps; the inverse of :meth:`to_json`.
+
+        Raises:
+            IncompatibleError: Another version, with other settings, wrote it.
+        """
+        names = [field.name for field in dataclasses.fields(Sizing)]
+        if sorted(names) != sorted(record):
+            odd = ", ".join(sorted({*names} ^ {*record}))
+            raise IncompatibleError(
+                f"another version of mlx-tune decided these settings ({odd}); train again"
+            )
+        return Sizing(**{name: Chosen(**record[name]) for name in names})
 
 
 def learning_rate(hidden_size: int) -> float:
@@ -88,7 +116,31 @@ def learning_rate(hidden_size: int) -> float:
     return float(f"{5e-4 * (2000 / hidden_size) ** 0.781:.3g}")
 
 
-def plan(new_rows: int, *, hidden_size: int, loss_chunk: int, given: Mapping[str, Given]) -> Sizing:
+def most_epochs(new_rows: int, old_rows: int, rows_a_step: int) -> int:
+    """Return how many epochs a training until everything is learned may take.
+
+    The steps it takes grow with what there is to hold (docs/methods.md has the measurements), and
+    the cosine spans them all.
+
+    Args:
+        new_rows: Rows to learn.
+        old_rows: Rows to keep.
+        rows_a_step: Of an effective batch.
+    """
+    rows = new_rows + old_rows
+    wanted = _STEPS_TO_LEARN + _STEPS_A_ROW * rows
+    return max(_LEAST_EPOCHS, math.ceil(wanted / math.ceil(rows / rows_a_step)))
+
+
+def plan(
+    new_rows: int,
+    *,
+    hidden_size: int,
+    loss_chunk: int,
+    given: Mapping[str, Given],
+    old_rows: int = 0,
+    old_length: int = 0,
+) -> Sizing:
     """Decide every setting: what was given, else the rule for this many rows.
 
     Whether that fits the machine is asked later: see `workflows/fitting`.
@@ -98,6 +150,8 @@ def plan(new_rows: int, *, hidden_size: int, loss_chunk: int, given: Mapping[str
         hidden_size: Of the base model.
         loss_chunk: Tokens whose logits are worth holding at once on this device.
         given: Flags and config, see `settings.gather`.
+        old_rows: Rows of earlier sessions that are still to be remembered.
+        old_length: The longest row that any of those sessions allowed, in tokens.
     """
     size = (new_rows >= SMALL_ROWS) + (new_rows >= LARGE_ROWS)
     bounds = (f"under {SMALL_ROWS}", f"{SMALL_ROWS} to {LARGE_ROWS - 1}", f"{LARGE_ROWS} or more")
@@ -115,17 +169,29 @@ def plan(new_rows: int, *, hidden_size: int, loss_chunk: int, given: Mapping[str
     if "batch_size" not in given and "grad_accumulation" in given:
         batch_size = max(1, _EFFECTIVE_BATCH // given["grad_accumulation"].value)
     batch = decide("batch_size", batch_size, why)
+    accumulation = decide(
+        "grad_accumulation",
+        max(1, _EFFECTIVE_BATCH // batch.value),
+        f"{_EFFECTIVE_BATCH} rows a step",
+    )
+    until = decide("until_learned", False, "all epochs are trained", "default")
+    epochs, why_epochs = _EPOCHS[size], why
+    if until.value:
+        a_step = batch.value * accumulation.value
+        epochs, why_epochs = (
+            most_epochs(new_rows, old_rows, a_step),
+            "the most; it stops once all is learned",
+        )
+    length, why_length = _MAX_LENGTH[size], f"{why}; tokens"
+    if old_length > length:
+        length, why_length = old_length, "as long as an earlier session's"
     return Sizing(
         rank=rank,
         alpha=decide("alpha", 2 * rank.value, "twice the rank, so the scale is 2"),
-        epochs=decide("epochs", _EPOCHS[size], why),
+        epochs=decide("epochs", epochs, why_epochs),
         batch_size=batch,
-        grad_accumulation=decide(
-            "grad_accumulation",
-            max(1, _EFFECTIVE_BATCH // batch.value),
-            f"{_EFFECTIVE_BATCH} rows a step",
-        ),
-        max_length=decide("max_length", _MAX_LENGTH[size], f"{why}; tokens"),
+        grad_accumulation=accumulation,
+        max_length=decide("max_length", length, why_length),
         learning_rate=decide(
             "learning_rate", learning_rate(hidden_size), f"5e-4·(2000/{hidden_size})^0.781"
         ),
@@ -137,4 +203,15 @@ def plan(new_rows: int, *, hidden_size: int, loss_chunk: int, given: Mapping[str
         loss_chunk=decide("loss_chunk", loss_chunk, "tokens whose logits are held at once"),
         wire_memory=decide("wire_memory", False, "off", "default"),
         validation=decide("validation", 0.0, "no rows held out", "default"),
+        method=decide("method", "rehearsal", "old rows are trained again", "default"),
+        replay=decide("replay", "auto", "every old row at least three times", "default"),
+        guard=decide("guard", 0.05, "of an epoch, to keep general answers", "default"),
+        until_learned=until,
+        keep_data=decide("keep_data", True, "to be rehearsed later", "default"),
+        gate_kept=decide("gate_kept", 0.95, "promote from here", "default"),
+        gate_kept_least=decide("gate_kept_least", 0.85, "refuse below", "default"),
+        gate_backward=decide("gate_backward", 2.0, "points; promote up to here", "default"),
+        gate_backward_most=decide("gate_backward_most", 5.0, "points; refuse above", "default"),
+        gate_general=decide("gate_general", 0.10, "nats; promote up to here", "default"),
+        gate_general_most=decide("gate_general_most", 0.25, "nats; refuse above", "default"),
     )

@@ -17,8 +17,13 @@ import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
 import mlx.core as mx
 
 from mlx_tune.models import runtime
+from mlx_tune.workflows import general
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import tiny`
+
+# isort: split
+from lab import ask_little
+
 # transformers advises, at import, to install PyTorch.
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
 
@@ -38,10 +43,29 @@ def own_cache(tmp_path_factory, monkeypatch, request):
 
 
 @pytest.fixture(autouse=True)
+def few_questions(monkeypatch, request):
+    """A tiny base is asked a few general questions, and its gate lets everything through.
+
+    Two rows of gibberish are no measure of what was kept; tests of the gate (marked so) decide by
+    its own limits.
+    """
+    if "slow" not in request.keywords:
+        ask_little(monkeypatch, lenient="gate" not in request.keywords)
+
+
+@pytest.fixture(autouse=True)
 def uncompiled(monkeypatch, request):
     """No test waits for a compiler, but for the slow ones and those that ask for it by name."""
     if "slow" not in request.keywords:
         monkeypatch.setattr(runtime, "can_compile", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def few_general_questions(monkeypatch, request):
+    """No test but the slow ones waits for two hundred answers that have nothing to do with it."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(general, "PROBES", 3)
+        monkeypatch.setattr(general, "GUARDS", 2)
 
 
 @pytest.fixture(scope="session")

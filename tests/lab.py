@@ -10,8 +10,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_tune.continual.gate import Thresholds
 from mlx_tune.models import runtime
 from mlx_tune.training.whole import attach
+from mlx_tune.workflows import general
+from mlx_tune.workflows import general, judge
 from mlx_tune.workflows.prepare import Request
 from mlx_tune.workflows.train import train
 
@@ -29,6 +32,8 @@ class Heard:
     run: object = None
     stop_after: int | None = None  # as a crash does, just after a step
     signal_after: tuple[int, int] | None = None  # (step, signal), as Ctrl-C does
+    answer: str = "hold"  # to a gate that asks
+    decisions: list = field(default_factory=list)
     accept: bool = False  # go on with an unfinished run that is offered
     offers: list = field(default_factory=list)
 
@@ -42,6 +47,10 @@ class Heard:
     def stop(self):
         step, number = self.signal_after or (0, 0)
         return number if len(self.steps) + 1 == step else 0
+
+    def asked(self, decision, questions):
+        self.decisions.append((decision, questions))
+        return self.answer
 
     def planned(self, plan):
         self.plans.append(plan)
@@ -79,12 +88,26 @@ class AsTrained(Heard):
         del self.trainer
 
 
+def ask_little(patch: pytest.MonkeyPatch, *, lenient: bool = True) -> None:
+    """Ask a tiny base two questions instead of 200, and let every session through the gate."""
+    patch.setattr(general, "PROBES", 2)
+    patch.setattr(general, "GUARDS", 1)
+    if lenient:
+        worst = Thresholds(
+            kept=0, ask_kept=0, backward=1, ask_backward=1, general=1e9, ask_general=1e9
+        )
+        patch.setattr(judge, "thresholds", lambda decided: worst)
+
+
 @contextmanager
 def own_machine(folder: Path) -> Iterator[pytest.MonkeyPatch]:
     """What conftest.py sets for every test, for fixtures of a module, which come before it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_TUNE_CACHE", str(folder / "cache"))
         patch.setattr(runtime, "can_compile", lambda: False)
+        ask_little(patch)
+        patch.setattr(general, "PROBES", 3)
+        patch.setattr(general, "GUARDS", 2)
         yield patch
 
 

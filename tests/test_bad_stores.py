@@ -232,6 +232,7 @@ EVERY = {
     "show": ("show",),
     "plan": ("plan", "more.json"),
     "rollback": ("rollback",),
+    "promote": ("promote", "1"),
     "tag": ("tag", "best"),
     "rm": ("rm", "1"),
     "gc": ("gc",),
@@ -335,7 +336,7 @@ def test_row_17_a_head_that_is_missing_or_garbage_is_rebuilt(store, call, source
 @pytest.mark.parametrize("command", [c for c in EVERY if c not in ("rm", "gc", "resume")])
 def test_row_17_every_command_works_on_and_says_so(store, call, command):
     (store.root / "HEAD").unlink()
-    changes = command in ("train", "rollback")
+    changes = command in ("train", "rollback", "promote")
     code, out, _, said = call(*EVERY[command], keeps=not changes)
     assert code == 0
     note = REBUILT.format(member(store, 3).name, LOG)

@@ -259,8 +259,8 @@ def test_row_13_a_loss_that_diverges_is_never_promoted_and_the_last_checkpoint_s
     compute = Trainer.loss_and_gradients
 
     def diverge(self, rows):
-        loss, gradients = compute(self, rows)
-        return (mx.array(float("nan")) if self.steps_done == 2 else loss), gradients
+        loss, gradients, hardest = compute(self, rows)
+        return (mx.array(float("nan")) if self.steps_done == 2 else loss), gradients, hardest
 
     monkeypatch.setattr(Trainer, "loss_and_gradients", diverge)
     (bad.root / "more.json").write_text(json.dumps([{"instruction": "Who?", "response": "I."}]))

@@ -18,6 +18,7 @@ from mlx_tune.cli import (
     gc,
     log,
     plan,
+    promote,
     resume,
     rm,
     rollback,
@@ -40,8 +41,8 @@ app = typer.Typer(
 )
 
 for command in (train.train, plan.plan, resume.resume, chat.chat, evaluate.eval_, log.log,
-                show.show, diff.diff, rollback.rollback, tag.tag, rm.rm, gc.gc, verify.verify,
-                fuse.fuse, doctor.doctor):  # fmt: skip
+                show.show, diff.diff, rollback.rollback, promote.promote, tag.tag, rm.rm, gc.gc,
+                verify.verify, fuse.fuse, doctor.doctor):  # fmt: skip
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(base.app, name="base")
 

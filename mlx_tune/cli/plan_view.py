@@ -11,7 +11,7 @@ from mlx_tune.cli.console import plain, size
 from mlx_tune.data.rows import Row
 from mlx_tune.sizing import OPTIONAL
 from mlx_tune.training.memory import MemoryPlan
-from mlx_tune.workflows.prepare import Plan
+from mlx_tune.workflows.plan import Plan
 
 _LISTED = 5
 

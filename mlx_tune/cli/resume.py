@@ -16,10 +16,11 @@ def resume(
     json: JsonOption = False,
 ) -> None:
     """Go on with an interrupted training from its newest checkpoint."""
-    from mlx_tune.cli.training_view import TrainingView
+    from mlx_tune.cli.training_view import TrainingView, check_promoted
     from mlx_tune.workflows.resume import resume as carry_out
 
     view = TrainingView(as_json=json)
     with view:
         outcome = carry_out(store, run, view)
     view.show_outcome(outcome)
+    check_promoted(outcome)

@@ -22,7 +22,7 @@ def train(
     flags: dict[str, Any],
 ) -> None:
     """Train one session on top of everything learned so far."""
-    from mlx_tune.cli.training_view import TrainingView
+    from mlx_tune.cli.training_view import TrainingView, check_promoted
     from mlx_tune.workflows.prepare import Request
     from mlx_tune.workflows.train import train as carry_out
 
@@ -30,3 +30,4 @@ def train(
     with view:
         outcome = carry_out(Request(data=data, store=store, flags=flags, config=config), view)
     view.show_outcome(outcome)
+    check_promoted(outcome)

@@ -19,16 +19,19 @@ from mlx_tune.cli.console import (
     store_flag,
     warn_of_slow_blas,
 )
+from mlx_tune.cli.gate_view import show_decision, show_ways
 from mlx_tune.cli.plan_view import show_plan, value
 from mlx_tune.cli.signals import Signals
-from mlx_tune.errors import Interrupted
+from mlx_tune.continual.gate import ASK, PROMOTE, Decision
+from mlx_tune.errors import HeldBack, Interrupted, Refused
 from mlx_tune.lineage.runs import Run
 from mlx_tune.lineage.session import Session
 from mlx_tune.report.progress import RunProgress
 from mlx_tune.training.loop import Step, Trainer
+from mlx_tune.workflows.asking import SessionRecall
 from mlx_tune.workflows.carry_out import Outcome
-from mlx_tune.workflows.evaluate import SessionRecall
-from mlx_tune.workflows.prepare import Plan
+from mlx_tune.workflows.job import Answer
+from mlx_tune.workflows.plan import Plan
 
 _WELL_LEARNED = 0.9
 
@@ -111,6 +114,21 @@ class TrainingView:
         """Return the signal that asked to stop, 0 for none."""
         return self._signals.received
 
+    def asked(self, decision: Decision, questions: Mapping[int, Sequence[str]]) -> Answer:
+        """Show what was lost and ask what to do; without a terminal the session is held back."""
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return "hold"
+        show_decision(decision, questions, self._console)
+        choices: Mapping[str, tuple[Answer, str]] = {
+            "p": ("promote", "promote it all the same"),
+            "s": ("scale", "look for a smaller part of the change that passes"),
+            "h": ("hold", "hold it back: it is saved, and the model stays as it was"),
+        }
+        for key, (_, words) in choices.items():
+            say(f"  {key}  {words}")
+        chosen = str(typer.prompt("What shall be done?", default="h", err=True))
+        return choices.get(chosen.strip().casefold()[:1], choices["h"])[0]
+
     def ended(self) -> None:
         """End the progress."""
         self._signals.wait = False
@@ -127,14 +145,21 @@ class TrainingView:
         self._console.print()
         for entry in outcome.recall:
             self._console.print(_verdict(entry, new=entry is outcome.recall[-1]), soft_wrap=True)
+        if outcome.judged is not None:
+            show_decision(outcome.judged.decision, outcome.judged.questions, self._console)
+            if outcome.judged.beta < 1:
+                self._console.print(f"only {outcome.judged.beta:g} of the change is kept")
         self._console.print(
             f"trained for {duration(training['seconds'])}, peak memory "
             f"{size(training['peak_memory_bytes'])}"
         )
         # A path may hold what rich takes for markup.
         self._console.print(f"[green]✓ saved[/] {escape(str(session.path))}", soft_wrap=True)
-        self._console.print("next:")
         flag = self._store_flag()
+        if session.record["verdict"] != PROMOTE:
+            show_ways(self._console, session=session.id[:8], store_flag=flag)
+            return
+        self._console.print("next:")
         commands = {
             f"mlx-tune {words} {flag}".rstrip(): purpose
             for words, purpose in (
@@ -169,12 +194,32 @@ def _verdict(entry: SessionRecall, *, new: bool) -> str:
     return text
 
 
+def check_promoted(outcome: Outcome) -> None:
+    """End a command with the gate's exit code where a session was not promoted.
+
+    Raises:
+        HeldBack: The gate would have asked, and nobody said yes.
+        Refused: It refuses.
+    """
+    session, verdict = outcome.session, outcome.session.record["verdict"]
+    if verdict == PROMOTE:
+        return
+    reasons = session.record["gate"]["reasons"]
+    words = "; ".join(reasons[:1]) + (f" (and {len(reasons) - 1} more)" if reasons[1:] else "")
+    fix = f"HEAD is where it was; `mlx-tune promote {session.id[:8]}` takes it all the same"
+    if verdict == ASK:
+        raise HeldBack(f"{session.folder_name} is saved and held back: {words}; {fix}")
+    raise Refused(f"{session.folder_name} is saved and refused: {words}; {fix}")
+
+
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     return {
         "session": outcome.session.folder_name,
         "id": outcome.session.id,
         "path": str(outcome.session.path),
         "is_head": outcome.is_head,
+        "verdict": outcome.session.record["verdict"],
+        "gate": outcome.session.record["gate"],
         "recall": [entry.to_json() for entry in outcome.recall],
         "training": outcome.session.record["training"],
     }

@@ -4,10 +4,17 @@ Measured on SmolLM2-135M, 30 facts a session: a folded chain without rehearsal t
 97 % verbatim recall to 0 % after the next one; with all old rows rehearsed it stays at 100 %.
 """
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlx_tune.data.rows import Row
+from mlx_tune.settings import replay_share
+from mlx_tune.training.mixture import Mixture, Turns
+
+ROUNDS = 3
+"""How often every old row is seen at least, when the epochs are as many."""
 
 History = Sequence[Sequence[Row]]
 """The rows of each session of a chain, root first."""
@@ -19,7 +26,8 @@ class Rehearsal:
 
     Attributes:
         new: The rows of the data set.
-        old: Rows of earlier sessions that are trained again.
+        old: Rows of earlier sessions to be kept, in the order they take turns: session after
+            session, a row of each.
         repeated: New rows that were taught before with the same answer.
         changed: (new, old) where an earlier answer is replaced; the old row is not rehearsed.
         contradictions: (later, earlier) rows of the new data that ask the same and disagree.
@@ -43,14 +51,74 @@ def current(history: History) -> list[list[Row]]:
     """Return each session's rows that no later session has taught again.
 
     A question that returns supersedes the old row, whether its answer changed or not: it is then
-    the later session's to remember.
+    the later session's to remember. So does another answer to what was asked on the way, in a
+    longer conversation.
     """
-    seen: set[str] = set()
+    said: dict[str, str] = {}
+    asked: set[str] = set()
     kept: list[list[Row]] = []
     for rows in reversed(history):
-        kept.append([row for row in rows if row.topic not in seen])
-        seen.update(row.topic for row in rows)
+        kept.append([row for row in rows if row.topic not in asked and not _outdated(row, said)])
+        asked.update(row.topic for row in rows)
+        for row in rows:
+            for topic, answer in row.exchanges:
+                said.setdefault(topic, answer)
     return kept[::-1]
+
+
+def _outdated(row: Row, said: Mapping[str, str]) -> bool:
+    """Tell whether a conversation says on its way what has another answer now."""
+    return any(said.get(topic, answer) != answer for topic, answer in row.exchanges[:-1])
+
+
+def mixture(*, new: int, old: int, guards: int, epochs: int, replay: str, guard: float) -> Mixture:
+    """Return which rows come in which epoch: new ones, old ones, general questions.
+
+    Per epoch come all new rows and, by ``auto``, max(new, ⌈3 · old / epochs⌉) old ones, all where
+    they are fewer. Every old row is seen at least min(3, epochs) times, in turns over the sessions;
+    what places are left go to the rows that are known worst.
+
+    Args:
+        new: How many there are to learn.
+        old: How many to keep.
+        guards: How many general questions there are.
+        epochs: As planned; the most where training stops once all is learned.
+        replay: ``auto``, ``all``, ``none`` or the share of the old rows that comes in an epoch.
+        guard: Share of an epoch that is general questions.
+    """
+    share = replay_share(replay)
+    by_name = {
+        "auto": max(new, math.ceil(ROUNDS * old / epochs)),
+        "all": old,
+        "none": 0,
+    }
+    places = min(old, by_name[replay] if share is None else math.ceil(share * old))
+    rounds = min(ROUNDS, epochs) if replay == "auto" else None
+    general = min(guards, math.ceil(guard / (1 - guard) * (new + places)))
+    return Mixture(
+        kinds=(
+            Turns(rows=new, places=new),
+            Turns(rows=old, places=places, rounds=rounds),
+            Turns(rows=guards, places=general),
+        )
+    )
+
+
+def learnable(rows: Sequence[Row]) -> list[bool]:
+    """Say of each row whether it can be known word for word: it answers, and none contradicts it.
+
+    Of two rows that ask the same and disagree, no model can say both; a text has no answer.
+    """
+    answers: dict[str, set[str]] = {}
+    for row in rows:
+        answers.setdefault(row.topic, set()).add(row.key)
+    return [row.text is None and len(answers[row.topic]) == 1 for row in rows]
+
+
+def _in_turns(sessions: Sequence[Sequence[Row]]) -> list[Row]:
+    """Return a row of each session, then another of each, until all have come."""
+    rounds = itertools.zip_longest(*sessions)
+    return [row for one in rounds for row in one if row is not None]
 
 
 def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
@@ -60,7 +128,9 @@ def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
         new: The rows of the data set.
         history: The rows of the chain it is trained on top of.
     """
-    taught = {row.topic: row for rows in current(history) for row in rows}
+    before = current(history)
+    after = current([*history, new])[:-1]
+    taught = {row.topic: row for rows in before for row in rows}
     first: dict[str, Row] = {}
     duplicates, contradictions = [], []
     for row in new:
@@ -72,11 +142,31 @@ def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
         else:
             contradictions.append((row, earlier))
     met = [(row, taught[topic]) for topic, row in first.items() if topic in taught]
+    on_the_way = _replaced_on_the_way(before, after, first)
     return Rehearsal(
         new=tuple(new),
-        old=tuple(row for topic, row in taught.items() if topic not in first),
+        old=tuple(_in_turns(after)),
         repeated=tuple(row for row, old in met if row.key == old.key),
-        changed=tuple((row, old) for row, old in met if row.key != old.key),
+        changed=(*((row, old) for row, old in met if row.key != old.key), *on_the_way),
         contradictions=tuple(contradictions),
         duplicates=tuple(duplicates),
     )
+
+
+def _replaced_on_the_way(
+    before: History, after: History, first: Mapping[str, Row]
+) -> list[tuple[Row, Row]]:
+    """Return the conversations that are left out for an answer inside them, with what replaced it.
+
+    Args:
+        before: Each session's rows until now.
+        after: Those that stay.
+        first: The new rows by topic.
+    """
+    said = {topic: row for row in first.values() for topic, _ in row.exchanges}
+    return [
+        (next(said[topic] for topic, _ in row.exchanges[:-1] if topic in said), row)
+        for rows, left in zip(before, after, strict=True)
+        for row in rows
+        if row not in left and row.topic not in first
+    ]

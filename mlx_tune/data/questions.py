@@ -50,9 +50,10 @@ def evenly(questions: tuple[Question, ...], count: int | None) -> tuple[Question
     return tuple(questions[i * len(questions) // count] for i in range(count))
 
 
-def fingerprint(questions: tuple[Question, ...]) -> str:
-    """Return the sha256 (hex) of the questions' texts in their order."""
-    return hashlib.sha256(json.dumps([q.text for q in questions]).encode()).hexdigest()
+def fingerprint(*lists: tuple[Question, ...]) -> str:
+    """Return the sha256 (hex) of the texts of some lists of questions, each in its order."""
+    texts = [[question.text for question in questions] for questions in lists]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def _read(name: str) -> tuple[Question, ...]:

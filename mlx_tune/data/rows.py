@@ -3,6 +3,7 @@
 import hashlib
 import json
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -70,7 +71,16 @@ class Row:
         """
         if self.text is not None:
             return _normalised(self.text)
-        return "\n".join(_normalised(message.content) for message in self._context())
+        return _topic(self._context())
+
+    @property
+    def exchanges(self) -> tuple[tuple[str, str], ...]:
+        """The topic and the answer of every assistant turn; none for a text row."""
+        return tuple(
+            (_topic(self.messages[:i]), message.content)
+            for i, message in enumerate(self.messages)
+            if message.role == "assistant"
+        )
 
     def with_question(self, text: str) -> "Row":
         """Return the row asked in another wording, without its paraphrases.
@@ -109,6 +119,10 @@ class Row:
 def canonical_json(value: object) -> str:
     """Return the one way ``value`` is written: sorted keys, no spaces, UTF-8 characters as such."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _topic(messages: Sequence[Message]) -> str:
+    return "\n".join(_normalised(message.content) for message in messages)
 
 
 def _normalised(text: str) -> str:

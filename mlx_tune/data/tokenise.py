@@ -1,7 +1,8 @@
 """Turns rows into tokens, with a mark on each token that the model is to learn to say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlx_tune.data.rows import Row
 from mlx_tune.errors import InputError
@@ -21,6 +22,20 @@ class Example:
     tokens: tuple[int, ...]
     supervised: tuple[bool, ...]
     place: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a run keeps of an example that no row stands for."""
+        flags = "".join("1" if flag else "0" for flag in self.supervised)
+        return {"tokens": list(self.tokens), "supervised": flags, "place": self.place}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> "Example":
+        """Return the example a run keeps; the inverse of :meth:`to_json`."""
+        return Example(
+            tokens=tuple(record["tokens"]),
+            supervised=tuple(flag == "1" for flag in record["supervised"]),
+            place=record["place"],
+        )
 
     @property
     def first_supervised(self) -> int:

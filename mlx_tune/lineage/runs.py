@@ -30,7 +30,7 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 SCHEMA = 1
 
-TRAIN, SCORE, COMMIT = "train", "score", "commit"
+TRAIN, SCORE, GATE, COMMIT = "train", "score", "gate", "commit"
 """Phases of a run that can be gone on with."""
 DONE, FAILED = "done", "failed"
 """Phases in which there is nothing left to do."""
@@ -129,6 +129,17 @@ class Run:
         record = {**self.record, **values}
         replace_file(self.path / RUN_FILE, to_json(record, self.path / RUN_FILE), safe=safe)
         self.record = record
+
+    def discard(self, *names: str) -> None:
+        """Delete files given to ``create``, durably; those that are gone already are passed over.
+
+        Raises:
+            DiskError: The disk is read-only or failing.
+        """
+        with disk_errors("delete from", self.path):
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
+            sync_folder(self.path)
 
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl.

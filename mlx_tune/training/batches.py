@@ -13,6 +13,7 @@ import numpy as np
 
 from mlx_tune.data.tokenise import Example
 from mlx_tune.training.layout import Layout
+from mlx_tune.training.mixture import UNSEEN, Mixture
 from mlx_tune.training.shapes import Shape, cover, few_shapes
 
 _WORTHWHILE_TOKENS = 8
@@ -91,7 +92,10 @@ class Batches:
         batch_size: Rows of a micro-batch.
         effective_batch: Rows of a step.
         seed: Of the order.
+        mixture: Which of them come in which epoch.
         prefix: The tokens that rows share.
+        distilled_from: The first row that the network itself teaches, and all after it; they are
+            in micro-batches of their own. None for no such rows.
     """
 
     examples: Sequence[Example]
@@ -99,7 +103,9 @@ class Batches:
     batch_size: int
     effective_batch: int
     seed: int
+    mixture: Mixture
     prefix: tuple[int, ...] = ()
+    distilled_from: int | None = None
 
     @cached_property
     def rows_sha256(self) -> str:
@@ -109,25 +115,45 @@ class Batches:
             digest.update(json.dumps([example.tokens, example.supervised]).encode())
         return digest.hexdigest()
 
-    def epoch(self, number: int) -> Iterator[list[Example]]:
-        """Yield the examples of each step of an epoch: every one once, in an order of its own."""
-        order = self.order(number)
+    def epoch(self, number: int, hardest: Sequence[float]) -> Iterator[list[int]]:
+        """Yield the rows of each step of an epoch, as indices, each once."""
+        order = self.order(number, hardest)
         for begin in range(0, len(order), self.effective_batch):
-            yield [self.examples[i] for i in order[begin : begin + self.effective_batch]]
+            yield order[begin : begin + self.effective_batch]
 
-    def order(self, number: int) -> list[int]:
-        """Return the indices of an epoch's examples as they come.
+    def order(self, number: int, hardest: Sequence[float]) -> list[int]:
+        """Return the rows of an epoch, counted from 0, as indices in the order they are taken.
 
-        They depend on (seed, number) alone, so a resumed run meets the same ones.
+        They depend on the seed, the number and what was known of the rows alone, so a resumed run
+        meets the same ones.
+
+        Args:
+            number: Of the epoch.
+            hardest: How badly each row was known when it began; see `mixture.Turns.epoch`.
         """
+        rows = self.mixture.epoch(number, hardest)
         random = np.random.default_rng([self.seed, number])
-        return [int(i) for i in random.permutation(len(self.examples))]
+        return [rows[i] for i in random.permutation(len(rows))]
 
-    def parts(self, step: Sequence[Example]) -> Iterator[list[Example]]:
-        """Split a step's examples into micro-batches of similar length."""
-        ordered = sorted(step, key=lambda e: (not _begins(e, self.prefix), len(e.tokens)))
-        for begin in range(0, len(ordered), self.batch_size):
-            yield ordered[begin : begin + self.batch_size]
+    def parts(self, step: Sequence[int]) -> Iterator[list[int]]:
+        """Split a step's rows into micro-batches of one kind and similar length."""
+        for distilled in (False, True):
+            own = [i for i in step if self.is_distilled(i) == distilled]
+            ordered = sorted(own, key=self._likeness)
+            for begin in range(0, len(ordered), self.batch_size):
+                yield ordered[begin : begin + self.batch_size]
+
+    def is_distilled(self, row: int) -> bool:
+        """Tell whether a row is taught by the network itself."""
+        return self.distilled_from is not None and row >= self.distilled_from
+
+    def of(self, part: Sequence[int]) -> list[Example]:
+        """Return the rows of some indices."""
+        return [self.examples[i] for i in part]
+
+    def _likeness(self, row: int) -> tuple[bool, int]:
+        example = self.examples[row]
+        return not _begins(example, self.prefix), len(example.tokens)
 
     def shapes(self) -> tuple[dict[Shape, Shape], Counter[Shape]]:
         """Return what each shape of the run is padded to, and how often it comes."""
@@ -135,13 +161,22 @@ class Batches:
         return few_shapes(needed), needed
 
     def needed(self) -> Counter[Shape]:
-        """Return how often the run needs each shape, before any padding."""
-        return Counter(
-            shape_of(part, self.prefix)
+        """Return how often the run needs each shape, before any padding.
+
+        Where an epoch depends on what will be known of the rows, others of them stand in, and the
+        longest come once more, so that no micro-batch is larger than what is reckoned with.
+        """
+        unknown = [UNSEEN] * len(self.examples)
+        needed = Counter(
+            shape_of(self.of(part), self.prefix)
             for number in range(self.epochs)
-            for step in self.epoch(number)
+            for step in self.epoch(number, unknown)
             for part in self.parts(step)
         )
+        if self.mixture.chooses:
+            longest = sorted(range(len(self.examples)), key=self._likeness)[-self.batch_size :]
+            needed.update(shape_of(self.of(part), self.prefix) for part in self.parts(longest))
+        return needed
 
 
 def padding(shapes: dict[Shape, Shape], needed: Counter[Shape]) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mlx_tune.data.tokenise import Example
 from mlx_tune.training.batches import Batches, shared_prefix
+from mlx_tune.training.mixture import Mixture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,8 @@ class TrainingConfig:
         grad_accumulation: Micro-batches of a step.
         learning_rate: Its peak.
         new_rows: Rows that are not rehearsed; the warm-up follows them.
+        mixture: Which rows come in which epoch; None for all in every one.
+        distilled_from: The first row that the network itself teaches; None for no such rows.
         seed: Of the first values, the order of rows and the dropout.
         dropout: Share of the adapter's inputs set to zero.
         lora_plus_ratio: How many times faster ``lora_b`` learns than ``lora_a``.
@@ -37,6 +40,8 @@ class TrainingConfig:
     learning_rate: float
     new_rows: int
     seed: int
+    mixture: Mixture | None = None
+    distilled_from: int | None = None
     dropout: float = 0.0
     lora_plus_ratio: float = 1.0
     checkpoint_layers: int = 0
@@ -51,8 +56,13 @@ class TrainingConfig:
         return self.batch_size * self.grad_accumulation
 
     def planned_steps(self, rows: int) -> int:
-        """Return the number of optimizer updates: ⌈rows / effective batch⌉ · epochs."""
-        return -(-rows // self.effective_batch) * self.epochs
+        """Return the number of optimizer updates: ⌈rows an epoch / effective batch⌉ · epochs.
+
+        Args:
+            rows: How many there are in all.
+        """
+        places = self.mixture.places if self.mixture else rows
+        return -(-places // self.effective_batch) * self.epochs
 
     def batches(self, examples: Sequence[Example], *, share_prefix: bool = True) -> Batches:
         """Return the micro-batches of a run."""
@@ -62,5 +72,7 @@ class TrainingConfig:
             batch_size=self.batch_size,
             effective_batch=self.effective_batch,
             seed=self.seed,
+            mixture=self.mixture or Mixture.of_all(len(examples)),
+            distilled_from=self.distilled_from,
             prefix=shared_prefix(examples) if share_prefix and self.batch_size > 1 else (),
         )

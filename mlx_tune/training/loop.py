@@ -26,9 +26,13 @@ from mlx_tune.training.adapter import (
 from mlx_tune.training.batches import MicroBatch, collate, padding, shape_of
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.joined import Factors
+from mlx_tune.training.loss import cross_entropy
+from mlx_tune.training.mixture import UNSEEN
 from mlx_tune.training.network import network
+from mlx_tune.training.objective import Objective
 from mlx_tune.training.optimizer import AdamW, global_norm
-from mlx_tune.training.place import Place
+from mlx_tune.training.place import Place, known, written
+from mlx_tune.training.shapes import Shape
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -71,16 +75,38 @@ class Trainer:
         shapes: What each micro-batch is padded to, by its own shape.
         padding: Share of the tokens computed that are padding, 0 to 1.
         compilations: How often the step was traced for the compiler.
+        hardest: The loss of every row's hardest token when it last came, nats; infinite before.
+            Whoever measures anew may write it at an epoch's end.
         network: The model as a function of the adapter's factors.
         notes: What a person should be told, one line each: versions that changed since a
             checkpoint.
     """
 
     def __init__(
-        self, model: nn.Module, examples: Sequence[Example], config: TrainingConfig
+        self,
+        model: nn.Module,
+        examples: Sequence[Example],
+        config: TrainingConfig,
+        *,
+        objective: Objective | None = None,
     ) -> None:
+        """Make a fresh adapter and stand before the first step.
+
+        Args:
+            model: Folded and frozen.
+            examples: The rows.
+            config: How they are trained on.
+            objective: What is minimised besides their cross-entropy; None for nothing.
+
+        Raises:
+            InputError: There are no rows.
+            IncompatibleError: The architecture cannot do what is asked.
+        """
         if not examples:
             raise InputError("no rows to train on")
+        self._objective = objective or Objective()
+        self.hardest = [UNSEEN] * len(examples)
+        self._hardest_before = list(self.hardest)
         self.model, self.config = model, config
         self.steps_done = 0
         self.notes: list[str] = []
@@ -105,7 +131,8 @@ class Trainer:
         self.shapes, needed = self._batches.shapes()
         self.padding = padding(self.shapes, needed)
         self.compilations = 0
-        self._micro_step = self._compiled()
+        self._micro_step = self._compiled(self._taught)
+        self._distilled_step = self._compiled(self._distilled)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -126,11 +153,13 @@ class Trainer:
         with memory.held_for_a_run(self.config.cache_bytes, wired_bytes=wired):
             while self.steps_done < self.planned_steps:
                 number, within = divmod(self.steps_done, self.steps_per_epoch)
-                for index, rows in enumerate(self._batches.epoch(number)):
+                if within == 0:
+                    self._hardest_before = list(self.hardest)
+                for index, rows in enumerate(self._batches.epoch(number, self._hardest_before)):
                     if index >= within:
                         yield self._step(rows)
 
-    def _step(self, rows: Sequence[Example]) -> Step:
+    def _step(self, rows: Sequence[int]) -> Step:
         began = time.perf_counter()
         number = self.steps_done + 1
         rate = schedule.learning_rate(
@@ -139,7 +168,7 @@ class Trainer:
             planned_steps=self.planned_steps,
             warmup=self._warmup,
         )
-        loss, gradients = self.loss_and_gradients(rows)
+        loss, gradients, hardest = self.loss_and_gradients(rows)
         norm = global_norm(gradients)
         mx.eval(loss, norm)
         if not (mx.isfinite(loss) & mx.isfinite(norm)).item():
@@ -152,53 +181,93 @@ class Trainer:
         )
         mx.eval(self._factors, self._moments)
         self.steps_done = number
+        for row, nats in hardest.items():
+            self.hardest[row] = nats
         return Step(
             number=number,
             epoch=(number - 1) // self.steps_per_epoch + 1,
             loss=float(np.array(loss)),
             learning_rate=rate,
             grad_norm=float(np.array(norm)),
-            tokens=sum(len(row.tokens) for row in rows),
+            tokens=sum(len(row.tokens) for row in self._batches.of(rows)),
             seconds=time.perf_counter() - began,
             peak_memory_bytes=mx.get_peak_memory(),
             ends_epoch=number % self.steps_per_epoch == 0,
         )
 
-    def loss_and_gradients(self, rows: Sequence[Example]) -> tuple[mx.array, Factors]:
+    def loss_and_gradients(self, rows: Sequence[int]) -> tuple[mx.array, Factors, dict[int, float]]:
         """Return the loss of an effective batch and its gradients, at the run's present step.
 
         Both are sums over supervised tokens divided by their number in the whole effective batch,
-        so neither depends on how the rows are cut into micro-batches.
+        so neither depends on how the rows are cut into micro-batches. A penalty adds to the
+        gradients alone.
+
+        Args:
+            rows: As indices.
 
         Returns:
-            Loss in nats per token, float32 (); gradients float32, in the tree of the factors.
+            Loss in nats per token, float32 (); gradients float32, in the tree of the factors; and
+            the loss of each row's hardest token, nats.
         """
-        share = mx.array(1 / sum(sum(row.supervised) for row in rows), dtype=mx.float32)
-        loss, gradients = mx.array(0.0), None
+        taught = sum(sum(row.supervised) for row in self._batches.of(rows))
+        share = mx.array(1 / taught, dtype=mx.float32)
+        loss, hardest = mx.array(0.0), dict[int, float]()
+        gradients = self._penalty_gradients()
         for index, part in enumerate(self._batches.parts(rows)):
-            prefix = self._batches.prefix
-            batch = collate(part, prefix, self.shapes.get(shape_of(part, prefix)))
-            value, grown = self._micro_step(self._factors, batch.parts(), share, self._key(index))
+            own = self._batches.of(part)
+            batch = collate(own, self._batches.prefix, self._padded(own))
+            distils = self._batches.is_distilled(part[0])
+            micro_step = self._distilled_step if distils else self._micro_step
+            (value, nats), grown = micro_step(self._factors, batch.parts(), share, self._key(index))
             loss = loss + value
             gradients = grown if gradients is None else tree_map(mx.add, gradients, grown)
-            mx.eval(loss, gradients)  # frees this micro-batch's activations before the next
+            mx.eval(loss, gradients, nats)  # frees this micro-batch's activations before the next
+            hardest.update(zip(part, _hardest(own, np.array(nats)), strict=True))
         assert gradients is not None, "a step has at least one row"
-        return loss, gradients
+        return loss, gradients, hardest
+
+    def _penalty_gradients(self) -> Factors | None:
+        penalty = self._objective.penalty
+        return None if penalty is None else mx.grad(penalty)(self._factors)
+
+    def _padded(self, part: Sequence[Example]) -> Shape | None:
+        """Return what some rows are padded to: as planned, or the least of those that they fit."""
+        own = shape_of(part, self._batches.prefix)
+        if own in self.shapes:
+            return self.shapes[own]
+        fitting = [shape for shape in self.shapes.values() if shape.holds(own)]
+        return min(fitting, key=lambda shape: shape.tokens, default=None)
 
     def _key(self, micro_step: int) -> mx.array:
         """Return the dropout's key, of (seed, step, micro-step); the network adds the layer."""
         sequence = np.random.SeedSequence([self.config.seed, self.steps_done, micro_step])
         return mx.array(sequence.generate_state(2, dtype=np.uint32))
 
-    def _compiled(self) -> Callable[..., Any]:
+    def _taught(
+        self, factors: Factors, batch: MicroBatch, key: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Return what a micro-batch's own tokens cost, and each of them."""
+        return self.network.loss(factors, batch, key if self.config.dropout > 0 else None)
+
+    def _distilled(
+        self, factors: Factors, batch: MicroBatch, key: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Return how far the network is from itself without the adapter, and the tokens' losses."""
+        divergence = self._objective.divergence
+        assert divergence is not None, "a row is distilled only where there is a divergence"
+        teacher = mx.stop_gradient(self.network.logits({}, batch))
+        student = self.network.logits(factors, batch)
+        nats = mx.stop_gradient(cross_entropy(student, batch.targets))
+        return divergence(teacher, student, batch.weights), nats
+
+    def _compiled(self, objective: Callable[..., Any]) -> Callable[..., Any]:
         """Return the micro-step as a function of all that changes: nothing is captured."""
-        key_matters = self.config.dropout > 0
 
         def loss(
             factors: Factors, parts: Sequence[Any], share: mx.array, key: mx.array
-        ) -> mx.array:
-            batch = MicroBatch.of(parts)
-            return share * self.network.loss(factors, batch, key if key_matters else None)
+        ) -> tuple[mx.array, mx.array]:
+            value, nats = objective(factors, MicroBatch.of(parts), key)
+            return share * value, nats
 
         with_gradients = mx.value_and_grad(loss)
 
@@ -214,7 +283,7 @@ class Trainer:
         return {
             WEIGHTS_FILE: to_safetensors(named(self._factors)),
             OPTIMIZER_FILE: to_safetensors({**named(first, "m."), **named(second, "v.")}),
-            STATE_FILE: self._place(self.steps_done).to_json(),
+            STATE_FILE: self._place().to_json(),
         }
 
     def restore(self, files: Mapping[str, bytes], *, place: str) -> None:
@@ -224,7 +293,14 @@ class Trainer:
             IncompatibleError: It is of other rows, another rank or another plan.
         """
         found = Place.from_json(files[STATE_FILE], place=f"{place}/{STATE_FILE}")
-        notes = found.check(self._place(found.steps_done), place=place)
+        expected = Place.of(
+            self._batches,
+            steps_done=found.steps_done,
+            planned_steps=self.planned_steps,
+            hardest=found.hardest,
+            hardest_before=found.hardest_before,
+        )
+        notes = found.check(expected, place=place)
         weights = from_safetensors(files[WEIGHTS_FILE], place=f"{place}/{WEIGHTS_FILE}")
         _same_leaves(weights, named(self._factors), place)
         moments = from_safetensors(files[OPTIMIZER_FILE], place=f"{place}/{OPTIMIZER_FILE}")
@@ -233,10 +309,28 @@ class Trainer:
         self._factors = unnamed(weights, paths)
         self._moments = unnamed(moments, paths, "m."), unnamed(moments, paths, "v.")
         self.steps_done = found.steps_done
+        self.hardest = known(found.hardest)
+        self._hardest_before = known(found.hardest_before)
         self.notes += notes
 
-    def _place(self, steps_done: int) -> Place:
-        return Place.of(self._batches, steps_done=steps_done, planned_steps=self.planned_steps)
+    def _place(self) -> Place:
+        begins = self.steps_done % self.steps_per_epoch == 0
+        before = self.hardest if begins else self._hardest_before
+        return Place.of(
+            self._batches,
+            steps_done=self.steps_done,
+            planned_steps=self.planned_steps,
+            hardest=written(self.hardest),
+            hardest_before=written(before),
+        )
+
+
+def _hardest(part: Sequence[Example], nats: Any) -> list[float]:
+    """Return the largest loss of each row's tokens, of all in the order they were packed."""
+    counts = [sum(row.supervised) for row in part]
+    starts = np.cumsum([0, *counts[:-1]])
+    worst: list[float] = np.maximum.reduceat(nats[: sum(counts)], starts).astype(float).tolist()
+    return worst
 
 
 def _same_leaves(found: Mapping[str, mx.array], wanted: Mapping[str, mx.array], place: str) -> None:

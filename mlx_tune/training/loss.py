@@ -1,5 +1,8 @@
 """The loss: cross-entropy of the supervised tokens, computed a bounded chunk at a time."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -48,8 +51,8 @@ def bounded_cross_entropy(
     weights: mx.array,
     *,
     chunk: int | None = None,
-) -> mx.array:
-    """Return the weighted sum of cross-entropies while holding few logits at once.
+) -> tuple[mx.array, mx.array]:
+    """Return the weighted sum of cross-entropies, and each, while holding few logits at once.
 
     The head is frozen and the sum a scalar, so the gradient of the states is known as soon as a
     chunk's logits are: it is computed there and then and kept, and the logits are dropped. The
@@ -63,7 +66,8 @@ def bounded_cross_entropy(
         chunk: Tokens whose logits exist at once; None for all.
 
     Returns:
-        float32 ().
+        The sum, float32 (); and every token's own, unweighted and without a gradient, float32
+        (tokens,).
 
     Source:
         Kept gradients: Hsu et al. 2024, arXiv:2410.10989 (Liger Kernel).
@@ -71,31 +75,37 @@ def bounded_cross_entropy(
     size = chunk or states.shape[0]
 
     @mx.custom_function
-    def loss_and_gradient(states: mx.array) -> tuple[mx.array, mx.array]:
-        total, gradients = mx.array(0.0), list[mx.array]()
+    def loss_and_gradient(states: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        total, gradients, losses = mx.array(0.0), list[mx.array](), list[mx.array]()
         for begin in range(0, states.shape[0], size):
             part = slice(begin, begin + size)
             own = states[part]
             if gradients:  # not before the last chunk's logits are gone
                 own = mx.depends(own, [total, gradients[-1]])
-            loss, gradient = _chunk(head, own, targets[part], weights[part])
-            total = total + loss
+            nats, gradient = _chunk(head, own, targets[part], weights[part])
+            total = total + (weights[part] * nats).sum()
             gradients.append(gradient)
-        return total, mx.concatenate(gradients, axis=0)
+            losses.append(nats)
+        return total, mx.concatenate(gradients, axis=0), mx.concatenate(losses, axis=0)
 
     @loss_and_gradient.vjp
     def backward(
-        _: mx.array, cotangents: tuple[mx.array, mx.array], outputs: tuple[mx.array, mx.array]
+        _: mx.array, cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
     ) -> mx.array:
         return (cotangents[0] * outputs[1]).astype(states.dtype)
 
-    return loss_and_gradient(states)[0]  # type: ignore[index]  # MLX's stub returns object
+    outputs: Any = loss_and_gradient(states)  # MLX's stub says object
+    total, _, losses = outputs
+    return total, losses
 
 
 def _chunk(
     head: Head, states: mx.array, targets: mx.array, weights: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """Return a chunk's weighted loss, float32 (), and its gradient, float32 (tokens, dims)."""
+    """Return a chunk's losses, float32 (tokens,), and their sum's gradient, float32 (tokens, dims).
+
+    The gradient is of the weighted sum.
+    """
     logits = head(states).astype(mx.float32)
     highest = logits.max(axis=-1, keepdims=True)
     grown = exp(logits - highest)
@@ -106,4 +116,4 @@ def _chunk(
     # d(states) = (softmax - onehot) W, without ever writing the one-hot: W's rows are taken out.
     _, (mean,) = mx.vjp(head, [states], [grown.astype(states.dtype)])
     gradient = weights[:, None] * (mean.astype(mx.float32) / total - words)
-    return (weights * losses).sum(), gradient
+    return losses, gradient

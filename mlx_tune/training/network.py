@@ -19,8 +19,10 @@ class Network(Protocol):
     def logits(self, factors: Factors, batch: MicroBatch) -> mx.array:
         """Return what follows each supervised position, float32 (supervised, vocabulary)."""
 
-    def loss(self, factors: Factors, batch: MicroBatch, key: mx.array | None = None) -> mx.array:
-        """Return the weighted sum of the supervised tokens' cross-entropies, float32 ()."""
+    def loss(
+        self, factors: Factors, batch: MicroBatch, key: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """Return the cross-entropies' weighted sum, float32 (), and each, float32 (supervised,)."""
 
 
 def network(

@@ -5,12 +5,15 @@ exact or says that it is not: another version may shuffle, tokenise or multiply 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from mlx_tune.errors import IncompatibleError
 from mlx_tune.models import runtime
 from mlx_tune.training.batches import Batches
+from mlx_tune.training.mixture import UNSEEN
+
+_TUPLES = ("permutation", "hardest", "hardest_before")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class Place:
         epoch: The one under way, counted from 1.
         permutation: The order of its rows, as indices into all of them.
         cursor: How many rows of it are done; a step's rows are done all at once.
+        hardest: The loss of every row's hardest token when it last came, nats; None before.
+        hardest_before: The same when the epoch began: what its rows were chosen by.
         versions: Of what computes.
     """
 
@@ -35,10 +40,19 @@ class Place:
     epoch: int
     permutation: tuple[int, ...]
     cursor: int
+    hardest: tuple[float | None, ...]
+    hardest_before: tuple[float | None, ...]
     versions: Mapping[str, str]
 
     @staticmethod
-    def of(batches: Batches, *, steps_done: int, planned_steps: int) -> "Place":
+    def of(
+        batches: Batches,
+        *,
+        steps_done: int,
+        planned_steps: int,
+        hardest: Sequence[float | None],
+        hardest_before: Sequence[float | None],
+    ) -> "Place":
         """Return the place after so many steps of a run."""
         per_epoch = planned_steps // batches.epochs
         begun = min(steps_done // per_epoch, batches.epochs - 1)
@@ -49,8 +63,10 @@ class Place:
             seed=batches.seed,
             rows_sha256=batches.rows_sha256,
             epoch=begun + 1,
-            permutation=tuple(batches.order(begun)),
-            cursor=min(rows, len(batches.examples)),
+            permutation=tuple(batches.order(begun, known(hardest_before))),
+            cursor=min(rows, batches.mixture.places),
+            hardest=tuple(hardest),
+            hardest_before=tuple(hardest_before),
             versions=runtime.versions(),
         )
 
@@ -67,13 +83,13 @@ class Place:
         """
         try:
             record = json.loads(data)
-            known = {field.name: record[field.name] for field in fields(Place)}
+            kept = {field.name: record[field.name] for field in fields(Place)}
         except (ValueError, KeyError, TypeError) as error:
             raise IncompatibleError(
                 f"{place}: written by another version of mlx-tune ({error}); resume with that one, "
                 "or train again"
             ) from error
-        return Place(**{**known, "permutation": tuple(known["permutation"])})
+        return Place(**{**kept, **{name: tuple(kept[name]) for name in _TUPLES}})
 
     def check(self, expected: "Place", *, place: str) -> list[str]:
         """Compare a checkpoint's place with what this run has there.
@@ -111,6 +127,16 @@ class Place:
             f"note: {', '.join(changed)}; the run goes on, though not to the very same bytes as if "
             "it had never stopped"
         ]
+
+
+def known(hardest: Sequence[float | None]) -> list[float]:
+    """Return losses as rows are chosen by them, from what JSON can hold."""
+    return [UNSEEN if loss is None else loss for loss in hardest]
+
+
+def written(hardest: Sequence[float]) -> list[float | None]:
+    """Return losses as JSON can hold them; the inverse of :func:`known`."""
+    return [None if loss == UNSEEN else loss for loss in hardest]
 
 
 def _listed(versions: Mapping[str, str]) -> str:

@@ -40,6 +40,15 @@ class Shape:
         """Tokens that go through the layers."""
         return self.prefix + self.flat
 
+    def holds(self, shape: "Shape") -> bool:
+        """Tell whether rows of another shape can be padded to this one."""
+        least = cover([shape])
+        return (self.rows, self.prefix) == (least.rows, least.prefix) and (
+            self.flat >= least.flat
+            and self.width >= least.width
+            and self.supervised >= least.supervised
+        )
+
 
 def few_shapes(needed: Mapping[Shape, int], limit: int = LIMIT) -> dict[Shape, Shape]:
     """Group shapes under at most ``limit`` that they can be padded to, at the least added work.

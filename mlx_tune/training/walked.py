@@ -80,8 +80,10 @@ class Walked:
         """Return what follows each supervised position, float32 (supervised, vocabulary)."""
         return self._head(self._hidden(factors, batch, None)).astype(mx.float32)
 
-    def loss(self, factors: Factors, batch: MicroBatch, key: mx.array | None = None) -> mx.array:
-        """Return the weighted sum of the supervised tokens' cross-entropies, float32 ().
+    def loss(
+        self, factors: Factors, batch: MicroBatch, key: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """Return the cross-entropies' weighted sum, float32 (), and each, float32 (supervised,).
 
         Args:
             factors: What is trained.

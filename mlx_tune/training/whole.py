@@ -37,17 +37,28 @@ class Whole:
                     f"layer by layer; train this one with --{flag} 0"
                 )
         self._model, self._scale = model, scale
+        self._shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
     def logits(self, factors: Factors, batch: MicroBatch) -> mx.array:
         """Return what follows each supervised position, float32 (supervised, vocabulary)."""
-        attach(self._model, factors, self._scale)
+        self._attach(factors)
         logits = self._model(batch.tokens[batch.layout.grid])
         positions = batch.layout.cells[batch.positions]
         return logits.reshape(-1, logits.shape[-1])[positions].astype(mx.float32)
 
-    def loss(self, factors: Factors, batch: MicroBatch, key: mx.array | None = None) -> mx.array:
-        """Return the weighted sum of the supervised tokens' cross-entropies, float32 ()."""
-        return (batch.weights * cross_entropy(self.logits(factors, batch), batch.targets)).sum()
+    def loss(
+        self, factors: Factors, batch: MicroBatch, key: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """Return the cross-entropies' weighted sum, float32 (), and each, float32 (supervised,)."""
+        losses = cross_entropy(self.logits(factors, batch), batch.targets)
+        return (batch.weights * losses).sum(), mx.stop_gradient(losses)
+
+    def _attach(self, factors: Factors) -> None:
+        """Give the model these factors, and none to what had some before."""
+        left = {path: shapes for path, shapes in self._shapes.items() if path not in factors}
+        zeros = {path: (mx.zeros(a), mx.zeros(b)) for path, (a, b) in left.items()}
+        attach(self._model, {**factors, **zeros}, self._scale)
+        self._shapes |= {path: (a.shape, b.shape) for path, (a, b) in factors.items()}
 
 
 def attach(model: nn.Module, factors: Factors, scale: float) -> None:

@@ -100,13 +100,26 @@ def widen(model: nn.Module) -> None:
     mx.eval(model.parameters())
 
 
+def folding(chain: Sequence[Session]) -> list[Session]:
+    """Return the sessions of a chain whose adapters are folded, root first.
+
+    All of them, but for a session that was trained on fewer: its record says on which (`folds`).
+    """
+    found: list[Session] = []
+    for session in chain:
+        kept = session.record.get("folds")
+        found = [one for one in found if kept is None or one.id in kept]
+        found.append(session)
+    return found
+
+
 def read_adapters(chain: Sequence[Session]) -> list[Adapter]:
-    """Read the adapter of each session of a chain, its bytes checked against the manifest.
+    """Read the adapters that a chain folds, their bytes checked against the manifests.
 
     Raises:
         DamagedStoreError: One is damaged: its file, and the newest good session before it.
     """
-    return _along(chain, read_adapter)
+    return _along(folding(chain), read_adapter)
 
 
 def read_history(chain: Sequence[Session]) -> list[list[Row]]:
@@ -126,7 +139,9 @@ def read_adapter(session: Session) -> Adapter:
 
 
 def read_rows(session: Session) -> list[Row]:
-    """Read the rows a session was taught."""
+    """Read the rows a session was taught; none where they were not to be kept."""
+    if DATA_FILE not in session.hashes:
+        return []
     return read.load(session.read(DATA_FILE), str(session.path / DATA_FILE))
 
 

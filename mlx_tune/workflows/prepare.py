@@ -1,34 +1,46 @@
-"""Everything decided before training starts: what `plan` shows and what `train` carries out."""
+"""Decides everything before training starts: rows, settings, what fits, what comes along."""
 
 import itertools
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mlx_tune import sizing
-from mlx_tune.continual.rehearse import Rehearsal, rehearse
+from mlx_tune.continual import rehearse as rehearsing
+from mlx_tune.continual.methods import Method, method
+from mlx_tune.continual.rehearse import Rehearsal, current, rehearse
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.data.split import split
 from mlx_tune.data.tokenise import Example
-from mlx_tune.errors import InputError
+from mlx_tune.errors import InputError, UsageError
 from mlx_tune.lineage.session import Session, check_name, slug
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.models.shipped import shipped_config
 from mlx_tune.settings import Given, gather, read_config
-from mlx_tune.training import memory, schedule
+from mlx_tune.sizing import Chosen, Sizing
+from mlx_tune.training import memory
 from mlx_tune.training.batches import padding
-from mlx_tune.training.config import TrainingConfig
-from mlx_tune.training.memory import MemoryPlan
 from mlx_tune.workflows import fitting, space
-from mlx_tune.workflows.folded import choose_base, locate_base, read_history
+from mlx_tune.workflows.folded import (
+    DATA_FILE,
+    choose_base,
+    load_folded,
+    locate_base,
+    read_history,
+)
+from mlx_tune.workflows.general import general_set, kept_general_set
+from mlx_tune.workflows.plan import Plan, training_config
 from mlx_tune.workflows.space import DiskPlan
+from mlx_tune.workflows.synthetic import written_by
 
 _LONG_SHARE = 0.05
+CONSOLIDATED = "consolidated"
+"""What a session is called that takes the place of a chain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,99 +48,131 @@ class Request:
     """What a person asked for.
 
     Attributes:
-        data: Files or folders.
+        data: Files or folders; none to teach the base anew what the chain was taught.
         store: The store's folder.
         flags: By setting's name; None where not given.
         config: A YAML file, or None.
+        asks_model: Whether a model may be loaded to be asked something; `plan` loads none.
     """
 
     data: Sequence[Path]
     store: Path
     flags: Mapping[str, Any]
     config: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A training, fully decided.
-
-    Attributes:
-        name: Of the session to be.
-        info: Its base model.
-        store: Where it will go.
-        chain: The sessions it stands on, root first.
-        rehearsal: New rows and old ones.
-        sizing: Every setting with its reason.
-        too_long: Rows left out because they exceed the length limit.
-        long_share: Share of all tokens that are in those rows.
-        examples: What is trained on, new rows first.
-        held_out: New rows that are not trained on, but choose the best checkpoint.
-        validation: The same, tokenised.
-        disk: What the run will write, and what is free.
-        memory: Where the bytes will go.
-        shapes: How many distinct shapes micro-batches are padded to.
-        padding: Share of the tokens computed that are padding, 0 to 1.
-        sources: The data files as they were named.
-    """
-
-    name: str
-    info: BaseInfo
-    store: Store
-    chain: tuple[Session, ...]
-    rehearsal: Rehearsal
-    sizing: sizing.Sizing
-    too_long: tuple[Row, ...]
-    long_share: float
-    examples: tuple[Example, ...]
-    held_out: tuple[Row, ...]
-    validation: tuple[Example, ...]
-    disk: DiskPlan
-    memory: MemoryPlan
-    shapes: int
-    padding: float
-    sources: tuple[str, ...]
-
-    @property
-    def parent(self) -> Session | None:
-        """The session it will stand on, None for the bare base."""
-        return self.chain[-1] if self.chain else None
-
-    @property
-    def taught(self) -> tuple[Row, ...]:
-        """The new rows without those that are too long."""
-        left_out = {id(row) for row in self.too_long}
-        return tuple(row for row in self.rehearsal.new if id(row) not in left_out)
-
-    @property
-    def training(self) -> TrainingConfig:
-        """What the loop is told."""
-        return training_config(self.sizing, len(self.taught))
-
-    @property
-    def planned_steps(self) -> int:
-        """Optimizer updates."""
-        return self.training.planned_steps(len(self.examples))
-
-    @property
-    def warmup_steps(self) -> int:
-        """How many of them warm up."""
-        return schedule.warmup_steps(len(self.taught), self.planned_steps)
-
-    @property
-    def tokens_per_epoch(self) -> int:
-        """Tokens of all rows, padding not counted."""
-        return sum(len(example.tokens) for example in self.examples)
+    asks_model: bool = True
 
 
 def prepare(request: Request, *, say: Say) -> Plan:
-    """Read, check and size a training; nothing is written and no weights are loaded.
+    """Read, check and size a training; no session is written.
 
     Raises:
         InputError: The data or the config cannot be used.
         UsageError: A flag cannot.
         IncompatibleError: The base is not the one the store's sessions stand on.
     """
-    new = read.read(request.data)
+    read_rows = read.read(request.data) if request.data else []
+    ground = _stand(request, say)
+    rows = read_rows or [row for kept in current(read_history(ground.replaced)) for row in kept]
+    held = ground.value("validation", 0.0), ground.value("seed", 0)
+    new, held_out = split(rows, held[0], seed=held[1])
+    rehearsal = _rehearsal(ground, rehearse(new, read_history(ground.chain)))
+    decided = _decide(ground, rehearsal)
+    tokenizer = load_tokenizer(ground.info.folder, ground.info.template)
+    if ground.method.synthesises and request.asks_model:
+        rehearsal = replace(rehearsal, old=_written(ground, decided, say))
+    fresh = tokenise.encode(rehearsal.new, tokenizer)
+    tokenise.probes(rehearsal.new, tokenizer)  # what cannot be scored must fail before training
+    limit = int(decided.max_length.value)
+    fits = [len(example.tokens) <= limit for example in fresh]
+    share = _check_lengths(fresh, fits, limit, allowed=bool(ground.value("allow_long", False)))
+    # Old rows fitted the limit of the session that taught them; a shorter one now must not make
+    # the model forget them.
+    old = tokenise.encode(rehearsal.old, tokenizer)
+    guards = _guards(ground, decided, request, say)
+    examples = (*itertools.compress(fresh, fits), *old, *guards)
+    mixture = rehearsing.mixture(
+        new=sum(fits),
+        old=len(old),
+        guards=len(guards),
+        epochs=int(decided.epochs.value),
+        replay=str(decided.replay.value),
+        guard=float(decided.guard.value),
+    )
+    distils = ground.method.distils
+    decided, memory_plan = fitting.fit(
+        ground.info,
+        decided,
+        training_config(decided, mixture, distils=distils),
+        examples,
+        ground.asked,
+    )
+    batches = training_config(decided, mixture, distils=distils).batches(
+        examples, share_prefix=fitting.dimensions(ground.info).walked
+    )
+    shapes, needed = batches.shapes()
+    # The limit bounds memory, for these as for the others.
+    scored = zip(held_out, tokenise.encode(held_out, tokenizer), strict=True)
+    validation = [(row, example) for row, example in scored if len(example.tokens) <= limit]
+    return Plan(
+        name=ground.name,
+        info=ground.info,
+        store=ground.store,
+        chain=ground.chain,
+        replaced=ground.replaced,
+        unkept=ground.unkept,
+        method=ground.method,
+        rehearsal=rehearsal,
+        sizing=decided,
+        too_long=tuple(itertools.compress(rehearsal.new, map(operator.not_, fits))),
+        long_share=share,
+        examples=examples,
+        mixture=mixture,
+        held_out=tuple(row for row, _ in validation),
+        validation=tuple(example for _, example in validation),
+        disk=_disk(ground, decided, [*rehearsal.rows, *held_out]),
+        memory=memory_plan,
+        shapes=len(set(shapes.values())),
+        padding=padding(shapes, needed),
+        sources=tuple(map(str, request.data)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ground:
+    """What a training stands on, known before its rows are looked at.
+
+    Attributes:
+        name: Of the session to be.
+        store: Where it will go.
+        info: The base.
+        chain: The sessions it stands on; none when it takes the place of one.
+        replaced: The chain it takes the place of.
+        method: How earlier sessions are remembered.
+        given: What flags and config set.
+        asked: Names of settings that a person gave, by flag or in a file of their own.
+    """
+
+    name: str
+    store: Store
+    info: BaseInfo
+    chain: tuple[Session, ...]
+    replaced: tuple[Session, ...]
+    method: Method
+    given: Mapping[str, Given]
+    asked: frozenset[str]
+
+    @property
+    def unkept(self) -> tuple[Session, ...]:
+        """The earlier sessions that keep no rows."""
+        return tuple(s for s in self.chain + self.replaced if DATA_FILE not in s.hashes)
+
+    def value(self, name: str, default: Any) -> Any:
+        """Return a setting's value where it was given."""
+        return self.given[name].value if name in self.given else default
+
+
+def _stand(request: Request, say: Say) -> _Ground:
+    """Find store, base, chain and method."""
     store = Store.open(request.store)
     given = _given(request)  # before anything is fetched: a slip must not cost a download
     name = given["name"].value if "name" in given else _name(request.data)
@@ -137,61 +181,99 @@ def prepare(request: Request, *, say: Say) -> Plan:
     asked = frozenset(given)
     if request.config is None:
         given = {**gather({}, shipped_config(info.name)), **given}
-    chain = tuple(store.chain(store.head()))
+    before = tuple(store.chain(store.head()))
     for note in store.notes:
         say(note)
-    new, held_out = split(new, _value(given, "validation", 0.0), seed=_value(given, "seed", 0))
-    rehearsal = rehearse(new, read_history(chain))
-    decided = sizing.plan(
-        len(new), hidden_size=info.hidden_size, loss_chunk=memory.loss_chunk(), given=given
-    )
-    tokenizer = load_tokenizer(info.folder, info.template)
-    fresh = tokenise.encode(rehearsal.new, tokenizer)
-    tokenise.probes(rehearsal.new, tokenizer)  # what cannot be scored must fail before training
-    limit = int(decided.max_length.value)
-    fits = [len(example.tokens) <= limit for example in fresh]
-    allowed = "allow_long" in given and bool(given["allow_long"].value)
-    share = _check_lengths(fresh, fits, limit, allowed=allowed)
-    # Old rows fitted the limit of the session that taught them; a shorter one now must not make
-    # the model forget them.
-    examples = (*itertools.compress(fresh, fits), *tokenise.encode(rehearsal.old, tokenizer))
-    decided, memory_plan = fitting.fit(
-        info, decided, training_config(decided, sum(fits)), examples, asked
-    )
-    batches = training_config(decided, sum(fits)).batches(
-        examples, share_prefix=fitting.dimensions(info).walked
-    )
-    shapes, needed = batches.shapes()
-    # The limit bounds memory, for these as for the others.
-    scored = zip(held_out, tokenise.encode(held_out, tokenizer), strict=True)
-    held = [(row, example) for row, example in scored if len(example.tokens) <= limit]
-    return Plan(
+    ground = _Ground(
         name=name,
-        info=info,
         store=store,
-        chain=chain,
-        rehearsal=rehearsal,
-        sizing=decided,
-        too_long=tuple(itertools.compress(rehearsal.new, map(operator.not_, fits))),
-        long_share=share,
-        examples=examples,
-        held_out=tuple(row for row, _ in held),
-        validation=tuple(example for _, example in held),
-        disk=_disk(store, info, decided, [*rehearsal.rows, *held_out]),
-        memory=memory_plan,
-        shapes=len(set(shapes.values())),
-        padding=padding(shapes, needed),
-        sources=tuple(map(str, request.data)),
+        info=info,
+        chain=before if request.data else (),
+        replaced=() if request.data else before,
+        method=method(given["method"].value if "method" in given else "rehearsal"),
+        given=given,
+        asked=asked,
+    )
+    if not request.data:
+        _check_replaceable(ground)
+    return ground
+
+
+def _check_replaceable(ground: _Ground) -> None:
+    """Refuse to consolidate what cannot be taught anew."""
+    if not ground.replaced:
+        raise UsageError(
+            f"{ground.store.root}: no sessions to consolidate; train the first with "
+            "`mlx-tune train data/cs.json`"
+        )
+    if ground.unkept:
+        names = ", ".join(session.folder_name for session in ground.unkept)
+        raise UsageError(
+            f"{names}: keeps no rows (--no-keep-data), so it cannot be taught anew; train its data "
+            "again as a session of its own first"
+        )
+
+
+def _rehearsal(ground: _Ground, found: Rehearsal) -> Rehearsal:
+    """Leave out the old rows that a method does not look at."""
+    replay = ground.value("replay", ground.method.replay)
+    return replace(found, old=()) if replay == "none" or ground.method.synthesises else found
+
+
+def _decide(ground: _Ground, rehearsal: Rehearsal) -> Sizing:
+    """Size the training, and let the method say what nobody else did."""
+    lengths = [session.record["sizing"]["max_length"]["value"] for session in ground.chain]
+    decided = sizing.plan(
+        len(rehearsal.new),
+        hidden_size=ground.info.hidden_size,
+        loss_chunk=memory.loss_chunk(),
+        given=ground.given,
+        old_rows=_rows_to_write(ground) if ground.method.synthesises else len(rehearsal.old),
+        old_length=max(lengths, default=0),
+    )
+    replay, name = ground.method.replay, ground.method.name.replace("_", "-")
+    wanted = {} if replay == "auto" else {"replay": replay, "guard": 0.0}
+    chosen = {
+        setting: Chosen(value=value, reason=f"as --method {name} does", source="rule")
+        for setting, value in wanted.items()
+        if setting not in ground.given
+    }
+    return replace(decided, **chosen)
+
+
+def _rows_to_write(ground: _Ground) -> int:
+    return sum(int(session.record["data"]["rows"]) for session in ground.chain)
+
+
+def _written(ground: _Ground, decided: Sizing, say: Say) -> tuple[Row, ...]:
+    """Let the folded model write as many rows as it was taught, in the place of those."""
+    count = _rows_to_write(ground)
+    if not count:
+        return ()
+    say(f"the model writes {count} rows of what it knows, to rehearse them…")
+    return tuple(
+        written_by(
+            load_folded(ground.info, ground.chain),
+            count,
+            seed=int(decided.seed.value),
+            longest=int(decided.max_length.value),
+        )
     )
 
 
-def _value(given: Mapping[str, Given], name: str, default: Any) -> Any:
-    return given[name].value if name in given else default
+def _guards(ground: _Ground, decided: Sizing, request: Request, say: Say) -> tuple[Example, ...]:
+    """Return the general questions that come along."""
+    if not decided.guard.value:
+        return ()
+    if request.asks_model:
+        return general_set(ground.info, say=say).guards
+    kept = kept_general_set(ground.info)
+    return kept.guards if kept else ()
 
 
-def _disk(store: Store, info: BaseInfo, decided: sizing.Sizing, rows: Sequence[Row]) -> DiskPlan:
-    numbers = fitting.dimensions(info).adapter_numbers(int(decided.rank.value))
-    return space.plan(store.root, adapter_bytes=4 * numbers, rows_bytes=len(read.dump(rows)))
+def _disk(ground: _Ground, decided: Sizing, rows: Sequence[Row]) -> DiskPlan:
+    numbers = fitting.dimensions(ground.info).adapter_numbers(int(decided.rank.value))
+    return space.plan(ground.store.root, adapter_bytes=4 * numbers, rows_bytes=len(read.dump(rows)))
 
 
 def _given(request: Request) -> dict[str, Given]:
@@ -207,27 +289,8 @@ def _base(request: Request, store: Store, given: Mapping[str, Given], say: Say) 
     return locate_base(store, choose_base(store, request.flags.get("base"), config), say)
 
 
-def training_config(decided: sizing.Sizing, new_rows: int) -> TrainingConfig:
-    """Return what the loop is told, from a sizing and the number of new rows."""
-    return TrainingConfig(
-        rank=int(decided.rank.value),
-        scale=decided.scale,
-        epochs=int(decided.epochs.value),
-        batch_size=int(decided.batch_size.value),
-        grad_accumulation=int(decided.grad_accumulation.value),
-        learning_rate=float(decided.learning_rate.value),
-        new_rows=new_rows,
-        seed=int(decided.seed.value),
-        dropout=float(decided.dropout.value),
-        lora_plus_ratio=float(decided.lora_plus_ratio.value),
-        checkpoint_layers=int(decided.checkpoint_layers.value),
-        loss_chunk=int(decided.loss_chunk.value),
-        wire_memory=bool(decided.wire_memory.value),
-    )
-
-
 def _name(paths: Sequence[Path]) -> str:
-    return slug("-".join(path.stem for path in paths))
+    return slug("-".join(path.stem for path in paths)) if paths else CONSOLIDATED
 
 
 def _check_lengths(

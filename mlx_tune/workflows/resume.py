@@ -1,18 +1,23 @@
 """Goes on with a run that was interrupted, from its newest checkpoint."""
 
+import hashlib
+import json
 from pathlib import Path
 
+from mlx_tune.continual.methods import method
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row
+from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError, UsageError
 from mlx_tune.lineage.runs import Run, runs
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.sizing import Sizing
+from mlx_tune.training.mixture import Mixture
 from mlx_tune.workflows.carry_out import Outcome, carry_out
 from mlx_tune.workflows.folded import locate_base
-from mlx_tune.workflows.job import HELD_OUT_ROWS, NEW_ROWS, OLD_ROWS, Job, Watch
+from mlx_tune.workflows.job import GUARDS, HELD_OUT_ROWS, NEW_ROWS, OLD_ROWS, Job, Watch
 
 
 def resume(store_root: Path, name: str | None, watch: Watch) -> Outcome:
@@ -40,7 +45,7 @@ def go_on(store: Store, run: Run, watch: Watch) -> Outcome:
     """Finish a run, with the lock of trainings held."""
     job = _read_job(store, run, watch.say)
     watch.say(f"going on with {run.path.name}")
-    moved = store.head() != job.parent
+    moved = store.head() != job.head
     for note in store.notes:
         watch.say(note)
     if moved:
@@ -50,6 +55,7 @@ def go_on(store: Store, run: Run, watch: Watch) -> Outcome:
 
 def _read_job(store: Store, run: Run, say: Say) -> Job:
     parent = run.record["parent"]
+    decided = Sizing.from_json(run.record["sizing"])  # another version's run is refused here
     chain = tuple(store.chain(store.find(parent))) if parent else ()
     info = _same_base(store, run, say)
     new = _rows(run, NEW_ROWS, "data_sha256")
@@ -61,10 +67,14 @@ def _read_job(store: Store, run: Run, say: Say) -> Job:
         info=info,
         store=store,
         chain=chain,
-        sizing=Sizing.from_json(run.record["sizing"]),
+        replaced=tuple(s for ref in run.record["replaces"] if (s := store.find(ref))),
+        method=method(str(decided.method.value)),
+        sizing=decided,
+        mixture=Mixture.from_json(run.record["mixture"]),
         new=tuple(new),
+        old=tuple(old),
         held_out=tuple(held_out),
-        examples=tuple(tokenise.encode([*new, *old], tokenizer)),
+        examples=(*tokenise.encode([*new, *old], tokenizer), *_guards(run)),
         validation=tuple(tokenise.encode(held_out, tokenizer)),
         run=run,
     )
@@ -82,16 +92,27 @@ def _same_base(store: Store, run: Run, say: Say) -> BaseInfo:
     return info
 
 
+def _guards(run: Run) -> list[Example]:
+    """Read the general questions that come along."""
+    data = run.read(GUARDS)
+    _check_same(run, GUARDS, hashlib.sha256(data).hexdigest(), "guards_sha256")
+    return [Example.from_json(json.loads(line)) for line in data.splitlines()]
+
+
 def _rows(run: Run, name: str, key: str) -> list[Row]:
     """Read rows that a run keeps, and refuse others than those it began with."""
     rows = read.load(run.read(name), str(run.path / name))
-    found, began = read.fingerprint(rows), str(run.record.get(key))
+    _check_same(run, name, read.fingerprint(rows), key)
+    return rows
+
+
+def _check_same(run: Run, name: str, found: str, key: str) -> None:
+    began = str(run.record.get(key))
     if found != began:
         raise IncompatibleError(
             f"{run.path / name}: sha256 {found[:12]}…, the run began with {began[:12]}…; "
             "put the rows back, or train again"
         )
-    return rows
 
 
 def find_run(store_root: Path, name: str | None, watch: Watch) -> Run:

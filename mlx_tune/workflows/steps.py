@@ -2,41 +2,57 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from mlx_tune.continual import best as best_checkpoint
 from mlx_tune.continual.best import Score, best
+from mlx_tune.continual.exam import Exam
+from mlx_tune.continual.methods.self_distill import distillation_loss
 from mlx_tune.continual.recall import score
+from mlx_tune.continual.rehearse import learnable
 from mlx_tune.errors import DamagedStoreError, InputError, Interrupted
 from mlx_tune.lineage.checkpoints import Checkpoint
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.training.loop import Step, Trainer
+from mlx_tune.training.objective import Objective
 from mlx_tune.workflows import fitting
-from mlx_tune.workflows.folded import load_folded
+from mlx_tune.workflows.folded import load_folded, read_adapters
 from mlx_tune.workflows.job import Job, Watch
-from mlx_tune.workflows.prepare import training_config
 
-SCORES_FILE = "validation.json"
+SCORES_FILE, EXAM_FILE = "validation.json", "exam.json"
 CHECKPOINT_SECONDS = 60.0
 """At most so much work is lost by a process that dies; a step that takes longer is one more."""
 
 
-def take_steps(job: Job, watch: Watch) -> tuple[Adapter, int, list[Score]]:
-    """Train from the newest checkpoint, or from the start, to the last step.
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What is left when the steps are done.
 
-    Returns:
-        The adapter: the best by the held-out rows, the last without; the number of the model's
-        layers; what the held-out rows scored.
+    Attributes:
+        adapter: The best by the held-out rows, the last without.
+        num_layers: Of the model.
+        scores: Of the held-out rows.
+        is_learned: Whether training ended because all was known; None where it was not asked.
+    """
+
+    adapter: Adapter
+    num_layers: int
+    scores: tuple[Score, ...]
+    is_learned: bool | None
+
+
+def take_steps(job: Job, watch: Watch) -> Trained:
+    """Train from the newest checkpoint, or from the start, to the last step.
 
     Raises:
         Interrupted: Somebody asked to stop; the step just made is in a checkpoint.
     """
-    folded = load_folded(job.info, job.chain)
-    watch.merged(job.chain)
-    config = training_config(job.sizing, len(job.new))
-    trainer = Trainer(
-        folded.model, job.examples, fitting.with_cache(job.info, config, job.examples)
-    )
-    scores = _restore(job, trainer)
+    folded = load_folded(job.info, job.stands_on)
+    watch.merged(job.stands_on)
+    config = fitting.with_cache(job.info, job.training, job.examples)
+    trainer = Trainer(folded.model, job.examples, config, objective=_objective(job))
+    scores, exam = _restore(job, trainer)
     if trainer.missing_projections:
         names = ", ".join(trainer.missing_projections)
         watch.say(f"note: this architecture has no {names}, so less of it is adapted")
@@ -44,37 +60,84 @@ def take_steps(job: Job, watch: Watch) -> tuple[Adapter, int, list[Score]]:
         watch.say(note)
     watch.began(job.run, trainer)
     saved = time.monotonic()
-    for step in trainer.steps():
+    for step in () if exam.is_passed(trainer.steps_done) else trainer.steps():
         job.run.log(**vars(step))
         if step.ends_epoch and job.validation:
             scores.append(_score(job, trainer))
+        if step.ends_epoch and exam.is_due(step.epoch, trainer.hardest):
+            exam = _sit(exam, trainer, job)
         signal = watch.stop()
         due = time.monotonic() + step.seconds - saved >= CHECKPOINT_SECONDS
         if step.ends_epoch or signal or due:  # before anybody is told that it is saved
-            _save(job, trainer, step, scores)
+            _save(job, trainer, step, scores, exam)
             saved = time.monotonic()
         watch.stepped(step)
         if signal:
             raise Interrupted(f"stopped after step {step.number}, which is saved", signal=signal)
+        if exam.is_passed(step.number):
+            watch.say(f"all of it is known word for word after {step.epoch} epochs: enough")
+            break
     watch.ended()
+    is_learned = exam.is_passed(trainer.steps_done) if exam.rows else None
     _take_best(job, trainer, scores, watch)
-    return trainer.adapter(), len(trainer.model.layers), scores
+    return Trained(
+        adapter=trainer.adapter(),
+        num_layers=len(trainer.model.layers),
+        scores=tuple(scores),
+        is_learned=is_learned,
+    )
 
 
-def _restore(job: Job, trainer: Trainer) -> list[Score]:
-    """Go to the newest checkpoint, if there is one; return what was scored until then."""
-    newest = job.run.newest_checkpoint()
+def _objective(job: Job) -> Objective:
+    """Return what the method minimises besides the taught tokens' loss."""
+    past = read_adapters(job.stands_on) if job.method.penalty_weight else ()
+    return Objective(
+        penalty=partial(job.method.penalty, past=past) if past else None,
+        divergence=distillation_loss if job.method.distils else None,
+    )
+
+
+def _exam(job: Job) -> Exam:
+    """Return the exam that ends the training: none where all planned steps are taken."""
+    rows = [i for i, known in enumerate(learnable([*job.new, *job.old])) if known]
+    kinds = job.mixture.kinds
+    coming = sum(kind.rows for kind in kinds[:2] if kind.places)
+    return Exam(
+        rows=tuple(row for row in rows if row < coming) if job.sizing.until_learned.value else (),
+        least_epochs=job.mixture.epochs_of_rounds,
+    )
+
+
+def _sit(exam: Exam, trainer: Trainer, job: Job) -> Exam:
+    """Ask for every row that has to be known; the loop is told how each was."""
+    found = score(
+        trainer.model,
+        [job.examples[row] for row in exam.rows],
+        called=trainer.network,
+        factors=trainer.adapter().factors,
+    )
+    for row, nats in zip(exam.rows, found.hardest, strict=True):
+        trainer.hardest[row] = nats
+    return exam.sat(trainer.steps_done, found.hardest)
+
+
+def _restore(job: Job, trainer: Trainer) -> tuple[list[Score], Exam]:
+    """Go to the newest checkpoint, if there is one; return what was scored and asked until then."""
+    exam, newest = _exam(job), job.run.newest_checkpoint()
     if newest is None:
-        return []
+        return [], exam
     files = _files(newest)
     trainer.restore(files, place=str(newest.path))
-    return best_checkpoint.from_json(files[SCORES_FILE]) if SCORES_FILE in files else []
+    scores = best_checkpoint.from_json(files[SCORES_FILE]) if SCORES_FILE in files else []
+    return scores, exam.resumed(files[EXAM_FILE]) if EXAM_FILE in files else exam
 
 
-def _save(job: Job, trainer: Trainer, step: Step, scores: Sequence[Score]) -> None:
+def _save(job: Job, trainer: Trainer, step: Step, scores: Sequence[Score], exam: Exam) -> None:
     files = trainer.checkpoint()
     if scores:  # in the checkpoint, so that a resume chooses the best among the very same
         files[SCORES_FILE] = best_checkpoint.to_json(scores)
+    if exam.step:  # and ends where the run would have ended
+        files[EXAM_FILE] = exam.to_json()
     chosen = best(scores)
     job.run.save_checkpoint(step.number, files, best=chosen.step if chosen else None)
 

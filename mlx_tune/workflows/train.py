@@ -1,16 +1,19 @@
 """One continual session: plan, then fold, rehearse, train, score, commit, and move HEAD."""
 
+import hashlib
 from typing import Any
 
 from mlx_tune.data import read
-from mlx_tune.errors import LockedError
+from mlx_tune.data.rows import canonical_json
+from mlx_tune.errors import IncompatibleError, LockedError
 from mlx_tune.lineage.runs import TRAIN, Run, runs
 from mlx_tune.sizing import Sizing
 from mlx_tune.workflows import space
 from mlx_tune.workflows.carry_out import Outcome, carry_out
 from mlx_tune.workflows.folded import describe_base
-from mlx_tune.workflows.job import HELD_OUT_ROWS, NEW_ROWS, OLD_ROWS, Job, Watch
-from mlx_tune.workflows.prepare import Plan, Request, prepare
+from mlx_tune.workflows.job import GUARDS, HELD_OUT_ROWS, NEW_ROWS, OLD_ROWS, Job, Watch
+from mlx_tune.workflows.plan import Plan
+from mlx_tune.workflows.prepare import Request, prepare
 from mlx_tune.workflows.resume import go_on
 
 
@@ -36,7 +39,7 @@ def train(request: Request, watch: Watch) -> Outcome:
 
 def _check_head(plan: Plan) -> None:
     """Refuse a plan that stands on a HEAD of before: another training may just have ended."""
-    if plan.store.head() != plan.parent:
+    if plan.store.head() != plan.head:
         raise LockedError(
             f"{plan.store.root}: HEAD moved while this training was planned; run it again"
         )
@@ -44,18 +47,8 @@ def _check_head(plan: Plan) -> None:
 
 def _unfinished_twin(plan: Plan) -> Run | None:
     """Return the newest unfinished run of the same data in the same place."""
-    wanted = (
-        read.fingerprint(plan.taught),
-        plan.parent.id if plan.parent else None,
-        plan.info.fingerprint,
-    )
-    for run in reversed(runs(plan.store.root)):
-        kept = run.record
-        base = kept.get("base") or {}
-        found = (kept.get("data_sha256"), kept.get("parent"), base.get("fingerprint"))
-        if run.is_unfinished and found == wanted:
-            return run
-    return None
+    of_newest = reversed(runs(plan.store.root))
+    return next((r for r in of_newest if r.is_unfinished and _same_place(r, plan)), None)
 
 
 def _other_settings(run: Run, plan: Plan) -> dict[str, Any]:
@@ -68,6 +61,22 @@ def _other_settings(run: Run, plan: Plan) -> dict[str, Any]:
     }
 
 
+def _same_place(run: Run, plan: Plan) -> bool:
+    """Tell whether a run is of the same data in the same place, and of this version's settings."""
+    kept = run.record
+    wanted = {
+        "data_sha256": read.fingerprint(plan.taught),
+        "parent": plan.parent.id if plan.parent else None,
+        "replaces": [session.id for session in plan.replaced],
+    }
+    try:
+        Sizing.from_json(kept["sizing"])
+        same_base = kept["base"]["fingerprint"] == plan.info.fingerprint
+    except (IncompatibleError, KeyError, TypeError):
+        return False
+    return same_base and all(kept.get(name) == value for name, value in wanted.items())
+
+
 def _begin(plan: Plan) -> Job:
     """Write down all that a run needs, so that it can be gone on with from its folder alone."""
     rows = {
@@ -75,6 +84,8 @@ def _begin(plan: Plan) -> Job:
         OLD_ROWS: plan.rehearsal.old,
         HELD_OUT_ROWS: plan.held_out,
     }
+    guards = plan.examples[len(plan.taught) + len(plan.rehearsal.old) :]
+    lines = "".join(canonical_json(guard.to_json()) + "\n" for guard in guards).encode()
     run = Run.create(
         plan.store.root,
         name=plan.name,
@@ -82,21 +93,28 @@ def _begin(plan: Plan) -> Job:
             "phase": TRAIN,
             "base": describe_base(plan.info),
             "parent": plan.parent.id if plan.parent else None,
+            "replaces": [session.id for session in plan.replaced],
+            "mixture": plan.mixture.to_json(),
             "sizing": plan.sizing.to_json(),
             "sources": list(plan.sources),
             "data_sha256": read.fingerprint(plan.taught),
             "old_sha256": read.fingerprint(plan.rehearsal.old),
             "held_out_sha256": read.fingerprint(plan.held_out),
+            "guards_sha256": hashlib.sha256(lines).hexdigest(),
         },
-        files={name: read.dump(kept) for name, kept in rows.items()},
+        files={**{name: read.dump(kept) for name, kept in rows.items()}, GUARDS: lines},
     )
     return Job(
         name=plan.name,
         info=plan.info,
         store=plan.store,
         chain=plan.chain,
+        replaced=plan.replaced,
+        method=plan.method,
         sizing=plan.sizing,
+        mixture=plan.mixture,
         new=plan.taught,
+        old=plan.rehearsal.old,
         held_out=plan.held_out,
         examples=plan.examples,
         validation=plan.validation,

@@ -8,8 +8,8 @@ import pytest
 from mlx_tune.cli import main
 from mlx_tune.errors import InputError
 
-COMMANDS = ("train", "plan", "resume", "chat", "eval", "log", "show", "diff", "rollback", "tag",
-            "rm", "gc", "verify", "fuse", "doctor", "base")  # fmt: skip
+COMMANDS = ("train", "plan", "resume", "chat", "eval", "log", "show", "diff", "rollback", "promote",
+            "tag", "rm", "gc", "verify", "fuse", "doctor", "base")  # fmt: skip
 
 
 def run(*words: str, **options) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,9 @@ from mlx_tune.lineage.store import Store
 from stores import adapter_files
 
 BASE = {"name": "smollm2-135m", "source": "wheel:small", "fingerprint": "f" * 64}
+REASONS = [
+    "1 cs keeps 90 % of its score (54 of 60 right, 60 when learned); at least 95 % is wanted"
+]
 LONG = "campus-dining-halls-of-winter-term-2026x"
 
 
@@ -25,6 +28,7 @@ def record(rows: int, right: int, verdict: str = "promote") -> dict:
         "base": BASE,
         "data": {"rows": rows, "rehearsed": 2 * rows},
         "recall": [{"verbatim": {"right": right, "asked": rows}}],
+        **({} if verdict == "promote" else {"gate": {"reasons": REASONS}}),
     }
 
 
@@ -182,7 +186,7 @@ def test_gc_deletes_old_trash_and_says_how_much_was_freed(store, mlx_tune_comman
     assert list((store.root / "trash").iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["gc", "verify", "tag", "rm cs"])
+@pytest.mark.parametrize("command", ["gc", "verify", "tag", "rm cs", "promote cs"])
 def test_a_folder_that_is_no_store_is_named_and_nothing_is_made(
     tmp_path, mlx_tune_command, command
 ):
@@ -218,6 +222,43 @@ def test_the_base_cannot_be_removed_nor_can_what_is_needed(store, mlx_tune_comma
     code, _, error = mlx_tune_command("rm", "--undo", "cs")
     assert (code, error) == (2, f"error: {folder(store, 'cs')} is not removed; nothing to undo\n")
     assert mlx_tune_command("gc")[1] == "adapters: nothing to collect\n"
+
+
+def test_promote_says_what_it_overrules_and_the_way_back(store, mlx_tune_command):
+    was, housing, dining = (folder(store, ref) for ref in (LONG, "housing", "dining"))
+    code, out, error = mlx_tune_command("promote", "dining")
+    assert (code, error) == (0, "")
+    assert out.splitlines() == [
+        f"✓ HEAD is {dining} (was {was}, which is kept)",
+        "this overrules the gate, which said ask:",
+        f"  {REASONS[0]}",
+        f"left behind, still kept: {housing}, {was}",
+        f"go back with: mlx-tune rollback --to {id_of(was)}",
+    ]
+    assert mlx_tune_command("promote", "dining") == (
+        2, "", f"error: {dining} is HEAD already; there is nothing to promote\n",
+    )  # fmt: skip
+    back = out.splitlines()[-1].removeprefix("go back with: mlx-tune ").split()
+    assert mlx_tune_command(*back)[0] == 0
+    assert folder(store, "HEAD") == was
+
+
+def test_promote_as_json_and_from_the_base(store, mlx_tune_command):
+    dining = folder(store, "dining")
+    mlx_tune_command("rollback", "--to", "base")
+    out = mlx_tune_command("promote", "dining", "--json")[1]
+    assert json.loads(out) == {
+        "before": "base",
+        "after": dining,
+        "verdict": "ask",
+        "reasons": REASONS,
+        "left": [],
+    }
+    mlx_tune_command("rollback", "--to", "base")
+    assert mlx_tune_command("promote", "housing")[1].splitlines() == [
+        f"✓ HEAD is {folder(store, 'housing')} (was base)",
+        "go back with: mlx-tune rollback --to base",
+    ]
 
 
 def test_verify_counts_what_it_read(store, mlx_tune_command):

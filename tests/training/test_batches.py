@@ -17,6 +17,7 @@ from mlx_tune.training.batches import (
     shape_of,
     shared_prefix,
 )
+from mlx_tune.training.mixture import UNSEEN, Mixture
 from mlx_tune.training.shapes import Shape, cover, few_shapes
 
 example = tiny.example
@@ -25,8 +26,19 @@ SYSTEM = tuple(range(20, 40))  # as long as a template's system prompt
 
 
 def batches(examples, **changes) -> Batches:
-    options = {"epochs": 1, "batch_size": 4, "effective_batch": 8, "seed": 0}
+    options = {
+        "epochs": 1, "batch_size": 4, "effective_batch": 8, "seed": 0,
+        "mixture": Mixture.of_all(len(examples)),
+    }  # fmt: skip
     return Batches(examples=examples, **(options | changes))
+
+
+def steps_of(all_of: Batches, number: int = 0) -> list[list[int]]:
+    return list(all_of.epoch(number, [UNSEEN] * len(all_of.examples)))
+
+
+def parts_of(all_of: Batches) -> list[list[Example]]:
+    return [all_of.of(part) for part in all_of.parts(range(len(all_of.examples)))]
 
 
 def words(batch: MicroBatch) -> list[list[int]]:
@@ -46,15 +58,15 @@ def taught(batch: MicroBatch) -> list[tuple[int, int]]:
 @given(rows=st.integers(1, 50), batch=st.integers(1, 12), number=st.integers(0, 5))
 def test_every_row_is_seen_once_an_epoch_the_partial_batch_too(rows, batch, number):
     all_of = batches([example(i, i, i) for i in range(rows)], seed=3, effective_batch=batch)
-    steps = list(all_of.epoch(number))
+    steps = steps_of(all_of, number)
     assert len(steps) == -(-rows // batch)
-    assert Counter(e.tokens[0] for step in steps for e in step) == Counter(range(rows))
+    assert Counter(i for step in steps for i in step) == Counter(range(rows))
 
 
 @given(rows=st.integers(1, 20), size=st.integers(1, 6))
 def test_every_row_of_a_step_is_in_one_micro_batch(rows, size):
     step = [example(i, *range(i % 5 + 2)) for i in range(rows)]
-    parts = list(batches(step, batch_size=size).parts(step))
+    parts = parts_of(batches(step, batch_size=size))
     assert Counter(e.tokens[0] for part in parts for e in part) == Counter(range(rows))
     assert [len(part) for part in parts[:-1]] == [size] * (len(parts) - 1)
 
@@ -63,8 +75,7 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     examples = [example(i, i) for i in range(30)]
 
     def order(seed, number):
-        steps = batches(examples, seed=seed).epoch(number)
-        return [e.tokens[0] for step in steps for e in step]
+        return [i for step in steps_of(batches(examples, seed=seed), number) for i in step]
 
     assert order(0, 1) == order(0, 1)
     assert order(0, 1) != order(0, 2)
@@ -73,7 +84,7 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 
 def test_micro_batches_put_rows_of_similar_length_together():
     step = [example(*range(n)) for n in (9, 3, 8, 4)]
-    parts = batches(step, batch_size=2).parts(step)
+    parts = parts_of(batches(step, batch_size=2))
     assert [[len(e.tokens) for e in part] for part in parts] == [[3, 4], [8, 9]]
 
 
@@ -172,11 +183,11 @@ def test_what_a_run_needs_is_what_its_steps_meet():
     met = Counter()
     chosen = few_shapes(all_of.needed(), 4)
     for number in range(3):
-        for step in all_of.epoch(number):
-            for part in all_of.parts(step):
-                own = shape_of(part, SYSTEM)
+        for step in steps_of(all_of, number):
+            for rows in map(all_of.of, all_of.parts(step)):
+                own = shape_of(rows, SYSTEM)
                 met[own] += 1
-                batch = collate(part, SYSTEM, chosen[own])
+                batch = collate(rows, SYSTEM, chosen[own])
                 assert batch.tokens.size == chosen[own].tokens
     assert met == all_of.needed()
     assert sum(met.values()) == 3 * 8  # of 29 rows: three steps of two fours, and one of 4 and 1
@@ -217,8 +228,7 @@ def test_a_text_row_among_chats_turns_the_prefix_off_in_its_own_micro_batch_alon
     text = example(*range(100, 125), taught=24)
     assert shared_prefix([text, *chats]) == SYSTEM
     all_of = batches([text, *chats], prefix=SYSTEM)
-    (step,) = all_of.epoch(0)
-    prefixes = [collate(part, SYSTEM).layout.prefix for part in all_of.parts(step)]
+    prefixes = [collate(part, SYSTEM).layout.prefix for part in parts_of(all_of)]
     assert prefixes == [20, 0]
 
 

@@ -13,6 +13,7 @@ import tiny
 from mlx_tune.data.tokenise import Example
 from mlx_tune.training.adapter import unnamed
 from mlx_tune.training.batches import Batches, collate, shared_prefix
+from mlx_tune.training.mixture import Mixture
 from mlx_tune.training.network import network
 from mlx_tune.training.whole import Whole
 
@@ -65,13 +66,15 @@ def assert_loss_and_gradients(golden, examples, called, factors, *, size=5, pref
     arrays, _ = golden
     shared = examples[0].tokens[:prefix]
     all_of = Batches(
-        examples=examples, epochs=1, batch_size=size, effective_batch=5, seed=0, prefix=shared
-    )
-    batches = [collate(rows, shared) for rows in all_of.parts(examples)]
+        examples=examples, epochs=1, batch_size=size, effective_batch=5, seed=0, prefix=shared,
+        mixture=Mixture.of_all(len(examples)),
+    )  # fmt: skip
+    parts = all_of.parts(range(len(examples)))
+    batches = [collate(all_of.of(part), shared) for part in parts]
     share = 1 / sum(sum(example.supervised) for example in examples)
 
     def loss(factors):
-        return share * sum(called.loss(factors, batch) for batch in batches)
+        return share * sum(called.loss(factors, batch)[0] for batch in batches)
 
     found, gradients = tiny.measured(loss, factors)
     assert found == pytest.approx(arrays["loss"][0], rel=TOLERANCE)

@@ -35,6 +35,10 @@ TARGETS = mx.random.randint(0, VOCABULARY, (TOKENS,), key=mx.random.key(2))
 WEIGHTS = mx.array([1, 1, 0, 1, 1, 0.5, 1, 1, 1, 1, 0], dtype=mx.float32)
 
 
+def bounded(*arguments, **options):
+    return bounded_cross_entropy(*arguments, **options)[0]
+
+
 def naive(own: Head, states: mx.array) -> mx.array:
     return (WEIGHTS * cross_entropy(own(states), TARGETS)).sum()
 
@@ -53,18 +57,14 @@ def assert_same(found, wanted, tolerance=1e-5):
 @pytest.mark.parametrize("chunk", [None, 1, 5, TOKENS, 100])
 def test_a_loss_in_chunks_equals_the_naive_one_and_so_does_its_gradient(name, chunk):
     own = head(name)
-    found = measured(
-        lambda s: bounded_cross_entropy(own, s, TARGETS, WEIGHTS, chunk=chunk), states()
-    )
+    found = measured(lambda s: bounded(own, s, TARGETS, WEIGHTS, chunk=chunk), states())
     assert_same(found, measured(lambda s: naive(own, s), states()))
 
 
 @pytest.mark.parametrize("size", [0.01, 30.0, 500.0])  # logits of up to 0.02, 60 and 1000
 def test_nearly_equal_and_far_apart_logits_are_as_exact(size):
     own = head("a head of its own")
-    found = measured(
-        lambda s: bounded_cross_entropy(own, s, TARGETS, WEIGHTS, chunk=4), states(size)
-    )
+    found = measured(lambda s: bounded(own, s, TARGETS, WEIGHTS, chunk=4), states(size))
     assert_same(found, measured(lambda s: naive(own, s), states(size)))
 
 
@@ -72,18 +72,28 @@ def test_the_gradient_follows_what_is_done_with_the_loss():
     own = head("an embedding")
 
     def ours(s):
-        return 0.25 * bounded_cross_entropy(own, s * 2, TARGETS, WEIGHTS, chunk=3) + s.sum()
+        return 0.25 * bounded(own, s * 2, TARGETS, WEIGHTS, chunk=3) + s.sum()
 
     assert_same(
         measured(ours, states()), measured(lambda s: 0.25 * naive(own, s * 2) + s.sum(), states())
     )
 
 
+def test_every_tokens_own_loss_is_told_beside_the_sum_and_has_no_gradient():
+    own = head("a head of its own")
+    wanted = np.array(cross_entropy(own(states()), TARGETS))
+    for chunk in (None, 4):
+        _, found = bounded_cross_entropy(own, states(), TARGETS, WEIGHTS, chunk=chunk)
+        assert np.array(found) == pytest.approx(wanted, rel=1e-5)
+    _, gradient = measured(
+        lambda s: bounded_cross_entropy(own, s, TARGETS, WEIGHTS)[1].sum(), states()
+    )
+    assert not gradient.any()
+
+
 def test_a_token_of_weight_zero_teaches_nothing():
     own = head("an embedding")
-    _, gradient = measured(
-        lambda s: bounded_cross_entropy(own, s, TARGETS, WEIGHTS, chunk=4), states()
-    )
+    _, gradient = measured(lambda s: bounded(own, s, TARGETS, WEIGHTS, chunk=4), states())
     rests = np.array(WEIGHTS) == 0
     assert not gradient[rests].any()
     assert np.abs(gradient[~rests]).max(axis=1).min() > 0
@@ -91,9 +101,9 @@ def test_a_token_of_weight_zero_teaches_nothing():
 
 def test_bfloat16_states_have_a_bfloat16_gradient_and_a_float32_loss():
     own = head("a head of its own")
-    value, gradient = mx.value_and_grad(
-        lambda s: bounded_cross_entropy(own, s, TARGETS, WEIGHTS, chunk=4)
-    )(states(dtype=mx.bfloat16))
+    value, gradient = mx.value_and_grad(lambda s: bounded(own, s, TARGETS, WEIGHTS, chunk=4))(
+        states(dtype=mx.bfloat16)
+    )
     assert (value.dtype, gradient.dtype) == (mx.float32, mx.bfloat16)
     wanted = measured(lambda s: naive(own, s), states())
     assert_same((value.item(), np.array(gradient.astype(mx.float32))), wanted, 0.02)
@@ -110,7 +120,7 @@ def test_a_word_known_for_certain_costs_nothing_and_not_less(dtype):
     assert not np.array(cross_entropy(own(sure), targets)).any()
     for i in range(64):
         word = slice(i, i + 1)
-        loss = bounded_cross_entropy(own, sure[word], targets[word], mx.ones(1))
+        loss = bounded(own, sure[word], targets[word], mx.ones(1))
         assert loss.item() == 0
 
 
@@ -126,9 +136,7 @@ def test_a_chunk_bounds_the_logits_that_are_held():
         mx.clear_cache()
         mx.reset_peak_memory()
         before = mx.get_active_memory()
-        loss = mx.value_and_grad(
-            lambda s: bounded_cross_entropy(own, s, targets, weights, chunk=chunk)
-        )
+        loss = mx.value_and_grad(lambda s: bounded(own, s, targets, weights, chunk=chunk))
         mx.eval(loss(inputs))
         return mx.get_peak_memory() - before
 
@@ -147,7 +155,7 @@ def test_the_bounded_loss_by_hand():
     own._module.weight = mx.eye(3)
     logits = mx.log(mx.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
     loss, gradient = measured(
-        lambda s: bounded_cross_entropy(own, s, mx.array([1, 2]), mx.array([1.0, 0.5]), chunk=1),
+        lambda s: bounded(own, s, mx.array([1, 2]), mx.array([1.0, 0.5]), chunk=1),
         logits,
     )
     assert loss == pytest.approx(np.log(4) - 0.5 * np.log(0.8), rel=1e-6)

@@ -105,7 +105,7 @@ class Case:
         called = network(self.build(), scale=SCALE, **options)
 
         def loss(factors):
-            return sum((called.loss(factors, batch) for batch in batches), mx.array(0.0))
+            return sum((called.loss(factors, batch)[0] for batch in batches), mx.array(0.0))
 
         return tiny.measured(loss, self.factors)
 

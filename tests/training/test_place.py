@@ -9,18 +9,29 @@ import tiny
 from mlx_tune.errors import IncompatibleError
 from mlx_tune.models import runtime
 from mlx_tune.training.batches import Batches
+from mlx_tune.training.mixture import UNSEEN, Mixture
 from mlx_tune.training.place import Place
 
+HARDEST = [None, *[0.1 * i for i in range(6)]]
 PLANNED = 6  # seven rows, four a step, three epochs
 
 
 def batches(**changes) -> Batches:
-    settings = {"examples": tiny.rows(7), "epochs": 3, "batch_size": 2, "effective_batch": 4}
-    return Batches(**{**settings, "seed": 5, **changes})
+    settings = {
+        "examples": tiny.rows(7), "epochs": 3, "batch_size": 2, "effective_batch": 4, "seed": 5,
+        "mixture": Mixture.of_all(7),
+    }  # fmt: skip
+    return Batches(**{**settings, **changes})
 
 
 def place(steps_done: int = 3, **changes) -> Place:
-    return Place.of(batches(**changes), steps_done=steps_done, planned_steps=PLANNED)
+    return Place.of(
+        batches(**changes),
+        steps_done=steps_done,
+        planned_steps=PLANNED,
+        hardest=HARDEST,
+        hardest_before=[None] * 7,
+    )
 
 
 def refusal(found: Place, expected: Place) -> str:
@@ -36,7 +47,7 @@ def refusal(found: Place, expected: Place) -> str:
 def test_a_place_is_an_epoch_and_the_rows_of_it_that_are_done(steps_done, epoch, cursor):
     found = place(steps_done)
     assert (found.epoch, found.cursor) == (epoch, cursor)
-    assert list(found.permutation) == batches().order(epoch - 1)
+    assert list(found.permutation) == batches().order(epoch - 1, [UNSEEN] * 7)
     assert sorted(found.permutation) == list(range(7))
 
 

@@ -31,7 +31,7 @@ def walked(**options) -> Walked:
 
 def measured(called, factors, key=None, *, batch=None):
     batch = batch or collate(ROWS, PREFIX)
-    return tiny.measured(lambda f: called.loss(f, batch, key), factors)
+    return tiny.measured(lambda f: called.loss(f, batch, key)[0], factors)
 
 
 def test_a_model_stays_whole_beside_its_walk():
@@ -54,7 +54,7 @@ def test_every_tokens_gradient_is_the_naive_one_and_a_padding_tokens_is_zero(fac
 
     def ours(weight):
         model.model.embed_tokens.weight = weight
-        return called.loss(factors, batch)
+        return called.loss(factors, batch)[0]
 
     def naive(weight):
         adapted.model.embed_tokens.weight = weight
@@ -86,7 +86,8 @@ def test_a_bfloat16_model_is_walked_in_its_own_type_and_its_factors_stay_float32
     model = tiny.model()
     model.set_dtype(mx.bfloat16)
     called = Walked(model, scale=SCALE)
-    value, gradients = mx.value_and_grad(lambda f: called.loss(f, collate(ROWS, PREFIX)))(factors)
+    batch = collate(ROWS, PREFIX)
+    value, gradients = mx.value_and_grad(lambda f: called.loss(f, batch)[0])(factors)
     assert value.dtype == mx.float32
     assert {g.dtype for pair in gradients.values() for g in pair} == {mx.float32}
     wanted, _ = measured(walked(), factors)
@@ -137,7 +138,7 @@ def masks(monkeypatch):
 
 
 def test_dropout_zeroes_its_share_and_raises_the_rest_to_make_up_for_it(masks, factors):
-    mx.eval(walked(dropout=SHARE).loss(factors, collate(ROWS, PREFIX), mx.random.key(0)))
+    mx.eval(walked(dropout=SHARE).loss(factors, collate(ROWS, PREFIX), mx.random.key(0))[0])
     assert len(masks) == 2 * 4  # layers × inputs
     numbers = np.concatenate([mask.ravel() for _, mask in masks])
     kept = numbers != 0
@@ -148,7 +149,7 @@ def test_dropout_zeroes_its_share_and_raises_the_rest_to_make_up_for_it(masks, f
 
 
 def test_every_layer_and_every_input_has_a_mask_of_its_own(masks, factors):
-    mx.eval(walked(dropout=SHARE).loss(factors, collate(ROWS, PREFIX), mx.random.key(0)))
+    mx.eval(walked(dropout=SHARE).loss(factors, collate(ROWS, PREFIX), mx.random.key(0))[0])
     widths = {mask.shape[1] for _, mask in masks}
     for width in widths:
         alike = [mask for _, mask in masks if mask.shape[1] == width]

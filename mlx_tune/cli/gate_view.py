@@ -1,0 +1,139 @@
+"""How the gate's decision looks on a terminal: what was kept, what was lost, what one can do."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from mlx_tune.cli.console import counted, plain
+from mlx_tune.continual.forgetting import Backward, Kept, label
+from mlx_tune.continual.gate import PROMOTE, Decision, nats, percent, points
+
+LOST = 5
+"""How many lost questions of a session are shown."""
+
+_SESSIONS = 8
+_VERDICTS = {
+    "promote": ("green", "✓ the gate lets it through, for what was lost is within its limits"),
+    "ask": ("yellow", "! the gate holds it back, it is for you to decide:"),
+    "refuse": ("red", "✗ the gate refuses it, too much of what was known before is lost:"),
+}
+
+
+def show_decision(
+    decision: Decision, questions: Mapping[int, Sequence[str]], console: Console
+) -> None:
+    """Print the scores, the verdict with its reasons, and what was lost.
+
+    Args:
+        decision: What the gate said.
+        questions: By a session's number, the questions its flags are of, in their order; a session
+            may be missing.
+        console: Where to.
+    """
+    if not decision.sessions and decision.general is None and not decision.skipped:
+        return  # a first session: there was nothing to lose
+    _show_scores(decision, console)
+    style, words = _VERDICTS[decision.verdict]
+    if not decision.sessions and decision.general is None:
+        words = "✓ the gate lets it through, for nothing could be measured"
+    console.print(Text(words, style))
+    show_reasons(decision.reasons, console)
+    if decision.verdict != PROMOTE:
+        _show_lost(_worst(decision), questions, console)
+
+
+def show_reasons(reasons: Iterable[str], console: Console) -> None:
+    """Print why, a line each; a narrow terminal breaks it between words."""
+    for reason in reasons:
+        _line(plain(reason), console, indent=2)
+
+
+def _worst(decision: Decision) -> list[Kept]:
+    """Return the sessions that lost most, in their order."""
+    fell = sorted((kept for kept in decision.sessions if kept.lost), key=lambda kept: kept.share)
+    return sorted(fell[:_SESSIONS], key=lambda kept: kept.number)
+
+
+def _show_scores(decision: Decision, console: Console) -> None:
+    worst = _worst(decision)
+    fell = sum(bool(kept.lost) for kept in decision.sessions)
+    if worst:
+        console.print(_table(worst))
+    if fell > len(worst):
+        _line(f"… and {fell - len(worst)} more that lost no more", console, style="dim")
+    if whole := len(decision.sessions) - fell:
+        _line(f"lost nothing: {counted(whole, 'session')}", console)
+    for name, why in decision.skipped.items():
+        _line(f"not measured: {plain(name)}, since {plain(why)}", console)
+    if (over := decision.backward) is not None:
+        words = f"{counted(over.sessions, 'session')}, {counted(over.asked, 'question')}"
+        _line(f"backward transfer: {_signed(over)} ({words})", console)
+    if (general := decision.general) is not None:
+        sign = "" if general.nats_per_token < 0 else "+"
+        over_all = counted(general.asked, "question")
+        rise = f"{sign}{nats(general.nats_per_token)}"
+        _line(f"general ability: loss {rise} nats a token ({over_all})", console)
+
+
+def _table(sessions: Sequence[Kept]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("session", header_style="dim", overflow="fold")
+    for heading in ("kept", "known now", "when learned"):
+        table.add_column(heading, header_style="dim", no_wrap=True)
+    for kept in sessions:
+        now, then = (f"{known} of {kept.asked}" for known in (kept.now, kept.learned))
+        table.add_row(label(kept.number, kept.name), percent(kept.share), now, then)
+    return table
+
+
+def _show_lost(
+    sessions: Sequence[Kept], questions: Mapping[int, Sequence[str]], console: Console
+) -> None:
+    """Print the questions that were known and are not, a line each."""
+    for kept in sessions:
+        asked = questions.get(kept.number)
+        if asked is None:
+            continue
+        _line(f"{label(kept.number, kept.name)} no longer knows:", console)
+        for index in kept.lost[:LOST]:
+            question = Text(f"  “{plain(asked[index])}”")
+            console.print(question, no_wrap=True, overflow="ellipsis")
+        if (more := len(kept.lost) - LOST) > 0:
+            _line(f"  … and {more} more", console, style="dim")
+
+
+def show_ways(console: Console, *, session: str, store_flag: str) -> None:
+    """Print what one can do with a session that was held back, the likeliest to help first.
+
+    Args:
+        console: Where to.
+        session: How a command names it, such as its id's first digits.
+        store_flag: What a command must say of the store; nothing for the usual one.
+    """
+    console.print()
+    _line("The session is saved, and HEAD is where it was. You can", console)
+    ways = {
+        "train again, rehearsing every old row": "train DATA --replay all",
+        "train again, keeping only a part of what changes": "train DATA --method soup",
+        "train one adapter on all that was ever taught": "consolidate",
+        "take the session as it is": f"promote {session}",
+    }
+    for number, (what, command) in enumerate(ways.items(), start=1):
+        _line(f"{number}. {what}", console, indent=2)
+        typed = Text(f"     mlx-tune {command} {store_flag}".rstrip(), "cyan")
+        console.print(typed, soft_wrap=True)  # a command that is broken cannot be copied
+
+
+def _line(words: str, console: Console, *, indent: int = 0, style: str = "") -> None:
+    """Print a line; where a narrow terminal breaks it, it hangs under its own beginning."""
+    console.print(Padding(Text(words, style), (0, 0, 0, indent), expand=False))
+
+
+def _signed(backward: Backward) -> str:
+    lost = points(-backward.mean)
+    if lost.startswith("-"):
+        return "+" + lost[1:]
+    return f"-{lost}" if backward.mean else lost

@@ -1,0 +1,186 @@
+"""Scores what was just trained, on the model every command will use, and asks the gate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlx_tune.continual import gate
+from mlx_tune.continual.gate import ASK, PROMOTE, Decision, Measured, Thresholds
+from mlx_tune.continual.general import Rise, rise
+from mlx_tune.continual.methods import soup
+from mlx_tune.continual.recall import score
+from mlx_tune.continual.recorded import learned_outcomes, questions
+from mlx_tune.continual.rehearse import current
+from mlx_tune.data.rows import Row
+from mlx_tune.lineage.session import Session
+from mlx_tune.sizing import Sizing
+from mlx_tune.training.adapter import Adapter
+from mlx_tune.workflows.asking import SessionRecall, score_session
+from mlx_tune.workflows.folded import DATA_FILE, FoldedModel, let_go, load_folded, read_history
+from mlx_tune.workflows.general import General, general_set
+from mlx_tune.workflows.job import Job, Watch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """An adapter, and what was decided about it.
+
+    Attributes:
+        adapter: As it will be committed.
+        beta: What its change was multiplied by.
+        recall: Of every session of its chain, itself last.
+        decision: The gate's.
+        verdict: The gate's, or a person's where it asked.
+        general: ΔG.
+        questions: By an earlier session's number, what the decision's indices are of.
+    """
+
+    adapter: Adapter
+    beta: float
+    questions: Mapping[int, Sequence[str]]
+    recall: tuple[SessionRecall, ...]
+    decision: Decision
+    verdict: str
+    general: Rise
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a session's record keeps of the decision."""
+        return {**self.decision.to_json(), "beta": self.beta}
+
+
+def judge(job: Job, adapter: Adapter, watch: Watch) -> Judged:
+    """Score, decide, and ask a person where the gate would rather not decide alone."""
+    bench = _Bench.of(job, general_set(job.info, say=watch.say), adapter)
+    watch.say("asking what was learned, and what was there before…")
+    if job.method.searches_scale:
+        return bench.best(soup.BETAS)
+    found = bench.judged(1.0)
+    if found.verdict != ASK:
+        return found
+    answer = watch.asked(found.decision, bench.questions)
+    if answer == "scale":
+        smaller = bench.best(soup.BETAS[1:])
+        return smaller if smaller.verdict == PROMOTE else found
+    return replace(found, verdict=PROMOTE) if answer == "promote" else found
+
+
+def thresholds(decided: Sizing) -> Thresholds:
+    """Return the gate's limits, from the settings."""
+    return Thresholds(
+        kept=float(decided.gate_kept.value),
+        ask_kept=float(decided.gate_kept_least.value),
+        backward=float(decided.gate_backward.value) / 100,
+        ask_backward=float(decided.gate_backward_most.value) / 100,
+        general=float(decided.gate_general.value),
+        ask_general=float(decided.gate_general_most.value),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """What every size of a change is measured by.
+
+    Attributes:
+        job: The run.
+        adapter: As trained.
+        general: The general questions.
+        rows: The questions that are still each earlier session's, in order.
+        learned: How they came out when they were learned; None where no record tells.
+    """
+
+    job: Job
+    adapter: Adapter
+    general: General
+    rows: tuple[tuple[Row, ...], ...]
+    learned: tuple[tuple[bool, ...] | None, ...]
+
+    @staticmethod
+    def of(job: Job, general: General, adapter: Adapter) -> "_Bench":
+        # A session that takes the place of others teaches their questions; they stay theirs here.
+        history = [*read_history(job.before), *([] if job.replaced else [job.new])]
+        kept = current(history)
+        records = [session.record for session in job.before]
+        return _Bench(
+            job=job,
+            adapter=adapter,
+            general=general,
+            rows=tuple(tuple(questions(kept[i])) for i in range(len(job.before))),
+            learned=tuple(learned_outcomes(records, history)),
+        )
+
+    @property
+    def questions(self) -> dict[int, list[str]]:
+        """What the decision's indices are of."""
+        return {
+            session.number: [str(row.question) for row in rows]
+            for session, rows in zip(self.job.before, self.rows, strict=True)
+        }
+
+    def best(self, betas: Sequence[float]) -> Judged:
+        """Return the largest part of the change that passes, else the best one."""
+        judged: dict[float, Judged] = {}
+
+        def decide(beta: float) -> Decision:
+            judged[beta] = self.judged(beta)
+            return judged[beta].decision
+
+        beta, _ = soup.search(decide, betas=betas)
+        return judged[beta]
+
+    def judged(self, beta: float) -> Judged:
+        """Score a part of the change, and decide."""
+        adapter = soup.scaled(self.adapter, beta) if beta != 1 else self.adapter
+        found = self._scored(load_folded(self.job.info, self.job.stands_on, [adapter]))
+        let_go()
+        recall, before, general = found
+        decision = self._decision(before, general)
+        return Judged(
+            adapter=adapter,
+            beta=beta,
+            questions=self.questions,
+            recall=tuple(recall),
+            decision=decision,
+            verdict=decision.verdict,
+            general=general,
+        )
+
+    def _scored(self, folded: FoldedModel) -> tuple[list[SessionRecall], list[SessionRecall], Rise]:
+        """Return the recall of the chain and itself, that of the sessions before, and ΔG."""
+        job = self.job
+        before = [
+            score_session(folded, (session.number, session.name), rows)
+            for session, rows in zip(job.before, self.rows, strict=True)
+        ]
+        number = len(job.chain) + 1
+        own = score_session(folded, (number, job.name), questions(job.new))
+        losses = score(folded.model, self.general.probes).losses
+        general = rise(self.general.base_losses, losses, self.general.tokens)
+        return ([own] if job.replaced else [*before, own]), before, general
+
+    def _decision(self, before: Sequence[SessionRecall], general: Rise) -> Decision:
+        measured, skipped = [], {}
+        for session, entry, learned in zip(self.job.before, before, self.learned, strict=True):
+            label = f"{session.number} {session.name}"
+            if entry.verbatim is None or learned is None:
+                skipped[label] = _why_not(session)
+                continue
+            measured.append(
+                Measured(
+                    number=session.number,
+                    name=session.name,
+                    learned=learned,
+                    now=entry.verbatim.verbatim,
+                )
+            )
+        return gate.decide(
+            measured,
+            skipped=skipped,
+            general=general if general.asked else None,
+            thresholds=thresholds(self.job.sizing),
+        )
+
+
+def _why_not(session: Session) -> str:
+    if DATA_FILE not in session.hashes:
+        return "its rows were not kept, so nothing can be asked"
+    return "it has no questions of its own"

@@ -1,0 +1,140 @@
+import io
+import shlex
+
+import pytest
+from rich.console import Console
+
+from mlx_tune.cli.gate_view import show_decision
+from mlx_tune.continual.gate import Measured, Thresholds, decide
+from mlx_tune.continual.general import Rise
+
+LONG = "campus-dining-halls-of-winter-term-2026x"
+
+
+def session(number: int, name: str, asked: int, lost: int, known: int | None = None) -> Measured:
+    known = asked if known is None else known
+    return Measured(
+        number=number,
+        name=name,
+        learned=tuple(i < known for i in range(asked)),
+        now=tuple(lost <= i < known for i in range(asked)),
+    )
+
+
+def asked(number: int) -> list[str]:
+    words = "and who answers it on a Sunday in winter term"
+    return [f"What is number {i} of {number}, {words}?" for i in range(200)]
+
+
+def shown(*measured, general=None, skipped=None, questions=None, width=80, store_flag=""):
+    decision = decide(measured, skipped=skipped or {}, general=general, thresholds=Thresholds())
+    file = io.StringIO()
+    show_decision(
+        decision,
+        {one.number: asked(one.number) for one in measured} if questions is None else questions,
+        Console(file=file, width=width, highlight=False),
+        session="7f3a9c12",
+        store_flag=store_flag,
+    )
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def test_a_first_session_has_nothing_to_say():
+    assert shown() == []
+
+
+def test_a_promotion_is_a_few_lines():
+    general = Rise(nats_per_token=-0.0123, rose=20, fell=100, asked=120)
+    assert shown(session(1, "cs", 106, 1, 104), session(2, "x", 50, 0), general=general) == [
+        "session  kept  known now   when learned",
+        "1 cs     99 %  103 of 106  104 of 106",
+        "lost nothing: 1 session",
+        "backward transfer: -0.5 points (2 sessions, 156 questions)",
+        "general ability: loss -0.012 nats a token (120 questions)",
+        "✓ the gate lets it through, for what was lost is within its limits",
+    ]
+
+
+def test_nothing_lost_reads_so():
+    assert shown(session(1, "cs", 8, 0))[:2] == [
+        "lost nothing: 1 session",
+        "backward transfer: 0 points (1 session, 8 questions)",
+    ]
+
+
+def test_what_cannot_be_measured_is_named_and_not_called_kept():
+    assert shown(skipped={"1 cs": "its rows were not kept"}) == [
+        "not measured: 1 cs, since its rows were not kept",
+        "✓ the gate lets it through, for nothing could be measured",
+    ]
+
+
+def test_a_session_held_back_shows_what_was_lost_and_what_can_be_done():
+    lines = shown(session(1, "cs", 8, 1), session(2, LONG, 60, 20), width=100)
+    assert lines == [
+        "session                                     kept    known now  when learned",
+        "1 cs                                        87.5 %  7 of 8     8 of 8",
+        f"2 {LONG}  66.6 %  40 of 60   60 of 60",
+        "backward transfer: -23 points (2 sessions, 68 questions)",
+        "✗ the gate refuses it, too much of what was known before is lost:",
+        "  1 cs keeps 87.5 % of its score (7 of 8 right, 8 when learned); at least 95 % is wanted",
+        f"  2 {LONG} keeps 66.6 % of its score (40 of 60 right, 60 when",
+        "  learned); the limit is 85 %, and that is hardly chance (p < 0.001)",
+        "  earlier sessions lost 23 points on average (2 sessions, 68 questions); the limit is "
+        "5 points, and",
+        "  that is hardly chance (p < 0.001)",
+        "1 cs no longer knows:",
+        f"  “{asked(1)[0]}”",
+        f"2 {LONG} no longer knows:",
+        *(f"  “{question}”" for question in asked(2)[:5]),
+        "  … and 15 more",
+        "",
+        "The session is saved, and HEAD is where it was. You can",
+        "  1. train again, rehearsing every old row",
+        "     mlx-tune train DATA --replay all",
+        "  2. train again, keeping only a part of what changes",
+        "     mlx-tune train DATA --method soup",
+        "  3. train one adapter on all that was ever taught",
+        "     mlx-tune consolidate",
+        "  4. take the session as it is",
+        "     mlx-tune promote 7f3a9c12",
+    ]
+
+
+def test_a_question_is_one_line_and_a_command_is_never_broken():
+    flag = "--store '/a long path/to a store/of mine/that goes on/and on'"
+    lines = shown(session(1, LONG, 8, 1), store_flag=flag)
+    assert "! the gate holds it back, it is for you to decide:" in lines
+    commands = [line.strip() for line in lines if "mlx-tune" in line]
+    assert [shlex.split(command)[-2:] for command in commands] == [shlex.split(flag)] * 4
+    assert max(len(line) for line in lines if "mlx-tune" not in line) <= 80
+    narrow = shown(session(1, "cs", 8, 1), width=40)
+    assert f"  “{asked(1)[0]}"[:39] + "…" in narrow
+
+
+def test_only_the_sessions_that_lost_most_are_listed():
+    lines = shown(*(session(number, "s", 100, number % 12) for number in range(1, 12)))
+    assert [line.split()[0] for line in lines[1:9]] == [str(n) for n in range(4, 12)]
+    assert lines[9] == "… and 3 more that lost no more"
+    assert sum("no longer knows" in line for line in lines) == 8
+
+
+def test_a_gain_is_shown_as_one():
+    gained = Measured(number=1, name="cs", learned=(True, True, False), now=(True,) * 3)
+    lines = shown(gained, general=Rise(nats_per_token=0.05, rose=70, fell=50, asked=120))
+    assert lines[1] == "backward transfer: +33.3 points (1 session, 3 questions)"
+    assert lines[2] == "general ability: loss +0.05 nats a token (120 questions)"
+
+
+def test_questions_cannot_steer_the_terminal_and_may_be_missing():
+    lost = session(1, "cs", 8, 1)
+    lines = shown(lost, questions={1: ["\x1b[2J[red]Who?\nMe"] * 8})
+    assert "  “·[2J[red]Who? Me”" in lines
+    assert not any("no longer knows" in line for line in shown(lost, questions={}))
+
+
+@pytest.mark.parametrize("width", [40, 80, 500])
+def test_every_width_says_the_same_words(width):
+    lines = shown(session(1, "cs", 60, 20), questions={}, width=width)
+    words = " ".join(" ".join(lines).split())
+    assert "1 cs keeps 66.6 % of its score (40 of 60 right, 60 when learned); the limit" in words

@@ -1,0 +1,290 @@
+import json
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_tune.continual import gate
+from mlx_tune.continual.gate import (
+    ASK,
+    PROMOTE,
+    REFUSE,
+    SEVERITY,
+    Measured,
+    Thresholds,
+    decide,
+)
+from mlx_tune.continual.general import Rise
+from mlx_tune.errors import UsageError
+
+LIMITS = Thresholds()
+LOOSE_MEAN = Thresholds(backward=1.0, ask_backward=1.0)  # to look at one session's limits alone
+
+
+def session(asked: int, learned: int, lost: int = 0, gained: int = 0, number: int = 1) -> Measured:
+    """The first ``learned`` questions were known; of those the first ``lost`` are not any more."""
+    then = [i < learned for i in range(asked)]
+    now = [(lost <= i < learned) or (learned <= i < learned + gained) for i in range(asked)]
+    return Measured(number=number, name=f"s{number}", learned=tuple(then), now=tuple(now))
+
+
+def verdict_of(*measured, general=None, limits=LIMITS):
+    return decide(measured, skipped={}, general=general, thresholds=limits).verdict
+
+
+def rose(nats: float, worse: int = 90, better: int = 30) -> Rise:
+    return Rise(nats_per_token=nats, rose=worse, fell=better, asked=120)
+
+
+def test_a_first_session_is_promoted_and_nothing_is_said():
+    decision = decide([], skipped={}, general=None, thresholds=LIMITS)
+    assert (decision.verdict, decision.reasons, decision.worst) == (PROMOTE, (), None)
+    assert decision.backward is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "learned", "lost", "gained", "verdict"),
+    [
+        (100, 100, 5, 0, PROMOTE),  # 95 % exactly
+        (1000, 1000, 51, 0, ASK),  # 94.9 %
+        (140, 140, 7, 0, PROMOTE),  # 133 of 140, exactly again
+        (200, 20, 1, 0, PROMOTE),  # 19 of the 20 it knew; the 180 it never knew do not matter
+        (100, 100, 15, 0, ASK),  # 85 % exactly, however sure the loss
+        (100, 100, 16, 0, REFUSE),
+        (100, 80, 20, 16, PROMOTE),  # what it gained makes up for what it lost: 76 of 80
+        (100, 80, 20, 5, REFUSE),  # 65 of 80; p of 20 against 5 is 0.004
+        (100, 60, 20, 10, ASK),  # 50 of 60 is 83.3 %; p of 20 against 10 is 0.099
+        (8, 8, 1, 0, ASK),  # 87.5 %
+        (6, 6, 1, 0, ASK),  # 83.3 %, beyond, but p = 1
+        (30, 30, 5, 0, ASK),  # 83.3 %; p of five is 0.0625
+        (39, 39, 6, 0, REFUSE),  # 84.6 %; p of six is 0.03125
+    ],
+)
+def test_what_one_session_keeps_decides(asked, learned, lost, gained, verdict):
+    assert verdict_of(session(asked, learned, lost, gained), limits=LOOSE_MEAN) == verdict
+
+
+def test_two_points_on_average_are_let_through_and_one_question_more_is_not():
+    """In floats 0.98 − 1 is below −0.02, so this is reckoned in whole numbers."""
+    assert verdict_of(session(100, 100, 2)) == PROMOTE
+    assert verdict_of(session(50, 50, 1), session(100, 100, 2, number=2)) == PROMOTE
+    decision = decide(
+        [session(50, 50, 1), session(100, 100, 3, number=2)],
+        skipped={},
+        general=None,
+        thresholds=LIMITS,
+    )
+    assert decision.verdict == ASK
+    assert decision.backward.mean == Fraction(-5, 200)
+    assert decision.backward.points == -2.5
+    assert decision.reasons == (
+        "earlier sessions lost 2.5 points on average (2 sessions, 150 questions); "
+        "at most 2 points is wanted",
+    )
+
+
+def test_every_session_counts_the_same_in_the_mean():
+    """−10 points over 10 questions and +1 over 1,000 are −4.5 points, not +0.8."""
+    measured = [session(10, 10, 1), session(1000, 900, 0, 10, number=2)]
+    decision = decide(measured, skipped={}, general=None, thresholds=LIMITS)
+    assert decision.backward.points == -4.5
+
+
+def test_beyond_five_points_the_pooled_test_decides():
+    kept = Thresholds(kept=0.0, ask_kept=0.0)  # the mean alone
+    assert verdict_of(session(200, 200, 10), limits=kept) == ASK  # at the limit, p is not asked
+    assert verdict_of(session(100, 100, 6), limits=kept) == REFUSE  # p of 6 is 0.03125
+    assert verdict_of(session(50, 50, 3), limits=kept) == ASK  # −6 points; p of 3 is 0.25
+    both = (session(50, 50, 3), session(50, 50, 3, number=2))
+    assert verdict_of(*both, limits=kept) == REFUSE  # pooled it is 6 again
+
+
+def test_a_gain_elsewhere_is_never_taken_for_a_sure_loss():
+    """The mean is −12 points, but over all questions more were gained than lost, and surely so."""
+    measured = [session(4, 4, 1), session(1000, 500, 0, 10, number=2)]
+    decision = decide(measured, skipped={}, general=None, thresholds=LIMITS)
+    assert decision.backward.changes.p < 0.05
+    assert decision.verdict == ASK
+    assert decision.reasons[-1].endswith(
+        "; the limit is 5 points, but 10 questions did better and 1 worse"
+    )
+
+
+@pytest.mark.parametrize(
+    ("general", "verdict"),
+    [
+        (None, PROMOTE),
+        (rose(-0.5, 0, 120), PROMOTE),
+        (rose(0.1), PROMOTE),
+        (rose(0.1000001), ASK),
+        (rose(0.25), ASK),
+        (rose(0.2500001), REFUSE),
+        (rose(0.3, 64, 56), ASK),  # p is 0.52
+        (rose(0.3, 30, 90), ASK),  # a few that rose much: the sign test sees a gain
+        (rose(float("nan"), 0, 0), ASK),
+    ],
+)
+def test_general_ability_decides(general, verdict):
+    assert verdict_of(session(30, 30), general=general) == verdict
+    assert verdict_of(general=general) == verdict
+
+
+def test_the_worst_value_gives_the_verdict_and_each_says_why():
+    decision = decide(
+        [session(60, 60), session(60, 56, 20, 4, number=2), session(20, 20, 3, number=3)],
+        skipped={"4 dining": "its rows were not kept"},
+        general=rose(0.3, 90, 30),
+        thresholds=LIMITS,
+    )
+    assert decision.verdict == REFUSE
+    assert decision.reasons == (
+        "2 s2 keeps 71.4 % of its score (40 of 60 right, 56 when learned); the limit is 85 %, and "
+        "that is hardly chance (p = 0.00154)",
+        "3 s3 keeps 85 % of its score (17 of 20 right, 20 when learned); at least 95 % is wanted",
+        "earlier sessions lost 13.9 points on average (3 sessions, 140 questions); the limit is "
+        "5 points, and that is hardly chance (p < 0.001)",
+        "general ability: the loss rose by 0.3 nats a token (worse on 90 of 120 questions, better "
+        "on 30); the limit is 0.25, and that is hardly chance (p < 0.001)",
+    )
+    assert decision.worst.name == "s2"
+    assert decision.sessions[2].lost == (0, 1, 2)
+
+
+def test_a_tiny_session_that_lost_one_row_is_asked_about():
+    decision = decide([session(8, 8, 1)], skipped={}, general=None, thresholds=LIMITS)
+    assert decision.verdict == ASK
+    assert decision.sessions[0].changes.p == 1
+    assert decision.reasons == (
+        "1 s1 keeps 87.5 % of its score (7 of 8 right, 8 when learned); at least 95 % is wanted",
+        "earlier sessions lost 12.5 points on average (1 session, 8 questions); the limit is "
+        "5 points, but that may be chance (p = 1)",
+    )
+
+
+def test_a_session_that_knew_nothing_is_named_and_counts_nowhere():
+    measured = [session(50, 50, 1), session(50, 0, 0, 50, number=2), session(0, 0, number=3)]
+    decision = decide(measured, skipped={"4 x": "removed"}, general=None, thresholds=LIMITS)
+    assert [kept.number for kept in decision.sessions] == [1]
+    assert decision.backward.points == -2.0  # 50 gained by the other would have hidden it
+    assert decision.skipped == {
+        "4 x": "removed",
+        "2 s2": "it knew none of its questions when it was learned",
+        "3 s3": "no question of its own is left to ask",
+    }
+
+
+def test_a_value_beyond_its_limit_never_reads_as_the_limit():
+    """94.96 % is not 95 %, 2.04 points are not 2, and 0.1001 nats not 0.1."""
+    decision = decide(
+        [session(2500, 2500, 126)], skipped={}, general=rose(0.1001), thresholds=LIMITS
+    )
+    kept, mean, general = decision.reasons
+    assert "keeps 94.9 % of" in kept
+    assert "lost 5.1 points" in mean  # 5.04
+    assert "rose by 0.101 nats" in general
+    assert gate.points(Fraction("0.0204")) == "2.1 points"
+    assert gate.points(Fraction("0.01")) == "1 point"
+    assert gate.nats(0.1 + 0.2) == "0.3"
+    assert gate.nats(-0.0004) == "0"
+    assert gate.percent(Fraction(110, 100)) == "110 %"
+
+
+def test_the_record_holds_every_number_and_is_json():
+    decision = decide(
+        [session(8, 8, 1)], skipped={"2 x": "why"}, general=rose(0.05), thresholds=LIMITS
+    )
+    record = decision.to_json()
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert record == {
+        "verdict": "ask",
+        "reasons": list(decision.reasons),
+        "sessions": [
+            {"number": 1, "name": "s1", "asked": 8, "learned": 8, "now": 7, "lost": [0], "p": 1.0}
+        ],
+        "skipped": {"2 x": "why"},
+        "backward": {"points": -12.5, "sessions": 1, "asked": 8, "p": 1.0},
+        "general": {"nats": 0.05, "rose": 90, "fell": 30, "asked": 120, "p": rose(0).changes.p},
+        "thresholds": {
+            "kept": 0.95,
+            "backward": 0.02,
+            "general": 0.1,
+            "ask_kept": 0.85,
+            "ask_backward": 0.05,
+            "ask_general": 0.25,
+            "significance": 0.05,
+        },
+    }
+    empty = decide([], skipped={}, general=None, thresholds=LIMITS).to_json()
+    assert (empty["backward"], empty["general"], empty["sessions"]) == (None, None, [])
+
+
+def test_limits_that_contradict_each_other_are_refused_all_at_once():
+    with pytest.raises(UsageError) as caught:
+        Thresholds(kept=0.8, backward=0.1, general=0.3, significance=1.5)
+    assert str(caught.value) == (
+        "thresholds of the gate: ask_kept 0.85 is stricter than kept 0.8; ask_backward 0.05 is "
+        "stricter than backward 0.1; ask_general 0.25 is stricter than general 0.3; significance "
+        "1.5 is not within 0 to 1"
+    )
+
+
+def test_flags_of_other_questions_are_refused():
+    with pytest.raises(ValueError, match="1 cs: 2 questions when learned, 1 now"):
+        Measured(number=1, name="cs", learned=(True, True), now=(True,))
+
+
+FLAGS = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40)
+CHAINS = st.lists(FLAGS, max_size=5)
+GENERALS = st.none() | st.builds(rose, st.floats(-1, 1), st.integers(0, 60), st.integers(0, 60))
+
+
+def measured(chain) -> list[Measured]:
+    return [
+        Measured(
+            number=number,
+            name="s",
+            learned=tuple(had for had, _ in flags),
+            now=tuple(has for _, has in flags),
+        )
+        for number, flags in enumerate(chain, start=1)
+    ]
+
+
+@given(CHAINS, GENERALS, st.data())
+def test_forgetting_more_never_improves_the_verdict(chain, general, data):
+    """Some answers that were right become wrong."""
+    worse = [[(had, has and not data.draw(st.booleans())) for had, has in flags] for flags in chain]
+    before = verdict_of(*measured(chain), general=general)
+    assert SEVERITY[verdict_of(*measured(worse), general=general)] >= SEVERITY[before]
+
+
+@given(CHAINS, st.floats(-1, 1), st.floats(0, 1), st.integers(0, 60), st.integers(0, 60))
+def test_a_greater_rise_on_more_questions_never_improves_the_verdict(chain, nats, more, up, down):
+    sessions = measured(chain)
+    before = verdict_of(*sessions, general=rose(nats, up, down))
+    after = verdict_of(*sessions, general=rose(nats + more, up + down // 2, down - down // 2))
+    assert SEVERITY[after] >= SEVERITY[before]
+
+
+@given(CHAINS.flatmap(lambda chain: st.tuples(st.just(chain), st.permutations(measured(chain)))))
+def test_the_order_of_the_sessions_does_not_matter(pair):
+    chain, shuffled = pair
+    one, other = (
+        decide(some, skipped={}, general=None, thresholds=LIMITS)
+        for some in (measured(chain), shuffled)
+    )
+    assert one == other
+
+
+@given(CHAINS, GENERALS)
+def test_only_a_promotion_has_no_reasons(chain, general):
+    decision = decide(measured(chain), skipped={}, general=general, thresholds=LIMITS)
+    assert (decision.verdict == PROMOTE) == (not decision.reasons)
+    assert all("\n" not in reason for reason in decision.reasons)
+
+
+@given(CHAINS)
+def test_nothing_forgotten_is_always_promoted(chain):
+    kept = [[(had, had or has) for had, has in flags] for flags in chain]
+    assert verdict_of(*measured(kept)) == PROMOTE

@@ -1,0 +1,103 @@
+"""Which old rows come along, and how often."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_tune.continual.rehearse import current, learnable, mixture, rehearse
+from mlx_tune.data.rows import Message, Row
+
+
+def row(question: str, answer: str = "Yes.", *, before: tuple[tuple[str, str], ...] = ()) -> Row:
+    said = [text for exchange in before for text in exchange] + [question, answer]
+    roles = ["user", "assistant"] * (len(said) // 2)
+    return Row(messages=tuple(Message(role=r, content=c) for r, c in zip(roles, said, strict=True)))
+
+
+def questions(rows) -> list[str]:
+    return [found.question for found in rows]
+
+
+def test_old_rows_take_turns_session_after_session():
+    history = [[row("a1"), row("a2"), row("a3")], [row("b1")], [row("c1"), row("c2")]]
+    found = rehearse([row("new")], history)
+    assert questions(found.old) == ["a1", "b1", "c1", "a2", "c2", "a3"]
+
+
+def test_a_question_taught_again_leaves_rehearsal_and_the_old_sessions_score():
+    history = [[row("Where is A?", "In 1."), row("Where is B?", "In 2.")]]
+    new = [row("where is a", "In 9."), row("Where is B?", "In 2.")]
+    found = rehearse(new, history)
+    assert found.old == ()
+    assert [(n.answer, o.answer) for n, o in found.changed] == [("In 9.", "In 1.")]
+    assert questions(found.repeated) == ["Where is B?"]
+    assert current([*history, new])[0] == []
+
+
+def test_an_answer_replaced_inside_a_longer_conversation_is_not_rehearsed_either():
+    """What is taught of it on the way would teach the old answer again."""
+    long = row("And B?", "In 2.", before=(("Where is A?", "In 1."),))
+    history = [[long, row("Where is C?", "In 3.")]]
+    found = rehearse([row("Where is A?", "In 9.")], history)
+    assert questions(found.old) == ["Where is C?"]
+    assert [(n.question, o.question) for n, o in found.changed] == [("Where is A?", "And B?")]
+    same = rehearse([row("Where is A?", "In 1.")], history)
+    assert questions(same.old) == ["And B?", "Where is C?"]
+    assert same.changed == ()
+
+
+def kinds(**given):
+    defaults = {"new": 30, "old": 0, "guards": 60, "epochs": 10, "replay": "auto", "guard": 0.0}
+    return mixture(**(defaults | given)).kinds
+
+
+@pytest.mark.parametrize(
+    ("old", "epochs", "places"),
+    [
+        (0, 10, 0),
+        (20, 10, 20),  # fewer than the new ones: all of them
+        (60, 10, 30),  # as many as the new ones; ⌈3 · 60 / 10⌉ = 18 are fewer
+        (200, 10, 60),  # ⌈3 · 200 / 10⌉
+        (205, 10, 62),
+        (50, 2, 50),  # ⌈3 · 50 / 2⌉ = 75: all of them
+    ],
+)
+def test_by_itself_as_many_old_rows_as_new_come_or_as_many_as_three_rounds_take(
+    old, epochs, places
+):
+    assert kinds(old=old, epochs=epochs)[1].places == places
+
+
+@pytest.mark.parametrize(
+    ("replay", "places", "rounds"),
+    [("all", 200, None), ("none", 0, None), ("0.05", 10, None), ("1", 200, None), ("auto", 60, 3)],
+)
+def test_replay_in_words_or_as_a_share(replay, places, rounds):
+    old = kinds(old=200, replay=replay)[1]
+    assert (old.places, old.rounds) == (places, rounds)
+
+
+@given(new=st.integers(1, 60), old=st.integers(0, 300), epochs=st.integers(1, 40))
+def test_every_old_row_is_seen_at_least_three_times_or_once_an_epoch(new, old, epochs):
+    found = mixture(new=new, old=old, guards=0, epochs=epochs, replay="auto", guard=0.0)
+    met = Counter()
+    for number in range(epochs):
+        chosen = found.epoch(number, [1.0] * found.rows)
+        assert set(range(new)) <= set(chosen)
+        met.update(chosen)
+    assert min((met[new + i] for i in range(old)), default=3) >= min(3, epochs)
+    assert found.epochs_of_rounds <= epochs
+
+
+def test_general_questions_have_their_share_of_an_epoch():
+    assert kinds(new=95, guard=0.05)[2].places == 5
+    assert kinds(new=30, old=30, guard=0.05)[2].places == 4  # 3.2 of 60 + 3.2, rounded up
+    assert kinds(new=95, guard=0.05, guards=2)[2].places == 2
+    assert kinds(guard=0.0)[2].places == 0
+
+
+def test_what_contradicts_itself_and_texts_cannot_be_known_word_for_word():
+    rows = [row("A?", "1."), row("a", "2."), row("B?"), row("B?"), Row(text="A text.")]
+    assert learnable(rows) == [False, False, True, True, False]
