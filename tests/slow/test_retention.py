@@ -1,0 +1,54 @@
+"""A miniature of `benchmarks/retention.py`: the default keeps what it was taught, folding does not.
+
+The chain without rehearsal is the negative control: if it kept everything too, the facts would be
+too few or too easy to show anything.
+"""
+
+import pytest
+
+from benchmarks import retention, retention_report
+from mlx_tune.models.catalogue import SMALL
+from mlx_tune.settings import FIELDS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not {"method", "until_learned"} <= FIELDS.keys(), reason="the settings are not there yet"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory):
+    """Three sessions of eight facts, taught with rehearsal and without."""
+    folder = tmp_path_factory.mktemp("retention")
+    words = [
+        "--out", folder, "--arms", "default", "none", "--sessions", 3, "--rows", 8,
+        "--orders", 1, "--base", SMALL,
+    ]  # fmt: skip
+    assert retention.main([str(word) for word in words]) == 0
+    return {chain.arm: chain for chain in retention_report.load(folder)}
+
+
+@pytest.mark.parametrize("arm", ["default", "none"])
+def test_every_session_is_learned_and_none_was_known_before(chains, arm):
+    known = chains[arm].retention("verbatim")
+    for j in (1, 2, 3):
+        assert known.rate(j, j) >= 7 / 8
+        assert known.rate(0, j) == 0
+
+
+def test_the_default_keeps_every_session(chains):
+    assert retention_report.worst_kept(chains["default"].retention("verbatim")) >= 0.95
+
+
+def test_a_folded_chain_without_rehearsal_does_not(chains):
+    assert retention_report.worst_kept(chains["none"].retention("verbatim")) < 0.5
+
+
+@pytest.mark.parametrize("arm", ["default", "none"])
+def test_rollback_is_bit_identical_and_both_forms_of_the_chain_agree(chains, arm):
+    lines = retention_report.verdicts([chains[arm]])
+    rollback, logits = (line for line in lines if "rollback" in line or "logits" in line)
+    assert rollback.startswith("met")
+    assert logits.startswith("met")
