@@ -18,6 +18,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from mlx_tune.continual.gate import REFUSE, Decision
 from mlx_tune.continual.recall import score
 from mlx_tune.data import read, tokenise
 from mlx_tune.lineage.runs import Run
@@ -26,7 +27,10 @@ from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases, runtime
 from mlx_tune.training.loop import Step, Trainer
 from mlx_tune.workflows.folded import FoldedModel, let_go, load_folded
-from mlx_tune.workflows.prepare import Plan, Request
+from mlx_tune.workflows.job import Answer
+from mlx_tune.workflows.plan import Plan
+from mlx_tune.workflows.prepare import Request
+from mlx_tune.workflows.promote import promote
 from mlx_tune.workflows.train import train
 
 KINDS = ("verbatim", "paraphrases")
@@ -79,11 +83,6 @@ class Promotes:
     def __init__(self, label: str) -> None:
         self._label = label
 
-    # THE GATE: when `Watch.judged` exists, answer "promote anyway" here, whatever the verdict.
-    def judged(self, *_: object) -> bool:
-        """Promote anyway."""
-        return True
-
     def say(self, line: str) -> None:
         """Print it to stderr; the result alone goes to stdout."""
         print(f"{self._label}  {line}", file=sys.stderr, flush=True)
@@ -94,7 +93,7 @@ class Promotes:
 
     def planned(self, plan: Plan) -> None:
         """Say what each epoch has."""
-        old = len(plan.examples) - len(plan.taught)
+        old = plan.mixture.kinds[1].places
         self.say(f"{len(plan.taught)} new rows and {old} old ones")
 
     def merged(self, chain: Sequence[Session]) -> None:
@@ -114,6 +113,11 @@ class Promotes:
 
     def ended(self) -> None:
         """Nothing to say."""
+
+    def asked(self, decision: Decision, questions: Mapping[int, Sequence[str]]) -> Answer:
+        """Promote: what is measured is the chain, and the gate's verdict is in the record."""
+        self.say(f"the gate asks: {'; '.join(decision.reasons)}")
+        return "promote"
 
 
 class NotInUseError(RuntimeError):
@@ -154,7 +158,9 @@ def carry_out(task: Task) -> dict[str, Any]:
 def _train(task: Task) -> None:
     flags = {"base": task.base, "name": task.name, **task.flags}
     request = Request(data=task.data, store=Path(task.store), flags=flags)
-    train(request, Promotes(task.label))
+    outcome = train(request, Promotes(task.label))
+    if outcome.session.record["verdict"] == REFUSE:
+        promote(Path(task.store), outcome.session.id)
 
 
 def of_session(session: Session, store: Path) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def _kept(record: Mapping[str, Any]) -> str:
         least = f"{_name(path)} least: {_percent(1 - layers[path]['error'])}"
         return f"{_percent(1 - record['error'])} in {stored}, {unmoved}; {least}"
     worst = f"{_name(path)} worst: {layers[path]['error']:.1f} ×"
-    return f"lost in {stored}: error {record['error']:.1f} × it, {_percent(record['lost'])} unmoved; {worst}"
+    error, unmoved = f"{record['error']:.1f}", _percent(record["lost"])
+    return f"lost in {stored}: error {error} × it, {unmoved} unmoved; {worst}"
 
 
 def _name(path: str) -> str:

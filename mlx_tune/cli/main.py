@@ -11,6 +11,7 @@ import typer
 from mlx_tune.cli import (
     base,
     chat,
+    consolidate,
     diff,
     doctor,
     evaluate,
@@ -40,9 +41,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (train.train, plan.plan, resume.resume, chat.chat, evaluate.eval_, log.log,
-                show.show, diff.diff, rollback.rollback, promote.promote, tag.tag, rm.rm, gc.gc,
-                verify.verify, fuse.fuse, doctor.doctor):  # fmt: skip
+for command in (train.train, plan.plan, resume.resume, consolidate.consolidate, chat.chat,
+                evaluate.eval_, log.log, show.show, diff.diff, rollback.rollback, promote.promote,
+                tag.tag, rm.rm, gc.gc, verify.verify, fuse.fuse, doctor.doctor):  # fmt: skip
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(base.app, name="base")
 

@@ -12,10 +12,11 @@ from mlx_tune.continual.recall import score
 from mlx_tune.continual.recorded import learned_outcomes, questions
 from mlx_tune.continual.rehearse import current
 from mlx_tune.data.rows import Row
+from mlx_tune.lineage.runs import GATE
 from mlx_tune.lineage.session import Session
 from mlx_tune.sizing import Sizing
 from mlx_tune.training.adapter import Adapter
-from mlx_tune.workflows.asking import SessionRecall, score_session
+from mlx_tune.workflows.asking import SessionRecall, ask, prepare
 from mlx_tune.workflows.folded import DATA_FILE, FoldedModel, let_go, load_folded, read_history
 from mlx_tune.workflows.general import General, general_set
 from mlx_tune.workflows.job import Job, Watch
@@ -57,6 +58,7 @@ def judge(job: Job, adapter: Adapter, watch: Watch) -> Judged:
     found = bench.judged(1.0)
     if found.verdict != ASK:
         return found
+    job.run.set(phase=GATE)
     answer = watch.asked(found.decision, bench.questions)
     if answer == "scale":
         smaller = bench.best(soup.BETAS[1:])
@@ -147,12 +149,13 @@ class _Bench:
     def _scored(self, folded: FoldedModel) -> tuple[list[SessionRecall], list[SessionRecall], Rise]:
         """Return the recall of the chain and itself, that of the sessions before, and ΔG."""
         job = self.job
-        before = [
-            score_session(folded, (session.number, session.name), rows)
-            for session, rows in zip(job.before, self.rows, strict=True)
-        ]
-        number = len(job.chain) + 1
-        own = score_session(folded, (number, job.name), questions(job.new))
+        labels = [(session.number, session.name) for session in job.before]
+        exams = prepare(
+            [*labels, (len(job.chain) + 1, job.name)],
+            [*self.rows, questions(job.new)],
+            folded.tokenizer,
+        )
+        *before, own = (ask(folded, exam) for exam in exams)
         losses = score(folded.model, self.general.probes).losses
         general = rise(self.general.base_losses, losses, self.general.tokens)
         return ([own] if job.replaced else [*before, own]), before, general

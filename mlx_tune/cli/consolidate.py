@@ -1,0 +1,30 @@
+"""`mlx-tune consolidate`: one session in the place of a chain."""
+
+from typing import Any
+
+from mlx_tune.cli.options import STORE, ConfigOption, JsonOption, StoreOption, with_settings
+
+
+@with_settings
+def consolidate(
+    *,
+    store: StoreOption = STORE,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    flags: dict[str, Any],
+) -> None:
+    """Teach the bare base all that the chain was taught, as one new first session.
+
+    It takes the place of the chain in use, whose sessions stay; the gate holds it to what each of
+    them knew when it was learned. It keeps a chain short, and it is the way to be rid of a session
+    in its middle.
+    """
+    from mlx_tune.cli.training_view import TrainingView, check_promoted
+    from mlx_tune.workflows.prepare import Request
+    from mlx_tune.workflows.train import train
+
+    view = TrainingView(as_json=json)
+    with view:
+        outcome = train(Request(data=(), store=store, flags=flags, config=config), view)
+    view.show_outcome(outcome)
+    check_promoted(outcome)

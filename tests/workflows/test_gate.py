@@ -1,0 +1,193 @@
+"""Train, score, decide, commit: what the gate's answer does to a session and to HEAD."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from lab import Heard
+from mlx_tune.continual.gate import Thresholds
+from mlx_tune.lineage import runs
+from mlx_tune.lineage.store import Store
+from mlx_tune.workflows import judge
+from mlx_tune.workflows.folded import read_rows
+from mlx_tune.workflows.prepare import Request
+from mlx_tune.workflows.promote import promote
+from mlx_tune.workflows.resume import resume
+from mlx_tune.workflows.train import train
+
+pytestmark = pytest.mark.gate
+
+LEARNS = {"learning_rate": 0.02, "epochs": 60, "rank": 16, "guard": 0.0, "batch_size": 8}
+FORGETS = {**LEARNS, "method": "none"}
+GENERAL = {"gate_general": 100.0, "gate_general_most": 100.0}
+"""Two questions of gibberish tell nothing of general ability."""
+
+
+def facts(place: str, count: int = 6) -> dict[str, str]:
+    return {f"Where is {place}{i}?": f"In {place}{i + 3}." for i in range(count)}
+
+
+@pytest.fixture
+def learned(lab):
+    """A store whose one session knows its six answers."""
+    outcome = lab.train(lab.data("cs", facts("A")), **LEARNS, **GENERAL)
+    assert outcome.recall[0].verbatim.right == 6
+    return lab
+
+
+def verdicts(lab) -> list[str]:
+    return [session.record["verdict"] for session in Store.open(lab.store).sessions()]
+
+
+def test_a_session_that_keeps_what_was_known_is_promoted(learned):
+    outcome = learned.train(learned.data("more", facts("B")), **LEARNS, **GENERAL)
+    assert outcome.is_head
+    gate = outcome.session.record["gate"]
+    assert (gate["verdict"], gate["reasons"], gate["beta"]) == ("promote", [], 1.0)
+    assert [(s["name"], s["learned"], s["now"]) for s in gate["sessions"]] == [("cs", 6, 6)]
+    assert gate["general"]["asked"] == 2
+
+
+def test_one_that_forgets_is_committed_with_its_verdict_and_head_stays(learned):
+    """Six lost of six: p = 0.03, so this is hardly chance."""
+    heard = Heard()
+    before = Store.open(learned.store).head()
+    data = learned.data("more", facts("B"))
+    outcome = learned.train(data, heard=heard, **FORGETS, **GENERAL)
+    store = Store.open(learned.store)
+    assert (outcome.is_head, store.head()) == (False, before)
+    assert outcome.session.record["verdict"] == "refuse"
+    assert verdicts(learned) == ["promote", "refuse"]
+    assert outcome.session.record["gate"]["reasons"][0].startswith("1 cs keeps 0 % of its score")
+    assert heard.decisions == []  # nobody is asked
+    assert outcome.judged.questions == {1: list(facts("A"))}
+    assert promote(learned.store, outcome.session.id).session == outcome.session
+    assert Store.open(learned.store).head() == outcome.session
+
+
+@pytest.fixture
+def asks(learned, monkeypatch):
+    """The same, where a loss of everything is still within what a person is asked about."""
+    limits = Thresholds(ask_kept=0, ask_backward=1, general=100, ask_general=100)
+    monkeypatch.setattr(judge, "thresholds", lambda decided: limits)
+    return learned
+
+
+@pytest.mark.parametrize(("answer", "verdict"), [("hold", "ask"), ("promote", "promote")])
+def test_where_the_gate_asks_a_person_decides(asks, answer, verdict):
+    heard = Heard(answer=answer)
+    outcome = asks.train(asks.data("more", facts("B")), heard=heard, **FORGETS)
+    ((decision, questions),) = heard.decisions
+    assert decision.verdict == "ask"
+    assert [questions[1][i] for i in decision.sessions[0].lost] == list(facts("A"))
+    assert outcome.session.record["verdict"] == verdict
+    assert outcome.session.record["gate"]["verdict"] == "ask"  # what the gate itself said
+    assert outcome.is_head == (answer == "promote")
+
+
+def test_a_smaller_part_of_the_change_is_looked_for_when_asked(asks, monkeypatch):
+    tried = []
+    real = judge.gate.decide
+
+    def decide(measured, **given):
+        tried.append(len(tried))
+        found = real(measured, **given)
+        return found if len(tried) < 3 else real([], **given)
+
+    monkeypatch.setattr(judge.gate, "decide", decide)
+    outcome = asks.train(asks.data("more", facts("B")), heard=Heard(answer="scale"), **FORGETS)
+    assert len(tried) == 3  # the whole, 0.9, 0.8
+    assert outcome.session.record["gate"]["beta"] == 0.8
+    config = json.loads(outcome.session.read("adapter_config.json"))
+    assert config["lora_parameters"]["scale"] == pytest.approx(2 * 0.8)
+    assert outcome.is_head
+
+
+def test_the_soup_looks_by_itself(asks):
+    heard = Heard(answer="promote")
+    flags = {**LEARNS, "method": "soup", "replay": "none"}
+    outcome = asks.train(asks.data("more", facts("B")), heard=heard, **flags)
+    assert heard.decisions == []
+    assert 0.5 <= outcome.session.record["gate"]["beta"] <= 1
+
+
+def test_a_killed_gate_asks_again_and_one_session_is_committed(asks, monkeypatch):
+    class Killed(Heard):
+        def asked(self, decision, questions):
+            raise KeyboardInterrupt
+
+    data = asks.data("more", facts("B"))
+    with pytest.raises(KeyboardInterrupt):
+        asks.train(data, heard=Killed(), **FORGETS)
+    assert runs.runs(asks.store)[-1].record["phase"] == "gate"
+    heard = Heard(answer="promote")
+    outcome = resume(asks.store, None, heard)
+    assert len(heard.decisions) == 1
+    assert outcome.is_head
+    assert verdicts(asks) == ["promote", "promote"]
+
+
+def test_a_fact_that_changed_is_not_counted_as_forgotten(learned):
+    moved = learned.data("moved", dict.fromkeys(list(facts("A"))[:3], "It moved."))
+    outcome = learned.train(moved, **FORGETS, **GENERAL)
+    (cs,) = outcome.session.record["gate"]["sessions"]
+    assert cs["asked"] == 3
+
+
+def test_a_session_without_rows_is_skipped_and_named(lab):
+    data = lab.data("cs", facts("A"))
+    first = lab.train(data, **LEARNS, **GENERAL, keep_data=False)
+    assert "data.jsonl" not in first.session.hashes
+    assert read_rows(first.session) == []
+    (run,) = runs.runs(lab.store)
+    assert not (run.path / "new.jsonl").exists()
+    assert len(first.session.record["data"]["hashes"]) == 6
+    text = b"".join(p.read_bytes() for p in lab.store.rglob("*") if p.is_file())
+    assert b"Where is A" not in text
+    second = lab.train(lab.data("more", facts("B")), **FORGETS, **GENERAL)
+    gate = second.session.record["gate"]
+    assert gate["skipped"] == {"1 cs": "its rows were not kept, so nothing can be asked"}
+    assert second.is_head
+
+
+def test_consolidating_teaches_the_base_everything_anew(learned):
+    learned.train(learned.data("more", facts("B", 4)), **LEARNS, **GENERAL)
+    store = Store.open(learned.store)
+    chain = store.chain(store.head())
+    flags = {"base": str(learned.base), "grad_accumulation": 1}
+    request = Request(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
+    heard = Heard()
+    outcome = train(request, heard)
+    session = outcome.session
+    assert (session.number, session.name, session.parent) == (1, "consolidated", None)
+    assert session.record["replaces"] == [one.id for one in chain]
+    assert [row.question for row in read_rows(session)] == [*facts("A"), *facts("B", 4)]
+    assert [s["name"] for s in session.record["gate"]["sessions"]] == ["cs", "more"]
+    assert [s["now"] for s in session.record["gate"]["sessions"]] == [6, 4]
+    assert Store.open(learned.store).head() == session
+    assert len(Store.open(learned.store).sessions()) == 3  # nothing is deleted
+    assert heard.chains == [[]]
+
+
+def test_a_consolidation_can_be_resumed(learned):
+    learned.train(learned.data("more", facts("B", 4)), **LEARNS, **GENERAL)
+    flags = {"base": str(learned.base), "grad_accumulation": 1}
+    request = Request(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
+    with pytest.raises(KeyboardInterrupt):
+        train(request, Heard(stop_after=5))
+    outcome = resume(learned.store, None, Heard())
+    assert outcome.is_head
+    assert len(outcome.session.record["replaces"]) == 2
+
+
+def test_the_old_program_stands_on_the_last_adapter_alone(learned):
+    seed = {**LEARNS, **GENERAL, "method": "seed"}
+    promoted = SimpleNamespace(gate_kept=0.0, gate_kept_least=0.0)
+    lenient = {**vars(promoted), "gate_backward": 100.0, "gate_backward_most": 100.0}
+    second = learned.train(learned.data("b", facts("B", 3)), **seed, **lenient)
+    assert "folds" not in second.session.record  # on all there was
+    heard = Heard()
+    third = learned.train(learned.data("c", facts("C", 3)), heard=heard, **seed, **lenient)
+    assert third.session.record["folds"] == [second.session.id]
+    assert heard.chains == [["b"]]
