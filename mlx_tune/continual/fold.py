@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 from mlx_tune.continual.fidelity import Tally
 from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.training.adapter import Adapter, dimensions
+from mlx_tune.training.joined import Factors
 
 
 class UnmergedLinear(nn.Module):
@@ -115,6 +116,27 @@ def _fold_layer(
         )
     if tally is not None:
         tally.add(path, before, change, linear.weight)
+
+
+def taken_away(chain: Sequence[Adapter], *, scale: float) -> Factors:
+    """Return the factors that make a folded model its base again, but for the fold's rounding.
+
+    Args:
+        chain: What was folded.
+        scale: Multiplier that the factors will have.
+
+    Returns:
+        By module path, side by side: float32 (in_dims, Σ rank) and (Σ rank, out_dims).
+    """
+    found: dict[str, tuple[mx.array, mx.array]] = {}
+    for path in sorted({path for adapter in chain for path in adapter.factors}):
+        terms = [(*a.factors[path], -a.scale / scale) for a in chain if path in a.factors]
+        found[path] = (
+            mx.concatenate([lora_a for lora_a, _, _ in terms], axis=1),
+            mx.concatenate([factor * lora_b for _, lora_b, factor in terms], axis=0),
+        )
+    mx.eval(found)
+    return found
 
 
 def _check(adapter: Adapter, modules: dict[str, nn.Module], number: int) -> None:

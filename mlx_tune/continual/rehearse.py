@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 from mlx_tune.data.rows import Row
 from mlx_tune.settings import replay_share
-from mlx_tune.training.mixture import Mixture, Turns
+from mlx_tune.training.mixture import FOLDED, OWN, PRISTINE, Mixture, Turns
+
+GUARD_WEIGHT = 4.0
+"""Of a general answer's loss: a few rows then hold as much as many (docs/methods.md)."""
 
 ROUNDS = 3
 """How often every old row is seen at least, when the epochs are as many."""
@@ -71,7 +74,16 @@ def _outdated(row: Row, said: Mapping[str, str]) -> bool:
     return any(said.get(topic, answer) != answer for topic, answer in row.exchanges[:-1])
 
 
-def mixture(*, new: int, old: int, guards: int, epochs: int, replay: str, guard: float) -> Mixture:
+def mixture(
+    *,
+    new: int,
+    old: int,
+    guards: int,
+    epochs: int,
+    replay: str,
+    guard: float,
+    distils: bool = False,
+) -> Mixture:
     """Return which rows come in which epoch: new ones, old ones, general questions.
 
     Per epoch come all new rows and, by ``auto``, max(new, ⌈3 · old / epochs⌉) old ones, all where
@@ -84,7 +96,9 @@ def mixture(*, new: int, old: int, guards: int, epochs: int, replay: str, guard:
         guards: How many general questions there are.
         epochs: As planned; the most where training stops once all is learned.
         replay: ``auto``, ``all``, ``none`` or the share of the old rows that comes in an epoch.
-        guard: Share of an epoch that is general questions.
+        guard: Share of an epoch that is general questions; the bare base teaches them, so that what
+            a session costs in general ability does not add up along a chain.
+        distils: Whether the folded model teaches the old rows.
     """
     share = replay_share(replay)
     by_name = {
@@ -98,8 +112,8 @@ def mixture(*, new: int, old: int, guards: int, epochs: int, replay: str, guard:
     return Mixture(
         kinds=(
             Turns(rows=new, places=new),
-            Turns(rows=old, places=places, rounds=rounds),
-            Turns(rows=guards, places=general),
+            Turns(rows=old, places=places, rounds=rounds, teacher=FOLDED if distils else OWN),
+            Turns(rows=guards, places=general, teacher=PRISTINE, weight=GUARD_WEIGHT),
         )
     )
 

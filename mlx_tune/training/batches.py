@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_tune.data.tokenise import Example
 from mlx_tune.training.layout import Layout
-from mlx_tune.training.mixture import UNSEEN, Mixture
+from mlx_tune.training.mixture import UNSEEN, Mixture, Teacher
 from mlx_tune.training.shapes import Shape, cover, few_shapes
 
 _WORTHWHILE_TOKENS = 8
@@ -94,8 +94,6 @@ class Batches:
         seed: Of the order.
         mixture: Which of them come in which epoch.
         prefix: The tokens that rows share.
-        distilled_from: The first row that the network itself teaches, and all after it; they are
-            in micro-batches of their own. None for no such rows.
     """
 
     examples: Sequence[Example]
@@ -105,7 +103,6 @@ class Batches:
     seed: int
     mixture: Mixture
     prefix: tuple[int, ...] = ()
-    distilled_from: int | None = None
 
     @cached_property
     def rows_sha256(self) -> str:
@@ -136,16 +133,15 @@ class Batches:
         return [rows[i] for i in random.permutation(len(rows))]
 
     def parts(self, step: Sequence[int]) -> Iterator[list[int]]:
-        """Split a step's rows into micro-batches of one kind and similar length."""
-        for distilled in (False, True):
-            own = [i for i in step if self.is_distilled(i) == distilled]
-            ordered = sorted(own, key=self._likeness)
+        """Split a step's rows into micro-batches of one teacher and similar length."""
+        by_teacher: dict[tuple[Teacher, float], list[int]] = {}
+        for row in step:
+            kind = self.mixture.kind(row)
+            by_teacher.setdefault((kind.teacher, kind.weight), []).append(row)
+        for _, rows in sorted(by_teacher.items()):
+            ordered = sorted(rows, key=self._likeness)
             for begin in range(0, len(ordered), self.batch_size):
                 yield ordered[begin : begin + self.batch_size]
-
-    def is_distilled(self, row: int) -> bool:
-        """Tell whether a row is taught by the network itself."""
-        return self.distilled_from is not None and row >= self.distilled_from
 
     def of(self, part: Sequence[int]) -> list[Example]:
         """Return the rows of some indices."""

@@ -21,7 +21,6 @@ class TrainingConfig:
         learning_rate: Its peak.
         new_rows: Rows that are not rehearsed; the warm-up follows them.
         mixture: Which rows come in which epoch; None for all in every one.
-        distilled_from: The first row that the network itself teaches; None for no such rows.
         seed: Of the first values, the order of rows and the dropout.
         dropout: Share of the adapter's inputs set to zero.
         lora_plus_ratio: How many times faster ``lora_b`` learns than ``lora_a``.
@@ -41,7 +40,6 @@ class TrainingConfig:
     new_rows: int
     seed: int
     mixture: Mixture | None = None
-    distilled_from: int | None = None
     dropout: float = 0.0
     lora_plus_ratio: float = 1.0
     checkpoint_layers: int = 0
@@ -73,6 +71,5 @@ class TrainingConfig:
             effective_batch=self.effective_batch,
             seed=self.seed,
             mixture=self.mixture or Mixture.of_all(len(examples)),
-            distilled_from=self.distilled_from,
             prefix=shared_prefix(examples) if share_prefix and self.batch_size > 1 else (),
         )

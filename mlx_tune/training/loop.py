@@ -27,7 +27,7 @@ from mlx_tune.training.batches import MicroBatch, collate, padding, shape_of
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.joined import Factors
 from mlx_tune.training.loss import cross_entropy
-from mlx_tune.training.mixture import UNSEEN
+from mlx_tune.training.mixture import OWN, UNSEEN
 from mlx_tune.training.network import network
 from mlx_tune.training.objective import Objective
 from mlx_tune.training.optimizer import AdamW, global_norm
@@ -216,9 +216,12 @@ class Trainer:
         for index, part in enumerate(self._batches.parts(rows)):
             own = self._batches.of(part)
             batch = collate(own, self._batches.prefix, self._padded(own))
-            distils = self._batches.is_distilled(part[0])
-            micro_step = self._distilled_step if distils else self._micro_step
-            (value, nats), grown = micro_step(self._factors, batch.parts(), share, self._key(index))
+            kind = self._batches.mixture.kind(part[0])
+            micro_step = self._micro_step if kind.teacher == OWN else self._distilled_step
+            teacher = self._objective.teachers.get(kind.teacher, {})
+            (value, nats), grown = micro_step(
+                self._factors, teacher, batch.parts(), kind.weight * share, self._key(index)
+            )
             loss = loss + value
             gradients = grown if gradients is None else tree_map(mx.add, gradients, grown)
             mx.eval(loss, gradients, nats)  # frees this micro-batch's activations before the next
@@ -244,30 +247,34 @@ class Trainer:
         return mx.array(sequence.generate_state(2, dtype=np.uint32))
 
     def _taught(
-        self, factors: Factors, batch: MicroBatch, key: mx.array
+        self, factors: Factors, _: Factors, batch: MicroBatch, key: mx.array
     ) -> tuple[mx.array, mx.array]:
         """Return what a micro-batch's own tokens cost, and each of them."""
         return self.network.loss(factors, batch, key if self.config.dropout > 0 else None)
 
     def _distilled(
-        self, factors: Factors, batch: MicroBatch, key: mx.array
+        self, factors: Factors, teacher: Factors, batch: MicroBatch, key: mx.array
     ) -> tuple[mx.array, mx.array]:
-        """Return how far the network is from itself without the adapter, and the tokens' losses."""
+        """Return how far the network is from its teacher, and the tokens' losses."""
         divergence = self._objective.divergence
         assert divergence is not None, "a row is distilled only where there is a divergence"
-        teacher = mx.stop_gradient(self.network.logits({}, batch))
+        wanted = mx.stop_gradient(self.network.logits(teacher, batch))
         student = self.network.logits(factors, batch)
         nats = mx.stop_gradient(cross_entropy(student, batch.targets))
-        return divergence(teacher, student, batch.weights), nats
+        return divergence(wanted, student, batch.weights), nats
 
     def _compiled(self, objective: Callable[..., Any]) -> Callable[..., Any]:
         """Return the micro-step as a function of all that changes: nothing is captured."""
 
         def loss(
-            factors: Factors, parts: Sequence[Any], share: mx.array, key: mx.array
+            factors: Factors,
+            teacher: Factors,
+            parts: Sequence[Any],
+            weight: mx.array,
+            key: mx.array,
         ) -> tuple[mx.array, mx.array]:
-            value, nats = objective(factors, MicroBatch.of(parts), key)
-            return share * value, nats
+            value, nats = objective(factors, teacher, MicroBatch.of(parts), key)
+            return weight * value, nats
 
         with_gradients = mx.value_and_grad(loss)
 

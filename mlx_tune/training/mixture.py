@@ -2,10 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 UNSEEN = float("inf")
 """What is known of a row that has not come yet: it could not be known worse."""
+
+
+Teacher = Literal["rows", "folded", "base"]
+OWN: Teacher = "rows"
+FOLDED: Teacher = "folded"
+PRISTINE: Teacher = "base"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +23,16 @@ class Turns:
         places: How many of them come in an epoch, each once.
         rounds: When every row has come so often, the places go to the rows known worst; None when
             turns are taken to the end.
+        teacher: What they are taught by: their own tokens (``rows``), or, word by word, what the
+            network without the adapter says of them (``folded``), or the bare base (``base``).
+        weight: Multiplier of their loss.
     """
 
     rows: int
     places: int
     rounds: int | None = None
+    teacher: Teacher = OWN
+    weight: float = 1.0
 
     @property
     def epochs_of_rounds(self) -> int:
@@ -77,6 +88,15 @@ class Mixture:
     def chooses(self) -> bool:
         """Whether some epoch may depend on what is known of the rows."""
         return any(k.rounds is not None and k.places < k.rows for k in self.kinds)
+
+    def kind(self, row: int) -> Turns:
+        """Return what kind a row is of."""
+        first = 0
+        for kind in self.kinds:
+            first += kind.rows
+            if row < first:
+                return kind
+        raise IndexError(f"row {row} of {self.rows}")
 
     def epoch(self, number: int, hardest: Sequence[float]) -> list[int]:
         """Return the rows of an epoch, counted from 0, as sorted indices; see `Turns.epoch`."""

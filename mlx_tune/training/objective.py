@@ -1,11 +1,12 @@
 """What a training minimises besides the taught tokens' cross-entropy."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
 from mlx_tune.training.joined import Factors
+from mlx_tune.training.mixture import Teacher
 
 Penalty = Callable[[Factors], mx.array]
 """Of the adapter alone, float32 (); it enters every step once."""
@@ -21,9 +22,11 @@ class Objective:
 
     Attributes:
         penalty: Added to the loss of a step; None for none.
-        divergence: Takes the place of the cross-entropy for distilled rows, whose teacher is the
-            network without its adapter, so that no second model is needed.
+        divergence: Takes the place of the cross-entropy for rows that have a teacher.
+        teachers: By name, the factors beside the frozen weights that make the network the teacher,
+            so that no second model is needed; none for the network as it was folded.
     """
 
     penalty: Penalty | None = None
     divergence: Divergence | None = None
+    teachers: Mapping[Teacher, Factors] = field(default_factory=dict)

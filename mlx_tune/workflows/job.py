@@ -134,4 +134,4 @@ class Job:
     @property
     def training(self) -> TrainingConfig:
         """What the loop is told."""
-        return training_config(self.sizing, self.mixture, self.method)
+        return training_config(self.sizing, self.mixture)

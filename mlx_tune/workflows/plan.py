@@ -84,7 +84,7 @@ class Plan:
     @property
     def training(self) -> TrainingConfig:
         """What the loop is told."""
-        return training_config(self.sizing, self.mixture, self.method)
+        return training_config(self.sizing, self.mixture)
 
     @property
     def planned_steps(self) -> int:
@@ -113,17 +113,13 @@ class Plan:
         return round(sum(self.tokens_by_kind))
 
 
-def training_config(decided: sizing.Sizing, mixture: Mixture, how: Method) -> TrainingConfig:
+def training_config(decided: sizing.Sizing, mixture: Mixture) -> TrainingConfig:
     """Return what the loop is told, from a sizing.
 
     Args:
         decided: The settings.
-        mixture: Which rows come in which epoch: new ones, old ones, general questions.
-        how: Earlier sessions are remembered. General questions are always taught by the folded
-            model itself; old rows are where the method distils.
+        mixture: Which rows come in which epoch; new ones are its first kind.
     """
-    new_rows, old_rows, guards = (kind.rows for kind in mixture.kinds)
-    distilled_from = new_rows if how.distils else new_rows + old_rows
     return TrainingConfig(
         rank=int(decided.rank.value),
         scale=decided.scale,
@@ -131,9 +127,8 @@ def training_config(decided: sizing.Sizing, mixture: Mixture, how: Method) -> Tr
         batch_size=int(decided.batch_size.value),
         grad_accumulation=int(decided.grad_accumulation.value),
         learning_rate=float(decided.learning_rate.value),
-        new_rows=new_rows,
+        new_rows=mixture.kinds[0].rows,
         mixture=mixture,
-        distilled_from=distilled_from if guards or how.distils else None,
         seed=int(decided.seed.value),
         dropout=float(decided.dropout.value),
         lora_plus_ratio=float(decided.lora_plus_ratio.value),

@@ -97,15 +97,16 @@ def prepare(request: Request, *, say: Say) -> Plan:
         epochs=int(decided.epochs.value),
         replay=str(decided.replay.value),
         guard=float(decided.guard.value),
+        distils=ground.method.distils,
     )
     decided, memory_plan = fitting.fit(
         ground.info,
         decided,
-        training_config(decided, mixture, ground.method),
+        training_config(decided, mixture),
         examples,
         ground.asked,
     )
-    batches = training_config(decided, mixture, ground.method).batches(
+    batches = training_config(decided, mixture).batches(
         examples, share_prefix=fitting.dimensions(ground.info).walked
     )
     shapes, needed = batches.shapes()

@@ -8,6 +8,7 @@ from functools import partial
 from mlx_tune.continual import best as best_checkpoint
 from mlx_tune.continual.best import Score, best
 from mlx_tune.continual.exam import Exam
+from mlx_tune.continual.fold import taken_away
 from mlx_tune.continual.methods.self_distill import distillation_loss
 from mlx_tune.continual.recall import score
 from mlx_tune.continual.rehearse import learnable
@@ -15,6 +16,7 @@ from mlx_tune.errors import DamagedStoreError, InputError, Interrupted
 from mlx_tune.lineage.checkpoints import Checkpoint
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.training.loop import Step, Trainer
+from mlx_tune.training.mixture import PRISTINE
 from mlx_tune.training.objective import Objective
 from mlx_tune.workflows import fitting
 from mlx_tune.workflows.folded import load_folded, read_adapters
@@ -90,10 +92,12 @@ def take_steps(job: Job, watch: Watch) -> Trained:
 
 def _objective(job: Job) -> Objective:
     """Return what the method minimises besides the taught tokens' loss."""
-    past = read_adapters(job.stands_on) if job.method.penalty_weight else ()
+    past = read_adapters(job.stands_on)
+    penalised = past and job.method.penalty_weight
     return Objective(
-        penalty=partial(job.method.penalty, past=past) if past else None,
+        penalty=partial(job.method.penalty, past=past) if penalised else None,
         divergence=distillation_loss,
+        teachers={PRISTINE: taken_away(past, scale=job.sizing.scale)},
     )
 
 

@@ -7,11 +7,13 @@ import pytest
 from mlx.utils import tree_flatten
 
 import tiny
-from mlx_tune.continual.fold import UnmergedLinear, delta, fold
+from mlx_tune.continual.fold import UnmergedLinear, delta, fold, taken_away
 from mlx_tune.continual.recall import score
 from mlx_tune.errors import IncompatibleError
+from mlx_tune.training.batches import collate
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.loop import Trainer
+from mlx_tune.training.walked import Walked
 
 TOKENS = mx.array([[7, 8, 9, 10, 11]])
 
@@ -178,3 +180,19 @@ def test_an_adapter_may_leave_layers_alone():
     before = np.array(model.model.layers[0].mlp.down_proj.weight)
     fold(model, [replace(whole, factors=part)])
     assert np.array_equal(np.array(model.model.layers[0].mlp.down_proj.weight), before)
+
+
+def test_a_chain_taken_away_leaves_the_base():
+    """Beside the folded weights, and so with no second model."""
+    base, folded = tiny.model(), tiny.model()
+    chain = [tiny.adapter_for(base, seed=seed, rank=rank) for seed, rank in ((1, 4), (2, 2))]
+    fold(folded, chain)
+    batch = collate(tiny.rows(4), ())
+    scale = 0.5
+    away = taken_away(chain, scale=scale)
+    found = Walked(folded, scale=scale).logits(away, batch)
+    wanted = np.array(Walked(base).logits({}, batch))
+    assert np.abs(np.array(found) - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    with_chain = np.array(Walked(folded).logits({}, batch))
+    assert np.abs(with_chain - wanted).max() > 0.1 * np.abs(wanted).max()
+    assert taken_away([], scale=scale) == {}

@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 
 import tiny
+from mlx_tune.continual.recall import score
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.models import runtime
 from mlx_tune.training.adapter import WEIGHTS_FILE, named
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.loop import OPTIMIZER_FILE, Trainer
+from mlx_tune.training.mixture import FOLDED, PRISTINE, UNSEEN, Mixture, Turns
+from mlx_tune.training.objective import Objective
 from mlx_tune.training.optimizer import AdamW, global_norm
 from mlx_tune.training.walked import Walked
 from mlx_tune.training.whole import attach
@@ -337,6 +340,101 @@ def test_a_step_is_compiled_where_there_is_a_compiler(monkeypatch, can):
     trainer = made(examples(4), compile=None)
     trainer.loss_and_gradients(range(4))
     assert (trainer.compilations > 0) == can
+
+
+def taught_by(teacher, weight=1.0) -> Mixture:
+    """Four rows of their own, and three of another's."""
+    return Mixture(
+        kinds=(
+            Turns(rows=4, places=4),
+            Turns(rows=3, places=3, teacher=teacher, weight=weight),
+        )
+    )
+
+
+def divergence(teacher, student, weights):
+    """By hand: Σ p (log p − log q)."""
+    p, q = mx.softmax(teacher, axis=-1), mx.softmax(student, axis=-1)
+    return (weights * (p * (mx.log(p) - mx.log(q))).sum(axis=-1)).sum()
+
+
+def test_rows_with_a_teacher_are_in_micro_batches_of_their_own():
+    mixture = taught_by(FOLDED)
+    batches = dataclasses.replace(CONFIG, mixture=mixture, batch_size=4).batches(examples())
+    parts = list(batches.parts([6, 0, 4, 1, 5, 2, 3]))
+    assert [sorted(part) for part in parts] == [[4, 5, 6], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("changes", [{}, {"model_type": "gemma2", "query_pre_attn_scalar": 8.0}])
+def test_the_network_without_its_adapter_teaches_what_it_says(changes):
+    """A fresh adapter changes nothing: no divergence. A trained one is drawn back."""
+    rows, mixture = examples(), taught_by(FOLDED)
+    config = dataclasses.replace(CONFIG, mixture=mixture)
+    trainer = Trainer(
+        tiny.model(**changes), rows, config, objective=Objective(divergence=divergence)
+    )
+    loss, gradients, hardest = trainer.loss_and_gradients([4, 5, 6])
+    assert abs(float(np.array(loss))) < 1e-6
+    assert max(np.abs(g).max() for g in arrays(gradients).values()) < 1e-5
+    assert sorted(hardest) == [4, 5, 6]
+    list(trainer.steps())
+    loss, gradients, _ = trainer.loss_and_gradients([4, 5, 6])
+    assert float(np.array(loss)) > 1e-4
+    assert max(np.abs(g).max() for g in arrays(gradients).values()) > 1e-5
+
+
+def test_another_teacher_is_the_network_with_factors_of_its_own_and_its_weight_counts():
+    rows, model = examples(), tiny.model()
+    teacher = tiny.adapter_for(model, seed=5).factors
+    losses = []
+    for weight in (1.0, 4.0):
+        config = dataclasses.replace(CONFIG, mixture=taught_by(PRISTINE, weight))
+        objective = Objective(divergence=divergence, teachers={PRISTINE: teacher})
+        trainer = Trainer(model, rows, config, objective=objective)
+        losses.append(float(np.array(trainer.loss_and_gradients([4, 5, 6])[0])))
+    assert losses[0] > 1e-3
+    assert losses[1] == pytest.approx(4 * losses[0], rel=1e-5)
+
+
+def test_a_penalty_adds_to_the_gradients_and_not_to_the_loss():
+    def penalty(factors):
+        return 0.5 * sum((a * a).sum() for a, _ in factors.values())
+
+    plain = made()
+    held = Trainer(tiny.model(), examples(), CONFIG, objective=Objective(penalty=penalty))
+    one, two = (measured(trainer, range(4)) for trainer in (plain, held))
+    assert one[0] == two[0]
+    factors = arrays(plain.adapter().factors)
+    for name, gradient in two[1].items():
+        added = factors[name] if name.endswith("lora_a") else 0
+        assert np.allclose(gradient, one[1][name] + added, atol=1e-6), name
+
+
+def test_every_rows_hardest_token_is_known_after_it_came():
+    trainer = made(epochs=1)
+    assert trainer.hardest == [UNSEEN] * 7
+    steps = trainer.steps()
+    next(steps)
+    seen = [i for i, nats in enumerate(trainer.hardest) if nats != UNSEEN]
+    assert len(seen) == 4
+    # Of the model before its first update, which is the base's own.
+    found = score(tiny.model(), examples()).hardest
+    assert [trainer.hardest[i] for i in seen] == pytest.approx([found[i] for i in seen], rel=1e-5)
+
+
+def test_a_run_that_chooses_its_rows_resumes_to_the_same_bytes():
+    mixture = Mixture(kinds=(Turns(rows=3, places=3), Turns(rows=4, places=2, rounds=1)))
+    undisturbed, _ = trained(mixture=mixture, epochs=5)
+    assert mixture.chooses
+    for stop in (2, 5, 6, 9):
+        first = made(mixture=mixture, epochs=5)
+        for step in first.steps():
+            if step.number == stop:
+                break
+        second = made(mixture=mixture, epochs=5)
+        second.restore(first.checkpoint(), place="here")
+        list(second.steps())
+        assert second.checkpoint() == undisturbed.checkpoint()
 
 
 # Two shapes: rows behind a prefix, and a text alone.
