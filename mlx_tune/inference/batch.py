@@ -10,8 +10,8 @@ from mlx_tune.inference.generate import room
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.training.walked import can_walk
 
-WIDTH = 16
-"""How many answers grow at once; it bounds the caches' memory."""
+WIDTH = 32
+"""How many answers grow at once: on a CPU a step of 32 costs little more than one of 16."""
 
 
 def answers(
