@@ -29,12 +29,12 @@ def _kept(record: Mapping[str, Any]) -> str:
         return f"all of it in {stored}, to {record['error']:.0e} of it"
     layers = record["layers"]
     path = max(layers, key=lambda path: layers[path]["error"])
-    unmoved = f"{_percent(record['lost'])} of weights unmoved"
+    lost = _percent(record["lost"])
     if record["error"] < 1:
         least = f"{_name(path)} least: {_percent(1 - layers[path]['error'])}"
-        return f"{_percent(1 - record['error'])} in {stored}, {unmoved}; {least}"
+        return f"{_percent(1 - record['error'])} in {stored}, {lost} of weights unmoved; {least}"
     worst = f"{_name(path)} worst: {layers[path]['error']:.1f} ×"
-    return f"lost in {stored}: error {record['error']:.1f} × it, {_percent(record['lost'])} unmoved; {worst}"
+    return f"lost in {stored}: error {record['error']:.1f} × it, {lost} unmoved; {worst}"
 
 
 def _name(path: str) -> str:
