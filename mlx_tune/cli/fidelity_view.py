@@ -29,13 +29,12 @@ def _kept(record: Mapping[str, Any]) -> str:
         return f"all of it in {stored}, to {record['error']:.0e} of it"
     layers = record["layers"]
     path = max(layers, key=lambda path: layers[path]["error"])
-    unmoved = f"{_percent(record['lost'])} of weights unmoved"
+    lost = _percent(record["lost"])
     if record["error"] < 1:
         least = f"{_name(path)} least: {_percent(1 - layers[path]['error'])}"
-        return f"{_percent(1 - record['error'])} in {stored}, {unmoved}; {least}"
+        return f"{_percent(1 - record['error'])} in {stored}, {lost} of weights unmoved; {least}"
     worst = f"{_name(path)} worst: {layers[path]['error']:.1f} ×"
-    error, unmoved = f"{record['error']:.1f}", _percent(record["lost"])
-    return f"lost in {stored}: error {error} × it, {unmoved} unmoved; {worst}"
+    return f"lost in {stored}: error {record['error']:.1f} × it, {lost} unmoved; {worst}"
 
 
 def _name(path: str) -> str:
