@@ -13,7 +13,6 @@ import pytest
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.models import runtime
 from mlx_tune.training.whole import attach
-from mlx_tune.workflows import general
 from mlx_tune.workflows import general, judge
 from mlx_tune.workflows.prepare import Request
 from mlx_tune.workflows.train import train
