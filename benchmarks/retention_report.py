@@ -119,9 +119,10 @@ def verdicts(chains: Sequence[Chain]) -> list[str]:
     for chain in chains:
         name, known = _title(chain), chain.retention("verbatim")
         if chain.arm == _DEFAULT:
-            backward = known.backward_transfer().value
             ratio, rise = of_joint(chain, chains), general(chain)
             kept = worst_kept(known)
+            # Where nothing was learned nothing can be lost, and that is no success.
+            backward = None if kept is None else known.backward_transfer().value
             lines += [
                 verdict(name, "kept of the worst session", kept, f"≥ {KEPT:.0%}", "%", KEPT),
                 verdict(name, "paraphrases of joint's", ratio, f"≥ {OF_JOINT:.0%}", "%", OF_JOINT),
@@ -129,8 +130,10 @@ def verdicts(chains: Sequence[Chain]) -> list[str]:
                 verdict(name, "ΔG, nats a token", rise, f"≤ {GENERAL:g}", "g", GENERAL),
             ]
         if chain.arm != _JOINT:
-            off = chain.checks["logits"]["largest"] if chain.checks else None
-            what = "concatenated chain against unrounded fold, logits"
+            logits = chain.checks["logits"] if chain.checks else {}
+            size = f" up to {logits['size']:.1f}" if logits else ""
+            what = f"concatenated chain against unrounded fold, logits{size}:"
+            off = logits.get("largest")
             lines += [_rollback(chain), verdict(name, what, off, f"≤ {LOGITS:g}", "g", LOGITS)]
     return lines
 

@@ -90,9 +90,16 @@ def test_each_target_is_said_to_be_met_or_missed():
         "met     default, 1, 0: ΔG, nats a token 0.08 (target: ≤ 0.1)",
         "met     default, 1, 0: rollback and back again, weights and files by sha256 identical "
         "(target: identical)",
-        "met     default, 1, 0: concatenated chain against unrounded fold, logits 2e-05 "
+        "met     default, 1, 0: concatenated chain against unrounded fold, logits up to 30.0: 2e-05 "
         "(target: ≤ 0.0001)",
     ]
+
+
+def test_a_chain_that_learned_nothing_meets_no_target_of_keeping():
+    empty = chain(cell(1, (0, 0), (0, 0)), cell(2, (0, 0), (0, 0)))
+    kept, _, backward = retention_report.verdicts([empty])[:3]
+    assert kept.startswith("not measured")
+    assert backward == "not measured: default, 1, 0: BWT (target: ≥ -2 points)"
 
 
 def test_other_arms_have_no_targets_but_for_their_folds():
