@@ -90,8 +90,8 @@ def test_each_target_is_said_to_be_met_or_missed():
         "met     default, 1, 0: ΔG, nats a token 0.08 (target: ≤ 0.1)",
         "met     default, 1, 0: rollback and back again, weights and files by sha256 identical "
         "(target: identical)",
-        "met     default, 1, 0: concatenated chain against unrounded fold, logits up to 30.0: 2e-05 "
-        "(target: ≤ 0.0001)",
+        "met     default, 1, 0: concatenated chain against unrounded fold, logits up to 30.0: "
+        "2e-05 (target: ≤ 0.0001)",
     ]
 
 
