@@ -18,7 +18,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_tune.continual.gate import REFUSE, Decision
+from mlx_tune.continual.gate import Decision
 from mlx_tune.continual.recall import score
 from mlx_tune.data import read, tokenise
 from mlx_tune.lineage.runs import Run
@@ -73,15 +73,15 @@ class Task:
         return [Path(self.subjects[i]) for i in (self.taught if self.joint else self.taught[-1:])]
 
 
-class Promotes:
-    """A `Watch` that says where the training is, goes on with what was begun, and promotes.
-
-    A session that the gate holds back is chained all the same: the benchmark measures what the
-    gate is there to prevent.
-    """
+class Follows:
+    """A `Watch` that says where the training is, and goes on with what was begun."""
 
     def __init__(self, label: str) -> None:
         self._label = label
+
+    def asked(self, decision: Decision, questions: Mapping[int, Sequence[str]]) -> Answer:
+        """Leave the gate's verdict as it is in the record; :func:`_train` overrules it."""
+        return "hold"
 
     def say(self, line: str) -> None:
         """Print it to stderr; the result alone goes to stdout."""
@@ -93,7 +93,7 @@ class Promotes:
 
     def planned(self, plan: Plan) -> None:
         """Say what each epoch has."""
-        old = plan.mixture.kinds[1].places
+        old = len(plan.examples) - len(plan.taught)
         self.say(f"{len(plan.taught)} new rows and {old} old ones")
 
     def merged(self, chain: Sequence[Session]) -> None:
@@ -114,34 +114,19 @@ class Promotes:
     def ended(self) -> None:
         """Nothing to say."""
 
-    def asked(self, decision: Decision, questions: Mapping[int, Sequence[str]]) -> Answer:
-        """Promote: what is measured is the chain, and the gate's verdict is in the record."""
-        self.say(f"the gate asks: {'; '.join(decision.reasons)}")
-        return "promote"
-
-
-class NotInUseError(RuntimeError):
-    """HEAD is not the session that was just trained."""
-
 
 def carry_out(task: Task) -> dict[str, Any]:
     """Train the cell's session, unless an earlier attempt did, and score what is known.
 
     Raises:
-        NotInUseError: The session was not promoted, so that the next one would not stand on it.
         MlxTuneError: As for `workflows.train`.
     """
     began = time.monotonic()
     store = Store.open(Path(task.store))
     if len(store.chain(store.head())) < task.chain_length:
-        _train(task)
+        _train(task, store)
         let_go()
     chain = store.chain(store.head())
-    if len(chain) != task.chain_length:
-        raise NotInUseError(
-            f"{task.store}: HEAD's chain has {len(chain)} sessions after {task.label}, expected "
-            f"{task.chain_length}; was the last one held back?"
-        )
     trained = time.monotonic() - began
     folded = load_folded(bases.locate(task.base), chain)
     return {
@@ -151,29 +136,38 @@ def carry_out(task: Task) -> dict[str, Any]:
         "versions": runtime.versions(),
         "train_seconds": trained,
         "score_seconds": time.monotonic() - began - trained,
-        **(of_session(chain[-1], Path(task.store)) if chain else {}),
+        **(of_session(chain[-1]) if chain else {}),
     }
 
 
-def _train(task: Task) -> None:
-    flags = {"base": task.base, "name": task.name, **task.flags}
-    request = Request(data=task.data, store=Path(task.store), flags=flags)
-    outcome = train(request, Promotes(task.label))
-    if outcome.session.record["verdict"] == REFUSE:
-        promote(Path(task.store), outcome.session.id)
+def _train(task: Task, store: Store) -> None:
+    """Train a session and chain it, whatever the gate says of it.
+
+    The benchmark measures what the gate is there to prevent; the record keeps what it said.
+    """
+    session = _held_back(task, store)
+    if session is None:
+        flags = {"base": task.base, "name": task.name, **task.flags}
+        request = Request(data=task.data, store=store.root, flags=flags)
+        session = train(request, Follows(task.label)).session
+    if store.head() != session:
+        promote(store.root, session.id)
 
 
-def of_session(session: Session, store: Path) -> dict[str, Any]:
-    """Return what a session's record and its run's metrics say of the training."""
+def _held_back(task: Task, store: Store) -> Session | None:
+    """Return the session that an attempt cut short has committed and not put in use."""
+    wanted = (task.chain_length, task.name)
+    return next((s for s in store.sessions() if (s.number, s.name) == wanted), None)
+
+
+def of_session(session: Session) -> dict[str, Any]:
+    """Return what a session's record says of the training and of what it did."""
     record = session.record
-    metrics = Run.open(store / "runs" / record["training"]["run"]).metrics()
     return {
         "session": session.folder_name,
-        "epochs": metrics[-1]["epoch"],
         "training": record["training"],
         "rehearsed": record["data"]["rehearsed"],
-        "gate": record.get("gate"),
-        "general": record.get("general"),
+        "gate": record["gate"],
     }
 
 
@@ -196,10 +190,12 @@ def scores(
 def recorded(task: Task, recall: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, list[int]]]:
     """Return the outcomes that a session's record keeps, by subject's index.
 
+    A subject is left out whose rows were not kept, so that the session could not ask them.
+
     Raises:
         ValueError: It does not keep one outcome for every question.
     """
-    outcomes = {k: [entry[k]["outcomes"] for entry in recall] for k in KINDS}
+    outcomes = {k: [entry[k] and entry[k]["outcomes"] for entry in recall] for k in KINDS}
     if task.joint:  # one session taught them all, in this order
         rows = [read.read([Path(task.subjects[i])]) for i in task.taught]
         probes = [[text for row in some for text in row.paraphrases] for some in rows]
@@ -209,6 +205,7 @@ def recorded(task: Task, recall: Sequence[Mapping[str, Any]]) -> dict[int, dict[
     return {
         index: dict(zip(KINDS, of_subject, strict=True))
         for index, *of_subject in zip(task.taught, *per_kind, strict=True)
+        if all(of_subject)
     }
 
 

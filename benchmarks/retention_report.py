@@ -73,8 +73,8 @@ def summary(chains: Sequence[Chain]) -> list[str]:
     """Return the table of all chains, in Markdown; scores in %, differences in points."""
     lines = [
         "| arm, order, seed | ACC (of n; 95 %) | BWT | F | FWT | worst kept | paraphrases "
-        "(of n; 95 %) | of joint's | ΔG | epochs | minutes |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "(of n; 95 %) | of joint's | ΔG | epochs | gate | minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for chain in chains:
         known, meant = chain.retention("verbatim"), chain.retention("paraphrases")
@@ -88,7 +88,8 @@ def summary(chains: Sequence[Chain]) -> list[str]:
             _scored(meant.accuracy()),
             _percent(of_joint(chain, chains)),
             _number(general(chain), "+.3f"),
-            ", ".join(str(cell["epochs"]) for cell in chain.cells),
+            ", ".join(map(_epochs, chain.cells)),
+            ", ".join(cell["gate"]["verdict"] for cell in chain.cells),
             f"{sum(cell['training']['seconds'] for cell in chain.cells) / 60:.1f}",
         )
         lines.append("| " + " | ".join(values) + " |")
@@ -118,9 +119,10 @@ def verdicts(chains: Sequence[Chain]) -> list[str]:
     for chain in chains:
         name, known = _title(chain), chain.retention("verbatim")
         if chain.arm == _DEFAULT:
-            backward = known.backward_transfer().value
             ratio, rise = of_joint(chain, chains), general(chain)
             kept = worst_kept(known)
+            # Where nothing was learned nothing can be lost, and that is no success.
+            backward = None if kept is None else known.backward_transfer().value
             lines += [
                 verdict(name, "kept of the worst session", kept, f"≥ {KEPT:.0%}", "%", KEPT),
                 verdict(name, "paraphrases of joint's", ratio, f"≥ {OF_JOINT:.0%}", "%", OF_JOINT),
@@ -128,8 +130,10 @@ def verdicts(chains: Sequence[Chain]) -> list[str]:
                 verdict(name, "ΔG, nats a token", rise, f"≤ {GENERAL:g}", "g", GENERAL),
             ]
         if chain.arm != _JOINT:
-            off = chain.checks["logits"]["largest"] if chain.checks else None
-            what = "concatenated chain against unrounded fold, logits"
+            logits = chain.checks["logits"] if chain.checks else {}
+            size = f" up to {logits['size']:.1f}" if logits else ""
+            what = f"concatenated chain against unrounded fold, logits{size}:"
+            off = logits.get("largest")
             lines += [_rollback(chain), verdict(name, what, off, f"≤ {LOGITS:g}", "g", LOGITS)]
     return lines
 
@@ -168,17 +172,14 @@ def of_joint(chain: Chain, chains: Sequence[Chain]) -> float | None:
 
 def general(chain: Chain) -> float | None:
     """Return the largest ΔG of a chain's sessions, nats per token; None where it is missing."""
-    found = [_general(cell) for cell in chain.cells]
-    return max((rise for rise in found if rise is not None), default=None)
+    found = [cell["gate"]["general"] for cell in chain.cells]
+    return max((rise["nats"] for rise in found if rise), default=None)
 
 
-def _general(cell: Mapping[str, Any]) -> float | None:
-    """Return a session's rise of loss on the general questions, as its record keeps it.
-
-    THE RECORD: session.json is to have it as ``gate.general.nats``.
-    """
-    kept = (cell.get("gate") or {}).get("general")
-    return float(kept["nats"]) if kept else None
+def _epochs(cell: Mapping[str, Any]) -> str:
+    """Return how many a session took, and whether the cap ended it before all was learned."""
+    taken, is_learned = cell["training"]["epochs"], cell["training"]["is_learned"]
+    return f"{taken} (cap)" if is_learned is False else str(taken)
 
 
 def _rollback(chain: Chain) -> str:

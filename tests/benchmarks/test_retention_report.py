@@ -22,9 +22,8 @@ def cell(number, verbatim, paraphrases, taught=(1, 0), **changes):
         },
         "fold_sha256": f"fold {number}",
         "files_sha256": {name: DIGEST[name] for name in list(DIGEST)[:number]},
-        "epochs": 10 * number,
-        "training": {"seconds": 90.0},
-        "gate": {"general": {"nats": 0.04 * number}},
+        "training": {"seconds": 90.0, "epochs": 10 * number, "is_learned": number == 1},
+        "gate": {"verdict": "ask", "general": {"nats": 0.04 * number}},
     } | changes  # fmt: skip
 
 
@@ -59,7 +58,7 @@ def test_a_chain_that_is_not_finished_has_the_sessions_it_has():
     assert begun.retention("verbatim").cells == ((None,), ((10, 10),))
     assert retention_report.summary([begun])[2] == (
         "| default, 1, 0 | 100.0 (of 10; 72–100) | - | - | - | - | 60.0 (of 20; 39–78) | - "
-        "| +0.040 | 10 | 1.5 |"
+        "| +0.040 | 10 | ask | 1.5 |"
     )
     assert "not measured: default, 1, 0: rollback" in "\n".join(retention_report.verdicts([begun]))
 
@@ -69,7 +68,7 @@ def test_the_summary_tells_each_score_with_its_number_and_interval():
     # paraphrases (9 + 15) of 40 over joint's (16 + 16) of 40.
     assert retention_report.summary([GOOD, UPPER])[2] == (
         "| default, 1, 0 | 95.0 (of 20; 76–99) | -10.0 | +10.0 | +20.0 | 90.0 "
-        "| 60.0 (of 40; 45–74) | 75.0 | +0.080 | 10, 20 | 3.0 |"
+        "| 60.0 (of 40; 45–74) | 75.0 | +0.080 | 10, 20 (cap) | ask, ask | 3.0 |"
     )
 
 
@@ -91,9 +90,16 @@ def test_each_target_is_said_to_be_met_or_missed():
         "met     default, 1, 0: ΔG, nats a token 0.08 (target: ≤ 0.1)",
         "met     default, 1, 0: rollback and back again, weights and files by sha256 identical "
         "(target: identical)",
-        "met     default, 1, 0: concatenated chain against unrounded fold, logits 2e-05 "
-        "(target: ≤ 0.0001)",
+        "met     default, 1, 0: concatenated chain against unrounded fold, logits up to 30.0: "
+        "2e-05 (target: ≤ 0.0001)",
     ]
+
+
+def test_a_chain_that_learned_nothing_meets_no_target_of_keeping():
+    empty = chain(cell(1, (0, 0), (0, 0)), cell(2, (0, 0), (0, 0)))
+    kept, _, backward = retention_report.verdicts([empty])[:3]
+    assert kept.startswith("not measured")
+    assert backward == "not measured: default, 1, 0: BWT (target: ≥ -2 points)"
 
 
 def test_other_arms_have_no_targets_but_for_their_folds():
@@ -136,7 +142,7 @@ def test_joint_training_counts_only_on_the_same_subjects_in_the_same_order():
 def test_general_ability_is_the_worst_moment_and_may_be_missing():
     fell = chain(cell(1, (0, 9), (0, 9)), cell(2, (9, 9), (9, 9), gate={"general": {"nats": -0.1}}))
     assert retention_report.general(fell) == 0.04
-    assert retention_report.general(chain(cell(1, (0, 9), (0, 9), gate=None))) is None
+    assert retention_report.general(chain(cell(1, (0, 9), (0, 9), gate={"general": None}))) is None
 
 
 @pytest.mark.parametrize("where", ["there", "back"])

@@ -8,14 +8,8 @@ import pytest
 
 from benchmarks import retention, retention_report
 from mlx_tune.models.catalogue import SMALL
-from mlx_tune.settings import FIELDS
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not {"method", "until_learned"} <= FIELDS.keys(), reason="the settings are not there yet"
-    ),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
