@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_tune.continual import gate
+from mlx_tune.continual.fidelity import Fidelity
 from mlx_tune.continual.gate import ASK, PROMOTE, Decision, Measured, Thresholds
 from mlx_tune.continual.general import Rise, rise
 from mlx_tune.continual.methods import soup
@@ -33,6 +34,7 @@ class Judged:
         decision: The gate's.
         verdict: The gate's, or a person's where it asked.
         general: ΔG.
+        fidelity: What the stored weights keep of the chain's change.
         questions: By an earlier session's number, what the decision's indices are of.
     """
 
@@ -43,6 +45,7 @@ class Judged:
     decision: Decision
     verdict: str
     general: Rise
+    fidelity: Fidelity | None
 
     def to_json(self) -> dict[str, Any]:
         """Return what a session's record keeps of the decision."""
@@ -132,9 +135,11 @@ class _Bench:
     def judged(self, beta: float) -> Judged:
         """Score a part of the change, and decide."""
         adapter = soup.scaled(self.adapter, beta) if beta != 1 else self.adapter
-        found = self._scored(load_folded(self.job.info, self.job.stands_on, [adapter]))
+        folded = load_folded(self.job.info, self.job.stands_on, [adapter], measured=True)
+        recall, before, general = self._scored(folded)
+        fidelity = folded.fidelity
+        del folded
         let_go()
-        recall, before, general = found
         decision = self._decision(before, general)
         return Judged(
             adapter=adapter,
@@ -144,6 +149,7 @@ class _Bench:
             decision=decision,
             verdict=decision.verdict,
             general=general,
+            fidelity=fidelity,
         )
 
     def _scored(self, folded: FoldedModel) -> tuple[list[SessionRecall], list[SessionRecall], Rise]:

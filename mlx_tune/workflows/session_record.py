@@ -49,6 +49,7 @@ def session_record(job: Job, trained: Trained, judged: Judged) -> dict[str, Any]
         },
         **_validation(trained.scores),
         "recall": [entry.to_json() for entry in judged.recall],
+        **({"fidelity": judged.fidelity.to_json()} if judged.fidelity else {}),
         "versions": runtime.versions(),
     }
 
