@@ -34,7 +34,8 @@ def _kept(record: Mapping[str, Any]) -> str:
         least = f"{_name(path)} least: {_percent(1 - layers[path]['error'])}"
         return f"{_percent(1 - record['error'])} in {stored}, {lost} of weights unmoved; {least}"
     worst = f"{_name(path)} worst: {layers[path]['error']:.1f} ×"
-    return f"lost in {stored}: error {record['error']:.1f} × it, {lost} unmoved; {worst}"
+    noise = f"with noise {record['error']:.1f} × it"
+    return f"{_percent(record['along'])} of the way in {stored}, {noise}; {worst}"
 
 
 def _name(path: str) -> str:

@@ -106,7 +106,7 @@ def fuse(
         say(note)
     known: Recall = ()
     if quantise is not None and chain:
-        say("asking the 16-bit model what it knows…")
+        say("asking what it knows before…")
         known = recall_of(_folded(info, chain)[0], chain)
         let_go()
     tally = Tally(quantise.store, stored_as=f"{quantise.bits} bits") if quantise else Tally()

@@ -1,4 +1,4 @@
-"""Whether few bits still know what 16 knew: the chain's questions, asked of both, and the gate."""
+"""Whether few bits still know what the full weights knew: the chain's questions, asked of both, and the gate."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class Requantised:
 
     Attributes:
         form: Bits and groups.
-        before: Each session's questions, asked of the 16-bit model.
+        before: Each session's questions, asked of the model before.
         after: The same, asked of the quantised one.
-        decision: The gate's, with the 16-bit model as what was known.
+        decision: The gate's, with the model before as what was known.
     """
 
     form: Quantisation
@@ -43,7 +43,7 @@ class Requantised:
         """What each session knows word for word, before and after."""
         told = [
             f"{before.name} {after.verbatim.right} of {after.verbatim.asked} right"
-            f" ({before.verbatim.right} in 16 bits)"
+            f" ({before.verbatim.right} before)"
             for before, after in zip(self.before, self.after, strict=True)
             if before.verbatim and after.verbatim
         ]
@@ -60,7 +60,7 @@ class Requantised:
                     "number": before.number,
                     "name": before.name,
                     "asked": before.verbatim.asked,
-                    "right_in_16_bits": before.verbatim.right,
+                    "right_before": before.verbatim.right,
                     "right": after.verbatim.right,
                 }
                 for before, after in zip(self.before, self.after, strict=True)
@@ -93,7 +93,7 @@ def judge(form: Quantisation, before: Recall, after: Recall) -> Requantised:
 
     Args:
         form: Bits and groups.
-        before: What the 16-bit model knew.
+        before: What the model knew before.
         after: What the quantised one knows, the same sessions in the same order.
     """
     pairs = [(b, b.verbatim, a.verbatim) for b, a in zip(before, after, strict=True)]

@@ -28,7 +28,7 @@ TOKENS = mx.array([[40, 50, 60, 70]])
 EIGHT = Quantisation(bits=8, group_size=32)
 TWO = Quantisation(bits=2, group_size=32)
 ONE_TYPE = pytest.mark.parametrize("taught", ["bfloat16"], indirect=True)
-FORGOTTEN = "s1 2 of 2 right (2 in 16 bits), s2 0 of 1 right (1 in 16 bits)"
+FORGOTTEN = "s1 2 of 2 right (2 before), s2 0 of 1 right (1 before)"
 LEARNS = {"learning_rate": 0.02, "epochs": 40, "rank": 8}
 
 
@@ -101,10 +101,7 @@ def test_eight_bits_know_what_sixteen_knew_and_mlx_lm_loads_them(taught, tmp_pat
     out = tmp_path / "out"
     found, heard = fused(lab, out, quantise=EIGHT)
     assert found.requantised.decision.verdict == "promote"
-    assert (
-        found.requantised.words
-        == "cs 2 of 2 right (2 in 16 bits), housing 1 of 1 right (1 in 16 bits)"
-    )
+    assert found.requantised.words == "cs 2 of 2 right (2 before), housing 1 of 1 right (1 before)"
     assert found.fidelity.stored == ("8 bits",)
     config = json.loads((out / "config.json").read_text())
     assert config["quantization"] == {"group_size": 32, "bits": 8, "mode": "affine"}
@@ -167,8 +164,8 @@ def test_anyway_writes_what_forgets_and_the_record_says_so(taught, forgetful, tm
     assert record == {
         "bits": 2, "group_size": 32, "verdict": "ask",
         "recall": [
-            {"number": 1, "name": "s1", "asked": 2, "right_in_16_bits": 2, "right": 2},
-            {"number": 2, "name": "s2", "asked": 1, "right_in_16_bits": 1, "right": 0},
+            {"number": 1, "name": "s1", "asked": 2, "right_before": 2, "right": 2},
+            {"number": 2, "name": "s2", "asked": 1, "right_before": 1, "right": 0},
         ],
     }  # fmt: skip
 
@@ -201,7 +198,7 @@ def test_the_gates_thresholds_decide(right, kind):
     if kind is None:
         allow(found, anyway=False, ask=lambda _: pytest.fail("asked"))
         return
-    with pytest.raises(kind, match=f"s1 {right} of 100 right .100 in 16 bits."):
+    with pytest.raises(kind, match=f"s1 {right} of 100 right .100 before."):
         allow(found, anyway=False, ask=lambda _: False)
     allow(found, anyway=True, ask=lambda _: False)
 
@@ -216,7 +213,7 @@ def test_nobody_is_asked_where_too_much_is_lost():
 def test_a_session_without_questions_is_passed_over():
     silent = replace(recall(1, 0, 1), verbatim=None)
     found = judge(TWO, (silent, recall(2, 9, 9)), (silent, recall(2, 9, 9)))
-    assert found.words == "s2 9 of 9 right (9 in 16 bits)"
+    assert found.words == "s2 9 of 9 right (9 before)"
     assert found.decision.skipped == {"1 s1": "no questions"}
 
 
