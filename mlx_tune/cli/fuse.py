@@ -24,7 +24,7 @@ def fuse(
         typer.Option(
             "--quantise",
             metavar="BITS[:GROUP]",
-            help="Quantise it, where it still knows what it was taught; default: 16 bits.",
+            help="Quantise it, if it still knows what it was taught; default: no.",
         ),
     ] = None,
     anyway: Annotated[

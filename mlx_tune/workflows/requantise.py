@@ -1,4 +1,4 @@
-"""Whether few bits still know what the full weights knew: the chain's questions, asked of both, and the gate."""
+"""Whether few bits still know what was known before: the chain's questions, and the gate."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
