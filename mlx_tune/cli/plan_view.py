@@ -45,12 +45,23 @@ def remarks(plan: Plan) -> list[str]:
             [f"{_q(row)} was: {plain(old.answer)}" for row, old in found.changed],
         ),
     ]
-    lines = []
+    lines = _forgotten(plan)
     for heading, listed in groups:
         if listed:
             lines.append(f"! {heading.format(_rows(len(listed)))}:")
             lines += _listed(listed)
     return lines
+
+
+def _forgotten(plan: Plan) -> list[str]:
+    """Say which sessions cannot be rehearsed, and what there is instead."""
+    if not plan.unkept or plan.method.synthesises:
+        return []
+    names = ", ".join(session.name for session in plan.unkept)
+    return [
+        f"! {names}: rows were not kept, so none is rehearsed; --method synthetic lets the "
+        "model write rows instead"
+    ]
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -63,6 +74,10 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "rows": {
             "new": len(plan.taught),
             "rehearsed": len(found.old),
+            "an_epoch": {
+                name: kind.places
+                for name, kind in zip(("new", "old", "general"), plan.mixture.kinds, strict=True)
+            },
             "held_out": len(plan.held_out),
         },
         "too_long": [row.place for row in plan.too_long],
@@ -84,11 +99,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 def _head(plan: Plan) -> list[tuple[str, str]]:
     names = " → ".join(session.name for session in plan.chain)
-    rehearsed = len(plan.rehearsal.old)
-    rows = f"{len(plan.taught)} new"
-    rows += f" + {rehearsed} rehearsed from earlier sessions" if rehearsed else ""
-    rows += f"; {len(plan.held_out)} held out" if plan.held_out else ""
     effective = plan.training.effective_batch
+    most = "at most " if plan.sizing.until_learned.value else ""
     return [
         ("session", f"{len(plan.chain) + 1} · {plan.name}"),
         (
@@ -96,20 +108,38 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.info.name} · {plan.info.fingerprint[:12]} · {size(plan.info.weights_bytes)}",
         ),
         ("chain", names or "none yet: a first session"),
-        ("rows", rows),
+        ("rows", _mixture(plan)),
         (
             "steps",
-            f"{plan.planned_steps}, {plan.warmup_steps} of them warm-up "
-            f"({_rows(len(plan.examples))} ÷ {effective} a step, epochs: {plan.training.epochs})",
+            f"{most}{plan.planned_steps}, {plan.warmup_steps} of them warm-up "
+            f"({_rows(plan.mixture.places)} ÷ {effective} a step, epochs: {most}"
+            f"{plan.training.epochs})",
         ),
         (
             "work",
-            f"{plan.tokens_per_epoch:,} tokens an epoch; "
+            f"{plan.tokens_per_epoch:,} tokens an epoch{_added(plan)}; "
             f"{plan.padding:.1%} padding in {plan.shapes} shape{'s' * (plan.shapes != 1)}",
         ),
         ("memory", _memory(plan.memory)),
         ("disk", f"{size(plan.disk.needed_bytes)} of {size(plan.disk.free_bytes)} free"),
     ]
+
+
+def _mixture(plan: Plan) -> str:
+    """Return what an epoch is made of."""
+    new, old, general = plan.mixture.kinds
+    rows = f"{new.rows} new"
+    if old.rows:
+        rows += f" + {old.places} of {old.rows} of earlier sessions"
+    if general.places:
+        rows += f" + {general.places} general"
+    return rows + (f"; {len(plan.held_out)} held out" if plan.held_out else "")
+
+
+def _added(plan: Plan) -> str:
+    """Return what remembering adds to the work, and so to the time."""
+    new, *others = plan.tokens_by_kind
+    return f", +{sum(others) / new:.0%} to remember" if new and sum(others) else ""
 
 
 def _memory(plan: MemoryPlan) -> str:

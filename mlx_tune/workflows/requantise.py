@@ -1,4 +1,4 @@
-"""Whether few bits still know what was known before: the chain's questions, and the gate."""
+"""Whether few bits still know what the full weights knew: both are asked, and the gate decides."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
