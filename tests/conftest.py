@@ -17,7 +17,6 @@ import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
 import mlx.core as mx
 
 from mlx_tune.models import runtime
-from mlx_tune.workflows import general
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import tiny`
 
@@ -58,14 +57,6 @@ def uncompiled(monkeypatch, request):
     """No test waits for a compiler, but for the slow ones and those that ask for it by name."""
     if "slow" not in request.keywords:
         monkeypatch.setattr(runtime, "can_compile", lambda: False)
-
-
-@pytest.fixture(autouse=True)
-def few_general_questions(monkeypatch, request):
-    """No test but the slow ones waits for two hundred answers that have nothing to do with it."""
-    if "slow" not in request.keywords:
-        monkeypatch.setattr(general, "PROBES", 3)
-        monkeypatch.setattr(general, "GUARDS", 2)
 
 
 @pytest.fixture(scope="session")

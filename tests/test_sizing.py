@@ -36,10 +36,12 @@ def test_the_table(rows, rank, alpha, epochs, batch, accumulation, length):
 
 
 def test_the_sample_has_seventy_steps_ten_of_them_warm_up():
+    from mlx_tune.continual.rehearse import mixture
     from mlx_tune.training.schedule import warmup_steps
-    from mlx_tune.workflows.prepare import training_config
+    from mlx_tune.workflows.plan import training_config
 
-    steps = training_config(sized(106), 106).planned_steps(106)
+    rows = mixture(new=106, old=0, guards=80, epochs=5, replay="auto", guard=0.0)
+    steps = training_config(sized(106), rows).planned_steps(106)
     assert (steps, warmup_steps(106, steps)) == (70, 10)
 
 

@@ -4,8 +4,8 @@ import shlex
 import pytest
 from rich.console import Console
 
-from mlx_tune.cli.gate_view import show_decision
-from mlx_tune.continual.gate import Measured, Thresholds, decide
+from mlx_tune.cli.gate_view import show_decision, show_ways
+from mlx_tune.continual.gate import PROMOTE, Measured, Thresholds, decide
 from mlx_tune.continual.general import Rise
 
 LONG = "campus-dining-halls-of-winter-term-2026x"
@@ -29,13 +29,14 @@ def asked(number: int) -> list[str]:
 def shown(*measured, general=None, skipped=None, questions=None, width=80, store_flag=""):
     decision = decide(measured, skipped=skipped or {}, general=general, thresholds=Thresholds())
     file = io.StringIO()
+    console = Console(file=file, width=width, highlight=False)
     show_decision(
         decision,
         {one.number: asked(one.number) for one in measured} if questions is None else questions,
-        Console(file=file, width=width, highlight=False),
-        session="7f3a9c12",
-        store_flag=store_flag,
+        console,
     )
+    if decision.verdict != PROMOTE:
+        show_ways(console, session="7f3a9c12", store_flag=store_flag)
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 

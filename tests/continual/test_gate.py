@@ -204,7 +204,13 @@ def test_the_record_holds_every_number_and_is_json():
         ],
         "skipped": {"2 x": "why"},
         "backward": {"points": -12.5, "sessions": 1, "asked": 8, "p": 1.0},
-        "general": {"nats": 0.05, "rose": 90, "fell": 30, "asked": 120, "p": rose(0).changes.p},
+        "general": {
+            "nats_per_token": 0.05,
+            "rose": 90,
+            "fell": 30,
+            "asked": 120,
+            "p": rose(0).changes.p,
+        },
         "thresholds": {
             "kept": 0.95,
             "backward": 0.02,

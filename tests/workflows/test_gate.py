@@ -14,11 +14,12 @@ from mlx_tune.workflows.folded import read_rows
 from mlx_tune.workflows.prepare import Request
 from mlx_tune.workflows.promote import promote
 from mlx_tune.workflows.resume import resume
+from mlx_tune.workflows.rollback import rollback
 from mlx_tune.workflows.train import train
 
 pytestmark = pytest.mark.gate
 
-LEARNS = {"learning_rate": 0.02, "epochs": 60, "rank": 16, "guard": 0.0, "batch_size": 8}
+LEARNS = {"learning_rate": 0.02, "epochs": 60, "rank": 16, "batch_size": 8}
 FORGETS = {**LEARNS, "method": "none"}
 GENERAL = {"gate_general": 100.0, "gate_general_most": 100.0}
 """Two questions of gibberish tell nothing of general ability."""
@@ -46,7 +47,7 @@ def test_a_session_that_keeps_what_was_known_is_promoted(learned):
     gate = outcome.session.record["gate"]
     assert (gate["verdict"], gate["reasons"], gate["beta"]) == ("promote", [], 1.0)
     assert [(s["name"], s["learned"], s["now"]) for s in gate["sessions"]] == [("cs", 6, 6)]
-    assert gate["general"]["asked"] == 2
+    assert gate["general"]["asked"] == 3
 
 
 def test_one_that_forgets_is_committed_with_its_verdict_and_head_stays(learned):
@@ -155,8 +156,10 @@ def test_consolidating_teaches_the_base_everything_anew(learned):
     learned.train(learned.data("more", facts("B", 4)), **LEARNS, **GENERAL)
     store = Store.open(learned.store)
     chain = store.chain(store.head())
-    flags = {"base": str(learned.base), "grad_accumulation": 1}
-    request = Request(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
+    flags = {"base": str(learned.base), "grad_accumulation": 1, "guard": 0.0}
+    request = Request(
+        data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL, "epochs": 150}
+    )
     heard = Heard()
     outcome = train(request, heard)
     session = outcome.session
@@ -172,13 +175,26 @@ def test_consolidating_teaches_the_base_everything_anew(learned):
 
 def test_a_consolidation_can_be_resumed(learned):
     learned.train(learned.data("more", facts("B", 4)), **LEARNS, **GENERAL)
-    flags = {"base": str(learned.base), "grad_accumulation": 1}
-    request = Request(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
+    flags = {"base": str(learned.base), "grad_accumulation": 1, "guard": 0.0}
+    request = Request(
+        data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL, "epochs": 150}
+    )
     with pytest.raises(KeyboardInterrupt):
         train(request, Heard(stop_after=5))
     outcome = resume(learned.store, None, Heard())
     assert outcome.is_head
     assert len(outcome.session.record["replaces"]) == 2
+
+
+def test_general_questions_come_along_and_are_taught_by_the_base(lab):
+    """Half of an epoch: their loss stays where the base had it, as without them it does not."""
+    data = lab.data("cs", facts("A", 4))
+    rises = []
+    for share in (0.0, 0.5):
+        outcome = lab.train(data, **{**LEARNS, **GENERAL, "guard": share, "learning_rate": 0.005})
+        rises.append(outcome.session.record["gate"]["general"]["nats_per_token"])
+        rollback(lab.store, None)
+    assert rises[1] < 0.5 * rises[0]
 
 
 def test_the_old_program_stands_on_the_last_adapter_alone(learned):

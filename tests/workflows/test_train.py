@@ -64,7 +64,7 @@ def test_all_earlier_rows_are_rehearsed(lab):
     second = lab.train(lab.data("housing", facts("Hall", 3)), heard=heard)
     (plan,) = heard.plans
     assert [row.question for row in plan.rehearsal.old] == list(facts("Lab", 5))
-    assert len(plan.examples) == 8 + 1  # and a general question
+    assert len(plan.examples) == 8
     assert plan.sizing.rank.value == FAST["rank"]
     assert second.session.record["data"]["rehearsed"] == 5
     assert [entry.name for entry in second.recall] == ["cs", "housing"]
