@@ -19,7 +19,7 @@ from mlx_tune.workflows.train import train
 
 pytestmark = pytest.mark.gate
 
-LEARNS = {"learning_rate": 0.01, "epochs": 50, "rank": 16, "batch_size": 8}
+LEARNS = {"learning_rate": 0.01, "epochs": 70, "rank": 16, "batch_size": 8}
 FORGETS = {**LEARNS, "method": "none"}
 GENERAL = {"gate_general": 100.0, "gate_general_most": 100.0}
 """Two questions of gibberish tell nothing of general ability."""
