@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
+
+# isort: split
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np

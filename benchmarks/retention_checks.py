@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
+
+# isort: split
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np

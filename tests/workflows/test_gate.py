@@ -19,7 +19,7 @@ from mlx_tune.workflows.train import train
 
 pytestmark = pytest.mark.gate
 
-LEARNS = {"learning_rate": 0.02, "epochs": 60, "rank": 16, "batch_size": 8}
+LEARNS = {"learning_rate": 0.01, "epochs": 50, "rank": 16, "batch_size": 8}
 FORGETS = {**LEARNS, "method": "none"}
 GENERAL = {"gate_general": 100.0, "gate_general_most": 100.0}
 """Two questions of gibberish tell nothing of general ability."""
@@ -157,9 +157,7 @@ def test_consolidating_teaches_the_base_everything_anew(learned):
     store = Store.open(learned.store)
     chain = store.chain(store.head())
     flags = {"base": str(learned.base), "grad_accumulation": 1, "guard": 0.0}
-    request = Request(
-        data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL, "epochs": 150}
-    )
+    request = Request(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
     heard = Heard()
     outcome = train(request, heard)
     session = outcome.session
@@ -176,9 +174,7 @@ def test_consolidating_teaches_the_base_everything_anew(learned):
 def test_a_consolidation_can_be_resumed(learned):
     learned.train(learned.data("more", facts("B", 4)), **LEARNS, **GENERAL)
     flags = {"base": str(learned.base), "grad_accumulation": 1, "guard": 0.0}
-    request = Request(
-        data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL, "epochs": 150}
-    )
+    request = Request(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
     with pytest.raises(KeyboardInterrupt):
         train(request, Heard(stop_after=5))
     outcome = resume(learned.store, None, Heard())
@@ -191,7 +187,7 @@ def test_general_questions_come_along_and_are_taught_by_the_base(lab):
     data = lab.data("cs", facts("A", 4))
     rises = []
     for share in (0.0, 0.5):
-        outcome = lab.train(data, **{**LEARNS, **GENERAL, "guard": share, "learning_rate": 0.005})
+        outcome = lab.train(data, **{**LEARNS, **GENERAL, "guard": share})
         rises.append(outcome.session.record["gate"]["general"]["nats_per_token"])
         rollback(lab.store, None)
     assert rises[1] < 0.5 * rises[0]

@@ -125,7 +125,7 @@ def test_an_unknown_name_is_told_the_nearest(name, message):
     assert str(caught.value) == message
 
 
-LEARNS = {"learning_rate": 0.02, "epochs": 60, "rank": 16, "batch_size": 8}
+LEARNS = {"learning_rate": 0.01, "epochs": 50, "rank": 16, "batch_size": 8}
 
 
 @EVERY
