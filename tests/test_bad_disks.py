@@ -125,7 +125,8 @@ def undisturbed(tmp_path_factory, tiny_base) -> Undisturbed:
         patch.setattr(head, "log", counted(head.log, moved))
         with disk.under(patch):
             # Micro-batches as the command line's rules have them: the adapter must be the same.
-            flags = {"epochs": 2, "rank": 2, "batch_size": None, "grad_accumulation": None}
+            flags = {"epochs": 2, "rank": 2, "batch_size": None, "grad_accumulation": None,
+                     "guard": None}  # fmt: skip
             session = lab.train(lab.data("two", facts("two", 2)), **flags).session
     return Undisturbed(
         before=before,
@@ -143,7 +144,8 @@ def trial(undisturbed, tmp_path, monkeypatch, mlx_tune_command):
     A command that could not be carried out ends with 7 and one line.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLX_TUNE_CACHE", str(tmp_path / "cache"))
+    # The base was asked its general questions there: nothing of that is written in a trial.
+    monkeypatch.setenv("MLX_TUNE_CACHE", str(undisturbed.before.parent / "cache"))
     monkeypatch.setattr(runtime, "can_compile", lambda: False)
     rows = [{"instruction": q, "response": a} for q, a in facts("two", 2).items()]
     Path("two.json").write_text(json.dumps(rows, indent=1))

@@ -26,7 +26,7 @@ def plan(
     from mlx_tune.cli.plan_view import plan_json, show_plan
     from mlx_tune.workflows.prepare import Request, prepare
 
-    request = Request(data=data, store=store, flags=flags, config=config)
+    request = Request(data=data, store=store, flags=flags, config=config, asks_model=False)
     planned = prepare(request, say=say)
     if json:
         print_json(plan_json(planned))

@@ -130,7 +130,8 @@ def _mixture(plan: Plan) -> str:
     new, old, general = plan.mixture.kinds
     rows = f"{new.rows} new"
     if old.rows:
-        rows += f" + {old.places} of {old.rows} of earlier sessions"
+        some = f" of {old.rows}" * (old.places < old.rows)
+        rows += f" + {old.places}{some} of earlier sessions"
     if general.places:
         rows += f" + {general.places} general"
     return rows + (f"; {len(plan.held_out)} held out" if plan.held_out else "")

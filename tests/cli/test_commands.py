@@ -48,8 +48,8 @@ def test_train_says_what_it_does_and_what_comes_next(store, mlx_tune_command, tm
     lines = [line.rstrip() for line in out.splitlines()]
     assert lines[0] == "session   3 · dining"
     assert "chain     cs → housing" in lines
-    assert "rows      5 new + 10 rehearsed from earlier sessions" in lines
-    assert "steps     2, 0 of them warm-up (15 rows ÷ 8 a step, epochs: 1)" in lines
+    assert "rows      5 new + 10 of earlier sessions + 2 general" in lines
+    assert "steps     3, 0 of them warm-up (17 rows ÷ 8 a step, epochs: 1)" in lines
     assert "✓ Previous knowledge successfully merged! (cs, housing)" in lines
     assert any(line.startswith("epoch  1/1  mean loss ") for line in lines)
     assert any(line.startswith("✓ saved adapters/sessions/0003-dining-") for line in lines)
@@ -69,21 +69,28 @@ def test_a_first_session_has_a_calm_note(tmp_path, tiny_base, mlx_tune_command):
     assert "merged!" not in out
 
 
-def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command):
+def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command, monkeypatch):
+    monkeypatch.setenv("MLX_TUNE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "d.json").write_text(json.dumps(ROWS))
     store = tmp_path / "s"
     words = ("plan", tmp_path / "d.json", "--base", tiny_base, "--store", store)
     code, out, _ = mlx_tune_command(*words)
     assert code == 0
-    assert "rank               8       5 new rows (under 100) " in out
+    assert re.search("rank +8 +5 new rows \\(under 100\\) ", out)
     code, out, _ = mlx_tune_command(*words, "--json", "--rank", 3)
     planned = json.loads(out)
     assert planned["settings"]["rank"] == {"value": 3, "reason": "as you asked", "source": "--rank"}
     assert (planned["steps"], planned["rows"]) == (
         10,
-        {"new": 5, "rehearsed": 0, "held_out": 0},
+        {
+            "new": 5,
+            "rehearsed": 0,
+            "held_out": 0,
+            "an_epoch": {"new": 5, "old": 0, "general": 0},  # the base was never asked yet
+        },
     )
     assert not store.exists()
+    assert not (tmp_path / "cache" / "general").exists()  # no model was asked anything
 
 
 def test_a_config_file_sets_what_no_flag_does(tmp_path, tiny_base, mlx_tune_command):

@@ -29,7 +29,7 @@ EIGHT = Quantisation(bits=8, group_size=32)
 TWO = Quantisation(bits=2, group_size=32)
 ONE_TYPE = pytest.mark.parametrize("taught", ["bfloat16"], indirect=True)
 FORGOTTEN = "s1 2 of 2 right (2 before), s2 0 of 1 right (1 before)"
-LEARNS = {"learning_rate": 0.01, "epochs": 70, "rank": 16}
+LEARNS = {"learning_rate": 0.02, "epochs": 40, "rank": 8, "replay": "all"}
 
 
 def stored_as(folder: Path, kind: str) -> Path:
