@@ -205,7 +205,7 @@ def plan(
         validation=decide("validation", 0.0, "no rows held out", "default"),
         method=decide("method", "rehearsal", "old rows are trained again", "default"),
         replay=decide("replay", "auto", "every old row at least three times", "default"),
-        guard=decide("guard", 0.15, "of an epoch, to keep general answers", "default"),
+        guard=decide("guard", 0.2, "of an epoch, to keep general answers", "default"),
         until_learned=until,
         keep_data=decide("keep_data", True, "to be rehearsed later", "default"),
         gate_kept=decide("gate_kept", 0.95, "promote from here", "default"),

@@ -48,7 +48,7 @@ def few_questions(monkeypatch, request):
     Two rows of gibberish are no measure of what was kept; tests of the gate (marked so) decide by
     its own limits.
     """
-    if "slow" not in request.keywords:
+    if "real" not in request.keywords:
         ask_little(monkeypatch, lenient="gate" not in request.keywords)
 
 

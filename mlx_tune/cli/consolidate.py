@@ -1,6 +1,8 @@
 """`mlx-tune consolidate`: one session in the place of a chain."""
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from mlx_tune.cli.options import STORE, ConfigOption, JsonOption, StoreOption, with_settings
 
@@ -8,6 +10,10 @@ from mlx_tune.cli.options import STORE, ConfigOption, JsonOption, StoreOption, w
 @with_settings
 def consolidate(
     *,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", help="A session of the chain to leave out; may be repeated."),
+    ] = None,
     store: StoreOption = STORE,
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -23,8 +29,9 @@ def consolidate(
     from mlx_tune.workflows.prepare import Request
     from mlx_tune.workflows.train import train
 
+    request = Request(data=(), store=store, flags=flags, config=config, without=without or ())
     view = TrainingView(as_json=json)
     with view:
-        outcome = train(Request(data=(), store=store, flags=flags, config=config), view)
+        outcome = train(request, view)
     view.show_outcome(outcome)
     check_promoted(outcome)

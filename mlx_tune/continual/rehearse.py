@@ -13,7 +13,7 @@ from mlx_tune.data.rows import Row
 from mlx_tune.settings import replay_share
 from mlx_tune.training.mixture import FOLDED, OWN, PRISTINE, Mixture, Turns
 
-GUARD_WEIGHT = 4.0
+GUARD_WEIGHT = 10.0
 """Of a general answer's loss: a few rows then hold as much as many (docs/methods.md)."""
 
 ROUNDS = 3

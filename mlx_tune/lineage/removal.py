@@ -62,7 +62,10 @@ def _needed_by(store: Store, session: Session) -> list[str]:
         needs.append("HEAD is there, `mlx-tune rollback` first")
     if children := [s for s in store.sessions() if s.parent == session.id and s.id not in gone]:
         names = ", ".join(child.folder_name for child in children)
-        needs.append(f"{names} was trained on it, remove that first")
+        needs.append(
+            f"{names} was trained on it, remove that first, or teach the rest anew without it: "
+            f"`mlx-tune consolidate --without {session.id[:8]}`"
+        )
     tags = labels.read(store.root / labels.TAGS)
     needs += [
         f"the tag {name} names it, `mlx-tune tag --delete {name}` first"

@@ -80,6 +80,7 @@ class Job:
         store: Where it goes.
         chain: The sessions it stands on, root first.
         replaced: The sessions it takes the place of, root first; none but to consolidate.
+        without: Those of them whose rows are left out.
         method: How earlier sessions are remembered.
         sizing: Every setting with its reason.
         mixture: Which examples come in which epoch.
@@ -96,6 +97,7 @@ class Job:
     store: Store
     chain: tuple[Session, ...]
     replaced: tuple[Session, ...]
+    without: tuple[Session, ...]
     method: Method
     sizing: Sizing
     mixture: Mixture

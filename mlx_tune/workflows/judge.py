@@ -170,6 +170,9 @@ class _Bench:
         measured, skipped = [], {}
         for session, entry, learned in zip(self.job.before, before, self.learned, strict=True):
             label = f"{session.number} {session.name}"
+            if session in self.job.without:
+                skipped[label] = "it was left out on purpose"
+                continue
             if entry.verbatim is None or learned is None:
                 skipped[label] = _why_not(session)
                 continue

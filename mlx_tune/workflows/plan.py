@@ -27,6 +27,7 @@ class Plan:
         store: Where it will go.
         chain: The sessions it stands on, root first.
         replaced: The sessions whose rows it is taught anew, root first; none but to consolidate.
+        without: Those of them whose rows are left out.
         unkept: Those of the sessions before it that keep no rows.
         method: How they are remembered.
         rehearsal: New rows and old ones.
@@ -49,6 +50,7 @@ class Plan:
     store: Store
     chain: tuple[Session, ...]
     replaced: tuple[Session, ...]
+    without: tuple[Session, ...]
     unkept: tuple[Session, ...]
     method: Method
     rehearsal: Rehearsal

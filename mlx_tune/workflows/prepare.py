@@ -52,6 +52,7 @@ class Request:
         store: The store's folder.
         flags: By setting's name; None where not given.
         config: A YAML file, or None.
+        without: Sessions of the chain to leave out, where the base is taught anew.
         asks_model: Whether a model may be loaded to be asked something; `plan` loads none.
     """
 
@@ -59,6 +60,7 @@ class Request:
     store: Path
     flags: Mapping[str, Any]
     config: Path | None = None
+    without: Sequence[str] = ()
     asks_model: bool = True
 
 
@@ -72,7 +74,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
     """
     read_rows = read.read(request.data) if request.data else []
     ground = _stand(request, say)
-    rows = read_rows or [row for kept in current(read_history(ground.replaced)) for row in kept]
+    rows = read_rows or ground.rows_to_teach_anew()
     held = ground.value("validation", 0.0), ground.value("seed", 0)
     new, held_out = split(rows, held[0], seed=held[1])
     rehearsal = _rehearsal(ground, rehearse(new, read_history(ground.chain)))
@@ -119,6 +121,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
         store=ground.store,
         chain=ground.chain,
         replaced=ground.replaced,
+        without=ground.without,
         unkept=ground.unkept,
         method=ground.method,
         rehearsal=rehearsal,
@@ -147,6 +150,7 @@ class _Ground:
         info: The base.
         chain: The sessions it stands on; none when it takes the place of one.
         replaced: The chain it takes the place of.
+        without: Those of it whose rows are left out.
         method: How earlier sessions are remembered.
         given: What flags and config set.
         asked: Names of settings that a person gave, by flag or in a file of their own.
@@ -157,6 +161,7 @@ class _Ground:
     info: BaseInfo
     chain: tuple[Session, ...]
     replaced: tuple[Session, ...]
+    without: tuple[Session, ...]
     method: Method
     given: Mapping[str, Given]
     asked: frozenset[str]
@@ -165,6 +170,11 @@ class _Ground:
     def unkept(self) -> tuple[Session, ...]:
         """The earlier sessions that keep no rows."""
         return tuple(s for s in self.chain + self.replaced if DATA_FILE not in s.hashes)
+
+    def rows_to_teach_anew(self) -> list[Row]:
+        """Return the rows in force of a chain that is replaced, without the sessions left out."""
+        kept = [session for session in self.replaced if session not in self.without]
+        return [row for rows in current(read_history(kept)) for row in rows]
 
     def value(self, name: str, default: Any) -> Any:
         """Return a setting's value where it was given."""
@@ -190,6 +200,7 @@ def _stand(request: Request, say: Say) -> _Ground:
         info=info,
         chain=before if request.data else (),
         replaced=() if request.data else before,
+        without=_left_out(store, before, request.without),
         method=method(given["method"].value if "method" in given else "rehearsal"),
         given=given,
         asked=asked,
@@ -199,6 +210,23 @@ def _stand(request: Request, say: Say) -> _Ground:
     return ground
 
 
+def _left_out(store: Store, chain: Sequence[Session], refs: Sequence[str]) -> tuple[Session, ...]:
+    """Return the sessions of a chain that are to be left out.
+
+    Raises:
+        UsageError: One is not of the chain, or all are.
+    """
+    found = [store.find(ref) for ref in refs]
+    names = ", ".join(session.folder_name for session in chain)
+    for ref, session in zip(refs, found, strict=True):
+        if session not in chain:
+            raise UsageError(f"--without {ref}: not of the chain in use; that is {names}")
+    left_out = tuple(session for session in chain if session in found)
+    if left_out and len(left_out) == len(chain):
+        raise UsageError("--without leaves nothing to teach; `mlx-tune rollback --to base` does")
+    return left_out
+
+
 def _check_replaceable(ground: _Ground) -> None:
     """Refuse to consolidate what cannot be taught anew."""
     if not ground.replaced:
@@ -206,11 +234,11 @@ def _check_replaceable(ground: _Ground) -> None:
             f"{ground.store.root}: no sessions to consolidate; train the first with "
             "`mlx-tune train data/cs.json`"
         )
-    if ground.unkept:
-        names = ", ".join(session.folder_name for session in ground.unkept)
+    if unkept := [session for session in ground.unkept if session not in ground.without]:
+        names = ", ".join(session.folder_name for session in unkept)
         raise UsageError(
             f"{names}: keeps no rows (--no-keep-data), so it cannot be taught anew; train its data "
-            "again as a session of its own first"
+            "again as a session of its own first, or leave it out with --without"
         )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_tune.continual.methods import method
@@ -10,6 +11,7 @@ from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError, UsageError
 from mlx_tune.lineage.runs import Run, runs
+from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
@@ -67,7 +69,8 @@ def _read_job(store: Store, run: Run, say: Say) -> Job:
         info=info,
         store=store,
         chain=chain,
-        replaced=tuple(s for ref in run.record["replaces"] if (s := store.find(ref))),
+        replaced=_sessions(store, run.record["replaces"]),
+        without=_sessions(store, run.record["without"]),
         method=method(str(decided.method.value)),
         sizing=decided,
         mixture=Mixture.from_json(run.record["mixture"]),
@@ -90,6 +93,10 @@ def _same_base(store: Store, run: Run, say: Say) -> BaseInfo:
             f"{info.fingerprint[:12]}; train again"
         )
     return info
+
+
+def _sessions(store: Store, ids: Sequence[str]) -> tuple[Session, ...]:
+    return tuple(session for ref in ids if (session := store.find(ref)))
 
 
 def _guards(run: Run) -> list[Example]:

@@ -36,6 +36,7 @@ def session_record(job: Job, trained: Trained, judged: Judged) -> dict[str, Any]
             **({} if job.keeps_data else {"hashes": [row.key for row in job.new]}),
         },
         **({"replaces": [session.id for session in job.replaced]} if job.replaced else {}),
+        **({"without": [session.id for session in job.without]} if job.without else {}),
         **({"folds": [session.id for session in job.stands_on]} if _folds_less(job) else {}),
         "training": {
             "run": job.run.path.name,

@@ -68,6 +68,7 @@ def _same_place(run: Run, plan: Plan) -> bool:
         "data_sha256": read.fingerprint(plan.taught),
         "parent": plan.parent.id if plan.parent else None,
         "replaces": [session.id for session in plan.replaced],
+        "without": [session.id for session in plan.without],
     }
     try:
         Sizing.from_json(kept["sizing"])
@@ -94,6 +95,7 @@ def _begin(plan: Plan) -> Job:
             "base": describe_base(plan.info),
             "parent": plan.parent.id if plan.parent else None,
             "replaces": [session.id for session in plan.replaced],
+            "without": [session.id for session in plan.without],
             "mixture": plan.mixture.to_json(),
             "sizing": plan.sizing.to_json(),
             "sources": list(plan.sources),
@@ -110,6 +112,7 @@ def _begin(plan: Plan) -> Job:
         store=plan.store,
         chain=plan.chain,
         replaced=plan.replaced,
+        without=plan.without,
         method=plan.method,
         sizing=plan.sizing,
         mixture=plan.mixture,

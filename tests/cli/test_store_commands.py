@@ -213,7 +213,8 @@ def test_the_base_cannot_be_removed_nor_can_what_is_needed(store, mlx_tune_comma
     children = ", ".join(sorted((folder(store, "dining"), folder(store, "housing")), key=id_of))
     assert error == (
         f"error: {folder(store, 'cs')} was not removed: {children} "
-        "was trained on it, remove that first; the tag best names it, "
+        "was trained on it, remove that first, or teach the rest anew without it: "
+        f"`mlx-tune consolidate --without {id_of(folder(store, 'cs'))}`; the tag best names it, "
         "`mlx-tune tag --delete best` first\n"
     )
     code, _, error = mlx_tune_command("rm", "HEAD")

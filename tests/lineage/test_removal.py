@@ -73,14 +73,16 @@ def test_a_session_that_others_were_trained_on_is_not_removed(store):
     second, third = commit(store, "dining", first), commit(store, "tennis", first)
     store.move_head(None, expected=first, why="rollback")
     by_id = sorted([second, third], key=lambda s: s.id)
+    without = f"mlx-tune consolidate --without {first.id[:8]}"
+    anew = f", or teach the rest anew without it: `{without}`"
     assert refusal(store, first) == (
         f"{first.folder_name} was not removed: {by_id[0].folder_name}, {by_id[1].folder_name} was "
-        "trained on it, remove that first"
+        f"trained on it, remove that first{anew}"
     )
     remove(store, second)
     assert refusal(store, first) == (
         f"{first.folder_name} was not removed: {third.folder_name} was trained on it, remove that "
-        "first"
+        f"first{anew}"
     )
     remove(store, third)
     remove(store, first)

@@ -23,7 +23,7 @@ from mlx_tune.models.catalogue import SMALL
 from mlx_tune.training.loss import cross_entropy
 from mlx_tune.workflows.folded import load_folded, read_history
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.real]
 
 ROOT = Path(__file__).parents[2]
 PARAGRAPH = (

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import retention, retention_report
 from mlx_tune.models.catalogue import SMALL
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.real]
 
 
 @pytest.fixture(scope="module")

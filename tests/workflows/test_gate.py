@@ -7,6 +7,7 @@ import pytest
 
 from lab import Heard
 from mlx_tune.continual.gate import Thresholds
+from mlx_tune.errors import UsageError
 from mlx_tune.lineage import runs
 from mlx_tune.lineage.store import Store
 from mlx_tune.workflows import judge
@@ -169,6 +170,21 @@ def test_consolidating_teaches_the_base_everything_anew(learned):
     assert Store.open(learned.store).head() == session
     assert len(Store.open(learned.store).sessions()) == 3  # nothing is deleted
     assert heard.chains == [[]]
+
+
+def test_a_session_can_be_left_out_of_a_consolidation(learned):
+    """The way to be rid of one in the middle; what it had replaced is in force again."""
+    moved = {**facts("B", 3), "Where is A0?": "Elsewhere."}
+    learned.train(learned.data("more", moved), **LEARNS, **GENERAL)
+    flags = {"base": str(learned.base), "grad_accumulation": 1, "guard": 0.0}
+    settings = {"store": learned.store, "flags": {**flags, **LEARNS, **GENERAL}, "data": ()}
+    outcome = train(Request(**settings, without=["more"]), Heard())
+    assert {row.question: row.answer for row in read_rows(outcome.session)} == facts("A")
+    gate = outcome.session.record["gate"]
+    assert gate["skipped"] == {"2 more": "it was left out on purpose"}
+    assert len(outcome.session.record["without"]) == 1
+    with pytest.raises(UsageError, match="--without cs: not of the chain"):
+        train(Request(**settings, without=["cs"]), Heard())
 
 
 def test_a_consolidation_can_be_resumed(learned):
