@@ -51,6 +51,12 @@ def show_reasons(reasons: Iterable[str], console: Console) -> None:
         _line(plain(reason), console, indent=2)
 
 
+def _drifted(decision: Decision) -> bool:
+    """Tell whether general answers are among what stood in the way."""
+    rise = decision.general
+    return rise is not None and not rise.nats_per_token <= decision.thresholds.general
+
+
 def _worst(decision: Decision) -> list[Kept]:
     """Return the sessions that lost most, in their order."""
     fell = sorted((kept for kept in decision.sessions if kept.lost), key=lambda kept: kept.share)
@@ -105,23 +111,27 @@ def _show_lost(
             _line(f"  … and {more} more", console, style="dim")
 
 
-def show_ways(console: Console, *, session: str, store_flag: str) -> None:
+def show_ways(decision: Decision, console: Console, *, session: str, store_flag: str) -> None:
     """Print what one can do with a session that was held back, the likeliest to help first.
 
     Args:
+        decision: What stood in its way.
         console: Where to.
         session: How a command names it, such as its id's first digits.
         store_flag: What a command must say of the store; nothing for the usual one.
     """
     console.print()
     _line("The session is saved, and HEAD is where it was. You can", console)
+    forgot = any(kept.lost for kept in decision.sessions)
     ways = {
-        "train again, rehearsing every old row": "train DATA --replay all",
+        "train again, rehearsing every old row": "train DATA --replay all" * forgot,
+        "train again, with more general questions": "train DATA --guard 0.4" * _drifted(decision),
         "train again, keeping only a part of what changes": "train DATA --method soup",
-        "train one adapter on all that was ever taught": "consolidate",
+        "train one adapter on all that was ever taught": "consolidate" * forgot,
         "take the session as it is": f"promote {session}",
     }
-    for number, (what, command) in enumerate(ways.items(), start=1):
+    offered = [(what, command) for what, command in ways.items() if command]
+    for number, (what, command) in enumerate(offered, start=1):
         _line(f"{number}. {what}", console, indent=2)
         typed = Text(f"     mlx-tune {command} {store_flag}".rstrip(), "cyan")
         console.print(typed, soft_wrap=True)  # a command that is broken cannot be copied

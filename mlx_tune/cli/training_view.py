@@ -157,7 +157,9 @@ class TrainingView:
         self._console.print(f"[green]✓ saved[/] {escape(str(session.path))}", soft_wrap=True)
         flag = self._store_flag()
         if session.record["verdict"] != PROMOTE:
-            show_ways(self._console, session=session.id[:8], store_flag=flag)
+            if outcome.judged is not None:
+                decision = outcome.judged.decision
+                show_ways(decision, self._console, session=session.id[:8], store_flag=flag)
             return
         self._console.print("next:")
         commands = {

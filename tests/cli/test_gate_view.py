@@ -36,7 +36,7 @@ def shown(*measured, general=None, skipped=None, questions=None, width=80, store
         console,
     )
     if decision.verdict != PROMOTE:
-        show_ways(console, session="7f3a9c12", store_flag=store_flag)
+        show_ways(decision, console, session="7f3a9c12", store_flag=store_flag)
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
@@ -139,3 +139,19 @@ def test_every_width_says_the_same_words(width):
     lines = shown(session(1, "cs", 60, 20), questions={}, width=width)
     words = " ".join(" ".join(lines).split())
     assert "1 cs keeps 66.6 % of its score (40 of 60 right, 60 when learned); the limit" in words
+
+
+def test_a_drift_alone_asks_for_more_general_questions():
+    lines = shown(
+        session(1, "cs", 8, 0), general=Rise(nats_per_token=0.2, rose=90, fell=30, asked=120)
+    )
+    assert lines[-8:] == [
+        "",
+        "The session is saved, and HEAD is where it was. You can",
+        "  1. train again, with more general questions",
+        "     mlx-tune train DATA --guard 0.4",
+        "  2. train again, keeping only a part of what changes",
+        "     mlx-tune train DATA --method soup",
+        "  3. take the session as it is",
+        "     mlx-tune promote 7f3a9c12",
+    ]
