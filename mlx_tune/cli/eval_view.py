@@ -20,6 +20,7 @@ _MEANING = (
     "word for word: as taught, exactly · reworded: in words never trained on",
     "ACC: mean over sessions · BWT: backward transfer, below 0 means forgetting",
     "F: forgetting, from the best it ever was to now · FWT: forward transfer",
+    "ΔG: rise of the loss on the base's own answers to general questions",
     "of n: questions asked · (a–b %): 95 % interval (Wilson) · loss in nats",
 )
 
@@ -39,6 +40,10 @@ def show_evaluation(found: Evaluation, printer: Console) -> None:
     if any(found.retention(kind) for kind in kinds):
         printer.print()
         _show_measures(found, kinds, printer)
+    if (general := found.general) is not None:
+        rise = f"{general.nats_per_token:+.3f} nats a token".replace("-", "−")
+        line = f"general answers  ΔG  {rise}, worse on {general.rose} of {general.asked} questions"
+        printer.print(line, markup=False, soft_wrap=True)
     if found.facts is not None:
         printer.print()
         _show_facts(found, kinds, printer)

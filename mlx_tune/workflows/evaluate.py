@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mlx_tune.continual.general import Rise, rise
+from mlx_tune.continual.recall import score
 from mlx_tune.continual.recorded import KINDS, Kind, questions, superseded
 from mlx_tune.continual.rehearse import History, current
 from mlx_tune.errors import DiskError
@@ -23,6 +25,7 @@ from mlx_tune.workflows.asking import Questions, SessionRecall, ask, prepare, sc
 from mlx_tune.workflows.evaluation import MEASURED, Asked, Cells, Evaluation, Place, Scored
 from mlx_tune.workflows.facts import score_facts
 from mlx_tune.workflows.folded import (
+    FoldedModel,
     choose_base,
     describe_base,
     find_session,
@@ -32,6 +35,7 @@ from mlx_tune.workflows.folded import (
     need_sessions,
     read_history,
 )
+from mlx_tune.workflows.general import General, general_set
 from mlx_tune.workflows.known_cells import evaluated, recorded
 
 __all__ = ["SessionRecall", "evaluate", "score_sessions"]
@@ -86,7 +90,8 @@ def evaluate(
     )
     known = {} if fresh else _known(store, found, history, info, say)
     exam = _exam(found.columns, load_tokenizer(info.folder, info.template))
-    found = _with_answers(replace(found, cells=known), exam, info, facts=facts, say=say)
+    general = None if quick else general_set(info, say=say)
+    found = _with_answers(replace(found, cells=known), exam, info, general, facts=facts, say=say)
     let_go()
     try:
         for more in () if quick else _ask_the_rest(found, exam, info, say):
@@ -140,7 +145,13 @@ def _exam(columns: Sequence[Asked], tokenizer: Tokenizer) -> Exam:
 
 
 def _with_answers(
-    found: Evaluation, exam: Exam, info: BaseInfo, *, facts: bool, say: Say
+    found: Evaluation,
+    exam: Exam,
+    info: BaseInfo,
+    general: General | None,
+    *,
+    facts: bool,
+    say: Say,
 ) -> Evaluation:
     """Ask the answering place everything, whatever is known."""
     say(f"asking {_name(found.answering)}…")
@@ -150,6 +161,7 @@ def _with_answers(
         say("generating the answers that are not known word for word…")
     return replace(
         found,
+        general=_rise(folded, general),
         cells={**found.cells, **_cells(found.answering, recall)},
         recall=tuple(recall.values()),
         facts={
@@ -161,6 +173,14 @@ def _with_answers(
         if facts
         else None,
     )
+
+
+def _rise(folded: FoldedModel, general: General | None) -> Rise | None:
+    """Return ΔG of a model; None where nothing is asked, or the base had nothing to say."""
+    if general is None or not general.probes:
+        return None
+    losses = score(folded.model, general.probes).losses
+    return rise(general.base_losses, losses, general.tokens)
 
 
 def _ask_the_rest(found: Evaluation, exam: Exam, info: BaseInfo, say: Say) -> Iterator[Evaluation]:

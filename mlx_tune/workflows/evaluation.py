@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mlx_tune.continual.general import Rise
 from mlx_tune.continual.recorded import KINDS, Kind
 from mlx_tune.continual.retention import Cell, Measure, Retention, matrix
 from mlx_tune.data.rows import Row, canonical_json
@@ -119,6 +120,7 @@ class Evaluation:
         cells: What is known.
         recall: The answering row in full, one entry a column.
         facts: Key facts in the answers, by number of the session asked; None when not asked for.
+        general: What the answering place's general answers cost; None when not asked.
     """
 
     answering: Place
@@ -127,6 +129,7 @@ class Evaluation:
     cells: Mapping[tuple[str, str, Kind], Scored]
     recall: tuple[SessionRecall, ...]
     facts: Mapping[int, Mapping[Kind, Facts]] | None = None
+    general: Rise | None = None
 
     def scored(self, row: Place, column: Asked, kind: Kind) -> Scored | None:
         """Return what is known of one cell."""
@@ -166,6 +169,7 @@ class Evaluation:
             ],
             "rows": [_place_json(row) for row in self.rows],
             "measures": {kind: measures_json(self.retention(kind)) for kind in KINDS},
+            "general": asdict(self.general) if self.general else None,
             "facts": None if self.facts is None else self._facts_json(self.facts),
         }
 
