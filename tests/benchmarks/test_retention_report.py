@@ -31,7 +31,7 @@ BASE = cell(0, (0, 0), (1, 0), arm="base", order=0)
 CHECKS = {
     "there": {"fold_sha256": "fold 1", "files_sha256": DIGEST},
     "back": {"fold_sha256": "fold 2", "files_sha256": DIGEST},
-    "logits": {"largest": 2e-5, "size": 30.0},
+    "logits": {"largest": 6e-4, "size": 30.0},
 }
 
 
@@ -90,7 +90,7 @@ def test_each_target_is_said_to_be_met_or_missed():
         "met     default, 1, 0: ΔG, nats a token 0.08 (target: ≤ 0.1)",
         "met     default, 1, 0: rollback and back again, weights and files by sha256 identical "
         "(target: identical)",
-        "met     default, 1, 0: concatenated chain against unrounded fold, logits up to 30.0: "
+        "met     default, 1, 0: concatenated chain against unrounded fold, of logits up to 30.0: "
         "2e-05 (target: ≤ 0.0001)",
     ]
 
