@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -38,6 +38,15 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 
 
+class RowLoss(NamedTuple):
+    """What a row cost when it came, in nats."""
+
+    total: float
+    """Over its supervised tokens."""
+    hardest: float
+    """Of the hardest of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One optimizer update that has happened.
@@ -45,7 +54,8 @@ class Step:
     Attributes:
         number: Counted from 1.
         epoch: Counted from 1.
-        loss: Before the update, nats per supervised token.
+        loss: Before the update, nats per supervised token of the rows that teach their own; what
+            teachers and penalties add is left out.
         learning_rate: Of this update.
         grad_norm: Global norm before clipping.
         tokens: Real tokens of the rows, prefix included, padding not.
@@ -168,7 +178,7 @@ class Trainer:
             planned_steps=self.planned_steps,
             warmup=self._warmup,
         )
-        loss, gradients, hardest = self.loss_and_gradients(rows)
+        loss, gradients, found = self.loss_and_gradients(rows)
         norm = global_norm(gradients)
         mx.eval(loss, norm)
         if not (mx.isfinite(loss) & mx.isfinite(norm)).item():
@@ -181,12 +191,12 @@ class Trainer:
         )
         mx.eval(self._factors, self._moments)
         self.steps_done = number
-        for row, nats in hardest.items():
-            self.hardest[row] = nats
+        for row, nats in found.items():
+            self.hardest[row] = nats.hardest
         return Step(
             number=number,
             epoch=(number - 1) // self.steps_per_epoch + 1,
-            loss=float(np.array(loss)),
+            loss=self._mean(found),
             learning_rate=rate,
             grad_norm=float(np.array(norm)),
             tokens=sum(len(row.tokens) for row in self._batches.of(rows)),
@@ -195,7 +205,15 @@ class Trainer:
             ends_epoch=number % self.steps_per_epoch == 0,
         )
 
-    def loss_and_gradients(self, rows: Sequence[int]) -> tuple[mx.array, Factors, dict[int, float]]:
+    def _mean(self, found: Mapping[int, RowLoss]) -> float:
+        """Return the mean loss of a supervised token, of rows that teach their own if any."""
+        own = [i for i in found if self._batches.mixture.kind(i).teacher == OWN] or list(found)
+        tokens = sum(sum(row.supervised) for row in self._batches.of(own))
+        return sum(found[i].total for i in own) / tokens
+
+    def loss_and_gradients(
+        self, rows: Sequence[int]
+    ) -> tuple[mx.array, Factors, dict[int, RowLoss]]:
         """Return the loss of an effective batch and its gradients, at the run's present step.
 
         Both are sums over supervised tokens divided by their number in the whole effective batch,
@@ -206,12 +224,12 @@ class Trainer:
             rows: As indices.
 
         Returns:
-            Loss in nats per token, float32 (); gradients float32, in the tree of the factors; and
-            the loss of each row's hardest token, nats.
+            What is minimised, penalty aside, in nats per token, float32 (); gradients float32, in
+            the tree of the factors; and the loss of each row's own tokens.
         """
         taught = sum(sum(row.supervised) for row in self._batches.of(rows))
         share = mx.array(1 / taught, dtype=mx.float32)
-        loss, hardest = mx.array(0.0), dict[int, float]()
+        loss, found = mx.array(0.0), dict[int, RowLoss]()
         gradients = self._penalty_gradients()
         for index, part in enumerate(self._batches.parts(rows)):
             own = self._batches.of(part)
@@ -225,9 +243,9 @@ class Trainer:
             loss = loss + value
             gradients = grown if gradients is None else tree_map(mx.add, gradients, grown)
             mx.eval(loss, gradients, nats)  # frees this micro-batch's activations before the next
-            hardest.update(zip(part, _hardest(own, np.array(nats)), strict=True))
+            found.update(zip(part, _by_row(own, np.array(nats)), strict=True))
         assert gradients is not None, "a step has at least one row"
-        return loss, gradients, hardest
+        return loss, gradients, found
 
     def _penalty_gradients(self) -> Factors | None:
         penalty = self._objective.penalty
@@ -332,12 +350,11 @@ class Trainer:
         )
 
 
-def _hardest(part: Sequence[Example], nats: Any) -> list[float]:
-    """Return the largest loss of each row's tokens, of all in the order they were packed."""
-    counts = [sum(row.supervised) for row in part]
-    starts = np.cumsum([0, *counts[:-1]])
-    worst: list[float] = np.maximum.reduceat(nats[: sum(counts)], starts).astype(float).tolist()
-    return worst
+def _by_row(part: Sequence[Example], nats: Any) -> list[RowLoss]:
+    """Return each row's loss, from those of all tokens in the order they were packed."""
+    ends = np.cumsum([sum(row.supervised) for row in part])
+    pieces = np.split(nats[: ends[-1]].astype(np.float64), ends[:-1])
+    return [RowLoss(float(piece.sum()), float(piece.max())) for piece in pieces]
 
 
 def _same_leaves(found: Mapping[str, mx.array], wanted: Mapping[str, mx.array], place: str) -> None:

@@ -396,6 +396,15 @@ def test_another_teacher_is_the_network_with_factors_of_its_own_and_its_weight_c
     assert losses[1] == pytest.approx(4 * losses[0], rel=1e-5)
 
 
+def test_the_loss_that_is_told_is_of_the_rows_that_teach_their_own():
+    config = dataclasses.replace(
+        CONFIG, mixture=taught_by(FOLDED, 9.0), batch_size=4, epochs=1, grad_accumulation=2
+    )
+    trainer = Trainer(tiny.model(), examples(), config, objective=Objective(divergence=divergence))
+    (step,) = trainer.steps()
+    assert step.loss == pytest.approx(score(tiny.model(), examples()[:4]).loss, rel=1e-5)
+
+
 def test_a_penalty_adds_to_the_gradients_and_not_to_the_loss():
     def penalty(factors):
         return 0.5 * sum((a * a).sum() for a, _ in factors.values())
