@@ -98,6 +98,7 @@ def test_two_matrices_and_what_they_come_to():
         "word for word: as taught, exactly · reworded: in words never trained on",
         "ACC: mean over sessions · BWT: backward transfer, below 0 means forgetting",
         "F: forgetting, from the best it ever was to now · FWT: forward transfer",
+        "ΔG: rise of the loss on the base's own answers to general questions",
         "of n: questions asked · (a–b %): 95 % interval (Wilson) · loss in nats",
     ]
 
