@@ -1,0 +1,91 @@
+"""A training that ends when all is learned, or at the most epochs it may take."""
+
+import pytest
+
+from lab import Heard
+from mlx_tune.continual import exam
+from mlx_tune.lineage.store import Store
+from mlx_tune.training.adapter import WEIGHTS_FILE
+from mlx_tune.workflows import carry_out
+from mlx_tune.workflows.resume import resume
+from mlx_tune.workflows.rollback import rollback
+
+FLAGS = {"learning_rate": 0.01, "epochs": 60, "rank": 16, "batch_size": 8, "until_learned": True}
+PAIRS = {f"Where is A{i}?": f"In A{i + 3}." for i in range(4)}
+
+
+@pytest.fixture(autouse=True)
+def bolder(monkeypatch):
+    """A tiny head never grows sure: its first choice is right long before its share is a half."""
+    monkeypatch.setattr(exam, "PASS_NATS", 1.6)
+
+
+def training(outcome) -> dict:
+    return outcome.session.record["training"]
+
+
+def test_it_ends_with_the_epoch_after_which_every_row_was_known(lab):
+    heard = Heard()
+    found = training(lab.train(lab.data("cs", PAIRS), heard=heard, **FLAGS))
+    assert found["is_learned"]
+    assert found["epochs"] < 60
+    assert found["steps"] == found["epochs"] == len(heard.steps)
+    assert f"all of it is known word for word after {found['epochs']} epochs: enough" in heard.lines
+
+
+def test_what_is_not_learned_takes_all_epochs_and_says_so(lab, monkeypatch):
+    monkeypatch.setattr(exam, "PASS_NATS", 0.0)
+    found = training(lab.train(lab.data("cs", PAIRS), **{**FLAGS, "epochs": 5}))
+    assert (found["is_learned"], found["epochs"]) == (False, 5)
+
+
+def test_rows_that_contradict_each_other_do_not_keep_it_from_ending(lab):
+    data = lab.data("cs", PAIRS | {"where is a0": "Elsewhere."})
+    assert training(lab.train(data, **FLAGS))["is_learned"]
+
+
+def test_without_it_all_epochs_are_trained_and_nobody_is_examined(lab):
+    flags = {**FLAGS, "epochs": 5, "until_learned": False}
+    found = training(lab.train(lab.data("cs", PAIRS), **flags))
+    assert (found["is_learned"], found["epochs"]) == (None, 5)
+
+
+def test_old_rows_have_had_their_turns_before_it_ends(lab, monkeypatch):
+    """Six old rows beside one new one: one of them an epoch, so three turns take 18 epochs."""
+    old = {f"Where is B{i}?": f"In B{i}." for i in range(6)}
+    lab.train(lab.data("cs", old), **{**FLAGS, "epochs": 2})
+    monkeypatch.setattr(exam, "PASS_NATS", 100.0)  # known at once
+    found = training(lab.train(lab.data("one", {"Where is C?": "In C."}), **FLAGS))
+    assert (found["is_learned"], found["epochs"]) == (True, 18)
+
+
+def test_stopped_anywhere_it_ends_where_it_would_have_ended(lab):
+    data = lab.data("cs", PAIRS)
+    whole = lab.train(data, **FLAGS)
+    last = training(whole)["steps"]
+    for stop in (2, last - 1):
+        rollback(lab.store, "base")
+        with pytest.raises(KeyboardInterrupt):
+            lab.train(data, heard=Heard(stop_after=stop), **FLAGS)
+        again = resume(lab.store, None, Heard())
+        assert training(again)["steps"] == last
+        assert again.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
+
+
+def test_one_that_died_after_its_exam_takes_no_more_steps(lab, monkeypatch):
+    data = lab.data("cs", PAIRS)
+    whole = lab.train(data, **FLAGS)
+    rollback(lab.store, "base")
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(carry_out, "judge", die)
+        with pytest.raises(KeyboardInterrupt):
+            lab.train(data, **FLAGS)
+    heard = Heard()
+    again = resume(lab.store, None, heard)
+    assert heard.steps == []
+    assert again.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
+    assert Store.open(lab.store).head() == again.session
