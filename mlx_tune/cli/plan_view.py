@@ -45,12 +45,19 @@ def remarks(plan: Plan) -> list[str]:
             [f"{_q(row)} was: {plain(old.answer)}" for row, old in found.changed],
         ),
     ]
-    lines = _forgotten(plan)
+    lines = [*_forgotten(plan), *_unasked(plan)]
     for heading, listed in groups:
         if listed:
             lines.append(f"! {heading.format(_rows(len(listed)))}:")
             lines += _listed(listed)
     return lines
+
+
+def _unasked(plan: Plan) -> list[str]:
+    """Say that the base's own answers are not there yet, so that they are not in the plan."""
+    if not plan.sizing.guard.value or plan.mixture.kinds[2].rows:
+        return []
+    return ["! general questions come on top: `train` asks the base for its answers first, once"]
 
 
 def _forgotten(plan: Plan) -> list[str]:

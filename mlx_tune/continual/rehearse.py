@@ -14,7 +14,7 @@ from mlx_tune.settings import replay_share
 from mlx_tune.training.mixture import FOLDED, OWN, PRISTINE, Mixture, Turns
 
 GUARD_WEIGHT = 10.0
-"""Of a general answer's loss: a few rows then hold as much as many (docs/methods.md)."""
+"""Of a general answer's loss: a few rows then hold as much as many (docs/LOG.md)."""
 
 ROUNDS = 3
 """How often every old row is seen at least, when the epochs are as many."""

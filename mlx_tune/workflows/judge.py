@@ -15,9 +15,10 @@ from mlx_tune.continual.rehearse import current
 from mlx_tune.data.rows import Row
 from mlx_tune.lineage.runs import GATE
 from mlx_tune.lineage.session import Session
+from mlx_tune.models.load import load_tokenizer
 from mlx_tune.sizing import Sizing
 from mlx_tune.training.adapter import Adapter
-from mlx_tune.workflows.asking import SessionRecall, ask, prepare
+from mlx_tune.workflows.asking import Questions, SessionRecall, ask, prepare
 from mlx_tune.workflows.folded import DATA_FILE, FoldedModel, let_go, load_folded, read_history
 from mlx_tune.workflows.general import General, general_set
 from mlx_tune.workflows.job import Job, Watch
@@ -90,6 +91,7 @@ class _Bench:
         adapter: As trained.
         general: The general questions.
         rows: The questions that are still each earlier session's, in order.
+        exams: The same in tokens, and the new ones last: whatever the size, they are asked alike.
         learned: How they came out when they were learned; None where no record tells.
     """
 
@@ -97,6 +99,7 @@ class _Bench:
     adapter: Adapter
     general: General
     rows: tuple[tuple[Row, ...], ...]
+    exams: tuple[Questions, ...]
     learned: tuple[tuple[bool, ...] | None, ...]
 
     @staticmethod
@@ -104,12 +107,20 @@ class _Bench:
         # A session that takes the place of others teaches their questions; they stay theirs here.
         history = [*read_history(job.before), *([] if job.replaced else [job.new])]
         kept = current(history)
+        rows = [questions(kept[i]) for i in range(len(job.before))]
+        labels = [(session.number, session.name) for session in job.before]
+        exams = prepare(
+            [*labels, (len(job.chain) + 1, job.name)],
+            [*rows, questions(job.new)],
+            load_tokenizer(job.info.folder, job.info.template),
+        )
         records = [session.record for session in job.before]
         return _Bench(
             job=job,
             adapter=adapter,
             general=general,
-            rows=tuple(tuple(questions(kept[i])) for i in range(len(job.before))),
+            rows=tuple(map(tuple, rows)),
+            exams=tuple(exams),
             learned=tuple(learned_outcomes(records, history)),
         )
 
@@ -154,17 +165,10 @@ class _Bench:
 
     def _scored(self, folded: FoldedModel) -> tuple[list[SessionRecall], list[SessionRecall], Rise]:
         """Return the recall of the chain and itself, that of the sessions before, and ΔG."""
-        job = self.job
-        labels = [(session.number, session.name) for session in job.before]
-        exams = prepare(
-            [*labels, (len(job.chain) + 1, job.name)],
-            [*self.rows, questions(job.new)],
-            folded.tokenizer,
-        )
-        *before, own = (ask(folded, exam) for exam in exams)
+        *before, own = (ask(folded, exam) for exam in self.exams)
         losses = score(folded.model, self.general.probes).losses
         general = rise(self.general.base_losses, losses, self.general.tokens)
-        return ([own] if job.replaced else [*before, own]), before, general
+        return ([own] if self.job.replaced else [*before, own]), before, general
 
     def _decision(self, before: Sequence[SessionRecall], general: Rise) -> Decision:
         measured, skipped = [], {}

@@ -76,6 +76,7 @@ def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command, monkeypatch)
     words = ("plan", tmp_path / "d.json", "--base", tiny_base, "--store", store)
     code, out, _ = mlx_tune_command(*words)
     assert code == 0
+    assert "! general questions come on top: `train` asks the base for its answers" in out
     assert re.search("rank +8 +5 new rows \\(under 100\\) ", out)
     code, out, _ = mlx_tune_command(*words, "--json", "--rank", 3)
     planned = json.loads(out)
