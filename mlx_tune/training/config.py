@@ -53,6 +53,11 @@ class TrainingConfig:
         """Rows a step."""
         return self.batch_size * self.grad_accumulation
 
+    @property
+    def distils(self) -> bool:
+        """Whether some rows are taught by what a network says of them."""
+        return self.mixture is not None and self.mixture.has_teachers
+
     def planned_steps(self, rows: int) -> int:
         """Return the number of optimizer updates: ⌈rows an epoch / effective batch⌉ · epochs.
 

@@ -26,7 +26,6 @@ from mlx_tune.training.adapter import (
 from mlx_tune.training.batches import MicroBatch, collate, padding, shape_of
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.joined import Factors
-from mlx_tune.training.loss import cross_entropy
 from mlx_tune.training.mixture import OWN, UNSEEN
 from mlx_tune.training.network import network
 from mlx_tune.training.objective import Objective
@@ -274,12 +273,8 @@ class Trainer:
         self, factors: Factors, teacher: Factors, batch: MicroBatch, key: mx.array
     ) -> tuple[mx.array, mx.array]:
         """Return how far the network is from its teacher, and the tokens' losses."""
-        divergence = self._objective.divergence
-        assert divergence is not None, "a row is distilled only where there is a divergence"
-        wanted = mx.stop_gradient(self.network.logits(teacher, batch))
-        student = self.network.logits(factors, batch)
-        nats = mx.stop_gradient(cross_entropy(student, batch.targets))
-        return divergence(wanted, student, batch.weights), nats
+        masks = key if self.config.dropout > 0 else None
+        return self.network.divergence(teacher, factors, batch, masks)
 
     def _compiled(self, objective: Callable[..., Any]) -> Callable[..., Any]:
         """Return the micro-step as a function of all that changes: nothing is captured."""

@@ -21,8 +21,8 @@ from mlx_tune.training.walked import will_walk
 _AHEAD = 2
 # Arrays of (tokens, intermediate) that live while one layer's gradients are computed.
 _LAYER_ARRAYS = 8.4
-# Arrays of (chunk, vocabulary) that live while a chunk's loss is.
-_LOSS_ARRAYS = 7
+# Arrays of (chunk, vocabulary) that live while a chunk's loss is, and a chunk's divergence.
+_LOSS_ARRAYS, _DIVERGENCE_ARRAYS = 7, 15
 # The head's product wants rows, the memory few: above this it gains nothing on a CPU.
 _CHUNK_ROWS_CPU, _CHUNK_ROWS_GPU = 64, 256
 _LEAST_CACHE_BYTES = 64 << 20
@@ -195,16 +195,17 @@ def _fewest_checkpoints(
 def _of_micro_batch(model: Dimensions, config: TrainingConfig, shape: Shape) -> tuple[int, int]:
     """Return the bytes of activations and of logits when one micro-batch is at its peak."""
     wide = shape.tokens * model.intermediate * model.activation_bytes
+    arrays = _DIVERGENCE_ARRAYS if config.distils else _LOSS_ARRAYS
     if not model.walked:  # padded rows, every layer kept, all logits, in two copies
         cells = shape.rows * shape.width
         kept = model.layers * _kept_by_layer(model, config.rank, shape)
-        return kept, _LOSS_ARRAYS * cells * model.vocabulary * 4
+        return kept, arrays * cells * model.vocabulary * 4
     again = min(config.checkpoint_layers, model.layers)
     by_layer = _kept_by_layer(model, config.rank, shape)
     states = again * shape.tokens * model.hidden * model.activation_bytes
     kept = (model.layers - again) * by_layer + states
     chunk = min(shape.supervised, _AHEAD * (config.loss_chunk or shape.supervised))
-    loss = _LOSS_ARRAYS * chunk * model.vocabulary * 4
+    loss = arrays * chunk * model.vocabulary * 4
     working = int(_AHEAD * _LAYER_ARRAYS * wide)
     # Three moments compete: the loss, the last layers' gradients, and, when all that was kept is
     # gone, those of the first layers, which are computed again.

@@ -89,6 +89,11 @@ class Mixture:
         """Whether some epoch may depend on what is known of the rows."""
         return any(k.rounds is not None and k.places < k.rows for k in self.kinds)
 
+    @property
+    def has_teachers(self) -> bool:
+        """Whether some rows are taught by what a network says of them."""
+        return any(kind.teacher != OWN and kind.places for kind in self.kinds)
+
     def kind(self, row: int) -> Turns:
         """Return what kind a row is of."""
         first = 0

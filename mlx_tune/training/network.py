@@ -24,6 +24,11 @@ class Network(Protocol):
     ) -> tuple[mx.array, mx.array]:
         """Return the cross-entropies' weighted sum, float32 (), and each, float32 (supervised,)."""
 
+    def divergence(
+        self, teacher: Factors, factors: Factors, batch: MicroBatch, key: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """Return the sum of divergences from a teacher, float32 (), and each cross-entropy."""
+
 
 def network(
     model: nn.Module,

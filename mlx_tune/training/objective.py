@@ -11,10 +11,6 @@ from mlx_tune.training.mixture import Teacher
 Penalty = Callable[[Factors], mx.array]
 """Of the adapter alone, float32 (); it enters every step once."""
 
-Divergence = Callable[[mx.array, mx.array, mx.array], mx.array]
-"""Of teacher's and student's logits, float32 (tokens, vocabulary), and weights, float32 (tokens,);
-float32 ()."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
@@ -22,11 +18,9 @@ class Objective:
 
     Attributes:
         penalty: Added to the loss of a step; None for none.
-        divergence: Takes the place of the cross-entropy for rows that have a teacher.
         teachers: By name, the factors beside the frozen weights that make the network the teacher,
             so that no second model is needed; none for the network as it was folded.
     """
 
     penalty: Penalty | None = None
-    divergence: Divergence | None = None
     teachers: Mapping[Teacher, Factors] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from mlx_tune.training.arithmetic import softmax, swiglu
 from mlx_tune.training.batches import MicroBatch
 from mlx_tune.training.joined import Factors, Joined
 from mlx_tune.training.layout import Layout
-from mlx_tune.training.loss import Head, bounded_cross_entropy
+from mlx_tune.training.loss import Head, bounded_cross_entropy, bounded_divergence
 
 # Networks that are embed → layers → norm → head with nothing scaled or capped in between.
 _WALKABLE = frozenset({"llama", "qwen2", "qwen3"})
@@ -93,6 +93,31 @@ class Walked:
         hidden = self._hidden(factors, batch, key)
         return bounded_cross_entropy(
             self._head, hidden, batch.targets, batch.weights, chunk=self._loss_chunk
+        )
+
+    def divergence(
+        self,
+        teacher: Factors,
+        factors: Factors,
+        batch: MicroBatch,
+        key: mx.array | None = None,
+    ) -> tuple[mx.array, mx.array]:
+        """Return the weighted sum of divergences from a teacher, and each cross-entropy.
+
+        Args:
+            teacher: The factors that make the network its own teacher.
+            factors: What is trained.
+            batch: The rows.
+            key: Of the dropout's masks, which the teacher has none of.
+        """
+        wanted = mx.stop_gradient(self._hidden(teacher, batch, None))
+        return bounded_divergence(
+            self._head,
+            wanted,
+            self._hidden(factors, batch, key),
+            batch.targets,
+            batch.weights,
+            chunk=self._loss_chunk,
         )
 
     def _hidden(self, factors: Factors, batch: MicroBatch, key: mx.array | None) -> mx.array:

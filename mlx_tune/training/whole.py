@@ -9,7 +9,7 @@ from mlx_tune.errors import IncompatibleError
 from mlx_tune.training.adapter import dimensions
 from mlx_tune.training.batches import MicroBatch
 from mlx_tune.training.joined import Factors
-from mlx_tune.training.loss import cross_entropy
+from mlx_tune.training.loss import cross_entropy, divergence
 
 
 class Whole:
@@ -52,6 +52,20 @@ class Whole:
         """Return the cross-entropies' weighted sum, float32 (), and each, float32 (supervised,)."""
         losses = cross_entropy(self.logits(factors, batch), batch.targets)
         return (batch.weights * losses).sum(), mx.stop_gradient(losses)
+
+    def divergence(
+        self,
+        teacher: Factors,
+        factors: Factors,
+        batch: MicroBatch,
+        key: mx.array | None = None,
+    ) -> tuple[mx.array, mx.array]:
+        """Return the weighted sum of divergences from a teacher, and each cross-entropy."""
+        wanted = self.logits(teacher, batch)
+        student = self.logits(factors, batch)
+        losses = cross_entropy(student, batch.targets)
+        apart = divergence(wanted, student)
+        return (batch.weights * apart).sum(), mx.stop_gradient(losses)
 
     def _attach(self, factors: Factors) -> None:
         """Give the model these factors, and none to what had some before."""

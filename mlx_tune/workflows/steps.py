@@ -9,7 +9,6 @@ from mlx_tune.continual import best as best_checkpoint
 from mlx_tune.continual.best import Score, best
 from mlx_tune.continual.exam import Exam
 from mlx_tune.continual.fold import taken_away
-from mlx_tune.continual.methods.self_distill import distillation_loss
 from mlx_tune.continual.recall import score
 from mlx_tune.continual.rehearse import learnable
 from mlx_tune.errors import DamagedStoreError, InputError, Interrupted
@@ -96,7 +95,6 @@ def _objective(job: Job) -> Objective:
     penalised = past and job.method.penalty_weight
     return Objective(
         penalty=partial(job.method.penalty, past=past) if penalised else None,
-        divergence=distillation_loss,
         teachers={PRISTINE: taken_away(past, scale=job.sizing.scale)},
     )
 

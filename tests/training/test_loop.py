@@ -352,12 +352,6 @@ def taught_by(teacher, weight=1.0) -> Mixture:
     )
 
 
-def divergence(teacher, student, weights):
-    """By hand: Σ p (log p − log q)."""
-    p, q = mx.softmax(teacher, axis=-1), mx.softmax(student, axis=-1)
-    return (weights * (p * (mx.log(p) - mx.log(q))).sum(axis=-1)).sum()
-
-
 def test_rows_with_a_teacher_are_in_micro_batches_of_their_own():
     mixture = taught_by(FOLDED)
     batches = dataclasses.replace(CONFIG, mixture=mixture, batch_size=4).batches(examples())
@@ -370,9 +364,7 @@ def test_the_network_without_its_adapter_teaches_what_it_says(changes):
     """A fresh adapter changes nothing: no divergence. A trained one is drawn back."""
     rows, mixture = examples(), taught_by(FOLDED)
     config = dataclasses.replace(CONFIG, mixture=mixture)
-    trainer = Trainer(
-        tiny.model(**changes), rows, config, objective=Objective(divergence=divergence)
-    )
+    trainer = Trainer(tiny.model(**changes), rows, config)
     loss, gradients, hardest = trainer.loss_and_gradients([4, 5, 6])
     assert abs(float(np.array(loss))) < 1e-6
     assert max(np.abs(g).max() for g in arrays(gradients).values()) < 1e-5
@@ -389,7 +381,7 @@ def test_another_teacher_is_the_network_with_factors_of_its_own_and_its_weight_c
     losses = []
     for weight in (1.0, 4.0):
         config = dataclasses.replace(CONFIG, mixture=taught_by(PRISTINE, weight))
-        objective = Objective(divergence=divergence, teachers={PRISTINE: teacher})
+        objective = Objective(teachers={PRISTINE: teacher})
         trainer = Trainer(model, rows, config, objective=objective)
         losses.append(float(np.array(trainer.loss_and_gradients([4, 5, 6])[0])))
     assert losses[0] > 1e-3
@@ -400,7 +392,7 @@ def test_the_loss_that_is_told_is_of_the_rows_that_teach_their_own():
     config = dataclasses.replace(
         CONFIG, mixture=taught_by(FOLDED, 9.0), batch_size=4, epochs=1, grad_accumulation=2
     )
-    trainer = Trainer(tiny.model(), examples(), config, objective=Objective(divergence=divergence))
+    trainer = Trainer(tiny.model(), examples(), config)
     (step,) = trainer.steps()
     assert step.loss == pytest.approx(score(tiny.model(), examples()[:4]).loss, rel=1e-5)
 

@@ -1,9 +1,19 @@
+import math
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mlx_tune.training.loss import Head, bounded_cross_entropy, cross_entropy
+from mlx_tune.training.loss import (
+    Head,
+    bounded_cross_entropy,
+    bounded_divergence,
+    cross_entropy,
+    divergence,
+)
 
 TOKENS, DIMS, VOCABULARY = 11, 64, 96
 
@@ -169,3 +179,110 @@ def test_a_heads_words_are_the_rows_its_logits_are_made_of(name):
     ids = mx.array([3, 0, 95, 3])
     by_words = states() @ own.words(ids).T
     assert np.allclose(np.array(by_words), np.array(own(states())[:, ids]), atol=1e-4)
+
+
+def softmax(logits) -> np.ndarray:
+    grown = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return grown / grown.sum(axis=-1, keepdims=True)
+
+
+def logits(seed: int, *, tokens: int = 3, size: float = 3.0) -> np.ndarray:
+    drawn = np.random.default_rng(seed).normal(size=(tokens, 7)) * size
+    return drawn.astype(np.float32)
+
+
+def distilled(teacher, student, weights) -> mx.array:
+    return (weights * divergence(teacher, student)).sum()
+
+
+def apart(teacher, student, weights) -> float:
+    return float(np.array(distilled(*map(mx.array, (teacher, student, weights)))))
+
+
+def test_two_words_by_hand():
+    # p = (3/4, 1/4), q = (1/2, 1/2): KL = 3/4 ln 3/2 + 1/4 ln 1/2.
+    found = apart([[math.log(3), 0.0]], [[5.0, 5.0]], [2.0])
+    assert found == pytest.approx(2 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5)), rel=1e-6)
+
+
+@given(teacher=st.integers(0, 99), student=st.integers(100, 199))
+def test_it_is_the_weighted_sum_of_the_divergences(teacher, student):
+    t, s, weights = logits(teacher), logits(student), [1.0, 0.0, 0.5]
+    p, q = softmax(t.astype(np.float64)), softmax(s.astype(np.float64))
+    wanted = (np.array(weights)[:, None] * p * np.log(p / q)).sum()
+    assert apart(t, s, weights) == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
+@given(seed=st.integers(0, 99), shift=st.floats(-50, 50))
+def test_what_says_the_same_has_no_apart(seed, shift):
+    teacher = logits(seed)
+    assert abs(apart(teacher, teacher + np.float32(shift), [1.0, 1.0, 1.0])) < 1e-4
+
+
+@given(seed=st.integers(0, 99))
+def test_the_gradient_is_the_difference_of_the_two(seed):
+    teacher, student, weights = logits(seed), logits(seed + 1000), np.array([1.0, 0.0, 0.25])
+    arrays = mx.array(teacher), mx.array(student), mx.array(weights, dtype=mx.float32)
+    of_teacher, of_student = mx.grad(distilled, argnums=(0, 1))(*arrays)
+    wanted = weights[:, None] * (softmax(student) - softmax(teacher))
+    np.testing.assert_allclose(np.array(of_student), wanted, atol=1e-6)
+    assert not np.array(of_teacher).any()
+
+
+def test_logits_far_apart_give_a_finite_apart():
+    assert apart([[1e4, 0.0]], [[0.0, 1e4]], [1.0]) == pytest.approx(1e4)
+    assert np.isfinite(apart([[-1e4, 1e4]], [[1e4, -1e4]], [1.0]))
+
+
+def test_half_precision_is_measured_in_float32():
+    teacher, student = mx.array(logits(1)), mx.array(logits(2))
+    halves = [array.astype(mx.bfloat16) for array in (teacher, student)]
+    found = distilled(*halves, mx.ones(3))
+    assert found.dtype == mx.float32
+    wide = distilled(*(half.astype(mx.float32) for half in halves), mx.ones(3))
+    assert found.item() == wide.item()
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("chunk", [None, 1, 5, TOKENS, 100])
+def test_a_divergence_in_chunks_equals_the_naive_one_and_so_does_its_gradient(name, chunk):
+    own = head(name)
+    teacher = states() + 0.3 * states(2.0)[::-1]
+    found = measured(
+        lambda s: bounded_divergence(own, teacher, s, TARGETS, WEIGHTS, chunk=chunk)[0], states()
+    )
+    wanted = measured(lambda s: distilled(own(teacher), own(s), WEIGHTS), states())
+    assert wanted[0] > 0.1
+    assert_same(found, wanted)
+
+
+def test_a_divergence_tells_each_tokens_own_loss_and_leaves_the_teacher_alone():
+    own, teacher = head("an embedding"), states(2.0)
+    _, told = bounded_divergence(own, teacher, states(), TARGETS, WEIGHTS, chunk=4)
+    assert np.array(told) == pytest.approx(
+        np.array(cross_entropy(own(states()), TARGETS)), rel=1e-5
+    )
+    _, gradient = measured(
+        lambda t: bounded_divergence(own, t, states(), TARGETS, WEIGHTS, chunk=4)[0], teacher
+    )
+    assert not gradient.any()
+
+
+def test_a_chunk_bounds_the_logits_of_teacher_and_student():
+    rows, words = 512, 1 << 14
+    own = Head(nn.Linear(8, words, bias=False))
+    inputs = mx.random.normal((rows, 8), key=mx.random.key(0))
+    targets, weights = mx.zeros(rows, dtype=mx.int32), mx.ones(rows)
+    mx.eval(own.words(targets), inputs, weights)
+
+    def peak(chunk):
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        loss = mx.value_and_grad(
+            lambda s: bounded_divergence(own, inputs, s, targets, weights, chunk=chunk)[0]
+        )
+        mx.eval(loss(inputs * 2))
+        return mx.get_peak_memory() - before
+
+    assert peak(64) < 0.2 * peak(None)

@@ -19,8 +19,7 @@ class Method:
     Attributes:
         name: As a person gives it, and its file's name.
         replay: What ``--replay`` is when nobody says.
-        distils: Rehearsed and guard rows are trained on what the folded model says of them, with
-            :func:`~mlx_tune.continual.methods.self_distill.distillation_loss`, not on the taught
+        distils: Rehearsed rows are trained on what the folded model says of them, not on the taught
             tokens.
         penalty_weight: Multiplier of what :meth:`penalty` measures, dimensionless; 0 for none.
         searches_scale: The gate looks for a multiplier of the newest change.

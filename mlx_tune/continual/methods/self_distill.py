@@ -12,32 +12,10 @@ Equation:
     where p = softmax(teacher) and q = softmax(student), so d loss / d student = w (q − p)
 
 The paper softens both with a temperature of 2 and so raises the unlikely words; it is 1 here,
-because an answer is known when its likeliest words are kept, not its unlikely ones.
+because an answer is known when its likeliest words are kept, not its unlikely ones. It is computed
+in ``training/loss.py``.
 """
-
-import mlx.core as mx
 
 from mlx_tune.continual.methods.method import Method
 
 METHOD = Method(name="self_distill", distils=True)
-
-
-def distillation_loss(teacher: mx.array, student: mx.array, weights: mx.array) -> mx.array:
-    """Return the weighted sum of the divergences from what the teacher says.
-
-    Args:
-        teacher: Logits, (tokens, vocabulary); no gradient flows into them.
-        student: Logits, (tokens, vocabulary).
-        weights: Of each token's divergence, float32 (tokens,); 0 for padding.
-
-    Returns:
-        Nats, float32 ().
-    """
-    wanted = _log_softmax(mx.stop_gradient(teacher))
-    divergences = (mx.exp(wanted) * (wanted - _log_softmax(student))).sum(axis=-1)
-    return (weights * divergences).sum()
-
-
-def _log_softmax(logits: mx.array) -> mx.array:
-    logits = logits.astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
