@@ -24,7 +24,15 @@ from mlx_tune.workflows.folded import (
     need_sessions,
     read_adapters,
 )
-from mlx_tune.workflows.requantise import Ask, Recall, Requantised, allow, judge, recall_of
+from mlx_tune.workflows.general import general_set
+from mlx_tune.workflows.requantise import (
+    Ask,
+    Requantised,
+    allow,
+    judge,
+    known_by,
+    limits_of,
+)
 
 RECORD = "mlx-tune.json"
 """What was fused, beside the weights."""
@@ -104,10 +112,11 @@ def fuse(
     chain = store.chain(find_session(store, session))
     for note in store.notes:
         say(note)
-    known: Recall = ()
+    exam = None
     if quantise is not None and chain:
+        general = general_set(info, say=say)
         say("asking what it knows before…")
-        known = recall_of(_folded(info, chain)[0], chain)
+        exam = general, known_by(_folded(info, chain)[0], chain, general)
         let_go()
     tally = Tally(quantise.store, stored_as=f"{quantise.bits} bits") if quantise else Tally()
     if "quantization" in info.config and quantise is None:
@@ -119,9 +128,11 @@ def fuse(
     with new_folder(out) as scratch:
         save(scratch, loaded, config)
         requantised = None
-        if quantise is not None and chain:
+        if quantise is not None and exam is not None:
             say(f"asking the {quantise.bits}-bit model the same…")
-            requantised = judge(quantise, known, recall_of(loaded, chain))
+            general, before = exam
+            after = known_by(loaded, chain, general)
+            requantised = judge(quantise, before, after, limits_of(chain[-1]))
             allow(requantised, anyway=anyway, ask=ask)
         fused = Fused(
             base=info, chain=tuple(chain), fidelity=tally.fidelity(), requantised=requantised

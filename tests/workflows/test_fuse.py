@@ -1,7 +1,8 @@
 """What a fused folder kept, and how few bits it may be written in."""
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,6 +14,8 @@ from mlx_lm.utils import save_config, save_model
 
 import tiny
 from lab import Lab, own_machine
+from mlx_tune.continual.gate import Thresholds
+from mlx_tune.continual.general import Rise
 from mlx_tune.continual.recall import Recall
 from mlx_tune.errors import HeldBack, Refused, UsageError
 from mlx_tune.lineage.store import Store
@@ -22,7 +25,8 @@ from mlx_tune.workflows import requantise
 from mlx_tune.workflows.evaluate import SessionRecall
 from mlx_tune.workflows.folded import load_folded
 from mlx_tune.workflows.fuse import fuse
-from mlx_tune.workflows.requantise import allow, judge
+from mlx_tune.workflows.general import general_set
+from mlx_tune.workflows.requantise import Known, allow, judge
 
 TOKENS = mx.array([[40, 50, 60, 70]])
 EIGHT = Quantisation(bits=8, group_size=32)
@@ -101,7 +105,11 @@ def test_eight_bits_know_what_sixteen_knew_and_mlx_lm_loads_them(taught, tmp_pat
     out = tmp_path / "out"
     found, heard = fused(lab, out, quantise=EIGHT)
     assert found.requantised.decision.verdict == "promote"
-    assert found.requantised.words == "cs 2 of 2 right (2 before), housing 1 of 1 right (1 before)"
+    assert re.fullmatch(
+        r"cs 2 of 2 right \(2 before\), housing 1 of 1 right \(1 before\),"
+        r" general answers [+-]\d\.\d\d nats a token \([+-]\d\.\d\d before\)",
+        found.requantised.words,
+    )
     assert found.fidelity.stored == ("8 bits",)
     config = json.loads((out / "config.json").read_text())
     assert config["quantization"] == {"group_size": 32, "bits": 8, "mode": "affine"}
@@ -139,8 +147,11 @@ def test_the_counts_are_those_of_the_weights_that_were_written(taught, tmp_path)
 @pytest.fixture
 def forgetful(monkeypatch):
     """Scores as if few bits forgot the second session, whatever a tiny model's luck is."""
-    scores = iter([(recall(1, 2, 2), recall(2, 1, 1)), (recall(1, 2, 2), recall(2, 0, 1))])
-    monkeypatch.setattr("mlx_tune.workflows.fuse.recall_of", lambda *_: next(scores))
+    scores = iter(
+        [known(recall(1, 2, 2), recall(2, 1, 1)), known(recall(1, 2, 2), recall(2, 0, 1))]
+    )
+    monkeypatch.setattr("mlx_tune.workflows.fuse.known_by", lambda *_: next(scores))
+    monkeypatch.setattr("mlx_tune.workflows.fuse.limits_of", lambda _: Thresholds())
 
 
 @ONE_TYPE
@@ -163,6 +174,7 @@ def test_anyway_writes_what_forgets_and_the_record_says_so(taught, forgetful, tm
     record = json.loads((tmp_path / "out" / "mlx-tune.json").read_text())["quantised"]
     assert record == {
         "bits": 2, "group_size": 32, "verdict": "ask",
+        "general_before": asdict(NOTHING), "general": asdict(NOTHING),
         "recall": [
             {"number": 1, "name": "s1", "asked": 2, "right_before": 2, "right": 2},
             {"number": 2, "name": "s2", "asked": 1, "right_before": 1, "right": 0},
@@ -187,14 +199,21 @@ def recall(number: int, right: int, asked: int) -> SessionRecall:
     )  # fmt: skip
 
 
+NOTHING = Rise(nats_per_token=0.0, asked=0, rose=0, fell=0)
+
+
+def known(*recalls, general=NOTHING) -> Known:
+    return Known(recall=recalls, general=general)
+
+
 @pytest.mark.parametrize(
     ("right", "kind"), [(96, None), (92, HeldBack), (60, Refused), (100, None)]
 )
 def test_the_gates_thresholds_decide(right, kind):
     """Of 100 known in 16 bits; 96 lose 4 points a session, but 2 on average of two."""
-    found = judge(
-        TWO, (recall(1, 100, 100), recall(2, 50, 50)), (recall(1, right, 100), recall(2, 50, 50))
-    )
+    before = known(recall(1, 100, 100), recall(2, 50, 50))
+    after = known(recall(1, right, 100), recall(2, 50, 50))
+    found = judge(TWO, before, after, Thresholds())
     if kind is None:
         allow(found, anyway=False, ask=lambda _: pytest.fail("asked"))
         return
@@ -204,15 +223,34 @@ def test_the_gates_thresholds_decide(right, kind):
 
 
 def test_nobody_is_asked_where_too_much_is_lost():
-    found = judge(TWO, (recall(1, 100, 100),), (recall(1, 10, 100),))
+    found = judge(TWO, known(recall(1, 100, 100)), known(recall(1, 10, 100)), Thresholds())
     with pytest.raises(Refused) as refused:
         allow(found, anyway=False, ask=lambda _: True)
     assert refused.value.exit_code == 10
 
 
+@pytest.mark.parametrize(("nats", "verdict"), [(0.09, "promote"), (0.2, "ask"), (0.4, "refuse")])
+def test_what_general_answers_cost_is_held_to_the_gates_limits_too(nats, verdict):
+    before, now = ((recall(1, 9, 9),) for _ in range(2))
+    risen = Rise(nats_per_token=nats, asked=100, rose=100, fell=0)
+    found = judge(TWO, known(*before), known(*now, general=risen), Thresholds())
+    assert found.decision.verdict == verdict
+    assert found.words == (
+        f"s1 9 of 9 right (9 before), general answers +{nats:.2f} nats a token (+0.00 before)"
+    )
+
+
+@ONE_TYPE
+def test_the_limits_are_those_that_the_session_was_judged_by(taught):
+    lab, _ = taught
+    session = Store.open(lab.store).head()
+    recorded = session.record["gate"]["thresholds"]
+    assert asdict(requantise.limits_of(session)) == recorded
+
+
 def test_a_session_without_questions_is_passed_over():
     silent = replace(recall(1, 0, 1), verbatim=None)
-    found = judge(TWO, (silent, recall(2, 9, 9)), (silent, recall(2, 9, 9)))
+    found = judge(*[TWO, *[known(silent, recall(2, 9, 9))] * 2, Thresholds()])
     assert found.words == "s2 9 of 9 right (9 before)"
     assert found.decision.skipped == {"1 s1": "no questions"}
 
@@ -227,7 +265,7 @@ def test_the_quantised_model_is_scored_in_float32_on_a_cpu_as_its_layers_compute
     EIGHT.apply(loaded.model, config)
     loaded.model.set_dtype(mx.float32)
     wanted = np.array(loaded.model(TOKENS))
-    requantise.recall_of(loaded, chain)
+    requantise.known_by(loaded, chain, general_set(info, say=lambda _: None))
     assert not any(isinstance(m, nn.QuantizedLinear) for _, m in loaded.model.named_modules())
     assert np.abs(np.array(loaded.model(TOKENS)) - wanted).max() < 1e-4 * np.abs(wanted).max()
 
