@@ -69,7 +69,7 @@ def recorded_outcomes(
 def superseded(history: History) -> list[int]:
     """Return how many questions of each session a later one taught again."""
     return [
-        len(questions(rows)) - len(questions(kept))
+        len(questions([row for row in rows if isinstance(row, Row)])) - len(questions(kept))
         for rows, kept in zip(history, current(history), strict=True)
     ]
 

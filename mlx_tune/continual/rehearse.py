@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlx_tune.data.rows import Row
+from mlx_tune.data.rows import Row, Trace
 from mlx_tune.settings import replay_share
 from mlx_tune.training.mixture import FOLDED, OWN, PRISTINE, Mixture, Turns
 
@@ -19,8 +19,8 @@ GUARD_WEIGHT = 10.0
 ROUNDS = 3
 """How often every old row is seen at least, when the epochs are as many."""
 
-History = Sequence[Sequence[Row]]
-"""The rows of each session of a chain, root first."""
+History = Sequence[Sequence[Row] | Sequence[Trace]]
+"""The rows of each session of a chain, root first; their traces where they were not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +61,26 @@ def current(history: History) -> list[list[Row]]:
     asked: set[str] = set()
     kept: list[list[Row]] = []
     for rows in reversed(history):
-        kept.append([row for row in rows if row.topic not in asked and not _outdated(row, said)])
-        asked.update(row.topic for row in rows)
-        for row in rows:
-            for topic, answer in row.exchanges:
+        traced = [(row, row if isinstance(row, Trace) else row.trace) for row in rows]
+        kept.append(
+            [
+                row
+                for row, trace in traced
+                if isinstance(row, Row)
+                and trace.topic not in asked
+                and not _is_outdated(trace, said)
+            ]
+        )
+        for _, trace in traced:
+            asked.add(trace.topic)
+            for topic, answer in trace.exchanges:
                 said.setdefault(topic, answer)
     return kept[::-1]
 
 
-def _outdated(row: Row, said: Mapping[str, str]) -> bool:
+def _is_outdated(trace: Trace, said: Mapping[str, str]) -> bool:
     """Tell whether a conversation says on its way what has another answer now."""
-    return any(said.get(topic, answer) != answer for topic, answer in row.exchanges[:-1])
+    return any(said.get(topic, answer) != answer for topic, answer in trace.exchanges[:-1])
 
 
 def mixture(
@@ -168,7 +177,7 @@ def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
 
 
 def _replaced_on_the_way(
-    before: History, after: History, first: Mapping[str, Row]
+    before: Sequence[Sequence[Row]], after: Sequence[Sequence[Row]], first: Mapping[str, Row]
 ) -> list[tuple[Row, Row]]:
     """Return the conversations that are left out for an answer inside them, with what replaced it.
 

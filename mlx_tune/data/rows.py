@@ -3,7 +3,7 @@
 import hashlib
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,7 +59,7 @@ class Row:
     @property
     def key(self) -> str:
         """Sha256 (hex) of what is taught; paraphrases and place do not change it."""
-        return hashlib.sha256(canonical_json(self._taught()).encode()).hexdigest()
+        return _hash(canonical_json(self._taught()))
 
     @property
     def topic(self) -> str:
@@ -80,6 +80,14 @@ class Row:
             (_topic(self.messages[:i]), message.content)
             for i, message in enumerate(self.messages)
             if message.role == "assistant"
+        )
+
+    @property
+    def trace(self) -> "Trace":
+        """What tells whether another row takes this one's place, without saying what it teaches."""
+        return Trace(
+            topic=_hash(self.topic),
+            exchanges=tuple((_hash(topic), _hash(answer)) for topic, answer in self.exchanges),
         )
 
     def with_question(self, text: str) -> "Row":
@@ -116,9 +124,38 @@ class Row:
         return self.messages[: answers[-1]] if answers else self.messages
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What is left of a row that was not to be kept: enough to know what it took the place of.
+
+    Attributes:
+        topic: Sha256 (hex) of `Row.topic`.
+        exchanges: Sha256 (hex) of the topic and of the answer of every assistant turn.
+    """
+
+    topic: str
+    exchanges: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a session's record keeps."""
+        return {"topic": self.topic, "exchanges": [list(pair) for pair in self.exchanges]}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> "Trace":
+        """Return the trace a record keeps; the inverse of :meth:`to_json`."""
+        return Trace(
+            topic=record["topic"],
+            exchanges=tuple((topic, answer) for topic, answer in record["exchanges"]),
+        )
+
+
 def canonical_json(value: object) -> str:
     """Return the one way ``value`` is written: sorted keys, no spaces, UTF-8 characters as such."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _topic(messages: Sequence[Message]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_tune.continual.recall import Recall, score
 from mlx_tune.continual.recorded import questions
-from mlx_tune.continual.rehearse import current
+from mlx_tune.continual.rehearse import History, current
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
@@ -71,7 +71,7 @@ class Questions:
 def score_sessions(
     folded: FoldedModel,
     labels: Sequence[tuple[int, str]],
-    history: Sequence[Sequence[Row]],
+    history: History,
 ) -> list[SessionRecall]:
     """Score each session's questions and their paraphrases.
 

@@ -12,7 +12,7 @@ import mlx.nn as nn
 from mlx_tune.continual.fidelity import Fidelity, Tally
 from mlx_tune.continual.fold import fold
 from mlx_tune.data import read
-from mlx_tune.data.rows import Row
+from mlx_tune.data.rows import Row, Trace
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
 from mlx_tune.lineage.lost_head import way_back
 from mlx_tune.lineage.session import Session
@@ -137,13 +137,13 @@ def read_adapters(chain: Sequence[Session]) -> list[Adapter]:
     return _along(folding(chain), read_adapter)
 
 
-def read_history(chain: Sequence[Session]) -> list[list[Row]]:
-    """Read the rows that each session of a chain was taught.
+def read_history(chain: Sequence[Session]) -> list[list[Row] | list[Trace]]:
+    """Read the rows that each session of a chain was taught; their traces if they were not kept.
 
     Raises:
         DamagedStoreError: As for :func:`read_adapters`.
     """
-    return _along(chain, read_rows)
+    return _along(chain, _read_taught)
 
 
 def read_adapter(session: Session) -> Adapter:
@@ -158,6 +158,12 @@ def read_rows(session: Session) -> list[Row]:
     if DATA_FILE not in session.hashes:
         return []
     return read.load(session.read(DATA_FILE), str(session.path / DATA_FILE))
+
+
+def _read_taught(session: Session) -> list[Row] | list[Trace]:
+    if DATA_FILE in session.hashes:
+        return read_rows(session)
+    return [Trace.from_json(trace) for trace in session.record["data"].get("traces", ())]
 
 
 def _along(chain: Sequence[Session], read_one: Callable[[Session], _Found]) -> list[_Found]:

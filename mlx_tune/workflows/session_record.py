@@ -33,7 +33,7 @@ def session_record(job: Job, trained: Trained, judged: Judged) -> dict[str, Any]
             "sha256": job.run.record["data_sha256"],
             "rehearsed": len(job.old) if job.mixture.kinds[1].places else 0,
             "held_out": len(job.held_out),
-            **({} if job.keeps_data else {"hashes": [row.key for row in job.new]}),
+            **({} if job.keeps_data else {"traces": [row.trace.to_json() for row in job.new]}),
         },
         **({"replaces": [session.id for session in job.replaced]} if job.replaced else {}),
         **({"without": [session.id for session in job.without]} if job.without else {}),

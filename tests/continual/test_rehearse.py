@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tune.continual.rehearse import current, learnable, mixture, rehearse
-from mlx_tune.data.rows import Message, Row
+from mlx_tune.data.rows import Message, Row, Trace
 
 
 def row(question: str, answer: str = "Yes.", *, before: tuple[tuple[str, str], ...] = ()) -> Row:
@@ -34,6 +34,21 @@ def test_a_question_taught_again_leaves_rehearsal_and_the_old_sessions_score():
     assert [(n.answer, o.answer) for n, o in found.changed] == [("In 9.", "In 1.")]
     assert questions(found.repeated) == ["Where is B?"]
     assert current([*history, new])[0] == []
+
+
+def test_rows_that_were_not_kept_still_take_the_place_of_older_ones():
+    """Else rehearsal would bring back the answer that they had corrected."""
+    history = [
+        [row("Where is A?", "In 1."), row("Where is B?"), row("c", before=(("d", "old"),))],
+        [row("where is a", "In 9."), row("d", "new")],
+        [row("e")],
+    ]
+    traces = [one.trace for one in history[1]]
+    assert all(Trace.from_json(trace.to_json()) == trace for trace in traces)
+    assert "In 9." not in str(traces)
+    kept = current([history[0], traces, history[2]])
+    assert kept == [current(history)[0], [], history[2]]
+    assert questions(kept[0]) == ["Where is B?"]
 
 
 def test_an_answer_replaced_inside_a_longer_conversation_is_not_rehearsed_either():

@@ -144,13 +144,22 @@ def test_a_session_without_rows_is_skipped_and_named(lab):
     assert read_rows(first.session) == []
     (run,) = runs.runs(lab.store)
     assert not (run.path / "new.jsonl").exists()
-    assert len(first.session.record["data"]["hashes"]) == 6
+    assert len(first.session.record["data"]["traces"]) == 6
     text = b"".join(p.read_bytes() for p in lab.store.rglob("*") if p.is_file())
     assert b"Where is A" not in text
     second = lab.train(lab.data("more", facts("B")), **FORGETS, **GENERAL)
     gate = second.session.record["gate"]
     assert gate["skipped"] == {"1 cs": "its rows were not kept, so nothing can be asked"}
     assert second.is_head
+
+
+def test_a_correction_that_was_not_kept_is_not_undone_by_rehearsal(learned):
+    moved = learned.data("moved", {"Where is A0?": "It moved."})
+    learned.train(moved, **LEARNS, **GENERAL, keep_data=False)
+    outcome = learned.train(learned.data("more", facts("B")), **FORGETS, **GENERAL, replay="all")
+    assert outcome.session.record["data"]["rehearsed"] == 5
+    (cs,) = outcome.session.record["gate"]["sessions"]
+    assert cs["asked"] == 5
 
 
 def test_consolidating_teaches_the_base_everything_anew(learned):
