@@ -13,6 +13,9 @@ from mlx_tune.training.walked import can_walk
 WIDTH = 32
 """How many answers grow at once: on a CPU a step of 32 costs little more than one of 16."""
 
+MARGIN_TOKENS = 16
+"""How much longer than the longest taught answer a generated one may get."""
+
 
 def answers(
     model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], *, max_tokens: int

@@ -12,15 +12,13 @@ from mlx_tune.continual.recall import score
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
+from mlx_tune.inference.batch import MARGIN_TOKENS
 from mlx_tune.inference.generate import stream
 from mlx_tune.lineage.session import Session
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.workflows.folded import FoldedModel, let_go, load_folded
-
-MARGIN_TOKENS = 16
-"""How much longer than the longest taught answer a generated one may get."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,9 @@ from mlx_tune.continual.recall import Recall
 from mlx_tune.continual.recorded import Kind
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
-from mlx_tune.inference.batch import answers
+from mlx_tune.inference.batch import MARGIN_TOKENS, answers
 from mlx_tune.workflows.asking import Questions, SessionRecall
 from mlx_tune.workflows.folded import FoldedModel
-
-MARGIN_TOKENS = 16
-"""How much longer than the longest taught answer a generated one may get."""
 
 
 @dataclass(frozen=True, kw_only=True)
