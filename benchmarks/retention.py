@@ -10,13 +10,12 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, retention_report
-from benchmarks.facts import place, subject
+from benchmarks import facts, key_values, machine, retention_report
 from benchmarks.retention_cell import Task
 from mlx_tune.lineage.atomic import replace_file
 
@@ -33,6 +32,14 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """By name, the settings that make an arm differ from what a person gets who sets nothing."""
 
+Draw = Callable[[int, int, int], list[dict[str, Any]]]
+"""Of a seed, a subject's index and how many: rows as ``data/*.json`` holds them."""
+FACTS: dict[str, tuple[Draw, Callable[[int, int], str]]] = {
+    "places": (facts.subject, lambda seed, index: facts.place(seed, index).lower()),
+    "kvr": (key_values.subject, lambda _, index: key_values.name(index)),
+}
+"""By name, how a subject's rows are drawn and what it is called."""
+
 DEFAULT_ARMS = ("default", "joint", "none", "ratio", "seed")
 _ROOT = Path(__file__).parents[1]
 
@@ -47,6 +54,7 @@ class Setup:
 
     Attributes:
         base: The base model.
+        facts: One of ``FACTS``.
         sessions: Subjects of a chain.
         rows: Facts of a subject.
         epochs: The cap, None for the program's own.
@@ -54,6 +62,7 @@ class Setup:
     """
 
     base: str
+    facts: str
     sessions: int
     rows: int
     epochs: int | None
@@ -95,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--out", type=Path, required=True, help="a folder for everything")
     p.add_argument("--arms", nargs="+", choices=ARMS, default=DEFAULT_ARMS, help="ways of training")
+    p.add_argument("--facts", choices=FACTS, default="places", help="what is taught")
     p.add_argument("--sessions", type=int, default=3, help="of a chain, a subject each")
     p.add_argument("--rows", type=int, default=30, help="facts of a subject")
     p.add_argument("--seeds", type=int, nargs="+", default=(0,), help="of facts and training")
@@ -111,6 +121,7 @@ def main(words: Sequence[str]) -> int:
     args = parser().parse_args(words)
     setup = Setup(
         base=args.base,
+        facts=args.facts,
         sessions=args.sessions,
         rows=args.rows,
         epochs=args.epochs,
@@ -196,7 +207,7 @@ def task_of(folder: Path, setup: Setup, chain: Chain, number: int) -> Task:
     """Return what a cell's process is told; the subjects' files are written if need be."""
     taught = taught_order(chain.order, setup.sessions)[:number]
     joint = chain.arm == "joint"
-    last = place(chain.seed, taught[-1]).lower() if taught else "base"
+    last = FACTS[setup.facts][1](chain.seed, taught[-1]) if taught else "base"
     return Task(
         label=f"{chain.name} {number}/{setup.sessions}",
         base=setup.base,
@@ -210,10 +221,11 @@ def task_of(folder: Path, setup: Setup, chain: Chain, number: int) -> Task:
 
 
 def _data(folder: Path, setup: Setup, seed: int, index: int) -> Path:
-    path = folder / "data" / str(seed) / f"{place(seed, index).lower()}.json"
+    draw, name = FACTS[setup.facts]
+    path = folder / "data" / str(seed) / f"{name(seed, index)}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, _json(subject(seed, index, setup.rows)))
+        replace_file(path, _json(draw(seed, index, setup.rows)))
     return path
 
 

@@ -198,7 +198,7 @@ def recorded(task: Task, recall: Sequence[Mapping[str, Any]]) -> dict[int, dict[
     Raises:
         ValueError: It does not keep one outcome for every question.
     """
-    outcomes = {k: [entry[k] and entry[k]["outcomes"] for entry in recall] for k in KINDS}
+    outcomes = {k: [entry[k]["outcomes"] if entry[k] else [] for entry in recall] for k in KINDS}
     if task.joint:  # one session taught them all, in this order
         rows = [read.read([Path(task.subjects[i])]) for i in task.taught]
         probes = [[text for row in some for text in row.paraphrases] for some in rows]
@@ -208,7 +208,7 @@ def recorded(task: Task, recall: Sequence[Mapping[str, Any]]) -> dict[int, dict[
     return {
         index: dict(zip(KINDS, of_subject, strict=True))
         for index, *of_subject in zip(task.taught, *per_kind, strict=True)
-        if all(of_subject)
+        if of_subject[0]
     }
 
 

@@ -174,7 +174,7 @@ def of_joint(chain: Chain, chains: Sequence[Chain]) -> float | None:
 def general(chain: Chain) -> float | None:
     """Return the largest ΔG of a chain's sessions, nats per token; None where it is missing."""
     found = [cell["gate"]["general"] for cell in chain.cells]
-    return max((rise["nats"] for rise in found if rise), default=None)
+    return max((rise["nats_per_token"] for rise in found if rise), default=None)
 
 
 def _epochs(cell: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from benchmarks import retention, retention_cell, retention_checks
+from benchmarks import retention, retention_cell, retention_checks, retention_report
 from benchmarks.retention import Chain, Setup
 from benchmarks.retention_cell import Follows, Task
 from lab import FAST, Heard
@@ -13,7 +13,7 @@ from mlx_tune.workflows import rollback
 from mlx_tune.workflows.prepare import Request
 from mlx_tune.workflows.train import train
 
-SETUP = Setup(base="tiny", sessions=3, rows=2, epochs=7, until_learned=True)
+SETUP = Setup(base="tiny", facts="places", sessions=3, rows=2, epochs=7, until_learned=True)
 CELL = {"scores": {"verbatim": [[1], [0], [0]]}}
 
 
@@ -21,9 +21,11 @@ def arguments(folder, *words: str):
     return retention.parser().parse_args(["--out", str(folder), *words])
 
 
-def task(tiny_base, tmp_path, *, number: int = 2, joint: bool = False) -> Task:
+def task(tiny_base, tmp_path, *, number: int = 2, joint: bool = False, facts="places") -> Task:
     """What a cell of a chain on the tiny base is told; as many sessions as are wanted."""
-    setup = Setup(base=str(tiny_base), sessions=2, rows=3, epochs=None, until_learned=False)
+    setup = Setup(
+        base=str(tiny_base), facts=facts, sessions=2, rows=3, epochs=None, until_learned=False
+    )
     chain = Chain(arm="joint" if joint else "default", order=1, seed=4)
     made = retention.task_of(tmp_path, setup, chain, number)
     flags = {**made.flags, **FAST}
@@ -173,6 +175,17 @@ def test_a_chain_is_trained_cell_by_cell_and_every_subject_is_scored(tiny_base, 
     assert 0 < checks["logits"]["largest"] < 1e-4 < checks["logits"]["size"]
     head = Store.open(tmp_path / "default-1-4" / "store").head()
     assert head.folder_name == cells[2]["session"]  # a copy was rolled back, not the chain
+
+
+def test_keys_and_values_have_no_other_wording_and_are_scored_all_the_same(tiny_base, tmp_path):
+    told = task(tiny_base, tmp_path, number=1, facts="kvr")
+    cell = retention_cell.carry_out(told)
+    assert [len(outcomes) for outcomes in cell["scores"]["verbatim"]] == [3, 3]
+    assert cell["scores"]["paraphrases"] == [[], []]
+    folder = tmp_path / "default-1-4"
+    whole = {**cell, "arm": "default", "order": 1, "seed": 4, "number": 1, "taught": told.taught}
+    (folder / "cell-1.json").write_text(json.dumps(whole))
+    assert "| default" in "\n".join(retention_report.text(retention_report.load(tmp_path)))
 
 
 def test_a_cell_that_was_trained_but_not_written_down_is_only_scored(tiny_base, tmp_path):

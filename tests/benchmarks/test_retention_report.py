@@ -23,7 +23,7 @@ def cell(number, verbatim, paraphrases, taught=(1, 0), **changes):
         "fold_sha256": f"fold {number}",
         "files_sha256": {name: DIGEST[name] for name in list(DIGEST)[:number]},
         "training": {"seconds": 90.0, "epochs": 10 * number, "is_learned": number == 1},
-        "gate": {"verdict": "ask", "general": {"nats": 0.04 * number}},
+        "gate": {"verdict": "ask", "general": {"nats_per_token": 0.04 * number}},
     } | changes  # fmt: skip
 
 
@@ -140,7 +140,9 @@ def test_joint_training_counts_only_on_the_same_subjects_in_the_same_order():
 
 
 def test_general_ability_is_the_worst_moment_and_may_be_missing():
-    fell = chain(cell(1, (0, 9), (0, 9)), cell(2, (9, 9), (9, 9), gate={"general": {"nats": -0.1}}))
+    fell = chain(
+        cell(1, (0, 9), (0, 9)), cell(2, (9, 9), (9, 9), gate={"general": {"nats_per_token": -0.1}})
+    )
     assert retention_report.general(fell) == 0.04
     assert retention_report.general(chain(cell(1, (0, 9), (0, 9), gate={"general": None}))) is None
 
