@@ -17,9 +17,10 @@ from mlx_tune.training.joined import Factors
 
 
 class UnmergedLinear(nn.Module):
-    """A quantised layer with a chain's factors beside it: one adapter of rank Σ r, exact.
+    """A layer with a chain's factors beside it: one adapter of rank Σ r, exact.
 
-    Folding into 4-bit weights would keep 3–5 % of the change, so they are left as they are.
+    Folding into 4-bit weights would keep 3–5 % of the change, so they are left as they are; and
+    layers of any type can share their weights with others that have another chain.
     """
 
     def __init__(self, linear: nn.Module, lora_a: mx.array, lora_b: mx.array) -> None:
@@ -57,6 +58,7 @@ def fold(
     chain: Sequence[Adapter],
     *,
     rounded: bool = True,
+    beside: bool = False,
     tally: Tally | None = None,
 ) -> None:
     """Fold a chain of adapters into a freshly loaded base, in place.
@@ -65,6 +67,7 @@ def fold(
         model: The pristine base, weights in the stored type. Folding twice would add twice.
         chain: The adapters from the root to HEAD.
         rounded: Round each sum once to the stored type; False keeps float32, for comparisons.
+        beside: Leave all weights as they are, with the factors beside them.
         tally: Told what each layer was meant to become and what it became; None saves the time.
 
     Raises:
@@ -78,8 +81,28 @@ def fold(
         terms = [(*a.factors[path], a.scale) for a in chain if path in a.factors]
         # A GPU's float32 product may be TF32, and a fold must not depend on the device.
         with mx.stream(mx.cpu):
-            _fold_layer(modules, path, terms, rounded=rounded, tally=tally)
+            if beside or isinstance(modules[path], nn.QuantizedLinear):
+                _add_beside(modules, path, terms, tally=tally)
+            else:
+                _fold_layer(modules, path, terms, rounded=rounded, tally=tally)
     model.freeze()
+
+
+def _add_beside(
+    modules: dict[str, nn.Module],
+    path: str,
+    terms: Sequence[tuple[mx.array, mx.array, float]],
+    *,
+    tally: Tally | None,
+) -> None:
+    linear = modules[path]
+    lora_a = mx.concatenate([a for a, _, _ in terms], axis=1)
+    lora_b = mx.concatenate([scale * b for _, b, scale in terms], axis=0)
+    parent, _, leaf = path.rpartition(".")
+    setattr(modules[parent], leaf, UnmergedLinear(linear, lora_a, lora_b))
+    mx.eval(lora_a, lora_b)
+    if tally is not None:
+        tally.add_apart(path, linear, delta(lora_a, lora_b, 1.0))
 
 
 def _fold_layer(
@@ -91,15 +114,6 @@ def _fold_layer(
     tally: Tally | None,
 ) -> None:
     linear = modules[path]
-    if isinstance(linear, nn.QuantizedLinear):
-        lora_a = mx.concatenate([a for a, _, _ in terms], axis=1)
-        lora_b = mx.concatenate([scale * b for _, b, scale in terms], axis=0)
-        parent, _, leaf = path.rpartition(".")
-        setattr(modules[parent], leaf, UnmergedLinear(linear, lora_a, lora_b))
-        mx.eval(lora_a, lora_b)
-        if tally is not None:
-            tally.add_apart(path, linear, delta(lora_a, lora_b, 1.0))
-        return
     before = linear.weight
     total, change = before.astype(mx.float32), mx.zeros(())
     for lora_a, lora_b, scale in terms:

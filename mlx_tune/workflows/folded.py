@@ -102,6 +102,21 @@ def load_folded(
     )
 
 
+def load_beside(base: nn.Module, info: BaseInfo, chain: Sequence[Session]) -> nn.Module:
+    """Return a chain's model on top of a base's arrays, which both share; nothing is rounded.
+
+    Args:
+        base: Loaded and widened; it stays as it is.
+        info: The same base.
+        chain: Sessions, root first.
+    """
+    model = load(info).model  # read lazily, so its own arrays never are
+    model.update(base.parameters())
+    fold(model, read_adapters(chain), beside=True)
+    model.eval()
+    return model
+
+
 def let_go() -> None:
     """Free a model's memory before the next one comes; the frame that held it must have ended."""
     gc.collect()

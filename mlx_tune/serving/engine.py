@@ -1,0 +1,254 @@
+"""One thread that owns MLX from load to free, and makes all answers side by side."""
+
+import gc
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from mlx_tune.errors import MlxTuneError
+from mlx_tune.inference.logprobs import scored
+from mlx_tune.inference.prompt_scores import prompt_logprobs
+from mlx_tune.serving.job import Failure, Job, Piece, Step
+from mlx_tune.serving.models import Models, Served
+from mlx_tune.serving.shelf import Choice
+
+STALL_SECONDS = 30.0
+"""A step takes less, also on a slow machine; a load may take longer and says that it is one."""
+
+_IDLE_SECONDS = 1.0
+_Command = Callable[[], None]
+
+
+class BusyError(Exception):
+    """So many requests wait already that another is turned away."""
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """What the engine did since it started.
+
+    Attributes:
+        prompt_tokens: Tokens of prompts.
+        generated_tokens: Tokens of answers.
+        saved_tokens: Tokens of prompts that were known and not read again.
+        finished: Answers, by how they ended.
+        faults: Times a model's answers failed all at once.
+    """
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    saved_tokens: int = 0
+    finished: dict[str, int] = field(default_factory=dict)
+    faults: int = 0
+
+
+class Engine:
+    """Takes jobs from any thread and carries them out on its own.
+
+    Attributes:
+        counts: What was done.
+    """
+
+    def __init__(self, make_models: Callable[[], Models], *, most_waiting: int = 64) -> None:
+        """Stand ready; :meth:`start` begins.
+
+        Args:
+            make_models: Called on the engine's thread, where everything of MLX has to happen.
+            most_waiting: Jobs that are not finished, at most.
+        """
+        self.counts = Counts()
+        self._make_models, self._most = make_models, most_waiting
+        self._commands: queue.Queue[_Command] = queue.Queue()
+        self._jobs: set[Job] = set()
+        self._lock = threading.Lock()
+        self._beat, self._doing = time.monotonic(), "starting"
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 2.0) -> None:
+        """End: what is not finished fails, and everything is freed."""
+        self._stopping = True
+        self._commands.put(lambda: None)
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    def submit(self, *jobs: Job) -> None:
+        """Queue jobs, all or none.
+
+        Raises:
+            BusyError: Too many wait.
+        """
+        with self._lock:
+            if self._stopping or len(self._jobs) + len(jobs) > self._most:
+                raise BusyError
+            self._jobs.update(jobs)
+        for job in jobs:
+            self._commands.put(lambda job=job: self._begin(job))  # type: ignore[misc]
+
+    def cancel(self, job: Job) -> None:
+        """Stop a job whose client has left; its place is free within a step."""
+        job.is_cancelled = True
+        self._commands.put(lambda: None)
+
+    def load(self, choice: Choice, done: Callable[[Failure | None], None]) -> None:
+        """Bring a model into memory, and say so."""
+
+        def carry_out() -> None:
+            try:
+                self._get(choice)
+            except MlxTuneError as error:
+                done(Failure(message=str(error)))
+            else:
+                done(None)
+
+        self._commands.put(carry_out)
+
+    def unload(self, choice: Choice, done: Callable[[bool], None]) -> None:
+        """Let go of a model that answers nobody, and say whether there was one."""
+        self._commands.put(lambda: done(self._models.drop(choice)))
+
+    @property
+    def running(self) -> int:
+        """How many jobs are not finished."""
+        return len(self._jobs)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be answered; None when all is well."""
+        if not self._thread.is_alive():
+            return "the engine is not running"
+        silent = time.monotonic() - self._beat
+        if self._doing == "answering" and silent > STALL_SECONDS:
+            return f"the engine has not moved for {silent:.0f} seconds"
+        return None
+
+    def _run(self) -> None:
+        try:
+            self._models = self._make_models()
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._end()
+
+    def _turn(self) -> None:
+        """Take what was asked meanwhile, then let every model's answers grow by a token."""
+        busy = any(served.answers for served in self._models.all())
+        self._beat, self._doing = time.monotonic(), "answering" if busy else "waiting"
+        try:
+            self._commands.get(timeout=0 if busy else _IDLE_SECONDS)()
+            while True:
+                self._commands.get_nowait()()
+        except queue.Empty:
+            pass
+        for served in self._models.all():
+            self._drop_cancelled(served)
+            if served.answers:
+                self._guarded(served)
+
+    def _begin(self, job: Job) -> None:
+        if job.is_cancelled:
+            self._finish(job, None)
+            return
+        try:
+            served = self._get(job.ask.choice)
+            self.counts.prompt_tokens += len(job.ask.prompt)
+            if job.ask.echo:
+                job.deliver(self._echo(job, served))
+            if job.ask.max_tokens == 0:
+                self._finish(job, Piece(text="", tokens=0, finish="length"))
+                return
+            served.begin(job, self._models.tokenizer, self._models.spelling)
+        except MlxTuneError as error:
+            self._finish(job, Failure(message=str(error)))
+        except Exception as error:  # one request's fault must not end the others'
+            self._finish(job, _fault(error))
+
+    def _get(self, choice: Choice) -> Served:
+        self._doing = "loading"
+        return self._models.get(choice)
+
+    def _echo(self, job: Job, served: Served) -> Piece:
+        """Return the prompt as the answer's beginning, scored where that is asked for."""
+        ask, tokenizer = job.ask, self._models.tokenizer
+        text = tokenizer.decode_raw(ask.prompt)
+        if ask.alternatives is None:
+            return Piece(text=text, tokens=0)
+        steps = [self._first(ask.prompt[0])]
+        for token, logprobs in zip(
+            ask.prompt[1:], prompt_logprobs(served.model, ask.prompt), strict=True
+        ):
+            chosen, others = scored(logprobs, token, ask.alternatives, self._models.spelling)
+            steps.append(Step(chosen=chosen, others=tuple(others)))
+        return Piece(text=text, tokens=0, steps=tuple(steps))
+
+    def _first(self, token: int) -> Step:
+        certain = mx.zeros((len(self._models.tokenizer.wrapper),))
+        chosen, _ = scored(certain, token, 0, self._models.spelling, first=True)
+        return Step(chosen=chosen, is_first=True)
+
+    def _drop_cancelled(self, served: Served) -> None:
+        left = [n for n, answer in served.answers.items() if answer.job.is_cancelled]
+        for number in left:
+            self._finish(served.answers[number].job, None)
+        if left:
+            served.end(left)
+
+    def _guarded(self, served: Served) -> None:
+        """Step a model; where that fails, its answers fail and it gets a new batcher."""
+        try:
+            self._step(served)
+        except Exception as error:
+            self.counts.faults += 1
+            for answer in list(served.answers.values()):
+                self._finish(answer.job, _fault(error))
+            self._models.restart(served)
+
+    def _step(self, served: Served) -> None:
+        saved = served.batcher.prefixes.tokens_saved
+        for token in served.batcher.step():
+            answer = served.answers.get(token.number)
+            if answer is None:
+                continue
+            self.counts.generated_tokens += 1
+            piece = answer.add(token)
+            if piece is None:
+                continue
+            if piece.finish is None:
+                answer.job.deliver(piece)
+            else:
+                served.end([token.number])
+                self._finish(answer.job, piece)
+        self.counts.saved_tokens += served.batcher.prefixes.tokens_saved - saved
+
+    def _finish(self, job: Job, last: Piece | Failure | None) -> None:
+        """Deliver the last of a job; None where nobody waits for it."""
+        with self._lock:
+            self._jobs.discard(job)
+        ended = "left" if last is None else getattr(last, "finish", None) or "failed"
+        self.counts.finished[ended] = self.counts.finished.get(ended, 0) + 1
+        if last is not None:
+            job.deliver(last)
+
+    def _end(self) -> None:
+        self._stopping = True
+        why = "the server is stopping" if self._doing else "the engine ended"
+        for job in list(self._jobs):
+            self._finish(job, Failure(message=why, status=503, code="stopping"))
+        if hasattr(self, "_models"):
+            self._models.clear()
+            del self._models
+        gc.collect()
+        mx.synchronize()
+        mx.clear_streams()  # else the process ends with 134: mlx's streams are the thread's own
+
+
+def _fault(error: Exception) -> Failure:
+    return Failure(message=f"the engine failed: {type(error).__name__}: {str(error)[:200]}")

@@ -1,0 +1,48 @@
+"""From the engine's thread to the event loop: what jobs say, as it comes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from mlx_tune.serving.engine import Engine
+from mlx_tune.serving.job import Ask, Event, Failure, Job, Piece
+
+
+class JobFailedError(Exception):
+    """A job ended without an answer."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+async def events(engine: Engine, asks: Sequence[Ask]) -> AsyncIterator[tuple[int, Piece]]:
+    """Yield every piece of several answers with the answer's number, until all are whole.
+
+    However the iteration ends, nothing goes on in the engine.
+
+    Raises:
+        BusyError: The engine takes no more.
+        JobFailedError: An answer failed; the others are given up.
+    """
+    loop = asyncio.get_running_loop()
+    heard: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+
+    def deliver(number: int, event: Event) -> None:
+        loop.call_soon_threadsafe(heard.put_nowait, (number, event))
+
+    jobs = [
+        Job(ask=ask, deliver=lambda event, number=number: deliver(number, event))  # type: ignore[misc]
+        for number, ask in enumerate(asks)
+    ]
+    engine.submit(*jobs)
+    left = len(jobs)
+    try:
+        while left:
+            number, event = await heard.get()
+            if isinstance(event, Failure):
+                raise JobFailedError(event)
+            left -= event.finish is not None
+            yield number, event
+    finally:
+        for job in jobs if left else ():
+            engine.cancel(job)

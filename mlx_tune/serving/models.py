@@ -1,0 +1,151 @@
+"""The models that are in memory: one set of base arrays, and what stands beside them.
+
+HEAD's chain is folded into weights of its own, as every command folds it. The base and all other
+sessions share the base's arrays; a session's factors are concatenated beside them, which equals the
+fold but for rounding. All of it happens on the engine's thread.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import mlx.nn as nn
+
+from mlx_tune.inference.batcher import Batcher
+from mlx_tune.inference.spelling import Spelling, spelling
+from mlx_tune.models.bases import BaseInfo
+from mlx_tune.models.tokenizer import Tokenizer
+from mlx_tune.serving.answer import Answer
+from mlx_tune.serving.job import Job
+from mlx_tune.serving.shelf import Choice
+from mlx_tune.workflows.folded import let_go, load_beside, load_folded
+
+Key = tuple[bool, tuple[str, ...]]
+
+
+@dataclass(eq=False, kw_only=True)
+class Served:
+    """A model in memory, and the answers it is making.
+
+    Attributes:
+        choice: What it is.
+        model: Ready to answer.
+        batcher: Its answers, side by side.
+        answers: By the batcher's number.
+    """
+
+    choice: Choice
+    model: nn.Module
+    batcher: Batcher
+    answers: dict[int, Answer]
+
+    def begin(self, job: Job, tokenizer: Tokenizer, spelt: Spelling) -> None:
+        """Let an answer grow."""
+        ask = job.ask
+        processors = list(ask.sampling.processors(len(ask.prompt)))
+        if ask.constraint is not None:
+            processors.append(ask.constraint)
+        number = self.batcher.add(
+            ask.prompt,
+            max_tokens=ask.max_tokens,
+            sampler=ask.sampling.sampler(),
+            processors=processors,
+        )
+        self.answers[number] = Answer(job, tokenizer, spelt)
+
+    def end(self, numbers: list[int]) -> None:
+        """Let go of answers, whole or not."""
+        for number in numbers:
+            self.answers.pop(number, None)
+        self.batcher.remove(numbers)
+
+
+class Models:
+    """Loads models as they are asked for, and lets those go that are not.
+
+    Attributes:
+        tokenizer: The base's, which all share.
+        spelling: Of its tokens.
+    """
+
+    def __init__(self, info: BaseInfo, tokenizer: Tokenizer, *, most: int, prefix_bytes: int):
+        """Hold nothing yet.
+
+        Args:
+            info: The store's base.
+            tokenizer: Its.
+            most: Sessions in memory besides the one in use.
+            prefix_bytes: Of keys and values that each may keep for prompts that begin alike.
+        """
+        self.tokenizer, self.spelling = tokenizer, spelling(tokenizer)
+        self._info, self._most, self._prefix_bytes = info, most, prefix_bytes
+        self._base: nn.Module | None = None
+        self._served: OrderedDict[Key, Served] = OrderedDict()
+
+    def get(self, choice: Choice) -> Served:
+        """Return a model, loaded now if need be.
+
+        Raises:
+            MlxTuneError: It cannot be loaded.
+        """
+        if choice.key not in self._served:
+            self._make_room(choice)
+            model = self._load(choice)
+            self._served[choice.key] = Served(
+                choice=choice, model=model, batcher=self._batcher(model), answers={}
+            )
+        self._served.move_to_end(choice.key)
+        return self._served[choice.key]
+
+    def all(self) -> list[Served]:
+        """Return those in memory, the longest unused first."""
+        return list(self._served.values())
+
+    def restart(self, served: Served) -> None:
+        """Give a model a new batcher, after a fault in the old one."""
+        served.answers.clear()
+        served.batcher.close()
+        served.batcher = self._batcher(served.model)
+
+    def drop(self, choice: Choice) -> bool:
+        """Let go of a model that answers nobody; tell whether it was there and is gone."""
+        found = self._served.get(choice.key)
+        if found is None or found.answers:
+            return False
+        self._forget(found)
+        return True
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        for served in self.all():
+            self._forget(served)
+        self._base = None
+        let_go()
+
+    def _load(self, choice: Choice) -> nn.Module:
+        if choice.is_folded:
+            return load_folded(self._info, choice.chain).model
+        if self._base is None:
+            self._base = load_folded(self._info, ()).model
+        if not choice.chain:
+            return self._base
+        return load_beside(self._base, self._info, choice.chain)
+
+    def _batcher(self, model: nn.Module) -> Batcher:
+        return Batcher(model, self.tokenizer, prefix_bytes=self._prefix_bytes)
+
+    def _make_room(self, choice: Choice) -> None:
+        """Let go of what is idle: an old HEAD's weights, and sessions beyond the most."""
+        idle = [served for served in self.all() if not served.answers]
+        if choice.is_folded:
+            for served in idle:
+                if served.choice.is_folded:
+                    self._forget(served)
+            return
+        beside = [served for served in self.all() if not served.choice.is_folded]
+        for served in [one for one in beside if one in idle][: len(beside) - self._most + 1]:
+            self._forget(served)
+
+    def _forget(self, served: Served) -> None:
+        del self._served[served.choice.key]
+        served.batcher.close()
+        let_go()
