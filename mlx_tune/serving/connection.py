@@ -8,6 +8,8 @@ Source:
 """
 
 import asyncio
+import socket
+import struct
 import sys
 from dataclasses import dataclass
 from typing import Any, cast
@@ -44,8 +46,8 @@ class Limits:
     """How long and how much a client may take.
 
     Attributes:
-        connections: Open at once. One more takes the place of the one that has waited longest
-            without a whole request; where all are being answered, it is told to come back.
+        connections: Open at once. One more takes the place of the oldest that waits for its
+            client; where all are being answered, it is told to come back.
         header_bytes: The request line and the header fields.
         patience_seconds: For the header, and for any other wait on the client to begin to move.
         bytes_per_second: A body being sent and an answer being read get a second more for each.
@@ -58,7 +60,7 @@ class Limits:
     patience_seconds: float = 10
     bytes_per_second: int = 8192
     idle_seconds: int = 15
-    grace_seconds: float = 1.5
+    grace_seconds: float = 1.25
 
 
 class LimitedConfig(Config):
@@ -131,19 +133,20 @@ class Connection(H11Protocol):
         """Reply and close, past h11, which takes no reply to what it could not read."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.write(refusal.as_http())
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # else the application would answer a second time
-            self.cycle.message_event.set()
         self.transport.close()
 
     def abort(self) -> None:
         """End it at once, whatever was still to be sent."""
         self.ended = True
+        if self.transport.get_write_buffer_size():
+            # Else the system would go on trying to deliver what it had taken already.
+            connected = self.transport.get_extra_info("socket")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     def is_spare(self) -> bool:
-        """Return whether nothing is lost with it: no whole request, or nothing left to answer."""
-        return self.conn.their_state is h11.IDLE or self.transport.is_closing()
+        """Return whether it waits for its client alone, so that no work is lost with it."""
+        return self.conn.their_state is h11.IDLE or self._waiting_for() != ""
 
     def _make_room(self) -> None:
         others = [

@@ -18,6 +18,7 @@ from mlx_tune.errors import MlxTuneError, UsageError
 from mlx_tune.serving.connection import Connection, LimitedConfig, Limits
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SEND_BUFFER_BYTES = 65536
 _LAST_SECONDS = 0.2
 
 
@@ -65,9 +66,13 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         family, _, _, _, address = found[0]
-        return socket.create_server(address, family=family)
+        listener = socket.create_server(address, family=family)
     except (OSError, UnicodeError) as error:  # the second for a name no name server is asked for
         raise UsageError(_why_not(host, port, error)) from error
+    # Connections inherit it. Left alone it grows to megabytes, into which a whole answer fits, and
+    # then nobody here sees that it is not being read.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    return listener
 
 
 def _why_not(host: str, port: int, error: OSError | UnicodeError) -> str:

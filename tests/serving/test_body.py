@@ -17,6 +17,15 @@ def test_a_body_of_a_mebibyte_is_taken_and_one_byte_more_is_not():
     )
 
 
+def test_row_30_a_body_declared_too_large_is_not_even_read():
+    sizes = [("content-length", str(1024**2 + more)) for more in (0, 1)]
+
+    assert [asked("POST", "/v1/x", JSON, size, pieces=[b"{}"]).status for size in sizes] == [
+        200,
+        413,
+    ]
+
+
 def test_row_30_a_body_is_counted_while_it_comes():
     chunked = ("transfer-encoding", "chunked")
     pieces = [b" " * 65536] * 17

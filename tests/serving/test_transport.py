@@ -96,7 +96,7 @@ def test_what_does_not_end_is_cut_off_within_two_seconds_without_a_traceback():
         code, out, err, seconds = server.ended(signal.SIGTERM)
 
     assert (code, out, err) == (0, ["stopping", "returned"], "")
-    assert 1.5 <= seconds < 2
+    assert 1.25 <= seconds < 2
 
 
 def test_a_second_signal_waits_for_nobody():
