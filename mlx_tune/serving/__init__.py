@@ -1,1 +1,1 @@
-"""The HTTP server: an OpenAI-compatible API and a web page."""
+"""The server: the model that HEAD names behind the API that clients already speak, and a page."""

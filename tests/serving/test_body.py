@@ -1,0 +1,115 @@
+"""Which bodies are read, and how much of them."""
+
+import json
+
+import pytest
+from guarded import JSON, asked, posted
+
+
+def test_a_body_of_a_mebibyte_is_taken_and_one_byte_more_is_not():
+    fits = b'"' + b"a" * (1024**2 - 2) + b'"'
+
+    assert posted(body=fits).body == fits
+    reply = posted(body=fits + b" ")
+    assert reply.status == 413
+    assert reply.error["message"] == (
+        "the body is larger than 1,048,576 bytes, which is the limit; send less"
+    )
+
+
+def test_row_30_a_body_declared_too_large_is_not_even_read():
+    sizes = [("content-length", str(1024**2 + more)) for more in (0, 1)]
+
+    assert [asked("POST", "/v1/x", JSON, size, pieces=[b"{}"]).status for size in sizes] == [
+        200,
+        413,
+    ]
+
+
+def test_row_30_a_body_is_counted_while_it_comes():
+    chunked = ("transfer-encoding", "chunked")
+    pieces = [b" " * 65536] * 17
+
+    assert asked("POST", "/v1/x", JSON, chunked, pieces=pieces[:16]).status == 200
+    assert asked("POST", "/v1/x", JSON, chunked, pieces=pieces).status == 413
+
+
+def test_the_pieces_of_a_body_reach_the_application_as_one():
+    assert posted(pieces=[b'{"a"', b":", b"1}"]).body == b'{"a":1}'
+
+
+def test_row_30_a_missing_length_is_asked_for():
+    for method in ("POST", "PUT", "PATCH"):
+        assert asked(method, "/v1/x", JSON).status == 411
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "", "9" * 30, "+1", "1, 1", "1.0"])
+def test_row_30_a_length_that_is_none_is_refused(length):
+    reply = asked("POST", "/v1/x", JSON, ("content-length", length))
+
+    assert reply.status == 400
+    assert reply.error["code"] == "bad_length"
+
+
+def test_a_length_and_chunks_together_are_refused():
+    both = (("content-length", "2"), ("transfer-encoding", "chunked"))
+
+    assert asked("POST", "/v1/x", JSON, *both).status == 400
+
+
+def test_a_large_body_of_a_get_is_refused_too():
+    assert asked("GET", "/v1/models", ("content-length", "9999999")).status == 413
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
+     "application/jsonp", "text/json", "application/json; charset=latin-1", "application/json,x"],
+)  # fmt: skip
+def test_what_a_form_of_another_site_can_send_is_refused(kind):
+    length = ("content-length", "2")
+    reply = asked("POST", "/v1/x", ("content-type", kind), length, pieces=[b"{}"])
+
+    assert reply.status == 415
+    assert asked("POST", "/v1/x", length, pieces=[b"{}"]).status == 415
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["application/json", "Application/JSON; charset=utf-8", 'application/json;charset="UTF-8"'],
+)
+def test_json_is_json_however_it_is_written(kind):
+    length = ("content-length", "2")
+
+    assert asked("POST", "/v1/x", ("content-type", kind), length, pieces=[b"{}"]).status == 200
+
+
+def test_packed_bodies_are_refused():
+    assert posted("/v1/x", ("content-encoding", "gzip")).status == 415
+
+
+def test_row_30_bad_utf_8_names_its_place():
+    reply = posted(body=b'{"a": "\xff"}')
+
+    assert reply.status == 400
+    assert reply.error["message"] == "the body is not UTF-8: byte 0xff at offset 7"
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":[' * (depth // 2) + b"[" * (depth % 2) + b"]" * (depth % 2) + b"]}" * (depth // 2)
+
+
+@pytest.mark.parametrize(
+    "body", [nested(65), nested(10_000), b"[" * 500_000, b"]", b'{"a": [1}}}'], ids=len
+)
+def test_row_30_deep_json_is_refused(body):
+    assert posted(body=body).status == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [nested(64), nested(63), json.dumps({"a": "[" * 1000}).encode(), rb'{"a": "\"[[[\\"}', b""],
+    ids=len,
+)
+def test_json_that_is_not_deep_is_taken(body):
+    assert posted(body=body).status == 200
