@@ -7,6 +7,7 @@ Standard input: one JSON object; standard output: one JSON object.
 """
 
 import json
+import random
 import resource
 import signal
 import sys
@@ -15,6 +16,8 @@ import llguidance
 
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 1.0
+STEPS = 100
+"""How much of an answer is tried too: some grammars compile at once and then take long steps."""
 
 
 class Bytes:
@@ -28,6 +31,19 @@ class Bytes:
     def __call__(self, text: str | bytes) -> list[int]:
         """Return the bytes of a text."""
         return list(text.encode() if isinstance(text, str) else text)
+
+
+def walk(matcher: llguidance.LLMatcher) -> None:
+    """Write the beginning of some answer that the grammar allows."""
+    chosen = random.Random(0)
+    for _ in range(STEPS):
+        if matcher.is_error() or matcher.is_stopped():
+            return
+        allowed = int.from_bytes(matcher.compute_bitmask(), "little")
+        visible = [byte for byte in range(256) if byte > ord(" ") and allowed >> byte & 1]
+        if not visible:
+            return
+        matcher.consume_token(chosen.choice(visible))
 
 
 def main() -> None:
@@ -44,8 +60,7 @@ def main() -> None:
         log_level=0,
         limits=llguidance.LLParserLimits(**job["limits"]),
     )
-    if not matcher.is_error():
-        matcher.compute_bitmask()
+    walk(matcher)
     json.dump({"error": matcher.get_error() if matcher.is_error() else None}, sys.stdout)
 
 

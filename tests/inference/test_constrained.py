@@ -369,8 +369,23 @@ def test_what_the_compiler_refuses_is_said_on_one_line(name):
 
 def test_a_schema_that_takes_too_long_to_compile_is_given_up(monkeypatch):
     monkeypatch.setattr(json_schema, "MAX_MULTIPLE", 10**9)
-    with pytest.raises(UsageError, match="it takes too much time or memory to compile"):
+    with pytest.raises(UsageError, match="it takes too much time or memory"):
         MADE["byte-level"].json_schema({"type": "integer", "multipleOf": 1_000_003})
+
+
+def test_a_thousand_optional_properties_are_not_too_many(monkeypatch):
+    monkeypatch.setattr(constrained, "_trial", lambda grammar: None)
+    schema = {"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(1000)}}
+    assert whole(MADE["byte-level"].json_schema(schema).begin(), '{"p3": null, "p900": null}')
+
+
+def test_a_schema_whose_steps_would_take_too_long_is_refused_beforehand():
+    either = [
+        {"anyOf": [{"properties": {f"k{i}{j}": {"type": "string"}}} for j in range(3)]}
+        for i in range(6)
+    ]
+    with pytest.raises(UsageError, match="an answer cannot be held to it"):
+        MADE["byte-level"].json_schema({"type": "object", "allOf": either})
 
 
 def test_a_schema_is_tried_once_and_tried_again_if_it_failed(monkeypatch):
