@@ -66,7 +66,8 @@ def _train(raw: Tokenizer, **options) -> None:
 
 def _ours(raw: Tokenizer) -> ours.Tokenizer:
     raw.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIALS])
-    raw.add_tokens([AddedToken("<tool é>", special=False, normalized=False)])
+    for extra in ("<tool é>", "Ġz", "▁▁z"):  # decoders treat them as any other piece
+        raw.add_tokens([AddedToken(extra, special=False, normalized=False)])
     fast = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>")
     wrapper = TokenizerWrapper(fast)
     ends = frozenset({*wrapper.eos_token_ids, fast.convert_tokens_to_ids("<|im_end|>")})

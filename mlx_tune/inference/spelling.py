@@ -78,21 +78,19 @@ def spelling(tokenizer: Tokenizer) -> Spelling:
     """
     wrapper = tokenizer.wrapper
     names = {int(number): str(name) for name, number in wrapper.get_vocab().items()}
-    added = {int(number): token for number, token in wrapper.added_tokens_decoder.items()}
+    added = wrapper.added_tokens_decoder.items()
     steps = list(_steps(json.loads(wrapper.backend_tokenizer.decoder.__getstate__())))
     rules = [rule for step in steps for rule in _rules(step)]
 
     def piece(number: int) -> bytes:
-        if number in added:
-            return str(added[number].content).encode()
         spelt: str | bytes = names.get(number, "")
         for rule in rules:
             spelt = rule(spelt)
         return spelt.encode() if isinstance(spelt, str) else spelt
 
     return Spelling(
-        pieces=tuple(map(piece, range(max({*names, *added}) + 1))),
-        special=frozenset(number for number, token in added.items() if token.special),
+        pieces=tuple(map(piece, range(max(names) + 1))),
+        special=frozenset(int(number) for number, token in added if token.special),
         spaced=any(map(_spaces, steps)),
     )
 

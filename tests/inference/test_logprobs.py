@@ -54,6 +54,7 @@ def test_the_first_token_of_an_answer_has_no_space_that_is_not_the_answers():
 
 def test_what_cannot_come_has_a_number_that_json_can_write():
     tokenizer = vocabularies.byte_level()
-    logprobs = mx.full((len(spelling(tokenizer).pieces),), -mx.inf)
-    chosen, best = scored(logprobs, 5, 3, spelling(tokenizer))
-    assert (chosen.logprob, best) == (IMPOSSIBLE, [])
+    for number in (-mx.inf, mx.nan):
+        logprobs = mx.full((len(spelling(tokenizer).pieces),), number)
+        chosen, best = scored(logprobs, 5, 3, spelling(tokenizer))
+        assert (chosen.logprob, best) == (IMPOSSIBLE, [])
