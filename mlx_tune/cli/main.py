@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mlx_tune.cli import (
+    ask,
     base,
     chat,
     consolidate,
@@ -42,8 +43,9 @@ app = typer.Typer(
 )
 
 for command in (train.train, plan.plan, resume.resume, consolidate.consolidate, chat.chat,
-                evaluate.eval_, log.log, show.show, diff.diff, rollback.rollback, promote.promote,
-                tag.tag, rm.rm, gc.gc, verify.verify, fuse.fuse, doctor.doctor):  # fmt: skip
+                ask.ask, evaluate.eval_, log.log, show.show, diff.diff, rollback.rollback,
+                promote.promote, tag.tag, rm.rm, gc.gc, verify.verify, fuse.fuse,
+                doctor.doctor):  # fmt: skip
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(base.app, name="base")
 
