@@ -12,6 +12,7 @@ from mlx_tune.cli import (
     ask,
     base,
     chat,
+    check_server,
     consolidate,
     diff,
     doctor,
@@ -45,8 +46,8 @@ app = typer.Typer(
 for command in (train.train, plan.plan, resume.resume, consolidate.consolidate, chat.chat,
                 ask.ask, evaluate.eval_, log.log, show.show, diff.diff, rollback.rollback,
                 promote.promote, tag.tag, rm.rm, gc.gc, verify.verify, fuse.fuse,
-                doctor.doctor):  # fmt: skip
-    app.command(command.__name__.rstrip("_"))(command)
+                check_server.check_server, doctor.doctor):  # fmt: skip
+    app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 app.add_typer(base.app, name="base")
 
 

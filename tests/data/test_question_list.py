@@ -62,7 +62,7 @@ def test_no_more_is_read_than_the_limit(tmp_path, monkeypatch):
 def test_a_pipe_may_be_asked_from(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    writer = Thread(target=path.write_text, args=("Where?\n",))
+    writer = Thread(target=path.write_text, args=("Where?\n",), daemon=True)
     writer.start()
     assert asked(read_questions(path)) == [("Where?", f"{path}:1")]
     writer.join()
