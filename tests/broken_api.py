@@ -74,6 +74,14 @@ def refusal(which: Which, change: Change) -> Break:
     return breaks
 
 
+def both(*broken: Break) -> Break:
+    def breaks(asked: Asked, reply: Reply) -> None:
+        for one in broken:
+            one(asked, reply)
+
+    return breaks
+
+
 def is_chat(asked: Asked) -> bool:
     return asked.path == "/v1/chat/completions"
 
@@ -161,6 +169,16 @@ def is_foreign_page(asked: Asked) -> bool:
     return "origin" in asked.headers
 
 
+def unspelt(entries: list[Any]) -> list[Any]:
+    """Return tokens with two more that say nothing."""
+    return [*entries, *[{**entries[0], "token": "", "bytes": []}] * 2]
+
+
+def say_nothing(chunks: list[Any]) -> None:
+    for chunk in chunks[:-1]:
+        chunk["choices"][0]["delta"].pop("content", None)
+
+
 SAID = (*FIRST, "message", "content")
 END = (*FIRST, "finish_reason")
 LATE = [{"index": 0, "delta": {}, "finish_reason": None}]
@@ -204,9 +222,14 @@ BREAKAGES: dict[str, tuple[str, Break]] = {
     "usage: early": (USAGE, stream(usage(30, 0, 0), has("stream_options"))),
     "usage: another prompt": (USAGE, stream(usage(31, 24, -2), has("stream_options"))),
     "usage: of chunks": (USAGE, stream(usage(30, 12, -2), has("stream_options"))),
+    "usage: wrong sum": (USAGE, stream(put(55, -2, "usage", "total_tokens"),
+                                       has("stream_options"))),
     "usage: with choices": (USAGE, stream(put(LATE, -2, "choices"), has("stream_options"))),
     "cut: it says stop": (CUT, whole(is_cut, put("stop", *END))),
     "cut: a token too many": (CUT, whole(is_cut, usage(30, 4))),
+    "cut: all of them too long": (CUT, both(plain(usage(30, 25)), stream(usage(30, 25, -2),
+                                                                       has("stream_options")))),
+    "stop: nothing to stop": (STOP, both(plain(put("", *SAID)), stream(say_nothing))),
     "stop: said": (STOP, whole(has("stop"), put(lambda t: t + "gre", *SAID))),
     "stop: its first letter said": (STOP, stream(put("g", -2, *FIRST, "delta", "content"),
                                                  has("stop"))),
@@ -217,6 +240,8 @@ BREAKAGES: dict[str, tuple[str, Break]] = {
     "logprobs: none": (CHAT_LOGPROBS, whole(has("top_logprobs"), put(None, *FIRST, "logprobs"))),
     "logprobs: two tokens without": (CHAT_LOGPROBS, whole(has("top_logprobs"), put(
         lambda entries: entries[:-2], *FIRST, "logprobs", "content"))),
+    "logprobs: of two tokens more": (CHAT_LOGPROBS, whole(has("top_logprobs"), put(
+        unspelt, *FIRST, "logprobs", "content"))),
     "logprobs: a probability": (CHAT_LOGPROBS, entry(put(0.9, "logprob"))),
     "logprobs: no number": (CHAT_LOGPROBS, entry(put(float("nan"), "logprob"))),
     "logprobs: too few": (CHAT_LOGPROBS, entry(lambda e: e["top_logprobs"].pop())),
@@ -233,8 +258,12 @@ BREAKAGES: dict[str, tuple[str, Break]] = {
     "text: two for one": (TEXT, whole(is_text, put(lambda c: c * 2, "choices"))),
     "text: a reason of its own": (TEXT, whole(is_text, put("eos", *END))),
     "ids: a token before them": (IDS, whole(is_ids, usage(5, 24))),
+    "ids: wrong sum": (IDS, whole(is_ids, put(55, "usage", "total_tokens"))),
     "ids: no text": (IDS, whole(is_ids, put(None, *FIRST, "text"))),
     "lists: of different lengths": (LOGPROBS, legacy(lambda found: found["text_offset"].pop())),
+    "lists: one longer": (LOGPROBS, legacy(lambda found: found["token_logprobs"].append(-1.0))),
+    "lists: a number for a token": (LOGPROBS, legacy(put(5, "tokens", 0))),
+    "lists: a fraction of an offset": (LOGPROBS, legacy(put(0.0, "text_offset", 0))),
     "lists: all too short": (LOGPROBS, legacy(lambda found: [v.__delitem__(slice(2)) for v in
                                                              found.values()])),
     "lists: an offset goes back": (LOGPROBS, legacy(put(0, "text_offset", 5))),

@@ -1,6 +1,7 @@
 """The checks' client, and the shapes they read, against answers that no server should give."""
 
 import socket
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -101,8 +102,8 @@ def test_no_more_is_read_than_the_limit(monkeypatch):
         assert wrong(client.get, "/") == "an answer of over 8 bytes"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others may drop what came before a reset")
 def test_an_answer_that_comes_before_the_body_was_read_is_heard():
-    """Linux still gives what came before a reset."""
     sent = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}"
     with saying(sent, listens=False) as client:
         assert client.post("/", b"x" * 32 * 1024**2).status == 413

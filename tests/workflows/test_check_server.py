@@ -1,7 +1,22 @@
 """A right server passes every check, and each thing broken fails its own check and no other."""
 
 import pytest
-from broken_api import BREAKAGES, CORS, HEALTH, HOST, LARGE, SHAPE
+from broken_api import (
+    BREAKAGES,
+    CORS,
+    CUT,
+    FIRST,
+    HEALTH,
+    HOST,
+    LARGE,
+    SHAPE,
+    STOP,
+    STREAM,
+    TWICE,
+    is_chat,
+    put,
+    whole,
+)
 from fake_api import running
 
 from mlx_tune.errors import NetworkError
@@ -42,6 +57,31 @@ def test_what_is_broken_fails_its_check_and_no_other(what, fragile):
     found = failed(outcomes(url, model="head", expect_ours=True))
     assert set(found) == {name}, found
     assert "\n" not in found[name]
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("stream: text after the end", "text follows the finish_reason"),
+        ("stream: an error", "the stream tells of an error: {'message': 'out of memory'}"),
+        ("stop: nothing to stop", "the answer is empty, so no stop string can be tried"),
+        ("stop: said", "stopped at ', g', at once it says 'Red — warm 🔥gre'"),
+        ("urls: decoded", "after 'ple.com/search?q=caf' comes 'Ã%A9&lang=en&page=2#results, s', "
+         "not '%C3%A9&lang=en&page=2#results,'"),
+        ("refusals: a number for a code", "error.code is a number, not text or null"),
+    ],
+)  # fmt: skip
+def test_a_reason_says_what_came_and_what_was_expected(what, reason, fragile):
+    (url, now), (name, breaks) = fragile, BREAKAGES[what]
+    now.append(breaks)
+    assert failed(outcomes(url, model="head"))[name] == reason
+
+
+def test_a_reason_to_end_that_openai_does_not_know_fails_every_check_that_reads_it():
+    with running(whole(is_chat, put("eos", *FIRST, "finish_reason"))) as url:
+        found = failed(outcomes(url))
+    assert set(found) == {SHAPE, STREAM, CUT, STOP, TWICE}
+    assert set(found.values()) == {'finish_reason is "eos", not "stop" or "length"'}
 
 
 def test_every_check_is_broken_by_something():
