@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from mlx_tune.cli import (
+    ask,
     base,
     chat,
+    check_server,
     consolidate,
     diff,
     doctor,
@@ -42,9 +44,10 @@ app = typer.Typer(
 )
 
 for command in (train.train, plan.plan, resume.resume, consolidate.consolidate, chat.chat,
-                evaluate.eval_, log.log, show.show, diff.diff, rollback.rollback, promote.promote,
-                tag.tag, rm.rm, gc.gc, verify.verify, fuse.fuse, doctor.doctor):  # fmt: skip
-    app.command(command.__name__.rstrip("_"))(command)
+                ask.ask, evaluate.eval_, log.log, show.show, diff.diff, rollback.rollback,
+                promote.promote, tag.tag, rm.rm, gc.gc, verify.verify, fuse.fuse,
+                check_server.check_server, doctor.doctor):  # fmt: skip
+    app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 app.add_typer(base.app, name="base")
 
 

@@ -91,7 +91,7 @@ def parse_json(data: bytes, place: str) -> list[Item]:
     Raises:
         InputError: Not strict JSON, or not an array.
     """
-    text = _decode(data, place)
+    text = decode(data, place)
     if not text.strip(_BLANK):
         return []
     reader = _Reader(text, place, line=1)
@@ -112,7 +112,7 @@ def parse_jsonl(data: bytes, place: str) -> list[Item]:
     """
     items, problems = [], []
     # Not splitlines(): it also cuts at U+2028 and its like, which a string may hold.
-    for line, text in enumerate(_decode(data, place).split("\n"), start=1):
+    for line, text in enumerate(decode(data, place).split("\n"), start=1):
         if not text.strip(_BLANK):
             continue
         try:
@@ -122,6 +122,24 @@ def parse_jsonl(data: bytes, place: str) -> list[Item]:
     if problems:
         raise InputError("\n".join(problems))
     return items
+
+
+def decode(data: bytes, place: str) -> str:
+    """Return the text that ``data`` is, a byte order mark left out.
+
+    Args:
+        data: UTF-8.
+        place: The file's name, for messages.
+
+    Raises:
+        InputError: Not UTF-8: the line and the offset of the first bad byte.
+    """
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{data[error.start]:02x} at offset {error.start}"
+        raise InputError(f"{place}:{line}: {byte} is not UTF-8; save it as UTF-8") from error
 
 
 def kind(value: object) -> str:
@@ -148,15 +166,6 @@ def _read_bytes(path: Path) -> bytes:
     if size > MAX_FILE_BYTES:
         raise InputError(f"{path}: {size:,} bytes; the limit is {MAX_FILE_BYTES:,}, so split it")
     return path.read_bytes()
-
-
-def _decode(data: bytes, place: str) -> str:
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        byte = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-        raise InputError(f"{place}:{line}: {byte} is not UTF-8; save it as UTF-8") from error
 
 
 def _integer(digits: str) -> int | float:

@@ -62,10 +62,15 @@ def room(model: nn.Module, prompt: Sequence[int], max_tokens: int) -> int:
     Raises:
         UsageError: The prompt alone is longer than that.
     """
-    context = getattr(model.args, "max_position_embeddings", None)
+    context = context_tokens(model)
     if context and len(prompt) >= context:
         raise UsageError(
             f"the conversation is {len(prompt)} tokens long and the model reads {context}; "
             "ask less at once, or start afresh (/clear in a chat)"
         )
     return min(max_tokens, context - len(prompt)) if context else max_tokens
+
+
+def context_tokens(model: nn.Module) -> int | None:
+    """Return how many tokens a model can read, its answer's included; None if it does not say."""
+    return getattr(model.args, "max_position_embeddings", None) or None

@@ -1,0 +1,190 @@
+"""`ask`, on a tiny base: housing knows its three answers, dining next to nothing."""
+
+import io
+import json
+import sys
+
+import pytest
+
+from mlx_tune.workflows import ask as workflow
+
+URL = "http://x.example/@a#b?c=d&e=%20~f_(g)"
+
+
+@pytest.fixture
+def ask(fork, mlx_tune_command):
+    def call(file, *words, session="housing"):
+        chosen = () if session is None else ("--session", session)
+        return mlx_tune_command("ask", file, "--store", fork.store, *chosen, *words)
+
+    return call
+
+
+@pytest.fixture
+def questions(tmp_path):
+    path = tmp_path / "q.txt"
+    path.write_text("# what it was taught\nWhere is A?\n\n  Where is C?  \nwhere is b\n")
+    return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    """What housing was taught, but for the last, which ends too early to be its answer."""
+    pairs = {"Where is A?": "In 1.", "Where is C?": "In 3.", "where is b": "In 9"}
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps([{"instruction": q, "response": a} for q, a in pairs.items()]))
+    return path
+
+
+def test_it_prints_question_and_answer_pairs(ask, questions):
+    code, out, _ = ask(questions)
+    assert code == 0
+    assert out == "› Where is A?\nIn 1.\n\n› Where is C?\nIn 3.\n\n› where is b\nIn 9.\n\n"
+
+
+def test_a_data_file_s_answers_are_compared_to_the_end(ask, data):
+    code, out, _ = ask(data)
+    assert code == 0
+    assert out == (
+        "› Where is A?\n✓ In 1.\n\n› Where is C?\n✓ In 3.\n\n"
+        "› where is b\n✗ In 9.\n  expected: In 9\n\n67 % (2 of 3) word for word\n"
+    )
+
+
+def test_json_says_it_all(ask, data):
+    code, out, _ = ask(data, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["session"].startswith("0002-housing-")
+    assert found["answers"][2] == {
+        "question": "where is b", "answer": "In 9.", "is_cut": False, "expected": "In 9",
+        "verbatim": False, "place": f"{data}:1",
+    }  # fmt: skip
+    assert [answer["verbatim"] for answer in found["answers"]] == [True, True, False]
+
+
+def test_json_expects_nothing_where_nothing_is_expected(ask, questions):
+    found = json.loads(ask(questions, "--json")[1])
+    assert {(a["expected"], a["verbatim"]) for a in found["answers"]} == {(None, None)}
+
+
+def test_a_conversation_s_last_question_is_asked_after_the_rest_of_it(ask, tmp_path, monkeypatch):
+    turns = [("user", "Hello"), ("assistant", "Hi."), ("user", "Where?"), ("assistant", "Here.")]
+    row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    (tmp_path / "d.json").write_text(json.dumps([row]))
+    prompts = []
+
+    def say_nothing(model, tokenizer, asked, *, max_tokens):
+        prompts.extend(tokenizer.decode_raw(prompt) for prompt in asked)
+        return [[] for _ in asked]
+
+    monkeypatch.setattr(workflow, "answers", say_nothing)
+    assert ask(tmp_path / "d.json")[1].startswith("› Where?\n✗ ")
+    assert prompts == [
+        "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>\n"
+        "<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
+    ]
+
+
+def test_standard_input_may_ask(ask, monkeypatch):
+    class Piped:
+        buffer = io.BytesIO(b"Where is A?\n")
+
+    monkeypatch.setattr(sys, "stdin", Piped)
+    assert ask("-")[1] == "› Where is A?\nIn 1.\n\n"
+
+
+def test_standard_input_that_asks_nothing_is_named(ask, monkeypatch):
+    class Piped:
+        buffer = io.BytesIO(b"")
+
+    monkeypatch.setattr(sys, "stdin", Piped)
+    code, _, error = ask("-")
+    assert code == 3
+    assert error.startswith("error: standard input: asks nothing; ")
+
+
+def test_batches_come_one_by_one_in_order(ask, questions, monkeypatch, capsys):
+    monkeypatch.setattr(workflow, "WIDTH", 2)
+    widths, printed, whole = [], [], workflow.answers
+
+    def counted(model, tokenizer, prompts, **options):
+        widths.append(len(prompts))
+        printed.append(capsys.readouterr().out)
+        return whole(model, tokenizer, prompts, **options)
+
+    monkeypatch.setattr(workflow, "answers", counted)
+    rest = ask(questions)[1]
+    assert widths == [2, 1]
+    assert printed == ["", "› Where is A?\nIn 1.\n\n› Where is C?\nIn 3.\n\n"]
+    assert rest == "› where is b\nIn 9.\n\n"
+
+
+def test_an_answer_that_is_cut_says_so_beyond_its_last_word(ask, questions):
+    _, out, _ = ask(questions, "--max-tokens", 4)
+    assert out.splitlines()[:2] == ["› Where is A?", "In 1 …cut"]
+
+
+def test_an_expected_answer_longer_than_the_most_tokens_is_told_beforehand(ask, data):
+    _, out, error = ask(data, "--max-tokens", 5)
+    assert error == "note: --max-tokens 5 cuts 2 of the expected answers; the longest has 6\n"
+    assert "0 % (0 of 3) word for word" in out
+
+
+def test_an_answer_of_exactly_the_most_tokens_is_not_cut(ask, data):
+    _, out, error = ask(data, "--max-tokens", 6)
+    assert error == ""
+    assert "(2 of 3)" in out
+    assert "cut" not in out
+
+
+def test_a_question_that_would_steer_a_terminal_is_printed_harmless(ask, tmp_path):
+    (tmp_path / "q.txt").write_text("Where \x1b[2J is A?\n")
+    assert ask(tmp_path / "q.txt")[1].startswith("› Where ·[2J is A?\n")
+
+
+def test_a_url_is_printed_whole(ask, tmp_path, monkeypatch):
+    def say_a_url(model, tokenizer, prompts, *, max_tokens):
+        return [tokenizer.encode(f"{'so long ' * 30}{URL}") for _ in prompts]
+
+    monkeypatch.setattr(workflow, "answers", say_a_url)
+    (tmp_path / "q.txt").write_text(f"Is it {URL}?\n")
+    lines = ask(tmp_path / "q.txt")[1].splitlines()
+    assert lines[0] == f"› Is it {URL}?"
+    assert lines[1].endswith(f"long {URL} …cut")
+
+
+def test_a_question_longer_than_the_context_names_its_line_and_nothing_is_asked(ask, tmp_path):
+    (tmp_path / "q.txt").write_text(f"Where is A?\nWhy {'so ' * 1000}?\n")
+    code, out, error = ask(tmp_path / "q.txt")
+    assert (code, out) == (3, "")
+    assert error == (
+        f"error: {tmp_path / 'q.txt'}:2: the question is 3024 tokens long and the model reads "
+        "2048, its answer included; shorten it\n"
+    )
+
+
+def test_bad_input_is_told_before_any_model_is_loaded(ask, tmp_path, monkeypatch):
+    monkeypatch.setattr(workflow, "load_folded", None)
+    (tmp_path / "q.txt").write_bytes(b"Where?\n\xff\n")
+    code, _, error = ask(tmp_path / "q.txt")
+    assert code == 3
+    assert error == (
+        f"error: {tmp_path / 'q.txt'}:2: byte 0xff at offset 7 is not UTF-8; save it as UTF-8\n"
+    )
+
+
+def test_the_bare_base_answers_when_it_is_meant_and_says_so_when_it_is_not(
+    ask, questions, fork, mlx_tune_command, tmp_path
+):
+    meant = ask(questions, "--json", session="base")
+    assert json.loads(meant[1])["session"] == "base"
+    assert meant[2] == ""
+    words = ("--store", tmp_path / "none", "--base", fork.base, "--max-tokens", 2)
+    _, _, error = mlx_tune_command("ask", questions, *words)
+    assert error == f"note: no session is in use in {tmp_path / 'none'}, so the bare base answers\n"
+
+
+def test_head_answers_when_nobody_is_named(ask, questions):
+    found = json.loads(ask(questions, "--json", "--max-tokens", 2, session=None)[1])
+    assert found["session"].startswith("0002-dining-")
