@@ -23,7 +23,7 @@ class PrefixCache:
         self.tokens_saved = 0
 
     def find(self, prompt: Sequence[int]) -> tuple[list[Any] | None, int]:
-        """Return the state after the longest known beginning of a prompt, and that beginning's length.
+        """Return the state after the longest known beginning of a prompt, and its length.
 
         At least one token is left over, for the model answers after one that it reads.
         """
@@ -73,7 +73,7 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _can_cut(layer: Any) -> bool:
-    """Tell whether a layer's state after fewer tokens is its beginning; a sliding window's is not."""
+    """Tell whether a layer's state after fewer tokens is its beginning: no sliding window's is."""
     from mlx_lm.models.cache import KVCache
 
     return type(layer) is KVCache

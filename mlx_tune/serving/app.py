@@ -220,7 +220,7 @@ def routes(api: Api) -> APIRouter:
     return router
 
 
-async def _told(ask: Callable[[Callable[[Any], None]], None]) -> Any:
+async def _told(ask: Callable[[Callable[[Any], object]], None]) -> Any:
     """Return what the engine's thread answers."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Any] = loop.create_future()

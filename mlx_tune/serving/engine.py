@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import mlx.core as mx
 
 from mlx_tune.errors import MlxTuneError
 from mlx_tune.inference.logprobs import scored
 from mlx_tune.inference.prompt_scores import prompt_logprobs
-from mlx_tune.serving.job import Failure, Job, Piece, Step
+from mlx_tune.serving.job import Ask, Failure, Job, Piece, Step
 from mlx_tune.serving.models import Models, Served
 from mlx_tune.serving.shelf import Choice
 
@@ -20,7 +21,7 @@ STALL_SECONDS = 30.0
 """A step takes less, also on a slow machine; a load may take longer and says that it is one."""
 
 _IDLE_SECONDS = 1.0
-_Command = Callable[[], None]
+_Command = Callable[[], object]
 
 
 class BusyError(Exception):
@@ -91,14 +92,14 @@ class Engine:
                 raise BusyError
             self._jobs.update(jobs)
         for job in jobs:
-            self._commands.put(lambda job=job: self._begin(job))  # type: ignore[misc]
+            self._commands.put(partial(self._begin, job))
 
     def cancel(self, job: Job) -> None:
         """Stop a job whose client has left; its place is free within a step."""
         job.is_cancelled = True
         self._commands.put(lambda: None)
 
-    def load(self, choice: Choice, done: Callable[[Failure | None], None]) -> None:
+    def load(self, choice: Choice, done: Callable[[Failure | None], object]) -> None:
         """Bring a model into memory, and say so."""
 
         def carry_out() -> None:
@@ -111,7 +112,7 @@ class Engine:
 
         self._commands.put(carry_out)
 
-    def unload(self, choice: Choice, done: Callable[[bool], None]) -> None:
+    def unload(self, choice: Choice, done: Callable[[bool], object]) -> None:
         """Let go of a model that answers nobody, and say whether there was one."""
         self._commands.put(lambda: done(self._models.drop(choice)))
 
@@ -160,12 +161,12 @@ class Engine:
         try:
             served = self._get(job.ask.choice)
             self.counts.prompt_tokens += len(job.ask.prompt)
-            if job.ask.echo:
-                job.deliver(self._echo(job, served))
+            if job.ask.echo is not None:
+                job.deliver(self._echo(job.ask, job.ask.echo, served))
             if job.ask.max_tokens == 0:
                 self._finish(job, Piece(text="", tokens=0, finish="length"))
                 return
-            served.begin(job, self._models.tokenizer, self._models.spelling)
+            served.begin(job, self._models.spelling)
         except MlxTuneError as error:
             self._finish(job, Failure(message=str(error)))
         except Exception as error:  # one request's fault must not end the others'
@@ -175,24 +176,19 @@ class Engine:
         self._doing = "loading"
         return self._models.get(choice)
 
-    def _echo(self, job: Job, served: Served) -> Piece:
+    def _echo(self, ask: Ask, text: str, served: Served) -> Piece:
         """Return the prompt as the answer's beginning, scored where that is asked for."""
-        ask, tokenizer = job.ask, self._models.tokenizer
-        text = tokenizer.decode_raw(ask.prompt)
         if ask.alternatives is None:
             return Piece(text=text, tokens=0)
-        steps = [self._first(ask.prompt[0])]
-        for token, logprobs in zip(
-            ask.prompt[1:], prompt_logprobs(served.model, ask.prompt), strict=True
-        ):
-            chosen, others = scored(logprobs, token, ask.alternatives, self._models.spelling)
+        spelt = self._models.spelling
+        certain = mx.zeros((len(spelt.pieces),))
+        chosen, _ = scored(certain, ask.prompt[0], 0, spelt, first=True)
+        steps = [Step(chosen=chosen, is_first=True)]
+        rest = zip(ask.prompt[1:], prompt_logprobs(served.model, ask.prompt), strict=True)
+        for token, logprobs in rest:
+            chosen, others = scored(logprobs, token, ask.alternatives, spelt)
             steps.append(Step(chosen=chosen, others=tuple(others)))
         return Piece(text=text, tokens=0, steps=tuple(steps))
-
-    def _first(self, token: int) -> Step:
-        certain = mx.zeros((len(self._models.tokenizer.wrapper),))
-        chosen, _ = scored(certain, token, 0, self._models.spelling, first=True)
-        return Step(chosen=chosen, is_first=True)
 
     def _drop_cancelled(self, served: Served) -> None:
         left = [n for n, answer in served.answers.items() if answer.job.is_cancelled]
@@ -218,14 +214,12 @@ class Engine:
             if answer is None:
                 continue
             self.counts.generated_tokens += 1
-            piece = answer.add(token)
-            if piece is None:
-                continue
-            if piece.finish is None:
-                answer.job.deliver(piece)
-            else:
+            event = answer.add(token)
+            if isinstance(event, Failure) or (event and event.finish):
                 served.end([token.number])
-                self._finish(answer.job, piece)
+                self._finish(answer.job, event)
+            elif event:
+                answer.job.deliver(event)
         self.counts.saved_tokens += served.batcher.prefixes.tokens_saved - saved
 
     def _finish(self, job: Job, last: Piece | Failure | None) -> None:

@@ -1,7 +1,8 @@
 """From the engine's thread to the event loop: what jobs say, as it comes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 
 from mlx_tune.serving.engine import Engine
 from mlx_tune.serving.job import Ask, Event, Failure, Job, Piece
@@ -15,7 +16,7 @@ class JobFailedError(Exception):
         self.failure = failure
 
 
-async def events(engine: Engine, asks: Sequence[Ask]) -> AsyncIterator[tuple[int, Piece]]:
+async def events(engine: Engine, asks: Sequence[Ask]) -> AsyncGenerator[tuple[int, Piece], None]:
     """Yield every piece of several answers with the answer's number, until all are whole.
 
     However the iteration ends, nothing goes on in the engine.
@@ -30,10 +31,7 @@ async def events(engine: Engine, asks: Sequence[Ask]) -> AsyncIterator[tuple[int
     def deliver(number: int, event: Event) -> None:
         loop.call_soon_threadsafe(heard.put_nowait, (number, event))
 
-    jobs = [
-        Job(ask=ask, deliver=lambda event, number=number: deliver(number, event))  # type: ignore[misc]
-        for number, ask in enumerate(asks)
-    ]
+    jobs = [Job(ask=ask, deliver=partial(deliver, number)) for number, ask in enumerate(asks)]
     engine.submit(*jobs)
     left = len(jobs)
     try:
@@ -44,5 +42,6 @@ async def events(engine: Engine, asks: Sequence[Ask]) -> AsyncIterator[tuple[int
             left -= event.finish is not None
             yield number, event
     finally:
-        for job in jobs if left else ():
-            engine.cancel(job)
+        if left:
+            for job in jobs:
+                engine.cancel(job)

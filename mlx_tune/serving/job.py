@@ -20,8 +20,8 @@ class Ask:
         sampling: How tokens are drawn.
         stops: Texts that end the answer and are not part of it.
         alternatives: How many likely tokens are told at each step; None for no log-probabilities.
-        echo: Begin with the prompt, and its log-probabilities where there are any.
-        constraint: What the answer is held to; it is this answer's own.
+        echo: The prompt's text, with which the answer is to begin; None for the answer alone.
+        constraint: What the answer is held to.
     """
 
     choice: Choice
@@ -30,7 +30,7 @@ class Ask:
     sampling: Sampling = field(default_factory=Sampling)
     stops: tuple[str, ...] = ()
     alternatives: int | None = None
-    echo: bool = False
+    echo: str | None = None
     constraint: Constraint | None = None
 
 

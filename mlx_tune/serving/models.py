@@ -38,19 +38,20 @@ class Served:
     batcher: Batcher
     answers: dict[int, Answer]
 
-    def begin(self, job: Job, tokenizer: Tokenizer, spelt: Spelling) -> None:
+    def begin(self, job: Job, spelt: Spelling) -> None:
         """Let an answer grow."""
         ask = job.ask
         processors = list(ask.sampling.processors(len(ask.prompt)))
-        if ask.constraint is not None:
-            processors.append(ask.constraint)
+        grammar = ask.constraint.begin() if ask.constraint else None
+        if grammar is not None:  # last, so that nothing allows again what it forbids
+            processors.append(grammar)
         number = self.batcher.add(
             ask.prompt,
             max_tokens=ask.max_tokens,
             sampler=ask.sampling.sampler(),
             processors=processors,
         )
-        self.answers[number] = Answer(job, tokenizer, spelt)
+        self.answers[number] = Answer(job, spelt, grammar)
 
     def end(self, numbers: list[int]) -> None:
         """Let go of answers, whole or not."""

@@ -7,6 +7,7 @@ from typing import Any
 from mlx_tune.errors import MlxTuneError
 from mlx_tune.inference.constrained import Constraint, Constraints
 from mlx_tune.inference.sampling import Sampling
+from mlx_tune.inference.spelling import spelling
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.serving.job import Ask
 from mlx_tune.serving.schemas import ChatRequest, CompletionRequest, Drawn
@@ -44,6 +45,7 @@ class Reader:
             context: Tokens that a model reads at most; None for no known limit.
         """
         self._tokenizer, self._vocabulary, self.context = tokenizer, vocabulary, context
+        self._spelling = spelling(tokenizer)
         self._constraints: Constraints | None = None
 
     def chat(self, request: ChatRequest, choice: Choice) -> list[Ask]:
@@ -76,7 +78,7 @@ class Reader:
             RequestError: One is too long, or names a token that there is not.
         """
         found = []
-        for prompt in self._prompts(request.prompt):
+        for prompt, text in self._prompts(request.prompt):
             limit = request.max_tokens
             found += self._asks(
                 request,
@@ -85,11 +87,12 @@ class Reader:
                 param="prompt",
                 max_tokens=self._room(prompt, limit, DEFAULT_COMPLETION_TOKENS, "prompt"),
                 alternatives=request.logprobs,
-                echo=bool(request.echo),
+                echo=text if request.echo else None,
             )
         return found
 
-    def _prompts(self, given: Any) -> list[list[int]]:
+    def _prompts(self, given: Any) -> list[tuple[list[int], str]]:
+        """Return each prompt's tokens and its text."""
         if isinstance(given, str) or isinstance(given[0], int):
             given = [given]
         found = []
@@ -98,8 +101,12 @@ class Reader:
             if not tokens:
                 raise RequestError(f"prompt {number} is empty; say something", param="prompt")
             self._check_ids(tokens, "prompt")
-            found.append(tokens)
+            found.append((tokens, one if isinstance(one, str) else self._spelt(tokens)))
         return found
+
+    def _spelt(self, tokens: Sequence[int]) -> str:
+        spelt = b"".join(self._spelling(token, first=i == 0) for i, token in enumerate(tokens))
+        return spelt.decode(errors="replace")
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
         wrong = next((i for i in ids if not 0 <= i < self._vocabulary), None)
@@ -109,10 +116,8 @@ class Reader:
                 param=param,
             )
 
-    def _room(
-        self, prompt: Sequence[int], asked: int | None, default: int, param: str
-    ) -> int:
-        """Return how many tokens may be generated: as asked, else the default, as far as it goes."""
+    def _room(self, prompt: Sequence[int], asked: int | None, default: int, param: str) -> int:
+        """Return how many tokens may be generated: as asked, else the default as far as it goes."""
         if not prompt:
             raise RequestError(f"{param}: nothing to read; say something", param=param)
         if self.context is None:
@@ -137,7 +142,7 @@ class Reader:
         param: str,
         max_tokens: int,
         alternatives: int | None,
-        echo: bool = False,
+        echo: str | None = None,
         response_format: Any = None,
     ) -> list[Ask]:
         stop = [request.stop] if isinstance(request.stop, str) else request.stop or []

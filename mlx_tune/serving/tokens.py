@@ -12,6 +12,7 @@ from starlette.types import Scope
 from mlx_tune.serving.policy import Policy
 from mlx_tune.serving.refusal import Refusal
 
+_CHANGES = ("/api/", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -41,7 +42,7 @@ def _is_asked(scope: Scope, policy: Policy) -> bool:
     path: str = scope["path"]
     if path == "/health" or is_page(scope):
         return False
-    changes = scope["method"] not in SAFE_METHODS and path.startswith("/api/")
+    changes = scope["method"] not in SAFE_METHODS and path.startswith(_CHANGES)
     return policy.token_for_all or changes
 
 
