@@ -6,8 +6,9 @@ from mlx_tune.cli.options import STORE, JsonOption, StoreOption
 def log(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
     """List the sessions, newest first; `*` marks HEAD, `│` its chain."""
     from mlx_tune.cli.console import print_json, say
-    from mlx_tune.cli.lineage_view import look, print_lineage, to_json
+    from mlx_tune.cli.lineage_view import print_lineage, to_json
     from mlx_tune.lineage.store import Store
+    from mlx_tune.workflows.lineage import look
 
     lineage = look(Store.open(store))
     for note in lineage.notes:

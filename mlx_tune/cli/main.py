@@ -25,6 +25,7 @@ from mlx_tune.cli import (
     resume,
     rm,
     rollback,
+    serve,
     show,
     tag,
     train,
@@ -46,7 +47,7 @@ app = typer.Typer(
 for command in (train.train, plan.plan, resume.resume, consolidate.consolidate, chat.chat,
                 ask.ask, evaluate.eval_, log.log, show.show, diff.diff, rollback.rollback,
                 promote.promote, tag.tag, rm.rm, gc.gc, verify.verify, fuse.fuse,
-                check_server.check_server, doctor.doctor):  # fmt: skip
+                serve.serve, check_server.check_server, doctor.doctor):  # fmt: skip
     app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 app.add_typer(base.app, name="base")
 

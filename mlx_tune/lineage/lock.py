@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError, LockedError
 from mlx_tune.lineage.atomic import disk_errors, one_line
-from mlx_tune.lineage.sealed import IRREGULAR
+from mlx_tune.lineage.sealed import IRREGULAR, read_regular
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # What file systems without locks say.
@@ -56,6 +56,23 @@ def hold(path: Path, *, what: str, wait_seconds: float = 0.0) -> Iterator[None]:
     finally:
         with suppress(OSError):  # closing gives the lock back, whatever it says
             os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Tell whether a living process of this machine has signed a lock, without touching the lock.
+
+    For whoever only shows it: trying to take it could turn another away.
+    """
+    try:
+        holder = json.loads(read_regular(path))
+        if holder["host"] != socket.gethostname():
+            return False
+        os.kill(int(holder["pid"]), 0)
+    except PermissionError:
+        return True  # another person's process, but alive
+    except (DamagedStoreError, OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+    return True
 
 
 def _open(path: Path) -> int:

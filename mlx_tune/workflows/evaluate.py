@@ -76,18 +76,9 @@ def evaluate(
     store = Store.open(store_root)
     need_sessions(store)
     info = locate_base(store, choose_base(store, base), say)
-    answering = find_session(store, session)
-    asked = store.chain(find_session(store, on) if on else answering or store.head())
+    found, history = _nothing_known(store, session, on)
     for note in store.notes:
         say(note)
-    history = read_history(asked)
-    found = Evaluation(
-        answering=Place(session=answering, chain=tuple(store.chain(answering))),
-        rows=_rows(answering, tuple(store.chain(answering)), asked),
-        columns=_columns(asked, history),
-        cells={},
-        recall=(),
-    )
     known = {} if fresh else _known(store, found, history, info, say)
     exam = _exam(found.columns, load_tokenizer(info.folder, info.template))
     general = None if quick else general_set(info, say=say)
@@ -99,6 +90,40 @@ def evaluate(
     finally:  # stopped midway, the rows that were asked need not be asked again
         _keep(store, found, info, say)
     return found
+
+
+def already_known(store_root: Path, *, info: BaseInfo, session: str | None, say: Say) -> Evaluation:
+    """Return what records and earlier evaluations say, without asking any model.
+
+    Args:
+        store_root: The store's folder.
+        info: The store's base.
+        session: Up to which session; None for HEAD.
+        say: Told what could not be read.
+
+    Raises:
+        UsageError: The store has no sessions, or the name means none.
+        DamagedStoreError: A session of the chain is damaged.
+    """
+    store = Store.open(store_root)
+    need_sessions(store)
+    found, history = _nothing_known(store, session, None)
+    return replace(found, cells=_known(store, found, history, info, say))
+
+
+def _nothing_known(store: Store, session: str | None, on: str | None) -> tuple[Evaluation, History]:
+    """Return the empty matrix, and the rows its questions come from."""
+    answering = find_session(store, session)
+    asked = store.chain(find_session(store, on) if on else answering or store.head())
+    history = read_history(asked)
+    found = Evaluation(
+        answering=Place(session=answering, chain=tuple(store.chain(answering))),
+        rows=_rows(answering, tuple(store.chain(answering)), asked),
+        columns=_columns(asked, history),
+        cells={},
+        recall=(),
+    )
+    return found, history
 
 
 def _rows(

@@ -1,7 +1,6 @@
 import json
 
 from fake_api import running
-
 from mlx_tune.workflows.api_checks import listing
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from guarded import JSON, asked, posted
 
 

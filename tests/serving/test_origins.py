@@ -1,8 +1,8 @@
 """Through which names and pages a request may come."""
 
 import pytest
-from guarded import HOST, JSON, TOKEN, asked, posted
 
+from guarded import HOST, JSON, TOKEN, asked, posted
 from mlx_tune.serving.policy import decide
 
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from guarded import HOST, JSON, OPEN, App, asked
 
+from guarded import HOST, JSON, OPEN, App, asked
 from mlx_tune.serving.security import Guard
 
 

@@ -3,6 +3,7 @@
 import hmac
 
 import pytest
+
 from guarded import CLOSED, TOKEN, asked, posted
 
 

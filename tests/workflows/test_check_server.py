@@ -1,6 +1,7 @@
 """A right server passes every check, and each thing broken fails its own check and no other."""
 
 import pytest
+
 from broken_api import (
     BREAKAGES,
     CORS,
@@ -18,7 +19,6 @@ from broken_api import (
     whole,
 )
 from fake_api import running
-
 from mlx_tune.errors import NetworkError
 from mlx_tune.workflows.api_checks import listing, ours
 from mlx_tune.workflows.api_checks.client import Client

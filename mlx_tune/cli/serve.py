@@ -1,0 +1,76 @@
+"""`mlx-tune serve`: the model behind OpenAI's API, and a page to talk to it."""
+
+from typing import Annotated
+
+import typer
+
+from mlx_tune.cli.options import STORE, BaseOption, StoreOption
+
+
+def serve(
+    *,
+    host: Annotated[
+        str, typer.Option("--host", help="Address; one that others reach asks for the token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0 takes any that is free.")] = 8321,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar="MLX_TUNE_TOKEN",
+            help="Ask everybody for this; default: one is drawn, for changes alone.",
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="Another name it answers to.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option("--allow-origin", help="Another page that may ask it.")
+    ] = None,
+    loaded: Annotated[
+        int, typer.Option("--loaded", min=1, help="Sessions in memory besides the one in use.")
+    ] = 3,
+    waiting: Annotated[
+        int, typer.Option("--waiting", min=1, help="Answers under way or waiting, at most.")
+    ] = 64,
+    prefix_mb: Annotated[
+        int, typer.Option("--prefix-mb", min=0, help="Of memory for prompts that begin alike.")
+    ] = 256,
+    store: StoreOption = STORE,
+    base: BaseOption = None,
+) -> None:
+    """Serve the model that HEAD names: an OpenAI-compatible API, and a page."""
+    from mlx_tune.cli.console import say, warn_of_slow_blas
+    from mlx_tune.errors import UsageError
+
+    try:
+        from mlx_tune.serving.policy import Policy
+        from mlx_tune.serving.start import ServeRequest, run
+    except ImportError as error:
+        raise UsageError(
+            f"serving needs {error.name}, which is not installed; "
+            "`pip install 'mlx-tune-continual[serve]'` does that"
+        ) from error
+    warn_of_slow_blas()
+
+    def started(address: str, port: int, policy: Policy) -> None:
+        where = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+        print(f"page   {where}/#token={policy.token}")
+        print(f"API    {where}/v1")
+        whom = "everything" if policy.token_for_all else "rolling back and promoting"
+        print(f"token  {policy.token} (for {whom})")
+        print("Ctrl-C stops it.", flush=True)
+
+    request = ServeRequest(
+        store=store,
+        base=base,
+        host=host,
+        port=port,
+        token=token,
+        allow_hosts=allow_host or (),
+        allow_origins=allow_origin or (),
+        most_loaded=loaded,
+        most_waiting=waiting,
+        prefix_bytes=prefix_mb << 20,
+    )
+    run(request, say=say, started=started)

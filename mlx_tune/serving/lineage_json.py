@@ -1,0 +1,132 @@
+"""The lineage, its retention and a training that runs, as the page reads them."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_tune.continual.recorded import Kind
+from mlx_tune.lineage import lock
+from mlx_tune.lineage.head import BASE
+from mlx_tune.lineage.runs import Run, runs
+from mlx_tune.lineage.session import Session
+from mlx_tune.lineage.store import TRAINING_LOCK
+from mlx_tune.training.mixture import Mixture
+from mlx_tune.workflows.evaluation import Evaluation, measures_json
+from mlx_tune.workflows.lineage import Lineage
+
+_RECENT_STEPS = 20
+_MOST_LOSSES = 500
+
+
+def lineage_json(lineage: Lineage, base: str) -> dict[str, Any]:
+    """Return the tree of sessions, parents first.
+
+    Args:
+        lineage: As it was read.
+        base: The base model's name.
+    """
+    by_id = {session.id: session for session in lineage.sessions}
+    head = by_id.get(lineage.head or BASE)
+    previous = by_id.get(head.parent) if head and head.parent else None
+    return {
+        "base": base,
+        "head": head and head.folder_name,
+        "previous": previous and previous.folder_name,
+        "sessions": [_session(session, by_id, lineage) for session in lineage.sessions],
+        "damaged": [
+            {"folder": name, "problem": problem} for name, problem in lineage.damaged.items()
+        ],
+        "error": lineage.error and str(lineage.error),
+    }
+
+
+def _session(session: Session, by_id: Mapping[str, Session], lineage: Lineage) -> dict[str, Any]:
+    record = session.record
+    data = record.get("data", {})
+    parent = by_id.get(session.parent or "")
+    own = (record.get("recall") or [{}])[-1]
+    return {
+        "id": session.folder_name,
+        "name": session.name,
+        "number": session.number,
+        "parent": parent and parent.folder_name,
+        "created": record.get("created"),
+        "rows": data.get("rows"),
+        "sources": [Path(source).name for source in data.get("sources", ())],
+        "recall": _count(own.get("verbatim")),
+        "paraphrases": _count(own.get("paraphrases")),
+        "verdict": record.get("verdict"),
+        "reasons": list((record.get("gate") or {}).get("reasons", ())),
+        "tags": list(lineage.tags.get(session.id, ())),
+        "in_chain": session.id in lineage.in_use,
+        "removed": session.id in lineage.removed,
+    }
+
+
+def _count(score: Mapping[str, Any] | None) -> dict[str, int] | None:
+    if not score:
+        return None
+    return {"right": sum(score["outcomes"]), "asked": len(score["outcomes"])}
+
+
+def retention_json(found: Evaluation) -> dict[str, Any]:
+    """Return both matrices, as far as they are known, and what they come to."""
+    session = found.answering.session
+    gate = (session.record.get("gate") or {}) if session else {}
+    return {
+        "session": session.folder_name if session else BASE,
+        "labels": [f"{c.session.number} {c.session.name}" for c in found.columns],
+        "verbatim": _matrix(found, "verbatim"),
+        "paraphrases": _matrix(found, "paraphrases"),
+        "scores": measures_json(found.retention("verbatim")),
+        "general": (gate.get("general") or {}).get("nats_per_token"),
+    }
+
+
+def _matrix(found: Evaluation, kind: Kind) -> list[list[dict[str, int] | None]]:
+    def cell(row: Any, column: Any) -> dict[str, int] | None:
+        scored = found.scored(row, column, kind)
+        return scored and {"right": sum(scored.outcomes), "asked": len(scored.outcomes)}
+
+    return [[cell(row, column) for column in found.columns] for row in found.rows]
+
+
+def training_json(store_root: Path) -> dict[str, Any]:
+    """Return where the newest run stands; none where there is none."""
+    found = runs(store_root)
+    return {"run": _run(found[-1], store_root) if found else None}
+
+
+def _run(run: Run, store_root: Path) -> dict[str, Any]:
+    lines = list({line["number"]: line for line in run.metrics()}.values())
+    a_epoch, epochs = _steps(run)
+    step = lines[-1]["number"] if lines else 0
+    recent = lines[-_RECENT_STEPS:]
+    pace = sum(line["seconds"] for line in recent) / len(recent) if recent else None
+    state = _state(run, store_root)
+    thin = -(-len(lines) // _MOST_LOSSES) or 1
+    return {
+        "name": run.record["name"],
+        "state": state,
+        "epoch": lines[-1]["epoch"] if lines else 0,
+        "epochs": epochs,
+        "step": step,
+        "steps": a_epoch * epochs,
+        "seconds_left": (a_epoch * epochs - step) * pace if pace and state == "running" else None,
+        "losses": [[line["number"], line["loss"]] for line in lines[::thin]],
+    }
+
+
+def _steps(run: Run) -> tuple[int, int]:
+    """Return the steps of an epoch and the epochs, at most."""
+    sizing = run.record["sizing"]
+    rows = sizing["batch_size"]["value"] * sizing["grad_accumulation"]["value"]
+    places = Mixture.from_json(run.record["mixture"]).places
+    return math.ceil(places / rows), int(sizing["epochs"]["value"])
+
+
+def _state(run: Run, store_root: Path) -> str:
+    if not run.is_unfinished:
+        return "finished"
+    return "running" if lock.is_held(store_root / TRAINING_LOCK) else "interrupted"

@@ -1,0 +1,82 @@
+"""The page's own routes: look at the lineage, roll back, promote."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from mlx_tune.errors import UsageError
+from mlx_tune.lineage.store import Store
+from mlx_tune.models.bases import BaseInfo
+from mlx_tune.serving.lineage_json import lineage_json, retention_json, training_json
+from mlx_tune.serving.requests import RequestError
+from mlx_tune.serving.schemas import MODEL, Strict
+from mlx_tune.workflows.evaluate import already_known
+from mlx_tune.workflows.lineage import look
+from mlx_tune.workflows.promote import promote
+from mlx_tune.workflows.rollback import rollback
+
+
+class RollbackRequest(Strict):
+    """`POST /api/rollback`."""
+
+    to: str | None = None
+
+
+class PromoteRequest(Strict):
+    """`POST /api/promote`."""
+
+    session: str = MODEL
+
+
+def lineage_routes(store_root: Path, info: BaseInfo) -> APIRouter:
+    """Return the routes of a store.
+
+    Args:
+        store_root: Its folder; no request names another.
+        info: Its base.
+    """
+    router = APIRouter(prefix="/api", tags=["lineage"])
+
+    @router.get("/lineage")
+    def lineage() -> dict[str, Any]:
+        """Show the tree of sessions, and which is in use."""
+        return lineage_json(look(Store.open(store_root)), info.name)
+
+    @router.get("/retention")
+    def retention(session: str | None = None) -> dict[str, Any]:
+        """Show how well every session was known after every session, as far as it was asked."""
+        if not Store.open(store_root).sessions():
+            empty: dict[str, Any] = {"session": None, "labels": [], "verbatim": [], "scores": None}
+            return {**empty, "paraphrases": [], "general": None}
+        try:
+            found = already_known(store_root, info=info, session=session, say=lambda _: None)
+        except UsageError as error:
+            raise RequestError(str(error), param="session", status=404) from error
+        return retention_json(found)
+
+    @router.get("/training")
+    def training() -> dict[str, Any]:
+        """Show the newest training's loss and the time it has left."""
+        return training_json(store_root)
+
+    @router.post("/rollback")
+    def roll_back(request: RollbackRequest) -> JSONResponse:
+        """Put the session before in use, or the one that is named; nothing is deleted."""
+        try:
+            after = rollback(store_root, request.to).after
+        except UsageError as error:
+            raise RequestError(str(error), param="to") from error
+        return JSONResponse({"head": after.folder_name if after else None})
+
+    @router.post("/promote")
+    def put_in_use(request: PromoteRequest) -> JSONResponse:
+        """Put a session in use that the gate held back, or that HEAD has left."""
+        try:
+            session = promote(store_root, request.session).session
+        except UsageError as error:
+            raise RequestError(str(error), param="session") from error
+        return JSONResponse({"head": session.folder_name})
+
+    return router
