@@ -141,7 +141,7 @@ class Grammar:
     @property
     def complete(self) -> bool:
         """Whether the answer so far is a whole one."""
-        return self.problem is None and bool(self._matcher.is_accepting())
+        return bool(self._matcher.is_accepting())
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         """Return the logits with minus infinity for every token that is not allowed next.

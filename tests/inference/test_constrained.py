@@ -369,6 +369,7 @@ def test_what_the_compiler_refuses_is_said_on_one_line(name):
 
 def test_a_schema_that_takes_too_long_to_compile_is_given_up(monkeypatch):
     monkeypatch.setattr(json_schema, "MAX_MULTIPLE", 10**9)
+    monkeypatch.setattr(constrained, "TRIAL_SECONDS", 1000.0)  # its own second of work ends it
     with pytest.raises(UsageError, match="it takes too much time or memory"):
         MADE["byte-level"].json_schema({"type": "integer", "multipleOf": 1_000_003})
 
@@ -386,6 +387,26 @@ def test_a_schema_whose_steps_would_take_too_long_is_refused_beforehand():
     ]
     with pytest.raises(UsageError, match="an answer cannot be held to it"):
         MADE["byte-level"].json_schema({"type": "object", "allOf": either})
+
+
+def test_a_trial_that_takes_too_long_by_the_clock_is_given_up(monkeypatch):
+    monkeypatch.setattr(constrained, "TRIAL_SECONDS", 0.01)  # Python alone takes longer to start
+    with pytest.raises(UsageError, match="it takes too much time or memory"):
+        Constraints(BUILT["byte-level"]).json_schema(PERSON)
+
+
+def test_a_compiler_that_breaks_down_is_said_in_words(monkeypatch):
+    monkeypatch.setattr(
+        constrained, "_trial", lambda grammar: "panic: assertion failed\n  0: <unk>"
+    )
+    with pytest.raises(UsageError, match=r"held to it: it takes too much time or memory; simplify"):
+        Constraints(BUILT["byte-level"]).json_schema(PERSON)
+
+
+def test_what_only_the_real_vocabulary_finds_wrong_is_refused_too(monkeypatch):
+    monkeypatch.setattr(constrained, "_trial", lambda grammar: None)
+    with pytest.raises(UsageError, match="Invalid type: strng"):
+        MADE["byte-level"].json_schema({"type": "strng"})
 
 
 def test_a_schema_is_tried_once_and_tried_again_if_it_failed(monkeypatch):
