@@ -52,7 +52,7 @@ class Limits:
         patience_seconds: For the header, and for any other wait on the client to begin to move.
         bytes_per_second: A body being sent and an answer being read get a second more for each.
         idle_seconds: A connection without a request is kept so long.
-        grace_seconds: At the end, until what still runs is cut off.
+        grace_seconds: From the signal until what still runs is cut off.
     """
 
     connections: int = 128
@@ -60,7 +60,7 @@ class Limits:
     patience_seconds: float = 10
     bytes_per_second: int = 8192
     idle_seconds: int = 15
-    grace_seconds: float = 1.25
+    grace_seconds: float = 1
 
 
 class LimitedConfig(Config):

@@ -13,12 +13,7 @@ from mlx_tune.serving.policy import Policy
 from mlx_tune.serving.refusal import Fields, Refusal
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:\d{1,5})?")
-_PREFLIGHT: Fields = (
-    (b"access-control-allow-methods", b"GET, POST"),
-    (b"access-control-allow-headers", b"authorization, content-type"),
-    (b"access-control-allow-private-network", b"true"),
-    (b"access-control-max-age", b"600"),
-)
+_FIELD_NAMES = re.compile(r"[\w, -]{1,1000}", re.ASCII)
 
 
 def refuse_target(scope: Scope, headers: Headers, policy: Policy) -> Refusal | None:
@@ -73,9 +68,21 @@ def is_preflight(scope: Scope, headers: Headers) -> bool:
 
 async def answer_preflight(headers: Headers, policy: Policy, send: Send) -> None:
     """Say what a page may send; a page that was not named has been refused already."""
-    fields = _PREFLIGHT if _is_named(headers, policy) else ()
-    await send({"type": "http.response.start", "status": 204, "headers": list(fields)})
+    fields = _permission(headers) if _is_named(headers, policy) else []
+    await send({"type": "http.response.start", "status": 204, "headers": fields})
     await send({"type": "http.response.body", "body": b""})
+
+
+def _permission(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Any header field may come: OpenAI's own client has a dozen, and none is acted upon."""
+    wanted = headers.get("access-control-request-headers", "")
+    more = f", {wanted}" if _FIELD_NAMES.fullmatch(wanted) else ""
+    return [
+        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-allow-headers", f"authorization, content-type{more}".encode()),
+        (b"access-control-allow-private-network", b"true"),
+        (b"access-control-max-age", b"600"),
+    ]
 
 
 def cors_fields(headers: Headers, policy: Policy) -> Fields:

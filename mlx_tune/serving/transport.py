@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -19,7 +21,9 @@ from mlx_tune.serving.connection import Connection, LimitedConfig, Limits
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SEND_BUFFER_BYTES = 65536
-_LAST_SECONDS = 0.2
+
+LAST_SECONDS = 0.2
+"""For what was cut off to notice it, and for the application's own end, each at most."""
 
 
 def serve(
@@ -106,9 +110,11 @@ class StoppableServer(Server):
         self._tell_started = started
         self._tell_stop = on_stop
         self.stopping = False
+        self._asked_to_stop = math.inf  # seconds of the event loop's clock
 
     def stop(self) -> None:
         """Begin the end, as a signal does; from any thread."""
+        self._asked_to_stop = min(self._asked_to_stop, time.monotonic())
         self.should_exit = True
 
     @contextlib.contextmanager
@@ -124,7 +130,7 @@ class StoppableServer(Server):
 
         def note(number: int, frame: FrameType | None) -> None:
             self.force_exit = self.should_exit  # the second one waits for nobody
-            self.should_exit = True
+            self.stop()
 
         before = {number: signal.signal(number, note) for number in SIGNALS}
         try:
@@ -142,6 +148,7 @@ class StoppableServer(Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more, tell the application, wait a little, cut off the rest."""
+        self.stop()
         self.stopping = True
         for server in self.servers:
             server.close()
@@ -152,22 +159,20 @@ class StoppableServer(Server):
         for connection in list(self.server_state.connections):
             with contextlib.suppress(h11.LocalProtocolError):
                 connection.shutdown()
-        await self._wait(self.limits.grace_seconds)
+        await self._wait(self._asked_to_stop + self.limits.grace_seconds)
         for connection in list(self.server_state.connections):
             assert isinstance(connection, Connection)
             connection.abort()
-        await self._wait(_LAST_SECONDS / 2)
+        await self._wait(time.monotonic() + LAST_SECONDS)
         for task in list(self.server_state.tasks):
             task.cancel()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.lifespan.shutdown(), _LAST_SECONDS)
+            await asyncio.wait_for(self.lifespan.shutdown(), LAST_SECONDS)
 
-    async def _wait(self, seconds: float) -> None:
-        """Wait until nobody is connected and nothing runs, so many seconds at most."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
+    async def _wait(self, end: float) -> None:
+        """Wait until nobody is connected and nothing runs, or that moment has come."""
         state = self.server_state
-        while (state.connections or state.tasks) and loop.time() < end and not self.force_exit:
+        while (state.connections or state.tasks) and time.monotonic() < end and not self.force_exit:
             await asyncio.sleep(0.02)
 
 

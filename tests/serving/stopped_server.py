@@ -1,4 +1,4 @@
-"""A server in a process of its own, to be sent signals; its first word says what it streams.
+"""A server in a process of its own, to be sent signals; told what it streams, and its grace.
 
 It prints its port, then, when it is told to stop, "stopping", then "returned".
 """
@@ -10,11 +10,12 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from mlx_tune.serving.connection import Limits
 from mlx_tune.serving.policy import Policy
 from mlx_tune.serving.security import Guard
 from mlx_tune.serving.transport import serve
 
-HOW = sys.argv[1]
+HOW, GRACE_SECONDS = sys.argv[1], float(sys.argv[2])
 stop = asyncio.Event()
 
 
@@ -66,5 +67,6 @@ serve(
     port=0,
     started=lambda host, port: say(port),
     on_stop=on_stop,
+    limits=Limits(grace_seconds=GRACE_SECONDS),
 )
 say("returned")

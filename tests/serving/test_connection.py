@@ -51,6 +51,11 @@ async def echo(request):
     return PlainTextResponse(str(len(await request.body())))
 
 
+async def later(request):
+    await asyncio.sleep(SHORT * 3)
+    return await echo(request)
+
+
 async def endless(request):
     async def tokens():
         while True:
@@ -74,6 +79,7 @@ APP = Starlette(
         Route("/flood", flood),
         Route("/endless", endless),
         Route("/echo", echo, methods=["POST"]),
+        Route("/later", later, methods=["POST"]),
     ]
 )
 
@@ -272,6 +278,12 @@ def test_a_body_that_keeps_coming_has_the_time_it_needs(hasty):
         assert parsed(heard(client)).body == b"80000"
 
 
+def test_a_body_that_nobody_takes_yet_is_not_the_clients_delay(hasty):
+    body = b" " * 300_000
+    with connected(hasty.port, request("POST", "/later", body, content_length="300000")) as client:
+        assert parsed(heard(client)).body == b"300000"
+
+
 def test_the_rest_of_a_refused_body_is_not_read_for_ever():
     async def refuse(scope, receive, send):
         if scope["type"] == "lifespan":
@@ -324,7 +336,8 @@ def test_an_answer_that_is_read_slowly_but_read_arrives_whole(hasty, path):
 
 @pytest.mark.parametrize("second", [b"", request()])
 def test_row_33_a_client_that_leaves_is_noticed_even_after_a_second_request(hasty, second):
-    with connected(hasty.port, request(path="/thinking")) as client:
+    asks = request(path="/thinking", connection="keep-alive")
+    with connected(hasty.port, asks) as client:
         assert eventually(lambda: hasty.server.server_state.tasks)
         time.sleep(0.1)
         client.sendall(second)
@@ -347,6 +360,17 @@ def test_row_33_one_connection_too_many_takes_the_place_of_one_that_asks_nothing
         assert parsed(heard(idle[2])).body == b"hello"
         for client in idle:
             client.close()
+
+
+def test_row_33_one_connection_too_many_takes_the_place_of_one_that_does_not_read():
+    with serving(APP, connections=2) as server:
+        first, second = (slow_reader(server.port, "/flood") for _ in range(2))
+        with first, second:
+            connections = server.server.server_state.connections
+            assert eventually(
+                lambda: [each.flow.write_paused for each in connections] == [True] * 2
+            )
+            assert said_to(server.port, request()).body == b"hello"
 
 
 def test_where_all_are_being_answered_one_more_is_told_to_come_back():

@@ -111,3 +111,15 @@ def test_a_preflight_of_a_named_origin_is_answered_without_token_or_application(
     assert reply.headers["access-control-allow-origin"] == "https://app.example"
     assert reply.headers["access-control-allow-headers"] == "authorization, content-type"
     assert reply.headers["access-control-allow-methods"] == "GET, POST"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "more"),
+    [("x-stainless-os, user-agent", ", x-stainless-os, user-agent"), ("a\n", "")],
+)
+def test_a_named_origin_may_send_the_fields_its_client_has(wanted, more):
+    asks = ("access-control-request-method", "POST"), ("access-control-request-headers", wanted)
+    reply = asked("OPTIONS", "/v1/x", APP, *asks, policy=NAMED)
+
+    allowed = reply.headers["access-control-allow-headers"]
+    assert allowed == f"authorization, content-type{more}"

@@ -16,7 +16,11 @@ from wire import connected, heard, request, said_to, serving
 
 from mlx_tune.errors import MlxTuneError, UsageError
 from mlx_tune.serving import transport
+from mlx_tune.serving.connection import Limits
 from mlx_tune.serving.transport import listen, serve
+
+LONG = 5
+"""Seconds within which a server has ended, on a busy machine too; alone it takes less than two."""
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
@@ -39,10 +43,10 @@ class Process:
 
 
 @contextmanager
-def process(how="listens"):
+def process(how="listens", *, grace_seconds=1.0):
     script = Path(__file__).with_name("stopped_server.py")
     popen = subprocess.Popen(
-        [sys.executable, script, how],
+        [sys.executable, script, how, str(grace_seconds)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -57,23 +61,26 @@ def process(how="listens"):
 
 @BOTH
 def test_row_33_a_signal_ends_streams_with_a_last_event_and_the_process_with_0(number):
-    with process() as server, connected(server.port, request(path="/stream")) as client:
-        heard(client, b"token")
-        code, out, err, seconds = server.ended(number)
+    asks = request(path="/stream")
+    with process(grace_seconds=60) as server, connected(server.port, asks) as client:
+        with connected(server.port):
+            heard(client, b"token")
+            code, out, err, seconds = server.ended(number)
 
         assert (code, out, err) == (0, ["stopping", "returned"], "")
-        assert seconds < 2
+        assert seconds < LONG, "nobody is waited for who asks nothing"
         assert heard(client).endswith(b"data: error\n\n\r\n0\r\n\r\n")
 
 
 def test_row_33_event_streams_end_with_a_last_event_too():
     pytest.importorskip("sse_starlette")
-    with process("sse") as server, connected(server.port, request(path="/stream")) as client:
+    asks = request(path="/stream")
+    with process("sse", grace_seconds=60) as server, connected(server.port, asks) as client:
         heard(client, b"token")
         code, out, err, seconds = server.ended(signal.SIGTERM)
 
         assert (code, out, err) == (0, ["stopping", "returned"], "")
-        assert seconds < 2
+        assert seconds < LONG
         assert b"data: error" in heard(client)
 
 
@@ -88,7 +95,7 @@ HANGING = {
 }
 
 
-def test_what_does_not_end_is_cut_off_within_two_seconds_without_a_traceback():
+def test_what_does_not_end_is_cut_off_without_a_traceback():
     with process("deaf") as server, ExitStack() as clients:
         for sent in HANGING.values():
             clients.enter_context(connected(server.port, sent))
@@ -96,16 +103,31 @@ def test_what_does_not_end_is_cut_off_within_two_seconds_without_a_traceback():
         code, out, err, seconds = server.ended(signal.SIGTERM)
 
     assert (code, out, err) == (0, ["stopping", "returned"], "")
-    assert 1.25 <= seconds < 2
+    assert 1 <= seconds < LONG
+
+
+def test_nobody_is_let_in_any_more_while_the_last_are_waited_for():
+    with process("deaf") as server, connected(server.port, request(path="/stream")) as client:
+        heard(client, b"token")
+        server.popen.send_signal(signal.SIGTERM)
+        assert server.popen.stdout.readline() == "stopping\n"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port), 5)
+        assert heard(client, b"token").endswith(b"token\n\n\r\n")
 
 
 def test_a_second_signal_waits_for_nobody():
-    with process("deaf") as server, connected(server.port, request(path="/stream")) as client:
+    asks = request(path="/stream")
+    with process("deaf", grace_seconds=60) as server, connected(server.port, asks) as client:
         heard(client, b"token")
         code, out, err, seconds = server.ended(signal.SIGTERM, signal.SIGINT)
 
     assert (code, out, err) == (0, ["stopping", "returned"], "")
-    assert seconds < 1.5
+    assert seconds < LONG
+
+
+def test_of_two_seconds_half_a_one_is_left_to_the_process():
+    assert Limits().grace_seconds + 2 * transport.LAST_SECONDS <= 1.5
 
 
 def test_a_fault_in_what_is_called_at_the_end_is_printed_and_the_end_comes_all_the_same():
@@ -154,6 +176,13 @@ def test_an_application_that_does_not_start_is_an_error(caplog):
 
     assert not said
     assert "no model" in caplog.text
+
+
+def test_little_of_an_answer_waits_where_nobody_sees_whether_it_is_read():
+    with listen("127.0.0.1", 0) as listener:
+        taken = listener.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+    assert taken in (transport.SEND_BUFFER_BYTES, 2 * transport.SEND_BUFFER_BYTES)  # Linux
 
 
 def test_a_port_in_use_is_one_line():
