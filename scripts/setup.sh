@@ -37,8 +37,8 @@ echo "setting up .venv with $("$python" --version)…"
     echo "error: $python cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2
     exit 1
 }
-extra=""
-[ "$(uname -s)" = Linux ] && extra="[${BACKEND:-cpu}]"
-.venv/bin/python -m pip install -qq --disable-pip-version-check -e ".$extra"
+extra="serve"
+[ "$(uname -s)" = Linux ] && extra="serve,${BACKEND:-cpu}"
+.venv/bin/python -m pip install -qq --disable-pip-version-check -e ".[$extra]"
 [ "$(uname -s)" = Linux ] && [ "${BACKEND:-cpu}" = cpu ] && install_blas
 touch .venv/.ready

@@ -14,7 +14,7 @@ class Answer:
     def __init__(self, job: Job, spelling: Spelling, grammar: Grammar | None) -> None:
         self.job = job
         self._spelling, self._grammar = spelling, grammar
-        self._text = Detokeniser(spelling)
+        self._text = Detokeniser(spelling, continues=job.ask.continues)
         self._stops = Stops(job.ask.stops)
         self._tokens = 0
         self._untold: list[Step] = []
@@ -42,6 +42,6 @@ class Answer:
         wanted = self.job.ask.alternatives
         if wanted is None:
             return
-        is_first = self._tokens == 1
+        is_first = self._tokens == 1 and not self.job.ask.continues
         chosen, others = scored(token.logprobs, token.id, wanted, self._spelling, first=is_first)
         self._untold.append(Step(chosen=chosen, others=tuple(others)))

@@ -20,6 +20,7 @@ class Ask:
         sampling: How tokens are drawn.
         stops: Texts that end the answer and are not part of it.
         alternatives: How many likely tokens are told at each step; None for no log-probabilities.
+        continues: The answer goes on with the prompt's text, so a first space belongs to it.
         echo: The prompt's text, with which the answer is to begin; None for the answer alone.
         constraint: What the answer is held to.
     """
@@ -30,6 +31,7 @@ class Ask:
     sampling: Sampling = field(default_factory=Sampling)
     stops: tuple[str, ...] = ()
     alternatives: int | None = None
+    continues: bool = False
     echo: str | None = None
     constraint: Constraint | None = None
 

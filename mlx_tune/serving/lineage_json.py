@@ -87,7 +87,9 @@ def retention_json(found: Evaluation) -> dict[str, Any]:
 def _matrix(found: Evaluation, kind: Kind) -> list[list[dict[str, int] | None]]:
     def cell(row: Any, column: Any) -> dict[str, int] | None:
         scored = found.scored(row, column, kind)
-        return scored and {"right": sum(scored.outcomes), "asked": len(scored.outcomes)}
+        if scored is None:
+            return None
+        return {"right": sum(scored.outcomes), "asked": len(scored.outcomes)}
 
     return [[cell(row, column) for column in found.columns] for row in found.rows]
 

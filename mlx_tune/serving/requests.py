@@ -87,6 +87,7 @@ class Reader:
                 param="prompt",
                 max_tokens=self._room(prompt, limit, DEFAULT_COMPLETION_TOKENS, "prompt"),
                 alternatives=request.logprobs,
+                continues=True,
                 echo=text if request.echo else None,
             )
         return found
@@ -142,6 +143,7 @@ class Reader:
         param: str,
         max_tokens: int,
         alternatives: int | None,
+        continues: bool = False,
         echo: str | None = None,
         response_format: Any = None,
     ) -> list[Ask]:
@@ -155,6 +157,7 @@ class Reader:
                 sampling=self._sampling(request, seed + number),
                 stops=tuple(stop),
                 alternatives=alternatives,
+                continues=continues,
                 echo=echo,
                 constraint=self._constraint(response_format),
             )

@@ -80,7 +80,7 @@ def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy]
     api = Api(engine, shelf, reader, base=info.name)
     app = create_app(api, lineage_routes(request.store, info), page_routes())
     engine.start()
-    engine.load(shelf.choose(HEAD), lambda failure: failure and say(failure.message))
+    engine.load(shelf.choose(HEAD), lambda failure: say(failure.message) if failure else None)
     serve(
         Guard(app, policy),
         host=request.host,

@@ -6,9 +6,9 @@ from threading import Thread
 import mlx.core as mx
 import numpy as np
 import pytest
-import vocabularies
 
 import tiny
+import vocabularies
 from mlx_tune.errors import InputError, UsageError
 from mlx_tune.inference import constrained, json_schema
 from mlx_tune.inference.constrained import Constraints

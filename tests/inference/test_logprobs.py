@@ -1,10 +1,10 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-import vocabularies
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vocabularies
 from mlx_tune.inference.logprobs import IMPOSSIBLE, Scored, scored, top
 from mlx_tune.inference.spelling import spelling
 

@@ -1,9 +1,9 @@
 import pytest
-import vocabularies
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders
 
+import vocabularies
 from mlx_tune.errors import InputError
 from mlx_tune.inference.spelling import Detokeniser, Spelling, spelling, token_bytes
 
