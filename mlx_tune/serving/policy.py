@@ -54,7 +54,8 @@ def decide(
         host: The address or name it listens on; one that is not this machine's own asks for the
             token everywhere.
         token: The person's own, which is then asked for everywhere; None draws one.
-        allow_hosts: More names it answers to, without scheme or port.
+        allow_hosts: More names it answers to, without scheme or port; the token is then asked for
+            everywhere too.
         allow_origins: Origins of other pages, such as ``https://example.org``.
 
     Raises:
@@ -63,7 +64,8 @@ def decide(
     own = () if is_wildcard(host) else (host,)
     return Policy(
         token=secrets.token_urlsafe(32) if token is None else _token(token),
-        token_for_all=token is not None or not is_loopback(host),
+        # Another name means that somebody comes from elsewhere, perhaps through a proxy here.
+        token_for_all=token is not None or not is_loopback(host) or bool(allow_hosts),
         hosts=frozenset([*LOCAL_HOSTS, *(_host(name) for name in (*own, *allow_hosts))]),
         origins=frozenset(_origin(origin) for origin in allow_origins),
     )

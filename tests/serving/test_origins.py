@@ -37,7 +37,7 @@ def test_a_request_without_a_host_or_with_two_is_refused():
 def test_a_named_host_is_answered_and_the_refusal_says_how_to_name_it():
     policy = decide("127.0.0.1", allow_hosts=["model.local"])
 
-    assert asked(host=("host", "model.local:9000"), policy=policy).status == 200
+    assert asked("GET", "/health", host=("host", "model.local:9000"), policy=policy).status == 200
     assert asked(host=("host", "model.local:9000")).error["message"] == (
         'the Host field says "model.local", which is no name of this server; if it should be one, '
         "start the server with --allow-host and that name"

@@ -31,6 +31,11 @@ def test_a_token_of_ones_own_is_asked_for_everywhere():
     assert policy.token == "s3cret"
 
 
+def test_a_name_of_another_kind_means_that_others_come_though_through_this_machine():
+    assert decide("127.0.0.1", allow_hosts=["model.example.org"]).token_for_all
+    assert not decide("127.0.0.1", allow_origins=["https://a.b"]).token_for_all
+
+
 def test_a_drawn_token_is_long_and_another_each_time_and_not_shown():
     first, second = decide("127.0.0.1"), decide("127.0.0.1")
 
