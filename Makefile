@@ -27,9 +27,9 @@ test: .venv/.dev ## Run the tests on tiny models, in under three minutes.
 
 # What fault injection is done with; without it those tests are skipped, with the reason.
 .venv/.faults: scripts/debian.sh
-	@command -v strace >/dev/null && command -v mkfs.xfs >/dev/null && command -v mkfs.ext4 >/dev/null \
-		|| sh scripts/debian.sh strace xfsprogs e2fsprogs \
-		|| echo "note: without strace, xfsprogs and e2fsprogs some of these tests are skipped"
+	@command -v strace >/dev/null && command -v slowhttptest >/dev/null && command -v mkfs.xfs >/dev/null && command -v mkfs.ext4 >/dev/null \
+		|| sh scripts/debian.sh strace xfsprogs e2fsprogs slowhttptest \
+		|| echo "note: without strace, xfsprogs, e2fsprogs and slowhttptest some of these tests are skipped"
 	@touch $@
 
 test-slow: .venv/.dev .venv/.faults ## Run the tests on the real model, and those that break things.

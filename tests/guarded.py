@@ -1,7 +1,6 @@
 """A guarded application that says what reached it, and two ways to ask it."""
 
 import wire
-
 from mlx_tune.serving.policy import Policy
 from mlx_tune.serving.security import Guard
 

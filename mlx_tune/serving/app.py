@@ -269,7 +269,7 @@ def create_app(api: Api, *routers: APIRouter) -> FastAPI:
     app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(JobFailedError, _job_failed)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(RecursionError, _too_deep)
+    app.add_exception_handler(Exception, _fault)
     return app
 
 
@@ -318,5 +318,7 @@ def _http(_: Request, error: Any) -> Response:
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
-def _too_deep(_: Request, __: Any) -> Response:
-    return _json(400, error_body("the JSON is nested too deeply", status=400, code="invalid_json"))
+def _fault(_: Request, __: Any) -> Response:
+    """Answer for what nobody foresaw; the server's terminal shows it."""
+    message = "a fault in the server; its terminal says which"
+    return _json(500, error_body(message, status=500, code="internal_error"))

@@ -15,10 +15,10 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
-from wire import connected, eventually, heard, parsed, request, said_to, serving
 
 from mlx_tune.serving.policy import Policy
 from mlx_tune.serving.security import Guard
+from wire import connected, eventually, heard, parsed, request, said_to, serving
 
 SHORT = 0.4
 """Seconds of patience, where it is ten by default."""

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
-from wire import connected, heard, request, said_to, serving
 
 from mlx_tune.errors import MlxTuneError, UsageError
 from mlx_tune.serving import transport
 from mlx_tune.serving.connection import Limits
 from mlx_tune.serving.transport import listen, serve
+from wire import connected, heard, request, said_to, serving
 
 LONG = 5
 """Seconds within which a server has ended, on a busy machine too; alone it takes less than two."""

@@ -10,10 +10,10 @@ import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from wire import request, said_to, serving
 
 from mlx_tune.serving.policy import Policy
 from mlx_tune.serving.security import Guard
+from wire import request, said_to, serving
 
 pytestmark = [
     pytest.mark.slow,
