@@ -1,13 +1,11 @@
 """Chat templates: their date pinned, rendered in a killable child process."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 from mlx_tune.errors import InputError
+from mlx_tune.models.rendering import Renderer
 
 PINNED_DATE = "26 Jul 2024"
 """What a template prints for today; the date Llama-3.2's own template falls back to."""
@@ -17,8 +15,6 @@ LIMIT_SECONDS = 10.0
 
 _SLAB = 5000  # conversations a child; what it holds must fit its memory
 _NOTHING: dict[str, None] = {"tools": None, "documents": None}  # what nobody offers here
-
-_SANDBOX = Path(__file__).with_name("sandbox.py")
 
 
 def pin_date(template: str) -> str:
@@ -40,6 +36,7 @@ def render(
     *,
     variables: Mapping[str, str | None],
     limit_seconds: float | None = None,
+    renderer: Renderer | None = None,
 ) -> list[str]:
     """Render conversations with an untrusted template.
 
@@ -47,8 +44,9 @@ def render(
         template: Jinja source.
         conversations: Each holds ``messages`` and ``add_generation_prompt``.
         variables: The special tokens a template may print, by name.
-        limit_seconds: How long all of them may take, beyond a millisecond each; LIMIT_SECONDS
+        limit_seconds: How long all of them may compute, beyond a millisecond each; LIMIT_SECONDS
             when None.
+        renderer: Renders them and is kept; None for one of their own.
 
     Returns:
         One text a conversation.
@@ -64,6 +62,7 @@ def render(
             # As transformers calls a template: a token that there is not is not defined.
             {**_NOTHING, **{name: token for name, token in variables.items() if token is not None}},
             limit_seconds or LIMIT_SECONDS,
+            renderer,
         )
     return texts
 
@@ -73,37 +72,20 @@ def _render_slab(
     conversations: Sequence[Mapping[str, Any]],
     variables: Mapping[str, str | None],
     limit_seconds: float,
+    renderer: Renderer | None,
 ) -> list[str]:
     job = {
         "template": template,
         "conversations": list(conversations),
         "variables": dict(variables),
         "limit_chars": LIMIT_CHARS,
+        "limit_seconds": limit_seconds + len(conversations) / 1000,
     }
-    limit = limit_seconds + len(conversations) / 1000
-    try:
-        child = subprocess.run(
-            # Neither the folder one stands in, nor this file's, nor PYTHON* lend it modules.
-            [sys.executable, "-E", "-P", str(_SANDBOX)],
-            input=json.dumps(job).encode(),
-            capture_output=True,
-            timeout=limit,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise InputError(
-            f"chat template: still running after {limit:.0f} seconds; use a base model with another"
-        ) from error
-    answer = _parse(child)
+    if renderer is None:
+        with closing(Renderer()) as own:
+            answer = own.ask(job)
+    else:
+        answer = renderer.ask(job)
     if "texts" not in answer:
         raise InputError(f"chat template: {answer['error']}; use a base model with another")
     return list(answer["texts"])
-
-
-def _parse(child: "subprocess.CompletedProcess[bytes]") -> dict[str, Any]:
-    """Read the child's answer; a child that died before it answered left its last words."""
-    try:
-        return dict(json.loads(child.stdout))
-    except ValueError:
-        last = (child.stderr.decode(errors="replace").splitlines() or ["no reason given"])[-1]
-        return {"error": f"it ended the process that rendered it ({last[:200]})"}

@@ -2,12 +2,14 @@
 
 A template comes with a downloaded model and is a program: it may loop for ever, reach for Python's
 internals, or print without end. So none is ever rendered in our own process. This file imports
-nothing of the package. Standard input: one JSON object; standard output: one JSON object.
+nothing of the package. Standard input: a JSON object a line; standard output: the same. It is
+computing time that is limited, not time: a busy machine is no reason to refuse a template.
 """
 
 import json
 import re
 import resource
+import signal
 import sys
 from typing import Any
 
@@ -74,15 +76,23 @@ def render(job: dict[str, Any]) -> list[str]:
     return texts
 
 
+def answer(job: dict[str, Any]) -> dict[str, Any]:
+    """Render a job, or say why not; where it computes too long SIGPROF ends the process."""
+    signal.setitimer(signal.ITIMER_PROF, job["limit_seconds"])
+    try:
+        return {"texts": render(job)}
+    except Exception as error:  # whatever a template raises is the answer, on one line
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
 def main() -> None:
-    """Answer the one job on standard input."""
+    """Answer the jobs on standard input, until it ends."""
     if sys.platform.startswith("linux"):  # macOS does not enforce an address-space limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    try:
-        answer: dict[str, Any] = {"texts": render(json.load(sys.stdin))}
-    except Exception as error:  # whatever a template raises is the answer, on one line
-        answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
-    json.dump(answer, sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 from mlx_tune.errors import InputError
 from mlx_tune.models import chat_template
+from mlx_tune.models.rendering import Renderer
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -18,11 +19,13 @@ class Tokenizer:
         wrapper: mlx-lm's ``TokenizerWrapper``, which its generators want.
         template: The chat template in effect, its date pinned; None for a plain language model.
         end_ids: The tokens that end a turn or a text.
+        renderer: Renders the template, where it is kept between conversations.
     """
 
     wrapper: Any
     template: str | None
     end_ids: frozenset[int] = field(default_factory=frozenset)
+    renderer: Renderer | None = None
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a rendered text; nothing is added to what it says."""
@@ -74,6 +77,7 @@ class Tokenizer:
                 for c in conversations
             ],
             variables=self._variables(),
+            renderer=self.renderer,
         )
 
     def prompt(self, messages: Messages) -> list[int]:

@@ -1,12 +1,14 @@
 """Brings a server up from a store: base, engine, routes, guard; and down again."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
+from mlx_tune.models.rendering import Renderer
 from mlx_tune.serving.app import Api, create_app
 from mlx_tune.serving.engine import Engine
 from mlx_tune.serving.lineage_routes import lineage_routes
@@ -71,9 +73,9 @@ def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy]
     info = locate_base(store, choose_base(store, request.base), say)
     engine = _engine(info, request)
     shelf = Shelf(request.store)
-    tokenizer = load_tokenizer(info.folder, info.template)
+    renderer = Renderer()
     reader = Reader(
-        tokenizer,
+        replace(load_tokenizer(info.folder, info.template), renderer=renderer),
         vocabulary=int(info.config["vocab_size"]),
         context=info.config.get("max_position_embeddings"),
     )
@@ -81,13 +83,14 @@ def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy]
     app = create_app(api, lineage_routes(request.store, info), page_routes())
     engine.start()
     engine.load(shelf.choose(HEAD), lambda failure: say(failure.message) if failure else None)
-    serve(
-        Guard(app, policy),
-        host=request.host,
-        port=request.port,
-        started=lambda host, port: started(host, port, policy),
-        on_stop=engine.stop,
-    )
+    with closing(renderer):
+        serve(
+            Guard(app, policy),
+            host=request.host,
+            port=request.port,
+            started=lambda host, port: started(host, port, policy),
+            on_stop=engine.stop,
+        )
 
 
 def _engine(info: BaseInfo, request: ServeRequest) -> Engine:

@@ -1,4 +1,5 @@
 import time
+from contextlib import closing
 
 import pytest
 
@@ -6,6 +7,7 @@ import templates
 import tiny
 from mlx_tune.errors import InputError
 from mlx_tune.models import chat_template
+from mlx_tune.models.rendering import Renderer
 
 ONE = [{"messages": [{"role": "user", "content": "Hi <b>&"}], "add_generation_prompt": True}]
 LONG = [
@@ -105,6 +107,20 @@ def test_a_template_that_loops_for_ever_is_stopped():
         "chat template: still running after 1 seconds; use a base model with another"
     )
     assert time.monotonic() - began < 10
+
+
+def test_a_kept_renderer_answers_again_also_after_one_that_was_stopped():
+    with closing(Renderer()) as kept:
+        assert render("{{ messages[0].content }}", renderer=kept) == ["Hi <b>&"]
+        child = kept._child.pid
+        assert render("{{ bos_token }}", renderer=kept) == ["<s>"]
+        with pytest.raises(InputError, match="TemplateError: no"):
+            render("{{ raise_exception('no') }}", renderer=kept)
+        assert kept._child.pid == child
+        with pytest.raises(InputError, match="still running after 1 seconds"):
+            render(LOOP, limit_seconds=1.0, renderer=kept)
+        assert render("{{ bos_token }}", renderer=kept) == ["<s>"]
+        assert kept._child.pid != child
 
 
 def test_a_template_that_prints_a_hundred_megabytes_is_stopped():

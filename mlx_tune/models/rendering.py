@@ -1,0 +1,90 @@
+"""A child process that renders templates, kept from one conversation to the next."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_SCRIPT = Path(__file__).with_name("sandbox.py")
+# Neither the folder one stands in, nor this file's, nor PYTHON* lend it modules.
+_COMMAND = (sys.executable, "-E", "-P", str(_SCRIPT))
+_WALL_FACTOR = 6  # how much longer than it may compute a child is waited for
+_READ_BYTES = 1 << 16
+
+
+class Renderer:
+    """Asks `sandbox.py`, which is started when it is needed and killed when it misbehaves."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the child's answer: ``texts``, or ``error`` with a line; any thread may ask.
+
+        Args:
+            job: As `sandbox.render` takes it, with ``limit_seconds``.
+        """
+        with self._lock:
+            if self._child is None or self._child.poll() is not None:
+                pipe = subprocess.PIPE
+                self._child = subprocess.Popen(_COMMAND, stdin=pipe, stdout=pipe, stderr=pipe)
+            return self._answer(self._child, job)
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            self._kill()
+
+    def _answer(self, child: "subprocess.Popen[bytes]", job: Mapping[str, Any]) -> dict[str, Any]:
+        limit = float(job["limit_seconds"])
+        line = b""
+        with contextlib.suppress(BrokenPipeError):
+            assert child.stdin is not None
+            child.stdin.write(json.dumps(job).encode() + b"\n")
+            child.stdin.flush()
+            line = _line(child, time.monotonic() + _WALL_FACTOR * limit)
+        try:
+            return dict(json.loads(line))
+        except ValueError:
+            return {"error": self._last_words(child, limit)}
+
+    def _last_words(self, child: "subprocess.Popen[bytes]", limit: float) -> str:
+        """Say how a child ended that gave no answer."""
+        child.kill()  # it may have ended already, in a way of its own
+        assert child.stderr is not None
+        last = (child.stderr.read().decode(errors="replace").splitlines() or ["no reason given"])[
+            -1
+        ]
+        self._kill()
+        if child.returncode in (-signal.SIGPROF, -signal.SIGKILL):
+            return f"still running after {limit:.0f} seconds"
+        return f"it ended the process that rendered it ({last[:200]})"
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            with self._child:  # waits, and closes its pipes
+                pass
+            self._child = None
+
+
+def _line(child: "subprocess.Popen[bytes]", until: float) -> bytes:
+    """Return the line that a child writes; what there is of it when it ends or the time is over."""
+    assert child.stdout is not None
+    found = bytearray()
+    while not found.endswith(b"\n"):
+        ready, _, _ = select.select([child.stdout], [], [], max(0.0, until - time.monotonic()))
+        part = os.read(child.stdout.fileno(), _READ_BYTES) if ready else b""
+        if not part:
+            break
+        found += part
+    return bytes(found)
