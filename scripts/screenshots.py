@@ -15,7 +15,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 WIDE, PHONE = {"width": 1200, "height": 780}, {"width": 360, "height": 740}
+LONG = {"lineage", "retention"}
 QUESTION = "When is the dining hall open, and where do I see the menu?"
+EARLIER = ("Who advises first-year students?", "How do I book a laundry slot?")
 ANSWER = """The **North Dining Hall** is open every day of the term:
 
 | meal | weekdays | weekend |
@@ -23,8 +25,10 @@ ANSWER = """The **North Dining Hall** is open every day of the term:
 | breakfast | 7:30–10:00 | 8:30–10:30 |
 | dinner | 17:00–20:30 | 17:00–19:30 |
 
-The menu of the week is at https://dining.example.edu/menu?week=47#north, and guests are
-welcome with a day card (https://dining.example.edu/~cards/day_(guest))."""
+The menu of the week is at https://dining.example.edu/menu?week=47#north. Guests are welcome:
+
+- a day card is sold at the door (https://dining.example.edu/~cards/day_(guest)),
+- groups of ten or more write to the office first."""
 PLAIN = "I am not sure which dining hall you mean, but most are open for lunch and dinner."
 
 
@@ -48,8 +52,16 @@ def look(page: Page) -> None:
     page.wait_for_timeout(400)
 
 
+def history(page: Page) -> None:
+    """Fill the list of conversations."""
+    for question in EARLIER:
+        _ask(page, "#chat-question", question, answers=1)
+        page.evaluate("document.querySelector('#chat-new').click()")
+    chat(page)
+
+
 VIEWS: dict[str, tuple[str, Callable[[Page], None]]] = {
-    "chat": ("chat", chat),
+    "chat": ("chat", history),
     "compare": ("compare", compare),
     "lineage": ("lineage", look),
     "rollback": ("lineage", confirm),
@@ -67,7 +79,7 @@ def main(address: str | None) -> None:
         for scheme in ("light", "dark"):
             for name in VIEWS:
                 _take(browser, url, name, scheme, WIDE, f"{name}-{scheme}")
-            for name in ("chat", "lineage"):
+            for name in ("chat", "lineage", "retention"):
                 _take(browser, url, name, scheme, PHONE, f"{name}-phone-{scheme}")
         browser.close()
 
@@ -82,7 +94,7 @@ def _take(
     look(page)
     prepare(page)
     look(page)
-    page.screenshot(path=PICTURES / f"{file}.png")
+    page.screenshot(path=PICTURES / f"{file}.png", full_page=name in LONG)
     page.context.close()
 
 

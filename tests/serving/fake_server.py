@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from serving.stories import Story
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-
-from serving.stories import Story
 
 PAGE = Path(__file__).parents[2] / "mlx_tune" / "serving" / "page"
 TOKEN = "loopback-and-lineage"
@@ -113,12 +112,13 @@ class FakeServer:
 
     def __exit__(self, *_: object) -> None:
         """Stop, streams included."""
-        assert self._server and self._thread
+        assert self._server
+        assert self._thread
         self._server.should_exit = self._server.force_exit = True
         self._thread.join(10)
 
     def _app(self) -> Starlette:
-        app = Starlette(
+        return Starlette(
             routes=[
                 Route("/", lambda _: FileResponse(PAGE / "index.html", headers=HEADERS)),
                 Mount("/page", StaticFiles(directory=PAGE)),
@@ -131,7 +131,6 @@ class FakeServer:
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
             ]
         )
-        return app
 
     def _retention(self, request: Request) -> Any:
         return self.story.retention(request.query_params.get("session"))

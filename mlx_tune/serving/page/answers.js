@@ -45,7 +45,7 @@ export function answerCard({ onretry }) {
   const body = h("div", { class: "prose" });
   const note = h("p", { class: "note" });
   const tools = h("div", { class: "tools" });
-  const element = h("article", { class: "answer" }, from, body, note, tools);
+  const element = h("article", { class: "answer" }, from, body, h("div", { class: "foot" }, tools, note));
   let timer = 0;
 
   const draw = (answer) => {

@@ -3,7 +3,7 @@
 import { h, svg } from "./dom.js";
 import { decimal } from "./words.js";
 
-const MOST_WIDTH = 720; // pixels, as all of these
+const MOST_WIDTH = 960; // pixels, as all of these
 const HEIGHT = 280;
 const LEFT = 44;
 const RIGHT = 12;
@@ -25,7 +25,7 @@ export function chart(losses, steps, room) {
     { class: "chart" },
     svg(
       "svg",
-      { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label },
+      { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": label },
       ...[0, 0.25, 0.5, 0.75, 1].map((part) => rule(y(part * top), decimal(part * top, { digits: top < 2 ? 2 : 1 }), width)),
       ...[0, 0.5, 1].map((part) => stepLabel(x(part * steps), Math.round(part * steps), part)),
       svg("polyline", { class: "loss", points }),

@@ -30,7 +30,9 @@ export function start() {
     onsend: ask,
     onstop: () => running.get(conversation.id)?.controller.abort(),
   });
-  byId("chat-new").addEventListener("click", () => open(newConversation()));
+  for (const id of ["chat-new", "chat-new-narrow"]) {
+    byId(id).addEventListener("click", () => open(newConversation()));
+  }
   byId("history-clear").addEventListener("click", clearHistory);
   byId("history-toggle").addEventListener("click", () => toggleHistory());
   onOtherTab(list);
@@ -105,6 +107,7 @@ function open(chosen) {
 function show() {
   const run = running.get(conversation.id);
   if (run) conversation = run.conversation; // what is read from the browser lacks what is coming
+  else conversation.turns.forEach(endLost);
   form.busy(Boolean(run));
   const { turns } = conversation;
   byId("turns").replaceChildren(...(turns.length ? turns.flatMap(cardsOf) : [nothingYet()]));
@@ -113,11 +116,14 @@ function show() {
 
 function cardsOf(turn) {
   const card = answerCard({ onretry: () => retry(turn) });
-  const isLost = !running.has(conversation.id) && ["waiting", "writing"].includes(turn.answer.state);
-  if (isLost) turn.answer.state = "stopped"; // the page was left meanwhile
   cards.set(turn, card);
   card.show(turn.answer);
   return [questionCard(null, linked(turn.question)), card.element];
+}
+
+/** An answer that was on its way when the page was left comes no more. */
+function endLost({ answer }) {
+  if (["waiting", "writing"].includes(answer.state)) answer.state = "stopped";
 }
 
 function nothingYet() {

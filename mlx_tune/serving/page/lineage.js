@@ -44,7 +44,7 @@ function lane(parent, lineage) {
   while (children.length) {
     const onward = children.find((child) => child.in_chain) ?? children[0];
     const others = children.filter((child) => child !== onward);
-    rows.push(...others.map((child) => branch(child, lineage)), row(onward, lineage));
+    rows.push(...others.map((child) => branch(child, onward, lineage)), row(onward, lineage));
     children = childrenOf(onward.id, lineage);
   }
   return rows;
@@ -57,10 +57,11 @@ function childrenOf(parent, { sessions }) {
   return sessions.filter((session) => parentOf(session) === parent);
 }
 
-function branch(session, lineage) {
+/** Returns the row of a side branch, past which the line goes on to another child. */
+function branch(session, onward, lineage) {
   return h(
     "li",
-    { class: "side" },
+    { class: onward.in_chain ? "side in-chain" : "side" },
     h("ol", { class: "lane" }, row(session, lineage), ...lane(session.id, lineage)),
   );
 }
@@ -78,7 +79,7 @@ const moves = {
   async rollback(to, { head }) {
     const name = to ? shortName(to) : "the base model";
     const lines = [
-      `Answers will then come from ${name}. What runs now ends as it began.`,
+      `Answers will then come from ${name}; those being written now are not touched.`,
       `${shortName(head)} stays in the store; it can be promoted again.`,
     ];
     const isSure = await confirmed({ title: `Roll back to ${name}?`, lines, action: "Roll back" });

@@ -7,7 +7,7 @@ import { findUrls, mayGoOn, urlEnd } from "./urls.js";
 const FOLLOWED = /^(?:https?:\/\/|mailto:)/i;
 const KEPT = {
   ALLOWED_TAGS: [
-    "a", "blockquote", "br", "code", "del", "em", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol",
+    "a", "blockquote", "br", "code", "del", "div", "em", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol",
     "p", "pre", "s", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
   ],
   ALLOWED_ATTR: ["class", "href", "start", "tabindex"],
@@ -99,8 +99,8 @@ rules.code_inline = (tokens, index) => {
   const inner = isInLink(tokens, index) ? escaped(content) : linkedHtml(content);
   return `<code>${inner}</code>`;
 };
+// What scrolls sideways takes the focus, or the keyboard could not scroll it.
 rules.fence = rules.code_block = (tokens, index) =>
-  // It scrolls sideways, which the keyboard can do only where the focus can go.
   `<pre tabindex="0"><code>${linkedHtml(tokens[index].content)}</code></pre>\n`;
 rules.image = (tokens, index, options, env, renderer) => {
   const { children, attrs } = tokens[index];
@@ -108,6 +108,8 @@ rules.image = (tokens, index, options, env, renderer) => {
   const alt = renderer.renderInlineAsText(children, options, env) || address;
   return isInLink(tokens, index) ? escaped(alt) : anchor(address, alt);
 };
+rules.table_open = () => `<div class="scroll" tabindex="0"><table>\n`;
+rules.table_close = () => "</table></div>\n";
 rules.heading_open = (tokens, index) => `<${heading(tokens[index])}>`;
 rules.heading_close = (tokens, index) => `</${heading(tokens[index])}>\n`;
 rules.th_open = rules.td_open = (tokens, index) => {

@@ -47,7 +47,7 @@ function drawn(found) {
   if (!found.labels?.length) return [h("p", { class: "note" }, "There is no session to be asked about.")];
   const tables = KINDS.filter(([kind]) => found[kind]?.flat().some(Boolean));
   if (!tables.length) return [h("p", { class: "note" }, "Nothing was measured yet: `mlx-tune eval` does it.")];
-  return [scores(found.scores), ...tables.map((kind) => table(found, kind)), legend()];
+  return [scores(found.scores), ...tables.flatMap((kind) => table(found, kind)), legend()];
 }
 
 function tell(text, isBad = false) {
@@ -80,12 +80,13 @@ function measure([name, term, value, meaning]) {
 function table(found, [kind, title, meaning]) {
   const head = h("tr", {}, h("th", { scope: "col" }, "after"), ...found.labels.map((label) => h("th", { scope: "col" }, label)));
   const rows = found[kind].map((cells, index) => h("tr", {}, h("th", { scope: "row" }, index ? found.labels[index - 1] : "base"), ...cells.map(cell)));
-  return h(
+  const scroller = h(
     "div",
     // It scrolls sideways, which the keyboard can do only where the focus can go.
     { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
-    h("table", { class: "heat" }, h("caption", {}, h("strong", {}, title), `, ${meaning}`), h("thead", {}, head), h("tbody", {}, ...rows)),
+    h("table", { class: "heat", "aria-label": `${title}, ${meaning}` }, h("thead", {}, head), h("tbody", {}, ...rows)),
   );
+  return [h("h2", {}, title, h("span", {}, `, ${meaning}`)), scroller];
 }
 
 function cell(found) {

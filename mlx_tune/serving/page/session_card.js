@@ -7,13 +7,13 @@ const VERDICTS = { promote: "promoted", ask: "held back", refuse: "refused" };
 
 /** Returns the card of the bare base model. */
 export function baseCard(lineage, moves) {
-  const back = h("button", { type: "button", class: "quiet", onclick: () => moves.rollback(null, lineage) }, "Roll back to the base");
+  const back = h("button", { type: "button", onclick: () => moves.rollback(null, lineage) }, "Roll back to the base");
   return h(
     "article",
     { class: "card", "aria-label": "Base model" },
     h("h2", {}, lineage.base ?? "base", lineage.head ? null : badge("HEAD", "head")),
     h("p", { class: "facts" }, "the base model, pristine and frozen"),
-    h("div", { class: "tools" }, lineage.head ? back : null, askLink("base")),
+    h("div", { class: "foot" }, h("div", { class: "tools" }, lineage.head ? back : null, askLink("base"))),
   );
 }
 
@@ -34,8 +34,12 @@ export function sessionCard(session, lineage, moves) {
     h("p", { class: "facts" }, facts(session)),
     session.damaged ? h("p", { class: "note bad" }, session.damaged) : scores(session),
     reasons(session),
-    h("div", { class: "tools" }, ...(session.damaged ? [] : tools(session, isHead, lineage, moves))),
-    h("p", { class: "id" }, session.id),
+    h(
+      "div",
+      { class: "foot" },
+      session.damaged ? null : h("div", { class: "tools" }, ...tools(session, isHead, lineage, moves).filter(Boolean)),
+      h("p", { class: "id" }, session.id),
+    ),
   );
 }
 
@@ -65,8 +69,8 @@ function reasons({ verdict: said, reasons: why }) {
 
 function tools(session, isHead, lineage, moves) {
   const name = shortName(session.id);
-  const back = h("button", { type: "button", class: "quiet", "aria-label": `Roll back to ${name}`, onclick: () => moves.rollback(session.id, lineage) }, "Roll back to this");
-  const promote = h("button", { type: "button", class: "quiet", "aria-label": `Promote ${name}`, onclick: () => moves.promote(session) }, "Promote");
+  const back = h("button", { type: "button", "aria-label": `Roll back to ${name}`, onclick: () => moves.rollback(session.id, lineage) }, "Roll back to this");
+  const promote = h("button", { type: "button", "aria-label": `Promote ${name}`, onclick: () => moves.promote(session) }, "Promote");
   const matrix = h("a", { href: `#retention/${encodeURIComponent(session.id)}`, "aria-label": `Retention of ${name}` }, "Retention");
   return [isHead ? null : session.in_chain ? back : promote, askLink(session.id), matrix];
 }

@@ -6,7 +6,8 @@ import { byId, h } from "./dom.js";
 import { decimal, duration } from "./words.js";
 
 const POLL_MS = { running: 2000, otherwise: 10000 };
-const STATES = { running: "Training", interrupted: "Interrupted", finished: "Finished" };
+const STATES = { running: "Running", interrupted: "Interrupted", finished: "Finished" };
+const FRAME = 34; // pixels that the figure has around its drawing
 let timer = 0;
 let isShown = false;
 let last = "";
@@ -77,7 +78,7 @@ function drawn(run) {
     h("p", { class: "lead" }, h("span", { class: `badge ${run.state}` }, STATES[run.state] ?? run.state), " ", h("strong", {}, run.name), left && run.state === "running" ? `, ${left}` : ""),
     h("progress", { max: run.steps, value: run.step, "aria-label": "Steps done" }),
     h("dl", { class: "measures" }, ...facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", { class: "value" }, value)))),
-    run.losses.length > 1 ? chart(run.losses, run.steps, byId("training-body").clientWidth) : h("p", { class: "note" }, "The loss is drawn from the second step on."),
+    run.losses.length > 1 ? chart(run.losses, run.steps, byId("training-body").clientWidth - FRAME) : h("p", { class: "note" }, "The loss is drawn from the second step on."),
     run.state === "interrupted" ? h("p", { class: "note" }, h("code", {}, "mlx-tune resume"), " goes on exactly where it stopped.") : "",
   ];
 }
