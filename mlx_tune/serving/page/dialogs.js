@@ -22,6 +22,7 @@ export async function askForToken({ wasRefused }) {
   const field = byId("token-field");
   field.value = "";
   byId("token-refused").hidden = !wasRefused;
+  byId("token-cancel").onclick = () => byId("token").close("no"); // Enter in the field is the other
   return (await answered(byId("token"))) === "yes" ? field.value.trim() : "";
 }
 

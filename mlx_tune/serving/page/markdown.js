@@ -11,7 +11,8 @@ const KEPT = {
     "p", "pre", "s", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
   ],
   ALLOWED_ATTR: ["class", "href", "start", "tabindex"],
-  ALLOWED_URI_REGEXP: FOLLOWED,
+  ALLOWED_URI_REGEXP: FOLLOWED, // asked of every attribute but class and these
+  ADD_URI_SAFE_ATTR: ["start", "tabindex"],
   ALLOW_ARIA_ATTR: false,
   ALLOW_DATA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,

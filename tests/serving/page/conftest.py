@@ -47,6 +47,10 @@ class Visit:
             "n => document.querySelectorAll('.answer[aria-busy=false]').length === n", arg=answers
         )
 
+    def until(self, condition: str) -> None:
+        """Wait until an expression is true; the page's policy lets no string be run later."""
+        self.page.wait_for_function(f"() => {condition}")
+
     def focused(self) -> str:
         """Return the id, or else the text, of what has the focus."""
         return self.page.evaluate(

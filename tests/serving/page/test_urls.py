@@ -87,6 +87,25 @@ def test_a_url_that_may_still_grow_is_no_link_yet(open_page):
     ]
 
 
+def test_what_is_no_link_is_markdown_as_usual(open_page):
+    text = (
+        "# A\n3. three\n4. *four* ~~five~~\n\n| a | b |\n|--:|---|\n| 1 | 2 |\n\n```py\nx = 1\n```"
+    )
+    visit = open_page(Reply(text=text, whole=True))
+    visit.go()
+    visit.ask("Show me")
+    html = visit.page.inner_html(".prose")
+    for part in (
+        "<h2>A</h2>",
+        '<ol start="3">',
+        "<em>four</em> <s>five</s>",
+        '<div class="scroll" tabindex="0"><table>',
+        '<td class="right">1</td>',
+        '<pre tabindex="0"><code>x = 1\n</code></pre>',
+    ):
+        assert part in html
+
+
 def test_a_long_answer_of_nothing_but_punctuation_takes_no_time(open_page):
     visit = open_page()
     visit.go()
