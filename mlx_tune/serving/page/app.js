@@ -25,10 +25,12 @@ byId("skip").addEventListener("click", (event) => {
 });
 show({ moveFocus: false });
 loadModels().catch((error) => say(error.message));
+// Meanwhile a terminal may have moved HEAD or taught a session.
+addEventListener("focus", () => loadModels({ mayAsk: false }).catch(() => {}));
 
 function show({ moveFocus }) {
   const [asked, argument] = location.hash.slice(1).split("/");
-  const name = asked in VIEWS ? asked : (shown ?? "chat");
+  const name = Object.hasOwn(VIEWS, asked) ? asked : (shown ?? "chat");
   if (shown && shown !== name) VIEWS[shown].leave?.();
   for (const other of Object.keys(VIEWS)) byId(`view-${other}`).hidden = other !== name;
   for (const link of document.querySelectorAll("nav a")) {
@@ -39,5 +41,5 @@ function show({ moveFocus }) {
   if (moveFocus && shown !== name) byId("main").focus({ preventScroll: true });
   if (shown !== name) scrollTo(0, 0);
   shown = name;
-  VIEWS[name].enter?.(argument ? decodeURIComponent(argument) : null);
+  VIEWS[name].enter?.(argument || null);
 }

@@ -8,8 +8,8 @@ const pickers = [];
 let models = [];
 
 /** Asks the server for its models and fills every picker. */
-export async function loadModels() {
-  models = (await get("/v1/models")).data;
+export async function loadModels(options) {
+  models = (await get("/v1/models", options)).data;
   pickers.forEach(fill);
 }
 

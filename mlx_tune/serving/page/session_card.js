@@ -71,12 +71,12 @@ function tools(session, isHead, lineage, moves) {
   const name = shortName(session.id);
   const back = h("button", { type: "button", "aria-label": `Roll back to this: ${name}`, onclick: () => moves.rollback(session.id, lineage) }, "Roll back to this");
   const promote = h("button", { type: "button", "aria-label": `Promote ${name}`, onclick: () => moves.promote(session) }, "Promote");
-  const matrix = h("a", { href: `#retention/${encodeURIComponent(session.id)}`, "aria-label": `Retention of ${name}` }, "Retention");
+  const matrix = h("a", { href: `#retention/${session.id}`, "aria-label": `Retention of ${name}` }, "Retention");
   return [isHead ? null : session.in_chain ? back : promote, askLink(session.id), matrix];
 }
 
 function askLink(id) {
-  return h("a", { href: `#chat/${encodeURIComponent(id)}`, "aria-label": `Chat with it: ${shortName(id)}` }, "Chat with it");
+  return h("a", { href: `#chat/${id}`, "aria-label": `Chat with it: ${shortName(id)}` }, "Chat with it");
 }
 
 function badge(text, kind) {

@@ -21,6 +21,18 @@ export function startSettings() {
   for (const id of ["temperature", "max-tokens"]) {
     byId(id).addEventListener("change", () => keep(settings()));
   }
+  closeWhenLeft(byId("settings"));
+}
+
+function closeWhenLeft(sheet) {
+  document.addEventListener("pointerdown", ({ target }) => {
+    if (!sheet.contains(target)) sheet.open = false;
+  });
+  sheet.addEventListener("keydown", ({ key }) => {
+    if (key !== "Escape") return;
+    sheet.open = false;
+    sheet.querySelector("summary").focus();
+  });
 }
 
 function number(id, otherwise) {

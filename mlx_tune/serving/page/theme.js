@@ -28,7 +28,7 @@
     button.title = `Colours: ${NAMES[theme]}`;
   };
 
-  root.dataset.theme = stored() in NEXT ? stored() : "auto";
+  root.dataset.theme = Object.hasOwn(NEXT, stored()) ? stored() : "auto";
   document.addEventListener("DOMContentLoaded", () => {
     show(root.dataset.theme);
     document.getElementById("theme").addEventListener("click", () => {

@@ -91,6 +91,21 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(open_page, view):
         assert box["height"] >= 24  # WCAG 2.2, 2.5.8
 
 
+def test_the_settings_fit_on_a_phone_and_go_when_they_are_left(open_page):
+    visit = open_page(viewport={"width": 360, "height": 640})
+    visit.go()
+    sheet = visit.page.locator(".sheet")
+    visit.page.click("summary")
+    box = sheet.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 360
+    visit.page.press("#temperature", "Escape")
+    assert not sheet.is_visible()
+    visit.page.click("summary")
+    visit.page.click("#chat-question")
+    assert not sheet.is_visible()
+
+
 def test_on_a_phone_the_conversations_unfold(open_page):
     visit = open_page(viewport={"width": 360, "height": 640})
     visit.go()

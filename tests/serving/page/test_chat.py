@@ -2,7 +2,7 @@
 
 import pytest
 from serving.fake_server import Reply
-from serving.stories import DINING, Story
+from serving.stories import DINING, HOUSING, Story
 
 pytestmark = pytest.mark.slow
 LONG = "One sentence and then another. " * 200
@@ -202,6 +202,25 @@ def test_two_models_are_asked_the_same_at_once(open_page):
     assert visit.page.locator(".prose").all_inner_texts() == [f"I am {DINING}", "I am base"]
     asked = [call.body for call in visit.server.calls if call.body]
     assert [body["messages"] for body in asked] == [[{"role": "user", "content": "Who?"}]] * 2
+
+
+def test_a_head_that_a_terminal_moved_is_noticed_when_the_page_is_looked_at_again(open_page):
+    visit = open_page()
+    visit.go()
+    visit.until("document.querySelector('#chat-model').options.length > 0")
+    visit.page.select_option("#chat-model", HOUSING)
+    visit.server.story.head = HOUSING
+    visit.page.evaluate("dispatchEvent(new Event('focus'))")
+    visit.until("document.querySelector('#chat-model').options[0].text === 'HEAD · 2 housing'")
+    assert visit.page.input_value("#chat-model") == HOUSING  # what was chosen stays chosen
+
+
+@pytest.mark.parametrize("fragment", ["", "constructor", "chat/%", "nowhere", "token=", "main"])
+def test_an_address_that_names_no_view_shows_the_chat(open_page, fragment):
+    visit = open_page()
+    visit.go(fragment)
+    visit.ask("Why?")
+    assert visit.page.inner_text(".prose") == "Yes."
 
 
 def test_without_any_session_the_base_answers(open_page):
