@@ -45,7 +45,13 @@ export function answerCard({ onretry }) {
   const body = h("div", { class: "prose" });
   const note = h("p", { class: "note" });
   const tools = h("div", { class: "tools" });
-  const element = h("article", { class: "answer" }, from, body, h("div", { class: "foot" }, tools, note));
+  const element = h(
+    "article",
+    { class: "answer" },
+    from,
+    body,
+    h("div", { class: "foot" }, tools, note),
+  );
   let timer = 0;
 
   const draw = (answer) => {
@@ -89,14 +95,20 @@ function nameOf({ model, root }) {
 function said({ state, finish, tokens, error, text }) {
   if (state === "failed") return error ?? "The answer failed.";
   if (state === "stopped") return "Stopped.";
-  if (finish === "length") return `Cut off after ${counted(tokens ?? 0, "token")}: the longest answer is in Settings.`;
+  if (finish === "length")
+    return `Cut off after ${counted(tokens ?? 0, "token")}: the longest answer is in Settings.`;
   if (!text) return "The model said nothing.";
   return tokens ? counted(tokens, "token") : "";
 }
 
 function buttons(answer, onretry) {
-  const copy = h("button", { type: "button", class: "quiet", onclick: () => copied(copy, answer.text) }, "Copy");
-  const retry = onretry && h("button", { type: "button", class: "quiet", onclick: onretry }, "Retry");
+  const copy = h(
+    "button",
+    { type: "button", class: "quiet", onclick: () => copied(copy, answer.text) },
+    "Copy",
+  );
+  const retry =
+    onretry && h("button", { type: "button", class: "quiet", onclick: onretry }, "Retry");
   return [answer.text ? copy : null, retry].filter(Boolean);
 }
 

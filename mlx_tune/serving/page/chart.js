@@ -17,7 +17,9 @@ export function chart(losses, steps, room) {
   const top = niceTop(Math.max(...known.map(([, loss]) => loss)));
   const x = (step) => LEFT + (step / Math.max(steps, 1)) * (width - LEFT - RIGHT);
   const y = (loss) => TOP + (1 - loss / top) * (HEIGHT - TOP - BOTTOM);
-  const points = known.map(([step, loss]) => `${x(step).toFixed(1)},${y(loss).toFixed(1)}`).join(" ");
+  const points = known
+    .map(([step, loss]) => `${x(step).toFixed(1)},${y(loss).toFixed(1)}`)
+    .join(" ");
   const [first, last] = [known[0], known.at(-1)];
   const label = `Loss, from ${decimal(first[1], { digits: 2 })} at step ${first[0]} to ${decimal(last[1], { digits: 2 })} at step ${last[0]}`;
   return h(
@@ -25,8 +27,16 @@ export function chart(losses, steps, room) {
     { class: "chart" },
     svg(
       "svg",
-      { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": label },
-      ...[0, 0.25, 0.5, 0.75, 1].map((part) => rule(y(part * top), decimal(part * top, { digits: top < 2 ? 2 : 1 }), width)),
+      {
+        viewBox: `0 0 ${width} ${HEIGHT}`,
+        width,
+        height: HEIGHT,
+        role: "img",
+        "aria-label": label,
+      },
+      ...[0, 0.25, 0.5, 0.75, 1].map((part) =>
+        rule(y(part * top), decimal(part * top, { digits: top < 2 ? 2 : 1 }), width),
+      ),
       ...[0, 0.5, 1].map((part) => stepLabel(x(part * steps), Math.round(part * steps), part)),
       svg("polyline", { class: "loss", points }),
       svg("circle", { class: "latest", cx: x(last[0]), cy: y(last[1]), r: 4 }),
@@ -46,7 +56,11 @@ function rule(y, label, width) {
 
 function stepLabel(x, step, part) {
   const anchor = ["start", "middle", "end"][part * 2];
-  return svg("text", { x, y: HEIGHT - 10, "text-anchor": anchor }, part === 1 ? `${step} steps` : String(step));
+  return svg(
+    "text",
+    { x, y: HEIGHT - 10, "text-anchor": anchor },
+    part === 1 ? `${step} steps` : String(step),
+  );
 }
 
 /** Returns the least of 1, 2, 4, 5 times a power of ten that is no less than a value. */

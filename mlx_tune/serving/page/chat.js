@@ -3,7 +3,11 @@
 import { answerCard, emptyAnswer, fill, questionCard } from "./answers.js";
 import { composer } from "./composer.js";
 import {
-  allConversations, deleteConversation, deleteConversations, keepConversation, newConversation,
+  allConversations,
+  deleteConversation,
+  deleteConversations,
+  keepConversation,
+  newConversation,
   onOtherTab,
 } from "./conversations.js";
 import { byId, h } from "./dom.js";
@@ -106,7 +110,8 @@ function open(chosen) {
 
 function show() {
   const run = running.get(conversation.id);
-  if (run) conversation = run.conversation; // what is read from the browser lacks what is coming
+  if (run)
+    conversation = run.conversation; // what is read from the browser lacks what is coming
   else conversation.turns.forEach(endLost);
   form.busy(Boolean(run));
   const { turns } = conversation;
@@ -131,7 +136,11 @@ function nothingYet() {
     "div",
     { class: "empty" },
     h("p", { class: "big" }, "What would you like to know?"),
-    h("p", {}, "Answers are made on the machine that serves this page. Conversations stay in this browser."),
+    h(
+      "p",
+      {},
+      "Answers are made on the machine that serves this page. Conversations stay in this browser.",
+    ),
   );
 }
 
@@ -141,7 +150,12 @@ function keep(kept) {
 }
 
 function list() {
-  showHistory({ conversations: allConversations(), open: conversation.id, onopen: open, ondelete: remove });
+  showHistory({
+    conversations: allConversations(),
+    open: conversation.id,
+    onopen: open,
+    ondelete: remove,
+  });
 }
 
 async function remove(chosen) {

@@ -22,7 +22,11 @@ export function start() {
     onstop: () => running.forEach((controller) => controller.abort()),
   });
   byId("rounds").append(
-    h("div", { class: "empty" }, h("p", {}, "What did a session change? Ask it, and what it stands on.")),
+    h(
+      "div",
+      { class: "empty" },
+      h("p", {}, "What did a session change? Ask it, and what it stands on."),
+    ),
   );
 }
 

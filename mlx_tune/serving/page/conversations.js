@@ -67,6 +67,7 @@ function read(key) {
 }
 
 function isConversation(found) {
-  const isTurn = (turn) => typeof turn?.question === "string" && typeof turn.answer?.text === "string";
+  const isTurn = (turn) =>
+    typeof turn?.question === "string" && typeof turn.answer?.text === "string";
   return typeof found?.id === "string" && Array.isArray(found.turns) && found.turns.every(isTurn);
 }

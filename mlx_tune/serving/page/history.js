@@ -17,7 +17,26 @@ function row(conversation, isOpen, onopen, ondelete) {
   return h(
     "li",
     {},
-    h("button", { type: "button", class: "open", "aria-current": isOpen && "true", title, onclick: () => onopen(conversation) }, title),
-    h("button", { type: "button", class: "delete", "aria-label": `Delete “${title}”`, onclick: () => ondelete(conversation) }, "×"),
+    h(
+      "button",
+      {
+        type: "button",
+        class: "open",
+        "aria-current": isOpen && "true",
+        title,
+        onclick: () => onopen(conversation),
+      },
+      title,
+    ),
+    h(
+      "button",
+      {
+        type: "button",
+        class: "delete",
+        "aria-label": `Delete “${title}”`,
+        onclick: () => ondelete(conversation),
+      },
+      "×",
+    ),
   );
 }

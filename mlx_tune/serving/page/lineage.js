@@ -21,14 +21,23 @@ export async function enter() {
 }
 
 function draw(lineage) {
-  const tree = h("ol", { class: "lane" }, h("li", { class: mark(!lineage.head, true) }, baseCard(lineage, moves)), ...lane(null, lineage));
+  const tree = h(
+    "ol",
+    { class: "lane" },
+    h("li", { class: mark(!lineage.head, true) }, baseCard(lineage, moves)),
+    ...lane(null, lineage),
+  );
   byId("lineage-body").replaceChildren(now(lineage), tree);
 }
 
 function now(lineage) {
   const name = lineage.head ? shortName(lineage.head) : `the base model, ${lineage.base}`;
   const back = lineage.previous ? shortName(lineage.previous) : "the base model";
-  const button = h("button", { type: "button", onclick: () => moves.rollback(lineage.previous, lineage) }, `Roll back to ${back}`);
+  const button = h(
+    "button",
+    { type: "button", onclick: () => moves.rollback(lineage.previous, lineage) },
+    `Roll back to ${back}`,
+  );
   return h(
     "div",
     { class: "now", id: "lineage-now", tabindex: "-1" },
@@ -67,7 +76,11 @@ function branch(session, onward, lineage) {
 }
 
 function row(session, lineage) {
-  return h("li", { class: mark(session.id === lineage.head, session.in_chain) }, sessionCard(session, lineage, moves));
+  return h(
+    "li",
+    { class: mark(session.id === lineage.head, session.in_chain) },
+    sessionCard(session, lineage, moves),
+  );
 }
 
 function mark(isHead, isInChain) {

@@ -22,7 +22,11 @@ export async function enter(session) {
   try {
     const { sessions, head } = await get("/api/lineage");
     const options = sessions.filter(({ damaged }) => !damaged).reverse();
-    select.replaceChildren(...options.map(({ id }) => h("option", { value: id }, id === head ? `HEAD · ${shortName(id)}` : shortName(id))));
+    select.replaceChildren(
+      ...options.map(({ id }) =>
+        h("option", { value: id }, id === head ? `HEAD · ${shortName(id)}` : shortName(id)),
+      ),
+    );
     select.disabled = !options.length;
     const known = options.some(({ id }) => id === chosen);
     select.value = known ? chosen : (head ?? options[0]?.id ?? "");
@@ -44,9 +48,11 @@ async function load(session) {
 }
 
 function drawn(found) {
-  if (!found.labels?.length) return [h("p", { class: "note" }, "There is no session to be asked about.")];
+  if (!found.labels?.length)
+    return [h("p", { class: "note" }, "There is no session to be asked about.")];
   const tables = KINDS.filter(([kind]) => found[kind]?.flat().some(Boolean));
-  if (!tables.length) return [h("p", { class: "note" }, "Nothing was measured yet: `mlx-tune eval` does it.")];
+  if (!tables.length)
+    return [h("p", { class: "note" }, "Nothing was measured yet: `mlx-tune eval` does it.")];
   return [scores(found.scores), ...tables.flatMap((kind) => table(found, kind)), legend()];
 }
 
@@ -55,14 +61,20 @@ function tell(text, isBad = false) {
 }
 
 function scores({ acc, bwt, fwt, forgetting, worst, general }) {
-  const points = (value, signed = true) => (isNumber(value) ? `${decimal(value, { signed })} points` : "–");
+  const points = (value, signed = true) =>
+    isNumber(value) ? `${decimal(value, { signed })} points` : "–";
   const rows = [
     ["Known now", "ACC", isNumber(acc) ? `${decimal(acc)} %` : "–", "mean over sessions"],
     ["Since learned", "BWT", points(bwt), "below 0 means forgetting"],
     ["Forgotten", "F", points(forgetting, false), "from the best it ever was"],
     ["Known beforehand", "FWT", points(fwt), "against the base"],
     ["Known least", "", worst ?? "–", "of all sessions"],
-    ["General answers", "ΔG", isNumber(general) ? `${decimal(general, { signed: true, digits: 3 })} nats` : "–", "loss per token, against the base"],
+    [
+      "General answers",
+      "ΔG",
+      isNumber(general) ? `${decimal(general, { signed: true, digits: 3 })} nats` : "–",
+      "loss per token, against the base",
+    ],
   ];
   return h("dl", { class: "measures" }, ...rows.map(measure));
 }
@@ -78,26 +90,61 @@ function measure([name, term, value, meaning]) {
 }
 
 function table(found, [kind, title, meaning]) {
-  const head = h("tr", {}, h("th", { scope: "col" }, "after"), ...found.labels.map((label) => h("th", { scope: "col" }, label)));
-  const rows = found[kind].map((cells, index) => h("tr", {}, h("th", { scope: "row" }, index ? found.labels[index - 1] : "base"), ...cells.map(cell)));
+  const head = h(
+    "tr",
+    {},
+    h("th", { scope: "col" }, "after"),
+    ...found.labels.map((label) => h("th", { scope: "col" }, label)),
+  );
+  const rows = found[kind].map((cells, index) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, index ? found.labels[index - 1] : "base"),
+      ...cells.map(cell),
+    ),
+  );
   const scroller = h(
     "div",
     // It scrolls sideways, which the keyboard can do only where the focus can go.
     { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
-    h("table", { class: "heat", "aria-label": `${title}, ${meaning}` }, h("thead", {}, head), h("tbody", {}, ...rows)),
+    h(
+      "table",
+      { class: "heat", "aria-label": `${title}, ${meaning}` },
+      h("thead", {}, head),
+      h("tbody", {}, ...rows),
+    ),
   );
   return [h("h2", {}, title, h("span", {}, `, ${meaning}`)), scroller];
 }
 
 function cell(found) {
-  if (!found?.asked) return h("td", { class: "unknown" }, h("span", { "aria-hidden": "true" }, "–"), h("span", { class: "unseen" }, "not measured"));
+  if (!found?.asked)
+    return h(
+      "td",
+      { class: "unknown" },
+      h("span", { "aria-hidden": "true" }, "–"),
+      h("span", { class: "unseen" }, "not measured"),
+    );
   const step = Math.min(Math.floor((found.right / found.asked) * STEPS), STEPS - 1);
-  return h("td", { class: `step-${step}` }, `${wholePercent(found)} %`, h("small", {}, ` of ${found.asked}`));
+  return h(
+    "td",
+    { class: `step-${step}` },
+    `${wholePercent(found)} %`,
+    h("small", {}, ` of ${found.asked}`),
+  );
 }
 
 function legend() {
   const steps = [...Array(STEPS).keys()].map((step) => h("span", { class: `step-${step}` }));
-  return h("p", { class: "legend" }, "0 %", h("span", { class: "scale", "aria-hidden": "true" }, ...steps), "100 %", h("span", { class: "apart" }, "– not measured"));
+  return h(
+    "p",
+    { class: "legend" },
+    "0 %",
+    h("span", { class: "scale", "aria-hidden": "true" }, ...steps),
+    "100 %",
+    h("span", { class: "apart" }, "– not measured"),
+  );
 }
 
 function isNumber(value) {

@@ -7,13 +7,21 @@ const VERDICTS = { promote: "promoted", ask: "held back", refuse: "refused" };
 
 /** Returns the card of the bare base model. */
 export function baseCard(lineage, moves) {
-  const back = h("button", { type: "button", onclick: () => moves.rollback(null, lineage) }, "Roll back to the base");
+  const back = h(
+    "button",
+    { type: "button", onclick: () => moves.rollback(null, lineage) },
+    "Roll back to the base",
+  );
   return h(
     "article",
     { class: "card", "aria-label": "Base model" },
     h("h2", {}, lineage.base ?? "base", lineage.head ? null : badge("HEAD", "head")),
     h("p", { class: "facts" }, "the base model, pristine and frozen"),
-    h("div", { class: "foot" }, h("div", { class: "tools" }, lineage.head ? back : null, askLink("base"))),
+    h(
+      "div",
+      { class: "foot" },
+      h("div", { class: "tools" }, lineage.head ? back : null, askLink("base")),
+    ),
   );
 }
 
@@ -37,7 +45,9 @@ export function sessionCard(session, lineage, moves) {
     h(
       "div",
       { class: "foot" },
-      session.damaged ? null : h("div", { class: "tools" }, ...tools(session, isHead, lineage, moves).filter(Boolean)),
+      session.damaged
+        ? null
+        : h("div", { class: "tools" }, ...tools(session, isHead, lineage, moves).filter(Boolean)),
       h("p", { class: "id" }, session.id),
     ),
   );
@@ -69,14 +79,34 @@ function reasons({ verdict: said, reasons: why }) {
 
 function tools(session, isHead, lineage, moves) {
   const name = shortName(session.id);
-  const back = h("button", { type: "button", "aria-label": `Roll back to this: ${name}`, onclick: () => moves.rollback(session.id, lineage) }, "Roll back to this");
-  const promote = h("button", { type: "button", "aria-label": `Promote ${name}`, onclick: () => moves.promote(session) }, "Promote");
-  const matrix = h("a", { href: `#retention/${session.id}`, "aria-label": `Retention of ${name}` }, "Retention");
+  const back = h(
+    "button",
+    {
+      type: "button",
+      "aria-label": `Roll back to this: ${name}`,
+      onclick: () => moves.rollback(session.id, lineage),
+    },
+    "Roll back to this",
+  );
+  const promote = h(
+    "button",
+    { type: "button", "aria-label": `Promote ${name}`, onclick: () => moves.promote(session) },
+    "Promote",
+  );
+  const matrix = h(
+    "a",
+    { href: `#retention/${session.id}`, "aria-label": `Retention of ${name}` },
+    "Retention",
+  );
   return [isHead ? null : session.in_chain ? back : promote, askLink(session.id), matrix];
 }
 
 function askLink(id) {
-  return h("a", { href: `#chat/${id}`, "aria-label": `Chat with it: ${shortName(id)}` }, "Chat with it");
+  return h(
+    "a",
+    { href: `#chat/${id}`, "aria-label": `Chat with it: ${shortName(id)}` },
+    "Chat with it",
+  );
 }
 
 function badge(text, kind) {

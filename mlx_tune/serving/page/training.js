@@ -62,12 +62,19 @@ function nothing() {
     "div",
     { class: "empty" },
     h("p", { class: "big" }, "No training is running."),
-    h("p", {}, "Start one in a terminal: ", h("code", {}, "mlx-tune train data/cs.json"), ". Its loss and the time left appear here."),
+    h(
+      "p",
+      {},
+      "Start one in a terminal: ",
+      h("code", {}, "mlx-tune train data/cs.json"),
+      ". Its loss and the time left appear here.",
+    ),
   );
 }
 
 function drawn(run) {
-  const left = typeof run.seconds_left === "number" ? `about ${duration(run.seconds_left)} left` : "";
+  const left =
+    typeof run.seconds_left === "number" ? `about ${duration(run.seconds_left)} left` : "";
   const [, loss] = run.losses.at(-1) ?? [];
   const facts = [
     ["Epoch", `${run.epoch} of ${run.epochs}`],
@@ -75,10 +82,32 @@ function drawn(run) {
     ["Loss", loss === undefined ? "–" : decimal(loss, { digits: 3 })],
   ];
   return [
-    h("p", { class: "lead" }, h("span", { class: `badge ${run.state}` }, STATES[run.state] ?? run.state), " ", h("strong", {}, run.name), left && run.state === "running" ? `, ${left}` : ""),
+    h(
+      "p",
+      { class: "lead" },
+      h("span", { class: `badge ${run.state}` }, STATES[run.state] ?? run.state),
+      " ",
+      h("strong", {}, run.name),
+      left && run.state === "running" ? `, ${left}` : "",
+    ),
     h("progress", { max: run.steps, value: run.step, "aria-label": "Steps done" }),
-    h("dl", { class: "measures" }, ...facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", { class: "value" }, value)))),
-    run.losses.length > 1 ? chart(run.losses, run.steps, byId("training-body").clientWidth - FRAME) : h("p", { class: "note" }, "The loss is drawn from the second step on."),
-    run.state === "interrupted" ? h("p", { class: "note" }, h("code", {}, "mlx-tune resume"), " goes on exactly where it stopped.") : "",
+    h(
+      "dl",
+      { class: "measures" },
+      ...facts.map(([name, value]) =>
+        h("div", {}, h("dt", {}, name), h("dd", { class: "value" }, value)),
+      ),
+    ),
+    run.losses.length > 1
+      ? chart(run.losses, run.steps, byId("training-body").clientWidth - FRAME)
+      : h("p", { class: "note" }, "The loss is drawn from the second step on."),
+    run.state === "interrupted"
+      ? h(
+          "p",
+          { class: "note" },
+          h("code", {}, "mlx-tune resume"),
+          " goes on exactly where it stopped.",
+        )
+      : "",
   ];
 }

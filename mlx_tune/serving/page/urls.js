@@ -20,7 +20,11 @@ const UNSPACED = new RegExp(
     "]",
   "u",
 );
-const CLOSES = new Map([["(", ")"], ["[", "]"], ["{", "}"]]);
+const CLOSES = new Map([
+  ["(", ")"],
+  ["[", "]"],
+  ["{", "}"],
+]);
 const CLOSERS = new Set(CLOSES.values());
 const WRAPS = new Set(["'", "*"]); // would be part of a URL, had they not been opened before it
 const NEXT_URL = /[,;]https?:\/\//iy;
@@ -32,7 +36,8 @@ export function findUrls(text) {
   for (const match of text.matchAll(/https?:\/\//gi)) {
     if (found.length && match.index < found.at(-1).end) continue;
     const end = urlEnd(text, match.index);
-    if (end > match.index) found.push({ start: match.index, end, url: text.slice(match.index, end) });
+    if (end > match.index)
+      found.push({ start: match.index, end, url: text.slice(match.index, end) });
   }
   return found;
 }

@@ -53,6 +53,16 @@ def test_retry_asks_the_same_again_without_the_answer_that_was(open_page):
     assert visit.focused() == "chat-question"
 
 
+def test_an_earlier_question_asked_again_knows_nothing_of_the_later_ones(open_page):
+    visit = open_page(Reply(text="Yes."))
+    visit.go()
+    visit.ask("One?")
+    visit.ask("Two?", answers=2)
+    visit.page.get_by_role("button", name="Retry").first.click()
+    visit.settled(2)
+    assert visit.server.calls[-1].body["messages"] == [{"role": "user", "content": "One?"}]
+
+
 def test_a_question_brings_what_was_said_before(open_page):
     visit = open_page(Reply(text="Yes."))
     visit.go()
@@ -180,7 +190,8 @@ def test_nonsense_in_the_browsers_storage_is_passed_over(open_page):
     visit.go()
     visit.page.evaluate(
         """() => {
-          for (const [key, value] of Object.entries({a: "{", b: "null", c: '{"turns": [1]}'}))
+          const broken = { a: "{", b: "null", c: '{"id": "c", "turns": [1]}' };
+          for (const [key, value] of Object.entries(broken))
             localStorage.setItem(`mlx-tune.conversation.${key}`, value);
           localStorage.setItem("mlx-tune.settings", "[");
           localStorage.setItem("mlx-tune.theme", "plaid");

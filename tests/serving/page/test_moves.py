@@ -98,6 +98,22 @@ def test_a_server_that_guards_everything_asks_once_for_all_calls(open_page):
     assert not visit.page.is_visible("#token")
 
 
+def test_a_call_refused_after_the_token_was_given_does_not_ask_again(open_page):
+    visit = open_page(guarded=True)
+    held = []
+    visit.page.route(
+        "**/v1/models", lambda route: route.continue_() if held else held.append(route)
+    )
+    visit.go("lineage")
+    visit.page.wait_for_selector("#token[open]")
+    visit.page.fill("#token-field", TOKEN)
+    visit.page.press("#token-field", "Enter")
+    visit.page.wait_for_selector(".card")
+    held[0].continue_()
+    visit.until("document.querySelector('#chat-model').options.length > 0")
+    assert not visit.page.is_visible("#token")
+
+
 def test_the_token_of_the_address_goes_with_every_call_and_stays_in_no_address(open_page):
     visit = open_page(guarded=True)
     visit.go(token=TOKEN)
