@@ -1,7 +1,4 @@
-"""The server's API with scripted replies, so that the page is tested without a model.
-
-`python tests/serving/fake_server.py` serves it until it is interrupted.
-"""
+"""The server's API with scripted replies, so that the page is tested without a model."""
 
 import asyncio
 import json
