@@ -1,0 +1,118 @@
+"""A browser for all tests of the page, and for each a page of its own on a server of its own."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving.fake_server import FakeServer, Reply
+from serving.stories import Story, running
+
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass(kw_only=True)
+class Visit:
+    """A browser's page on a server.
+
+    Attributes:
+        page: Playwright's.
+        server: Whose page it is.
+        elsewhere: Requests to any other address; there must be none.
+        complaints: What the browser had to say: errors, violations of the policy.
+    """
+
+    page: Any
+    server: FakeServer
+    elsewhere: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def go(self, view: str = "chat", *, token: str | None = None) -> None:
+        """Open a view, or a view with the link that the terminal prints."""
+        self.page.goto(f"{self.server.url}/" + (f"#token={token}" if token else f"#{view}"))
+        if token and view != "chat":
+            self.page.click(f"nav a[href='#{view}']")
+
+    def ask(self, question: str, answers: int = 1) -> None:
+        """Ask in the chat, and wait until there are so many whole answers."""
+        self.page.fill("#chat-question", question)
+        self.page.press("#chat-question", "Enter")
+        self.settled(answers)
+
+    def settled(self, answers: int) -> None:
+        """Wait until so many answers are no longer on their way."""
+        self.page.wait_for_function(
+            "n => document.querySelectorAll('.answer[aria-busy=false]').length === n", arg=answers
+        )
+
+    def until(self, condition: str) -> None:
+        """Wait until an expression is true; the page's policy lets no string be run later."""
+        self.page.wait_for_function(f"() => {condition}")
+
+    def focused(self) -> str:
+        """Return the id, or else the text, of what has the focus."""
+        return self.page.evaluate(
+            "() => document.activeElement.id || document.activeElement.textContent.trim()"
+        )
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium: `apt-get install chromium` lets the page be tested")
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def open_page(browser) -> Iterator[Callable[..., Visit]]:
+    """Open a page: `reply` by model and messages, `story`, `guarded`, and what a context takes."""
+    opened: list[tuple[Visit, Any]] = []
+
+    def opening(
+        reply: Callable[..., Reply] | Reply = Reply(text="Yes."),  # noqa: B008 - it is frozen
+        *,
+        story: Story | None = None,
+        guarded: bool = False,
+        **context: Any,
+    ) -> Visit:
+        server = FakeServer(
+            story=story or Story(training=running()),
+            reply=reply if callable(reply) else lambda *_: reply,
+            guarded=guarded,
+        ).__enter__()
+        page = browser.new_context(**context).new_page()
+        page.set_default_timeout(15_000)
+        visit = Visit(page=page, server=server)
+        _listen(visit)
+        opened.append((visit, page.context))
+        return visit
+
+    yield opening
+    for visit, context in opened:
+        context.close()
+        visit.server.__exit__()
+    for visit, _ in opened:
+        assert visit.elsewhere == []
+        assert visit.complaints == []
+
+
+def _listen(visit: Visit) -> None:
+    def requested(request: Any) -> None:
+        if not request.url.startswith((f"{visit.server.url}/", "data:,")):
+            visit.elsewhere.append(request.url)
+
+    def said(message: Any) -> None:
+        expected = "the server responded with a status of"  # the browser's own line of a refusal
+        if message.type in ("error", "warning") and expected not in message.text:
+            visit.complaints.append(message.text)
+
+    visit.page.context.on("request", requested)
+    visit.page.on("console", said)
+    visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
