@@ -25,14 +25,11 @@ demo: .venv/.ready ## Watch a real model learn 106 facts, in a fresh store of it
 test: .venv/.dev ## Run the tests on tiny models, in under three minutes.
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# What fault injection is done with; without it those tests are skipped, with the reason.
-.venv/.faults: scripts/debian.sh
-	@command -v strace >/dev/null && command -v slowhttptest >/dev/null && command -v mkfs.xfs >/dev/null && command -v mkfs.ext4 >/dev/null \
-		|| sh scripts/debian.sh strace xfsprogs e2fsprogs slowhttptest \
-		|| echo "note: without strace, xfsprogs, e2fsprogs and slowhttptest some of these tests are skipped"
+.venv/.tools: scripts/test-tools.sh scripts/debian.sh .venv/.ready
+	@sh scripts/test-tools.sh
 	@touch $@
 
-test-slow: .venv/.dev .venv/.faults ## Run the tests on the real model, and those that break things.
+test-slow: .venv/.dev .venv/.tools ## Run the tests on the real model, and those that break things.
 	$(BIN)/python -m pytest -m slow
 
 check: .venv/.dev ## Format, lint, types, import directions.

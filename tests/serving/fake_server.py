@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from serving.stories import Story
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+
+from serving.stories import Story
 
 PAGE = Path(__file__).parents[2] / "mlx_tune" / "serving" / "page"
 TOKEN = "loopback-and-lineage"

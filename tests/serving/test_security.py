@@ -34,7 +34,7 @@ def test_a_client_that_leaves_while_sending_never_reaches_the_application():
 def test_every_reply_has_the_security_fields(path, host):
     headers = asked("GET", path, host=host).headers
 
-    assert headers["content-security-policy"].startswith("default-src 'self'; ")
+    assert headers["content-security-policy"].startswith("default-src 'none'; ")
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["cross-origin-resource-policy"] == "same-origin"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from serving.fake_server import FakeServer, Reply
 from serving.stories import Story, running
 

@@ -1,6 +1,7 @@
 """Everybody can use every view: no mouse, a screen reader, a phone, light or dark."""
 
 import pytest
+
 from serving.fake_server import Reply
 from serving.page.conftest import ROOT
 from serving.stories import Story

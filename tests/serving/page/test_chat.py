@@ -1,6 +1,7 @@
 """The chat and the comparison: streaming, stop, retry, copy, and what the browser keeps."""
 
 import pytest
+
 from serving.fake_server import Reply
 from serving.stories import DINING, HOUSING, Story
 

@@ -1,6 +1,7 @@
 """What an answer holds is shown and never run, fetched or followed by itself."""
 
 import pytest
+
 from serving.fake_server import Reply
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,7 @@
 """Roll back and promote ask first and bring the token; the views tell what the server tells."""
 
 import pytest
+
 from serving.fake_server import TOKEN
 from serving.stories import CS, DINING, HOUSING, LIBRARY, Story, running
 

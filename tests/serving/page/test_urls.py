@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from serving.fake_server import Reply
 
 pytestmark = pytest.mark.slow
