@@ -12,7 +12,7 @@ from mlx_tune.lineage.runs import Run, runs
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import TRAINING_LOCK
 from mlx_tune.training.mixture import Mixture
-from mlx_tune.workflows.evaluation import Evaluation, measures_json
+from mlx_tune.workflows.evaluation import Asked, Evaluation
 from mlx_tune.workflows.lineage import Lineage
 
 _RECENT_STEPS = 20
@@ -33,11 +33,29 @@ def lineage_json(lineage: Lineage, base: str) -> dict[str, Any]:
         "base": base,
         "head": head and head.folder_name,
         "previous": previous and previous.folder_name,
-        "sessions": [_session(session, by_id, lineage) for session in lineage.sessions],
-        "damaged": [
-            {"folder": name, "problem": problem} for name, problem in lineage.damaged.items()
+        "sessions": [
+            *(_session(session, by_id, lineage) for session in lineage.sessions),
+            *(_damaged(folder, problem) for folder, problem in lineage.damaged.items()),
         ],
         "error": lineage.error and str(lineage.error),
+    }
+
+
+def _damaged(folder: str, problem: str) -> dict[str, Any]:
+    """Return what is known of a session that cannot be read: its folder's name, and why."""
+    number, _, name = folder.partition("-")
+    unknown = dict.fromkeys(("parent", "created", "rows", "recall", "paraphrases", "verdict"))
+    return {
+        **unknown,
+        "id": folder,
+        "name": name.rpartition("-")[0] or folder,
+        "number": int(number) if number.isdecimal() else 0,
+        "sources": [],
+        "reasons": [],
+        "tags": [],
+        "in_chain": False,
+        "removed": False,
+        "damaged": problem,
     }
 
 
@@ -61,6 +79,7 @@ def _session(session: Session, by_id: Mapping[str, Session], lineage: Lineage) -
         "tags": list(lineage.tags.get(session.id, ())),
         "in_chain": session.id in lineage.in_use,
         "removed": session.id in lineage.removed,
+        "damaged": None,
     }
 
 
@@ -76,12 +95,37 @@ def retention_json(found: Evaluation) -> dict[str, Any]:
     gate = (session.record.get("gate") or {}) if session else {}
     return {
         "session": session.folder_name if session else BASE,
-        "labels": [f"{c.session.number} {c.session.name}" for c in found.columns],
+        "labels": [_label(column) for column in found.columns],
         "verbatim": _matrix(found, "verbatim"),
         "paraphrases": _matrix(found, "paraphrases"),
-        "scores": measures_json(found.retention("verbatim")),
-        "general": (gate.get("general") or {}).get("nats_per_token"),
+        "scores": {
+            **_measures(found),
+            "general": (gate.get("general") or {}).get("nats_per_token"),
+        },
     }
+
+
+def _measures(found: Evaluation) -> dict[str, Any]:
+    """Return ACC in percent, differences in points, and who is known least; None where unknown."""
+    retention = found.retention("verbatim")
+    if retention is None:
+        return dict.fromkeys(("acc", "bwt", "fwt", "forgetting", "worst"))
+    measures = {
+        "acc": retention.accuracy(),
+        "bwt": retention.backward_transfer(),
+        "fwt": retention.forward_transfer(),
+        "forgetting": retention.forgetting(),
+    }
+    percent = {
+        name: None if measure.value is None else 100 * measure.value
+        for name, measure in measures.items()
+    }
+    worst = retention.worst()
+    return {**percent, "worst": None if worst is None else _label(found.columns[worst - 1])}
+
+
+def _label(column: Asked) -> str:
+    return f"{column.session.number} {column.session.name}"
 
 
 def _matrix(found: Evaluation, kind: Kind) -> list[list[dict[str, int] | None]]:

@@ -48,8 +48,9 @@ def lineage_routes(store_root: Path, info: BaseInfo) -> APIRouter:
     def retention(session: str | None = None) -> dict[str, Any]:
         """Show how well every session was known after every session, as far as it was asked."""
         if not Store.open(store_root).sessions():
-            empty: dict[str, Any] = {"session": None, "labels": [], "verbatim": [], "scores": None}
-            return {**empty, "paraphrases": [], "general": None}
+            empty = ("acc", "bwt", "fwt", "forgetting", "worst", "general")
+            matrices: dict[str, Any] = {"labels": [], "verbatim": [], "paraphrases": []}
+            return {**matrices, "session": None, "scores": dict.fromkeys(empty)}
         try:
             found = already_known(store_root, info=info, session=session, say=lambda _: None)
         except UsageError as error:
