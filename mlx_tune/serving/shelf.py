@@ -1,11 +1,17 @@
 """Which models can be named, and what each name stands for right now."""
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_tune.errors import MlxTuneError, UsageError
+from mlx_tune.errors import DamagedStoreError, UsageError
+from mlx_tune.lineage import head, shelf
+from mlx_tune.lineage.labels import TAGS
 from mlx_tune.lineage.session import Session
+from mlx_tune.lineage.shelf import SESSIONS
 from mlx_tune.lineage.store import Store
+from mlx_tune.lineage.tags import tags
 
 HEAD, BASE = "head", "base"
 
@@ -39,11 +45,29 @@ class UnknownModelError(UsageError):
     """A request names a model that is not there."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """The lineage as its files were at one moment.
+
+    Attributes:
+        stamp: When each of them was changed; other stamps, other contents.
+        head: The session in use, None for the base.
+        sound: What `lineage.shelf` read.
+        tags: A session's id by name.
+    """
+
+    stamp: tuple[int, ...]
+    head: Session | None
+    sound: shelf.Shelf
+    tags: Mapping[str, str]
+
+
 class Shelf:
-    """The lineage as the API shows it. Files are read at each call: HEAD may have moved."""
+    """The lineage as the API shows it, read again as soon as a file of it has changed."""
 
     def __init__(self, store_root: Path) -> None:
         self._root = store_root
+        self._seen: _Seen | None = None
 
     def choose(self, name: str) -> Choice:
         """Return what a name stands for: ``head``, ``base``, or any way to say a session.
@@ -52,34 +76,55 @@ class Shelf:
             UnknownModelError: It stands for none.
             DamagedStoreError: The session, or one it stands on, is damaged.
         """
-        store = Store.open(self._root)
-        head = store.head()
-        if name.lower() == HEAD:
-            return self._choice(HEAD, store, head, head)
+        return self._choose(name, self._look())
+
+    def choices(self) -> list[Choice]:
+        """Return every model there is: HEAD, all sessions whose chain is sound, and the base."""
+        seen = self._look()
+        newest_first = [one.folder_name for one in list(seen.sound.sound.values())[::-1]]
+        found = []
+        for name in (HEAD, *newest_first, BASE):
+            # A damaged one cannot answer; `verify` and the page say what is wrong.
+            with contextlib.suppress(DamagedStoreError):
+                found.append(self._choose(name, seen))
+        return found
+
+    def _choose(self, name: str, seen: _Seen) -> Choice:
+        is_head = name.lower() == HEAD
+        session = seen.head if is_head else self._find(name, seen)
+        plain = session.folder_name if session else BASE
+        return Choice(
+            name=HEAD if is_head else plain,
+            chain=tuple(seen.sound.chain(session)),
+            is_folded=session is not None and session == seen.head,
+        )
+
+    def _find(self, name: str, seen: _Seen) -> Session | None:
+        if name == BASE:
+            return None
+        sessions = list(seen.sound.sound.values())
         try:
-            session = store.find(name)
+            if (identity := seen.tags.get(name)) is not None:
+                return shelf.tagged(name, identity, sessions)
+            return shelf.find(name, sessions, self._root)
         except UsageError as error:
             raise UnknownModelError(
                 f"the model {name!r} does not exist; GET /v1/models lists those there are"
             ) from error
-        return self._choice(session.folder_name if session else BASE, store, session, head)
 
-    def choices(self) -> list[Choice]:
-        """Return every model there is: HEAD, the base, and all sessions whose chain is sound."""
-        store = Store.open(self._root)
-        found = []
-        for name in (HEAD, *(session.folder_name for session in reversed(store.sessions())), BASE):
-            try:
-                found.append(self.choose(name))
-            except MlxTuneError:
-                continue  # a damaged one cannot answer; `verify` and the page say what is wrong
-        return found
+    def _look(self) -> _Seen:
+        stamp = tuple(_changed(self._root / name) for name in (head.HEAD, SESSIONS, TAGS))
+        if self._seen is None or self._seen.stamp != stamp:
+            store = Store.open(self._root)
+            self._seen = _Seen(
+                stamp=stamp, head=store.head(), sound=store.shelf(), tags=tags(store)
+            )
+        return self._seen
 
-    def _choice(
-        self, name: str, store: Store, session: Session | None, head: Session | None
-    ) -> Choice:
-        return Choice(
-            name=name,
-            chain=tuple(store.chain(session)),
-            is_folded=session is not None and session == head,
-        )
+
+def _changed(path: Path) -> int:
+    """Return when a file or a folder's list was changed, in ns; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
