@@ -8,7 +8,7 @@ from mlx_tune.errors import InputError
 from mlx_tune.models import chat_template
 from mlx_tune.models.rendering import Renderer
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,18 @@ class Tokenizer:
         return frozenset(listed | set(self.wrapper.all_special_tokens))
 
     def render(
-        self, conversations: Sequence[Messages], *, add_generation_prompt: bool
+        self,
+        conversations: Sequence[Messages],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[str]:
         """Return what the template makes of conversations, each at once.
+
+        Args:
+            conversations: Each a list of messages.
+            add_generation_prompt: End where the model is to answer.
+            tools: That are offered in all of them, in OpenAI's shape.
 
         Raises:
             InputError: There is no template, or it misbehaves.
@@ -73,16 +82,20 @@ class Tokenizer:
         return chat_template.render(
             self.template,
             [
-                {"messages": list(map(dict, c)), "add_generation_prompt": add_generation_prompt}
-                for c in conversations
+                {
+                    "messages": list(map(dict, conversation)),
+                    "add_generation_prompt": add_generation_prompt,
+                    **({"tools": list(map(dict, tools))} if tools else {}),
+                }
+                for conversation in conversations
             ],
             variables=self._variables(),
             renderer=self.renderer,
         )
 
-    def prompt(self, messages: Messages) -> list[int]:
+    def prompt(self, messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """Return the tokens after which the model answers."""
-        return self.encode(self.render([messages], add_generation_prompt=True)[0])
+        return self.encode(self.render([messages], add_generation_prompt=True, tools=tools)[0])
 
     def _variables(self) -> dict[str, str | None]:
         names = ("bos_token", "eos_token", "unk_token", "pad_token")

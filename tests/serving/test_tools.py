@@ -1,0 +1,49 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_tune.serving.tools import CallReader, ToolWords
+
+WORDS = ToolWords(start="<tool_call>", end="</tool_call>", read=lambda text, _: json.loads(text))
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+
+
+def parted(pieces, words=WORDS):
+    reader, text, calls = CallReader(words, []), "", []
+    for number, piece in enumerate(pieces, start=1):
+        shown, made = reader.add(piece, is_last=number == len(pieces))
+        text, calls = text + shown, calls + made
+    return text, [(call.name, call.arguments) for call in calls]
+
+
+@given(cuts=st.lists(st.integers(0, 200), max_size=12))
+def test_text_and_calls_are_the_same_however_the_answer_is_cut(cuts):
+    whole = f"Let me see. {CALL}{CALL} <tool ends < here"
+    ends = sorted({min(cut, len(whole)) for cut in cuts} | {len(whole)})
+    pieces = [whole[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    assert parted(pieces) == ("Let me see.  <tool ends < here", [("add", '{"a": 1}')] * 2)
+
+
+def test_a_call_that_cannot_be_read_is_shown_as_it_is():
+    broken = "<tool_call>{no json</tool_call>!"
+    assert parted(list(broken)) == (broken, [])
+
+
+def test_a_call_that_the_end_cuts_short_counts_where_it_is_whole():
+    words = ToolWords(start="[CALLS]", end="", read=lambda text, _: json.loads(text))
+    assert parted(['Yes [CALLS][{"name": "f"},', '{"name": "g"}]'], words) == (
+        "Yes ", [("f", "{}"), ("g", "{}")],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "plain", "a < b <tool_cal", "</tool_call>"])
+def test_text_without_a_call_is_left_alone(text):
+    assert parted(list(text) or [""]) == (text, [])
+
+
+def test_nothing_of_a_mark_is_shown_before_it_is_known():
+    reader = CallReader(WORDS, [])
+    assert reader.add("Hi <tool", is_last=False) == ("Hi ", [])
+    assert reader.add("box>", is_last=False) == ("<toolbox>", [])
