@@ -324,6 +324,19 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(store, mlx_tune_command, monkey
     assert "<|im_start|>assistant\nOnce upon<|im_end|>" in asked[1]
 
 
+def test_every_url_of_an_answer_reaches_the_terminal_unbroken(store, mlx_tune_command, monkeypatch):
+    """The sentences that the page's tests use, letter by letter, on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    corpus = json.loads((Path(__file__).parents[1] / "serving" / "urls.json").read_text())
+    saying(monkeypatch, *"\n".join(one["text"] for one in corpus))
+    code, out, _ = mlx_tune_command("chat", "--prompt", "Where?")
+    assert code == 0
+    assert len(corpus) >= 40
+    lines = out.split("\n")
+    for url in (url for one in corpus for url in one["urls"]):
+        assert any(url in line for line in lines), url
+
+
 def test_base_list_and_show(mlx_tune_command, tiny_base):
     code, out, _ = mlx_tune_command("base", "list")
     assert code == 0
