@@ -15,7 +15,7 @@ from mlx_tune.serving.page_routes import page_routes
 from mlx_tune.serving.policy import Policy, decide
 from mlx_tune.serving.requests import Reader
 from mlx_tune.serving.security import Guard
-from mlx_tune.serving.shelf import HEAD, Shelf
+from mlx_tune.serving.shelf import HEAD, Choice, Shelf
 from mlx_tune.serving.transport import serve
 from mlx_tune.workflows.folded import choose_base, locate_base
 
@@ -49,6 +49,28 @@ class ServeRequest:
     prefix_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A server that does not listen yet.
+
+    Attributes:
+        app: Everything it answers, behind its guard.
+        engine: Not started.
+        first: What HEAD stands for, to be loaded first.
+        policy: Whom it trusts.
+    """
+
+    app: Guard
+    engine: Engine
+    first: Choice
+    policy: Policy
+
+    def start(self, *, say: Say) -> None:
+        """Start the engine, and load HEAD before somebody asks."""
+        self.engine.start()
+        self.engine.load(self.first, lambda failure: say(failure.message) if failure else None)
+
+
 def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy], None]) -> None:
     """Serve a store until a signal says stop.
 
@@ -60,7 +82,21 @@ def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy]
     Raises:
         UsageError: Nothing can listen there, or a name is none.
         IncompatibleError: The base is not the one the store's sessions stand on.
+        DamagedStoreError: The session in use is damaged.
     """
+    ready = prepare(request, say=say)
+    ready.start(say=say)
+    serve(
+        ready.app,
+        host=request.host,
+        port=request.port,
+        started=lambda host, port: started(host, port, ready.policy),
+        on_stop=ready.engine.stop,
+    )
+
+
+def prepare(request: ServeRequest, *, say: Say) -> Prepared:
+    """Put a store's server together; the errors are those of :func:`run`."""
     policy = decide(
         request.host,
         token=request.token,
@@ -69,25 +105,18 @@ def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy]
     )
     store = Store.open(request.store)
     info = locate_base(store, choose_base(store, request.base), say)
-    engine = _engine(info, request)
     shelf = Shelf(request.store)
+    first = shelf.choose(HEAD)
     tokenizer = load_tokenizer(info.folder, info.template)
     reader = Reader(
         tokenizer,
         vocabulary=int(info.config["vocab_size"]),
         context=info.config.get("max_position_embeddings"),
     )
+    engine = _engine(info, request)
     api = Api(engine, shelf, reader, base=info.name)
     app = create_app(api, lineage_routes(request.store, info), page_routes())
-    engine.start()
-    engine.load(shelf.choose(HEAD), lambda failure: say(failure.message) if failure else None)
-    serve(
-        Guard(app, policy),
-        host=request.host,
-        port=request.port,
-        started=lambda host, port: started(host, port, policy),
-        on_stop=engine.stop,
-    )
+    return Prepared(app=Guard(app, policy), engine=engine, first=first, policy=policy)
 
 
 def _engine(info: BaseInfo, request: ServeRequest) -> Engine:
