@@ -1,5 +1,6 @@
 """From a request to what the engine is asked: everything is checked here, before it is queued."""
 
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any
@@ -179,7 +180,7 @@ class Reader:
         )
 
     def _id(self, text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) < 10):
+        if not re.fullmatch("0|[1-9][0-9]{0,8}", text):  # "01" would be "1" a second time
             raise RequestError(f"logit_bias: {text!r} is no token id", param="logit_bias")
         return int(text)
 
