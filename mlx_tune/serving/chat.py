@@ -1,6 +1,7 @@
 """Conversations in OpenAI's shape: one reply, or a stream of chunks."""
 
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from mlx_tune.inference.logprobs import Scored
@@ -8,7 +9,7 @@ from mlx_tune.serving.job import Ask, Piece, Step
 from mlx_tune.serving.replies import ChatReply
 from mlx_tune.serving.tally import Tally
 
-Pieces = AsyncIterator[tuple[int, Piece]]
+Pieces = AsyncGenerator[tuple[int, Piece]]
 
 
 async def reply(pieces: Pieces, asks: Sequence[Ask], head: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ async def reply(pieces: Pieces, asks: Sequence[Ask], head: dict[str, Any]) -> di
 
 async def chunks(
     pieces: Pieces, asks: Sequence[Ask], head: dict[str, Any], *, usage: bool
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any]]:
     """Yield the chunks of a stream: a role, then texts, then why it ended, then what it took."""
     tally = Tally(asks)
     common = {**head, "object": "chat.completion.chunk", **({"usage": None} if usage else {})}
@@ -46,15 +47,18 @@ async def chunks(
         choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
         return {**common, "choices": [{**choice, **more}]}
 
-    for number in range(len(asks)):
-        yield chunk(number, {"role": "assistant", "content": ""})
-    async for number, piece in pieces:
-        tally.add(number, piece)
-        logprobs = _logprobs(piece.steps, asks[number])
-        if piece.text or piece.steps:
-            yield chunk(number, {"content": piece.text}, logprobs=logprobs)
-        if piece.finish is not None:
-            yield chunk(number, {}, finish_reason=piece.finish)
+    begun: set[int] = set()
+    async with contextlib.aclosing(pieces):
+        async for number, piece in pieces:
+            if number not in begun:
+                begun.add(number)
+                yield chunk(number, {"role": "assistant", "content": ""})
+            tally.add(number, piece)
+            logprobs = _logprobs(piece.steps, asks[number])
+            if piece.text or piece.steps:
+                yield chunk(number, {"content": piece.text}, logprobs=logprobs)
+            if piece.finish is not None:
+                yield chunk(number, {}, finish_reason=piece.finish)
     if usage:
         yield {**common, "choices": [], "usage": tally.usage()}
 

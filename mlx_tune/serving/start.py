@@ -19,6 +19,9 @@ from mlx_tune.serving.shelf import HEAD, Choice, Shelf
 from mlx_tune.serving.transport import serve
 from mlx_tune.workflows.folded import choose_base, locate_base
 
+END_SECONDS = 0.3
+"""What is left for the engine of the two seconds in which the process is to end."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeRequest:
@@ -71,7 +74,7 @@ class Prepared:
         self.engine.load(self.first, lambda failure: say(failure.message) if failure else None)
 
 
-def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy], None]) -> None:
+def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy], None]) -> bool:
     """Serve a store until a signal says stop.
 
     Args:
@@ -79,20 +82,29 @@ def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy]
         say: Told, in a line, what takes long.
         started: Told where it answers, and whom.
 
+    Returns:
+        Whether the engine's thread has ended. If not, it is in the middle of a load or a long step,
+        and the process cannot end in the ordinary way: MLX aborts it.
+
     Raises:
         UsageError: Nothing can listen there, or a name is none.
         IncompatibleError: The base is not the one the store's sessions stand on.
         DamagedStoreError: The session in use is damaged.
     """
     ready = prepare(request, say=say)
-    ready.start(say=say)
+
+    def begin(host: str, port: int) -> None:
+        ready.start(say=say)
+        started(host, port, ready.policy)
+
     serve(
         ready.app,
         host=request.host,
         port=request.port,
-        started=lambda host, port: started(host, port, ready.policy),
+        started=begin,  # a port that is taken is told before anything is loaded
         on_stop=ready.engine.stop,
     )
+    return ready.engine.join(END_SECONDS)
 
 
 def prepare(request: ServeRequest, *, say: Say) -> Prepared:
