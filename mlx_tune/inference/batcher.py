@@ -55,7 +55,8 @@ class Batcher:
 
         # Elsewhere mlx-lm may fail or mask wrongly: its gemma2 confuses rows with heads.
         self.width = width if can_walk(model) else 1
-        self.prefixes = PrefixCache(prefix_bytes)
+        # And where a rope turns by the length of the text, no prefix is like another.
+        self.prefixes = PrefixCache(prefix_bytes if can_walk(model) else 0)
         self._prompts: dict[int, int] = {}
         self._generator = BatchGenerator(
             model,
@@ -98,6 +99,10 @@ class Batcher:
         )
         self._prompts[number] = known
         return int(number)
+
+    def known(self, number: int) -> int:
+        """Return how many tokens of an unfinished answer's prompt were known from before."""
+        return self._prompts[number]
 
     def remove(self, numbers: Sequence[int]) -> None:
         """End answers before they are whole."""

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from mlx_tune import __version__
 from mlx_tune.errors import MlxTuneError
 from mlx_tune.serving import chat, completions, metrics
-from mlx_tune.serving.engine import BusyError, Engine
+from mlx_tune.serving.engine import STOPPING, BusyError, DownError, Engine
 from mlx_tune.serving.events import JobFailedError, events
 from mlx_tune.serving.job import Ask, Failure, Piece
 from mlx_tune.serving.replies import (
@@ -35,6 +35,7 @@ from mlx_tune.serving.schemas import AdapterRequest, ChatRequest, CompletionRequ
 from mlx_tune.serving.shelf import BASE, Choice, Shelf, UnknownModelError
 
 RETRY_SECONDS = 1
+_LOOK_SECONDS = 0.2
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {
@@ -78,9 +79,16 @@ class Api:
             choice = self.shelf.choose(request.model)
             return choice, read(request, choice)
 
-        return await run_in_threadpool(check)
+        choice, asks = await run_in_threadpool(check)
+        if len(asks) > (most := self.engine.most_waiting):  # it would be told to wait for ever
+            raise RequestError(
+                f"{len(asks)} answers are asked for at once, and this server makes {most}; ask for "
+                "fewer, or start it with a larger --waiting",
+                param="n",
+            )
+        return choice, asks
 
-    async def pieces(self, asks: list[Ask]) -> AsyncIterator[tuple[int, Piece]]:
+    async def pieces(self, asks: list[Ask]) -> AsyncGenerator[tuple[int, Piece]]:
         """Yield the answers' pieces, the first of them timed."""
         began, is_first = time.perf_counter(), True
         async with contextlib.aclosing(events(self.engine, asks)) as heard:
@@ -108,17 +116,18 @@ class Api:
         options = request.stream_options
         usage = options is not None and options.include_usage
         chunks = shape.chunks(pieces, asks, head, usage=usage)
-        first = await anext(chunks)  # a full queue is still a status of its own
+        first = await _unless_left(http, anext(chunks))  # until then a failure is a status
         return EventSourceResponse(_stream(first, chunks), sep="\n")
 
 
-async def _stream(first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> Any:
+async def _stream(first: dict[str, Any], chunks: AsyncGenerator[dict[str, Any]]) -> Any:
     """Yield a stream's events; one that fails midway says so as its last."""
     encode = functools.partial(JSONResponse.render, JSONResponse(None))
     try:
-        yield {"data": encode(first).decode()}
-        async for chunk in chunks:
-            yield {"data": encode(chunk).decode()}
+        async with contextlib.aclosing(chunks):
+            yield {"data": encode(first).decode()}
+            async for chunk in chunks:
+                yield {"data": encode(chunk).decode()}
     except JobFailedError as error:
         yield {"data": encode(_failed(error.failure)).decode()}
         return
@@ -189,7 +198,7 @@ def routes(api: Api) -> APIRouter:
     async def load(request: AdapterRequest) -> PlainTextResponse:
         """Bring a session into memory before somebody asks it, as vLLM does; never a path."""
         choice = await run_in_threadpool(api.shelf.choose, request.lora_name)
-        failure = await _told(lambda done: api.engine.load(choice, done))
+        failure = await _told(api.engine, lambda done: api.engine.load(choice, done))
         if failure is not None:
             raise JobFailedError(failure)
         return PlainTextResponse(f"Success: {choice.name} is loaded.")
@@ -198,7 +207,7 @@ def routes(api: Api) -> APIRouter:
     async def unload(request: AdapterRequest) -> PlainTextResponse:
         """Let go of a session's memory; asked again, it is loaded again."""
         choice = await run_in_threadpool(api.shelf.choose, request.lora_name)
-        if not await _told(lambda done: api.engine.unload(choice, done)):
+        if not await _told(api.engine, lambda done: api.engine.unload(choice, done)):
             raise RequestError(
                 f"{choice.name} is not loaded, or answers somebody; ask again later",
                 param="lora_name",
@@ -208,8 +217,8 @@ def routes(api: Api) -> APIRouter:
     @router.get("/health", response_model=Health, tags=["server"])
     def health() -> Health:
         """Say whether questions would be answered: 200, or 503 with the reason."""
-        if (trouble := api.engine.trouble) is not None:
-            raise JobFailedError(Failure(message=trouble, status=503, code="engine_down"))
+        if api.engine.trouble is not None:
+            raise DownError
         return Health()
 
     @router.get("/metrics", tags=["server"], response_class=PlainTextResponse)
@@ -220,12 +229,25 @@ def routes(api: Api) -> APIRouter:
     return router
 
 
-async def _told(ask: Callable[[Callable[[Any], object]], None]) -> Any:
-    """Return what the engine's thread answers."""
+async def _told(engine: Engine, ask: Callable[[Callable[[Any], object]], None]) -> Any:
+    """Return what the engine's thread answers.
+
+    Raises:
+        DownError: It answers nothing any more.
+    """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Any] = loop.create_future()
-    ask(lambda value: loop.call_soon_threadsafe(answer.set_result, value))
-    return await answer
+
+    def tell(value: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens any more
+            loop.call_soon_threadsafe(answer.set_result, value)
+
+    ask(tell)
+    while not answer.done():
+        if engine.trouble is not None:
+            raise DownError
+        await asyncio.wait({answer}, timeout=_LOOK_SECONDS)
+    return answer.result()
 
 
 def _card(api: Api, choice: Choice) -> ModelCard:
@@ -250,7 +272,8 @@ def create_app(api: Api, *routers: APIRouter) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(api.engine.stop)
+        api.engine.stop()
+        api.reader.close()
 
     app = FastAPI(
         title="mlx-tune",
@@ -267,6 +290,7 @@ def create_app(api: Api, *routers: APIRouter) -> FastAPI:
     app.add_exception_handler(UnknownModelError, _unknown)
     app.add_exception_handler(MlxTuneError, _trouble)
     app.add_exception_handler(BusyError, _busy)
+    app.add_exception_handler(DownError, functools.partial(_down, api.engine))
     app.add_exception_handler(JobFailedError, _job_failed)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _fault)
@@ -306,6 +330,11 @@ def _trouble(_: Request, error: Any) -> Response:
 def _busy(_: Request, __: Any) -> Response:
     body = error_body("too many requests wait; try again", status=429, code="rate_limit_exceeded")
     return _json(429, body, **{"Retry-After": str(RETRY_SECONDS)})
+
+
+def _down(engine: Engine, _: Request, __: Any) -> Response:
+    why = engine.trouble or STOPPING
+    return _json(503, error_body(why, status=503, code="engine_down"))
 
 
 def _job_failed(_: Request, error: Any) -> Response:

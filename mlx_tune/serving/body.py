@@ -13,6 +13,11 @@ BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 _JSON = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# An escaped character; in the group, half of one whose other half is not beside it.
+_ESCAPE = re.compile(
+    rb"\\(?:u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}|(u[Dd][89A-Fa-f])|.)",
+    re.DOTALL,
+)
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -57,12 +62,16 @@ async def read(receive: Receive, policy: Policy) -> bytes | Refusal | None:
 
 
 def refuse_content(body: bytes) -> Refusal | None:
-    """Refuse bytes that are not UTF-8, and JSON so deep that a parser would run out of stack."""
+    """Refuse bytes and escapes that are no characters, and JSON too deep for a parser's stack."""
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = f"byte 0x{body[error.start]:02x} at offset {error.start}"
         return _refusal(400, "bad_json", f"the body is not UTF-8: {byte}")
+    half = next((found for found in _ESCAPE.finditer(body) if found[1]), None)
+    if half is not None:  # Python would take it, and whatever writes UTF-8 would fail over it
+        where = f"at offset {half.start()}, a surrogate without its pair"
+        return _refusal(400, "bad_json", f"the body holds half a character {where}")
     if is_deep(body, MAX_DEPTH):
         return _refusal(
             400,

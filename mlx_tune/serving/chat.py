@@ -1,14 +1,16 @@
 """Conversations in OpenAI's shape: one reply, or a stream of chunks."""
 
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from mlx_tune.inference.logprobs import Scored
 from mlx_tune.serving.job import Ask, Piece, Step
 from mlx_tune.serving.replies import ChatReply
 from mlx_tune.serving.tally import Tally
+from mlx_tune.serving.tools import ToolCall
 
-Pieces = AsyncIterator[tuple[int, Piece]]
+Pieces = AsyncGenerator[tuple[int, Piece]]
 
 
 async def reply(pieces: Pieces, asks: Sequence[Ask], head: dict[str, Any]) -> dict[str, Any]:
@@ -25,9 +27,8 @@ async def reply(pieces: Pieces, asks: Sequence[Ask], head: dict[str, Any]) -> di
     choices = [
         {
             "index": number,
-            "message": {"role": "assistant", "content": tally.texts[number]},
             "logprobs": _logprobs(tally.steps[number], ask),
-            "finish_reason": tally.finish[number],
+            **_said(tally.texts[number], str(tally.finish[number]), ask),
         }
         for number, ask in enumerate(asks)
     ]
@@ -37,26 +38,53 @@ async def reply(pieces: Pieces, asks: Sequence[Ask], head: dict[str, Any]) -> di
 
 async def chunks(
     pieces: Pieces, asks: Sequence[Ask], head: dict[str, Any], *, usage: bool
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any]]:
     """Yield the chunks of a stream: a role, then texts, then why it ended, then what it took."""
     tally = Tally(asks)
     common = {**head, "object": "chat.completion.chunk", **({"usage": None} if usage else {})}
 
-    def chunk(number: int, delta: dict[str, str], **more: Any) -> dict[str, Any]:
+    readers = [ask.offered.reader() if ask.offered else None for ask in asks]
+    made = [0] * len(asks)
+
+    def chunk(number: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
         choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
         return {**common, "choices": [{**choice, **more}]}
 
-    for number in range(len(asks)):
-        yield chunk(number, {"role": "assistant", "content": ""})
-    async for number, piece in pieces:
-        tally.add(number, piece)
-        logprobs = _logprobs(piece.steps, asks[number])
-        if piece.text or piece.steps:
-            yield chunk(number, {"content": piece.text}, logprobs=logprobs)
-        if piece.finish is not None:
-            yield chunk(number, {}, finish_reason=piece.finish)
+    begun: set[int] = set()
+    async with contextlib.aclosing(pieces):
+        async for number, piece in pieces:
+            if number not in begun:
+                begun.add(number)
+                yield chunk(number, {"role": "assistant", "content": ""})
+            tally.add(number, piece)
+            logprobs = _logprobs(piece.steps, asks[number])
+            text, calls = piece.text, list[ToolCall]()
+            if (reader := readers[number]) is not None:
+                text, calls = reader.add(text, is_last=piece.finish is not None)
+            if text or piece.steps:
+                yield chunk(number, {"content": text}, logprobs=logprobs)
+            for call in calls:
+                yield chunk(number, {"tool_calls": [{"index": made[number], **call.to_json()}]})
+                made[number] += 1
+            if piece.finish is not None:
+                yield chunk(number, {}, finish_reason=_why(piece.finish, made[number]))
     if usage:
         yield {**common, "choices": [], "usage": tally.usage()}
+
+
+def _said(text: str, finish: str, ask: Ask) -> dict[str, Any]:
+    """Return an answer's message, and why it ended."""
+    calls: list[ToolCall] = []
+    if ask.offered is not None:
+        text, calls = ask.offered.reader().add(text, is_last=True)
+    message: dict[str, Any] = {"content": text}
+    if calls:
+        message["tool_calls"] = [call.to_json() for call in calls]
+    return {"message": message, "finish_reason": _why(finish, len(calls))}
+
+
+def _why(finish: str, calls: int) -> str:
+    return "tool_calls" if calls and finish == "stop" else finish
 
 
 def _logprobs(steps: Sequence[Step], ask: Ask) -> dict[str, Any] | None:

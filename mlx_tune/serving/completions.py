@@ -1,13 +1,14 @@
 """Texts that go on, in OpenAI's older shape: one reply, or a stream of chunks."""
 
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from mlx_tune.serving.job import Ask, Piece, Step
 from mlx_tune.serving.replies import CompletionReply
 from mlx_tune.serving.tally import Tally
 
-Pieces = AsyncIterator[tuple[int, Piece]]
+Pieces = AsyncGenerator[tuple[int, Piece]]
 
 
 async def reply(pieces: Pieces, asks: Sequence[Ask], head: dict[str, Any]) -> dict[str, Any]:
@@ -30,17 +31,18 @@ async def reply(pieces: Pieces, asks: Sequence[Ask], head: dict[str, Any]) -> di
 
 async def chunks(
     pieces: Pieces, asks: Sequence[Ask], head: dict[str, Any], *, usage: bool
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any]]:
     """Yield the chunks of a stream."""
     tally = Tally(asks)
     common = {**head, "object": "text_completion", **({"usage": None} if usage else {})}
     offsets = [0] * len(asks)
-    async for number, piece in pieces:
-        tally.add(number, piece)
-        logprobs = _logprobs(piece.steps, asks[number], offset=offsets[number])
-        offsets[number] += sum(len(step.chosen.text) for step in piece.steps)
-        choice = {"index": number, "text": piece.text, "logprobs": logprobs}
-        yield {**common, "choices": [{**choice, "finish_reason": piece.finish}]}
+    async with contextlib.aclosing(pieces):
+        async for number, piece in pieces:
+            tally.add(number, piece)
+            logprobs = _logprobs(piece.steps, asks[number], offset=offsets[number])
+            offsets[number] += sum(len(step.chosen.text) for step in piece.steps)
+            choice = {"index": number, "text": piece.text, "logprobs": logprobs}
+            yield {**common, "choices": [{**choice, "finish_reason": piece.finish}]}
     if usage:
         yield {**common, "choices": [], "usage": tally.usage()}
 

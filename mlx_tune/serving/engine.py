@@ -1,6 +1,7 @@
 """One thread that owns MLX from load to free, and makes all answers side by side."""
 
 import gc
+import logging
 import queue
 import threading
 import time
@@ -20,12 +21,17 @@ from mlx_tune.serving.shelf import Choice
 STALL_SECONDS = 30.0
 """A step takes less, also on a slow machine; a load may take longer and says that it is one."""
 
+STOPPING = "the server is stopping"
 _IDLE_SECONDS = 1.0
 _Command = Callable[[], object]
 
 
 class BusyError(Exception):
     """So many requests wait already that another is turned away."""
+
+
+class DownError(Exception):
+    """Nothing is answered any more: the engine is stopping, or has ended."""
 
 
 @dataclass(kw_only=True)
@@ -52,6 +58,7 @@ class Engine:
 
     Attributes:
         counts: What was done.
+        most_waiting: Jobs that are not finished, at most.
     """
 
     def __init__(self, make_models: Callable[[], Models], *, most_waiting: int = 64) -> None:
@@ -62,7 +69,7 @@ class Engine:
             most_waiting: Jobs that are not finished, at most.
         """
         self.counts = Counts()
-        self._make_models, self._most = make_models, most_waiting
+        self._make_models, self.most_waiting = make_models, most_waiting
         self._commands: queue.Queue[_Command] = queue.Queue()
         self._jobs: set[Job] = set()
         self._lock = threading.Lock()
@@ -74,21 +81,27 @@ class Engine:
         """Begin."""
         self._thread.start()
 
-    def stop(self, timeout_seconds: float = 2.0) -> None:
-        """End: what is not finished fails, and everything is freed."""
-        self._stopping = True
+    def stop(self) -> None:
+        """Begin the end, from any thread, waiting for nothing: what is not finished fails now."""
+        self._fail_all(STOPPING)
         self._commands.put(lambda: None)
-        if self._thread.is_alive():
-            self._thread.join(timeout_seconds)
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the end, and say whether it came; a load or a long step is not interrupted."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
 
     def submit(self, *jobs: Job) -> None:
         """Queue jobs, all or none.
 
         Raises:
             BusyError: Too many wait.
+            DownError: Nothing is answered any more.
         """
         with self._lock:
-            if self._stopping or len(self._jobs) + len(jobs) > self._most:
+            if self._stopping:
+                raise DownError
+            if len(self._jobs) + len(jobs) > self.most_waiting:
                 raise BusyError
             self._jobs.update(jobs)
         for job in jobs:
@@ -105,8 +118,8 @@ class Engine:
         def carry_out() -> None:
             try:
                 self._get(choice)
-            except MlxTuneError as error:
-                done(Failure(message=str(error)))
+            except Exception as error:  # one session's fault must not end the others' answers
+                done(_failure(error))
             else:
                 done(None)
 
@@ -126,6 +139,8 @@ class Engine:
         """Why nothing can be answered; None when all is well."""
         if not self._thread.is_alive():
             return "the engine is not running"
+        if self._stopping:
+            return STOPPING
         silent = time.monotonic() - self._beat
         if self._doing == "answering" and silent > STALL_SECONDS:
             return f"the engine has not moved for {silent:.0f} seconds"
@@ -136,13 +151,15 @@ class Engine:
             self._models = self._make_models()
             while not self._stopping:
                 self._turn()
+        except Exception:
+            logging.getLogger(__name__).exception("the engine ended")
         finally:
             self._end()
 
     def _turn(self) -> None:
         """Take what was asked meanwhile, then let every model's answers grow by a token."""
         busy = any(served.answers for served in self._models.all())
-        self._beat, self._doing = time.monotonic(), "answering" if busy else "waiting"
+        self._now("answering" if busy else "waiting")
         try:
             self._commands.get(timeout=0 if busy else _IDLE_SECONDS)()
             while True:
@@ -152,7 +169,12 @@ class Engine:
         for served in self._models.all():
             self._drop_cancelled(served)
             if served.answers:
+                self._now("answering")
                 self._guarded(served)
+        self._models.tidy()
+
+    def _now(self, doing: str) -> None:
+        self._beat, self._doing = time.monotonic(), doing
 
     def _begin(self, job: Job) -> None:
         if job.is_cancelled:
@@ -166,14 +188,12 @@ class Engine:
             if job.ask.max_tokens == 0:
                 self._finish(job, Piece(text="", tokens=0, finish="length"))
                 return
-            served.begin(job, self._models.spelling)
-        except MlxTuneError as error:
-            self._finish(job, Failure(message=str(error)))
+            self.counts.saved_tokens += served.begin(job, self._models.spelling)
         except Exception as error:  # one request's fault must not end the others'
-            self._finish(job, _fault(error))
+            self._finish(job, _failure(error))
 
     def _get(self, choice: Choice) -> Served:
-        self._doing = "loading"
+        self._now("loading")
         return self._models.get(choice)
 
     def _echo(self, ask: Ask, text: str, served: Served) -> Piece:
@@ -181,7 +201,7 @@ class Engine:
         if ask.alternatives is None:
             return Piece(text=text, tokens=0)
         spelt = self._models.spelling
-        certain = mx.zeros((len(spelt.pieces),))
+        certain = mx.zeros((ask.prompt[0] + 1,))
         chosen, _ = scored(certain, ask.prompt[0], 0, spelt, first=True)
         steps = [Step(chosen=chosen, is_first=True)]
         rest = zip(ask.prompt[1:], prompt_logprobs(served.model, ask.prompt), strict=True)
@@ -204,11 +224,10 @@ class Engine:
         except Exception as error:
             self.counts.faults += 1
             for answer in list(served.answers.values()):
-                self._finish(answer.job, _fault(error))
+                self._finish(answer.job, _failure(error))
             self._models.restart(served)
 
     def _step(self, served: Served) -> None:
-        saved = served.batcher.prefixes.tokens_saved
         for token in served.batcher.step():
             answer = served.answers.get(token.number)
             if answer is None:
@@ -220,11 +239,12 @@ class Engine:
                 self._finish(answer.job, event)
             elif event:
                 answer.job.deliver(event)
-        self.counts.saved_tokens += served.batcher.prefixes.tokens_saved - saved
 
     def _finish(self, job: Job, last: Piece | Failure | None) -> None:
         """Deliver the last of a job; None where nobody waits for it."""
         with self._lock:
+            if job not in self._jobs:
+                return  # it was told already that all ends
             self._jobs.discard(job)
         ended = "left" if last is None else getattr(last, "finish", None) or "failed"
         self.counts.finished[ended] = self.counts.finished.get(ended, 0) + 1
@@ -232,17 +252,27 @@ class Engine:
             job.deliver(last)
 
     def _end(self) -> None:
-        self._stopping = True
-        why = "the server is stopping" if self._doing else "the engine ended"
-        for job in list(self._jobs):
+        self._fail_all("the engine ended")
+        try:
+            if hasattr(self, "_models"):
+                self._models.clear()
+                del self._models
+            gc.collect()
+            mx.synchronize()
+        finally:
+            mx.clear_streams()  # else the process ends with 134: the streams are the thread's own
+
+    def _fail_all(self, why: str) -> None:
+        """Take no more jobs, and fail those there are."""
+        with self._lock:
+            self._stopping = True
+            jobs = list(self._jobs)
+        for job in jobs:
             self._finish(job, Failure(message=why, status=503, code="stopping"))
-        if hasattr(self, "_models"):
-            self._models.clear()
-            del self._models
-        gc.collect()
-        mx.synchronize()
-        mx.clear_streams()  # else the process ends with 134: mlx's streams are the thread's own
 
 
-def _fault(error: Exception) -> Failure:
-    return Failure(message=f"the engine failed: {type(error).__name__}: {str(error)[:200]}")
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, MlxTuneError):
+        return Failure(message=str(error))
+    said = " ".join(str(error).split())[:200]
+    return Failure(message=f"the engine failed: {type(error).__name__}: {said}")

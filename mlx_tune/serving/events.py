@@ -1,6 +1,7 @@
 """From the engine's thread to the event loop: what jobs say, as it comes."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 
@@ -23,13 +24,15 @@ async def events(engine: Engine, asks: Sequence[Ask]) -> AsyncGenerator[tuple[in
 
     Raises:
         BusyError: The engine takes no more.
+        DownError: It answers nothing any more.
         JobFailedError: An answer failed; the others are given up.
     """
     loop = asyncio.get_running_loop()
     heard: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
 
     def deliver(number: int, event: Event) -> None:
-        loop.call_soon_threadsafe(heard.put_nowait, (number, event))
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens any more
+            loop.call_soon_threadsafe(heard.put_nowait, (number, event))
 
     jobs = [Job(ask=ask, deliver=partial(deliver, number)) for number, ask in enumerate(asks)]
     engine.submit(*jobs)

@@ -7,6 +7,7 @@ from mlx_tune.inference.constrained import Constraint
 from mlx_tune.inference.logprobs import Scored
 from mlx_tune.inference.sampling import Sampling
 from mlx_tune.serving.shelf import Choice
+from mlx_tune.serving.tools import Offered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class Ask:
         continues: The answer goes on with the prompt's text, so a first space belongs to it.
         echo: The prompt's text, with which the answer is to begin; None for the answer alone.
         constraint: What the answer is held to.
+        offered: Tools that it may call.
     """
 
     choice: Choice
@@ -34,6 +36,7 @@ class Ask:
     continues: bool = False
     echo: str | None = None
     constraint: Constraint | None = None
+    offered: Offered | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

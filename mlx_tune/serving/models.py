@@ -16,7 +16,7 @@ from mlx_tune.models.bases import BaseInfo
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.serving.answer import Answer
 from mlx_tune.serving.job import Job
-from mlx_tune.serving.shelf import Choice
+from mlx_tune.serving.shelf import HEAD, Choice
 from mlx_tune.workflows.folded import let_go, load_beside, load_folded
 
 Key = tuple[bool, tuple[str, ...]]
@@ -38,8 +38,8 @@ class Served:
     batcher: Batcher
     answers: dict[int, Answer]
 
-    def begin(self, job: Job, spelt: Spelling) -> None:
-        """Let an answer grow."""
+    def begin(self, job: Job, spelt: Spelling) -> int:
+        """Let an answer grow; return how many tokens of its prompt need not be read."""
         ask = job.ask
         processors = list(ask.sampling.processors(len(ask.prompt)))
         grammar = ask.constraint.begin() if ask.constraint else None
@@ -52,6 +52,7 @@ class Served:
             processors=processors,
         )
         self.answers[number] = Answer(job, spelt, grammar)
+        return self.batcher.known(number)
 
     def end(self, numbers: list[int]) -> None:
         """Let go of answers, whole or not."""
@@ -81,6 +82,7 @@ class Models:
         self._info, self._most, self._prefix_bytes = info, most, prefix_bytes
         self._base: nn.Module | None = None
         self._served: OrderedDict[Key, Served] = OrderedDict()
+        self._head: Key | None = None
 
     def get(self, choice: Choice) -> Served:
         """Return a model, loaded now if need be.
@@ -88,7 +90,10 @@ class Models:
         Raises:
             MlxTuneError: It cannot be loaded.
         """
+        if choice.is_folded or choice.name == HEAD:
+            self._head = choice.key
         if choice.key not in self._served:
+            self.tidy()
             self._make_room(choice)
             model = self._load(choice)
             self._served[choice.key] = Served(
@@ -115,10 +120,17 @@ class Models:
         self._forget(found)
         return True
 
+    def tidy(self) -> None:
+        """Let go of the weights of a HEAD that has moved, once nobody waits for their answer."""
+        for served in self.all():
+            if served.choice.is_folded and served.choice.key != self._head and not served.answers:
+                self._forget(served)
+
     def clear(self) -> None:
         """Let go of everything."""
         for served in self.all():
-            self._forget(served)
+            served.batcher.close()
+        self._served.clear()
         self._base = None
         let_go()
 
@@ -135,15 +147,12 @@ class Models:
         return Batcher(model, self.tokenizer, prefix_bytes=self._prefix_bytes)
 
     def _make_room(self, choice: Choice) -> None:
-        """Let go of what is idle: an old HEAD's weights, and sessions beyond the most."""
-        idle = [served for served in self.all() if not served.answers]
-        if choice.is_folded:
-            for served in idle:
-                if served.choice.is_folded:
-                    self._forget(served)
+        """Let go of sessions that are idle, the longest unused first, where there are too many."""
+        if choice.is_folded or not choice.chain:
             return
-        beside = [served for served in self.all() if not served.choice.is_folded]
-        for served in [one for one in beside if one in idle][: len(beside) - self._most + 1]:
+        beside = [one for one in self.all() if one.choice.chain and not one.choice.is_folded]
+        idle = [served for served in beside if not served.answers]
+        for served in idle[: max(0, len(beside) - self._most + 1)]:
             self._forget(served)
 
     def _forget(self, served: Served) -> None:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 
 
 class ErrorBody(BaseModel):
@@ -69,11 +69,27 @@ class ChatLogprobs(BaseModel):
     content: list[TokenLogprob]
 
 
+class FunctionReply(BaseModel):
+    """What is to be called, with JSON for its arguments."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallReply(BaseModel):
+    """A call that the model makes."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionReply
+
+
 class ChatMessage(BaseModel):
     """An answer."""
 
     role: Literal["assistant"] = "assistant"
     content: str
+    tool_calls: list[ToolCallReply] | None = None
 
 
 class ChatChoice(BaseModel):

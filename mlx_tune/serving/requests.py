@@ -1,17 +1,22 @@
 """From a request to what the engine is asked: everything is checked here, before it is queued."""
 
+import json
+import re
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mlx_tune.errors import MlxTuneError
 from mlx_tune.inference.constrained import Constraint, Constraints
 from mlx_tune.inference.sampling import Sampling
 from mlx_tune.inference.spelling import spelling
+from mlx_tune.models.rendering import Renderer
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.serving.job import Ask
-from mlx_tune.serving.schemas import ChatRequest, CompletionRequest, Drawn
+from mlx_tune.serving.schemas import Called, ChatRequest, CompletionRequest, Drawn, Message
 from mlx_tune.serving.shelf import Choice
+from mlx_tune.serving.tools import Offered, ToolWords
 
 DEFAULT_CHAT_TOKENS, DEFAULT_COMPLETION_TOKENS = 1024, 16
 _PARTS_OF_A_SEED = 2**64
@@ -44,9 +49,15 @@ class Reader:
             vocabulary: How many logits there are.
             context: Tokens that a model reads at most; None for no known limit.
         """
-        self._tokenizer, self._vocabulary, self.context = tokenizer, vocabulary, context
+        self._renderer = Renderer()
+        self._tokenizer = replace(tokenizer, renderer=self._renderer)
+        self._vocabulary, self.context = vocabulary, context
         self._spelling = spelling(tokenizer)
         self._constraints: Constraints | None = None
+
+    def close(self) -> None:
+        """End the process that renders conversations."""
+        self._renderer.close()
 
     def chat(self, request: ChatRequest, choice: Choice) -> list[Ask]:
         """Return the answers that a conversation asks for.
@@ -55,11 +66,9 @@ class Reader:
             RequestError: It is too long, or asks for what there is not.
             InputError: The base has no chat template, or a bad one.
         """
-        turns = [
-            {"role": {"developer": "system"}.get(m.role, m.role), "content": m.text}
-            for m in request.messages
-        ]
-        prompt = self._tokenizer.prompt(turns)
+        offered = self._offered(request)
+        turns = [_turn(message) for message in request.messages]
+        prompt = self._tokenizer.prompt(turns, request.offered)
         limit = request.max_tokens or request.max_completion_tokens
         return self._asks(
             request,
@@ -69,7 +78,26 @@ class Reader:
             max_tokens=self._room(prompt, limit, DEFAULT_CHAT_TOKENS, "messages"),
             alternatives=(request.top_logprobs or 0) if request.logprobs else None,
             response_format=request.response_format,
+            offered=offered,
         )
+
+    def _offered(self, request: ChatRequest) -> Offered | None:
+        """Return the tools that may be called.
+
+        Raises:
+            RequestError: The conversation has tools and the base's template has none.
+        """
+        words = ToolWords.of(self._tokenizer)
+        has_tools = request.tools or any(m.tool_calls or m.tool_call_id for m in request.messages)
+        if has_tools and words is None:
+            raise RequestError(
+                "tools: this base model's chat template has none; leave them out",
+                param="tools",
+                code="not_supported",
+            )
+        if not request.offered or words is None:
+            return None
+        return Offered(words=words, tools=tuple(request.offered))
 
     def completion(self, request: CompletionRequest, choice: Choice) -> list[Ask]:
         """Return the answers that one or several texts ask for.
@@ -146,6 +174,7 @@ class Reader:
         continues: bool = False,
         echo: str | None = None,
         response_format: Any = None,
+        offered: Offered | None = None,
     ) -> list[Ask]:
         stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
         seed = secrets.randbits(63) if request.seed is None else request.seed
@@ -160,6 +189,7 @@ class Reader:
                 continues=continues,
                 echo=echo,
                 constraint=self._constraint(response_format),
+                offered=offered,
             )
             for number in range(request.n or 1)
         ]
@@ -179,7 +209,7 @@ class Reader:
         )
 
     def _id(self, text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) < 10):
+        if not re.fullmatch("0|[1-9][0-9]{0,8}", text):  # "01" would be "1" a second time
             raise RequestError(f"logit_bias: {text!r} is no token id", param="logit_bias")
         return int(text)
 
@@ -194,3 +224,27 @@ class Reader:
             return self._constraints.json_schema(wanted.json_schema.schema_)
         except MlxTuneError as error:
             raise RequestError(str(error), param="response_format") from error
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """Return a message as templates take it: arguments as values, not as text."""
+    turn: dict[str, Any] = {
+        "role": {"developer": "system"}.get(message.role, message.role),
+        "content": message.text,
+    }
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.tool_calls is not None:
+        turn["tool_calls"] = [_call(called) for called in message.tool_calls]
+    return turn
+
+
+def _call(called: Called) -> dict[str, Any]:
+    try:
+        arguments = json.loads(called.function.arguments)
+    except ValueError as error:
+        raise RequestError(
+            f"tool_calls: the arguments of {called.id} are no JSON", param="messages"
+        ) from error
+    function = {"name": called.function.name, "arguments": arguments}
+    return {"id": called.id, "type": "function", "function": function}

@@ -10,7 +10,7 @@ MODEL = Field(
     description="`head` (the session in use), `base`, or a session as GET /v1/models lists it.",
     examples=["head"],
 )
-MOST_ANSWERS, MOST_STOPS, MOST_PROMPTS, MOST_TOP = 8, 16, 64, 20
+MOST_ANSWERS, MOST_STOPS, MOST_PROMPTS, MOST_TOP, MOST_TOOLS = 8, 16, 64, 20, 64
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -63,18 +63,64 @@ class TextPart(Strict):
     text: str
 
 
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
+class CalledFunction(Strict):
+    """What was called, with JSON for its arguments."""
+
+    name: Name
+    arguments: str
+
+
+class Called(Strict):
+    """A call that the model made."""
+
+    id: str = Field(min_length=1, max_length=64)
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class Message(Strict):
     """One turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
+    tool_calls: Annotated[list[Called], Field(min_length=1, max_length=MOST_TOOLS)] | None = None
+    tool_call_id: str | None = Field(None, min_length=1, max_length=64)
+
+    @model_validator(mode="after")
+    def _each_role_says_its_own(self) -> "Message":
+        if self.tool_calls is not None and self.role != "assistant":
+            raise ValueError("tool_calls are made by the role assistant")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("tool_call_id goes with the role tool, and the role tool with it")
+        if self.content is None and self.tool_calls is None:
+            raise ValueError("content is missing")
+        return self
 
     @property
     def text(self) -> str:
         """Its parts, one after another."""
-        if isinstance(self.content, str):
-            return self.content
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
         return "".join(part.text for part in self.content)
+
+
+class Function(Strict):
+    """What a model may call; its arguments are not held to the schema (`strict`)."""
+
+    name: Name
+    description: str | None = Field(None, max_length=10_000)
+    parameters: dict[str, Any] | None = None
+    strict: Literal[False] | None = None
+
+
+class Tool(Strict):
+    """A tool that is offered."""
+
+    type: Literal["function"]
+    function: Function
 
 
 class JsonSchema(Strict):
@@ -108,6 +154,16 @@ class ChatRequest(Drawn):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
     response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=MOST_TOOLS)] | None = Field(
+        None, description="For models whose template has tools."
+    )
+    tool_choice: Literal["auto", "none"] | None = None
+
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools that may be called, as JSON."""
+        tools = [] if self.tool_choice == "none" else self.tools or []
+        return [tool.model_dump(exclude_none=True) for tool in tools]
 
     @model_validator(mode="after")
     def _one_limit_and_top_with_logprobs(self) -> "ChatRequest":

@@ -1,14 +1,12 @@
 """Brings a server up from a store: base, engine, routes, guard; and down again."""
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
-from mlx_tune.models.rendering import Renderer
 from mlx_tune.serving.app import Api, create_app
 from mlx_tune.serving.engine import Engine
 from mlx_tune.serving.lineage_routes import lineage_routes
@@ -17,9 +15,12 @@ from mlx_tune.serving.page_routes import page_routes
 from mlx_tune.serving.policy import Policy, decide
 from mlx_tune.serving.requests import Reader
 from mlx_tune.serving.security import Guard
-from mlx_tune.serving.shelf import HEAD, Shelf
+from mlx_tune.serving.shelf import HEAD, Choice, Shelf
 from mlx_tune.serving.transport import serve
 from mlx_tune.workflows.folded import choose_base, locate_base
+
+END_SECONDS = 0.3
+"""What is left for the engine of the two seconds in which the process is to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,29 @@ class ServeRequest:
     prefix_bytes: int
 
 
-def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy], None]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A server that does not listen yet.
+
+    Attributes:
+        app: Everything it answers, behind its guard.
+        engine: Not started.
+        first: What HEAD stands for, to be loaded first.
+        policy: Whom it trusts.
+    """
+
+    app: Guard
+    engine: Engine
+    first: Choice
+    policy: Policy
+
+    def start(self, *, say: Say) -> None:
+        """Start the engine, and load HEAD before somebody asks."""
+        self.engine.start()
+        self.engine.load(self.first, lambda failure: say(failure.message) if failure else None)
+
+
+def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy], None]) -> bool:
     """Serve a store until a signal says stop.
 
     Args:
@@ -59,10 +82,33 @@ def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy]
         say: Told, in a line, what takes long.
         started: Told where it answers, and whom.
 
+    Returns:
+        Whether the engine's thread has ended. If not, it is in the middle of a load or a long step,
+        and the process cannot end in the ordinary way: MLX aborts it.
+
     Raises:
         UsageError: Nothing can listen there, or a name is none.
         IncompatibleError: The base is not the one the store's sessions stand on.
+        DamagedStoreError: The session in use is damaged.
     """
+    ready = prepare(request, say=say)
+
+    def begin(host: str, port: int) -> None:
+        ready.start(say=say)
+        started(host, port, ready.policy)
+
+    serve(
+        ready.app,
+        host=request.host,
+        port=request.port,
+        started=begin,  # a port that is taken is told before anything is loaded
+        on_stop=ready.engine.stop,
+    )
+    return ready.engine.join(END_SECONDS)
+
+
+def prepare(request: ServeRequest, *, say: Say) -> Prepared:
+    """Put a store's server together; the errors are those of :func:`run`."""
     policy = decide(
         request.host,
         token=request.token,
@@ -71,26 +117,18 @@ def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy]
     )
     store = Store.open(request.store)
     info = locate_base(store, choose_base(store, request.base), say)
-    engine = _engine(info, request)
     shelf = Shelf(request.store)
-    renderer = Renderer()
+    first = shelf.choose(HEAD)
+    tokenizer = load_tokenizer(info.folder, info.template)
     reader = Reader(
-        replace(load_tokenizer(info.folder, info.template), renderer=renderer),
+        tokenizer,
         vocabulary=int(info.config["vocab_size"]),
         context=info.config.get("max_position_embeddings"),
     )
+    engine = _engine(info, request)
     api = Api(engine, shelf, reader, base=info.name)
     app = create_app(api, lineage_routes(request.store, info), page_routes())
-    engine.start()
-    engine.load(shelf.choose(HEAD), lambda failure: say(failure.message) if failure else None)
-    with closing(renderer):
-        serve(
-            Guard(app, policy),
-            host=request.host,
-            port=request.port,
-            started=lambda host, port: started(host, port, policy),
-            on_stop=engine.stop,
-        )
+    return Prepared(app=Guard(app, policy), engine=engine, first=first, policy=policy)
 
 
 def _engine(info: BaseInfo, request: ServeRequest) -> Engine:

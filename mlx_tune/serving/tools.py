@@ -33,6 +33,9 @@ class ToolWords:
         wrapper = tokenizer.wrapper
         if not wrapper.has_tool_calling or "tools" not in (tokenizer.template or ""):
             return None
+        special = {i for i, token in wrapper.added_tokens_decoder.items() if token.special}
+        if special.intersection(wrapper.tool_call_start_tokens):
+            return None  # an answer's text leaves special tokens out, so it would not be seen
         return ToolWords(
             start=wrapper.tool_call_start, end=wrapper.tool_call_end, read=wrapper.tool_parser
         )
@@ -56,6 +59,23 @@ class ToolCall:
         """Return it in OpenAI's shape."""
         function = {"name": self.name, "arguments": self.arguments}
         return {"id": self.id, "type": "function", "function": function}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offered:
+    """Tools that an answer may call.
+
+    Attributes:
+        words: How the base calls them.
+        tools: In OpenAI's shape.
+    """
+
+    words: ToolWords
+    tools: tuple[Any, ...]
+
+    def reader(self) -> "CallReader":
+        """Return what parts one answer into text and calls."""
+        return CallReader(self.words, self.tools)
 
 
 class CallReader:

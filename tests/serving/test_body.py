@@ -5,6 +5,7 @@ import json
 import pytest
 
 from guarded import JSON, asked, posted
+from mlx_tune.serving import body
 
 
 def test_a_body_of_a_mebibyte_is_taken_and_one_byte_more_is_not():
@@ -114,3 +115,22 @@ def test_row_30_deep_json_is_refused(body):
 )
 def test_json_that_is_not_deep_is_taken(body):
     assert posted(body=body).status == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "is_whole"),
+    [
+        (rb'{"a": "\ud83d\ude00"}', True),
+        (rb'{"a": "\\ud83d"}', True),
+        (rb'{"a": "\\\\ud83d \n \uD7FF \uE000"}', True),
+        (rb'{"a": "\ud83d"}', False),
+        (rb'{"a": "\ud83d\u0041"}', False),
+        (rb'{"a": "\ude00\ud83d"}', False),
+        (rb'{"a": "\\\ud83d"}', False),
+        (rb'{"\uDBFF": 1}', False),
+    ],
+)
+def test_half_a_character_is_refused_and_a_whole_one_is_not(text, is_whole):
+    found = body.refuse_content(text)
+    assert (found is None) == is_whole
+    assert is_whole or "half a character" in found.message

@@ -12,7 +12,7 @@ from mlx_lm.utils import save_config, save_model
 import tiny
 from lab import AsTrained, facts
 from mlx_tune.models import bases
-from mlx_tune.workflows.folded import load_folded
+from mlx_tune.workflows.folded import load_beside, load_folded
 from mlx_tune.workflows.fuse import fuse
 
 TOKENS = mx.array([[40, 50, 60, 70]])
@@ -63,3 +63,19 @@ def test_the_chain_beside_quantised_weights_stays_float32_on_a_gpu(quantised, mo
     layer = folded.model.model.layers[0].mlp.up_proj
     assert layer._chain_a.dtype == layer._chain_b.dtype == mx.float32
     assert folded.model.model.norm.weight.dtype == mx.bfloat16  # however long the chain
+
+
+def test_sessions_beside_one_four_bit_base_are_what_each_is_by_itself(quantised):
+    info = bases.locate(str(quantised.base))
+    chain = []
+    for subject in ("cs", "housing"):
+        data = quantised.data(subject, facts(subject))
+        chain.append(quantised.train(data, learning_rate=0.02).session)
+    base = load_folded(info, ()).model
+    before = np.array(base(TOKENS))
+    beside = [load_beside(base, info, chain[:length]) for length in (1, 2)]
+    for length, model in enumerate(beside, start=1):
+        wanted = np.array(load_folded(info, chain[:length]).model(TOKENS))
+        assert np.abs(np.array(model(TOKENS)) - wanted).max() <= 1e-4 * np.abs(wanted).max()
+        assert np.abs(wanted - before).max() > 1e-2 * np.abs(before).max()
+    assert np.array_equal(np.array(base(TOKENS)), before)

@@ -1,0 +1,267 @@
+"""Rows 30 to 32 of the bad inputs, and what kills mlx-lm's own server: each refused, none felt."""
+
+import json
+
+import pytest
+from served import refused
+
+from wire import request, said_to
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+JSON = {"content-type": "application/json"}
+
+
+def chat(**changes):
+    return {"model": "base", "messages": HELLO, "max_tokens": 2, **changes}
+
+
+def text(**changes):
+    return {"model": "base", "prompt": "hello", "max_tokens": 2, **changes}
+
+
+def test_what_kills_mlx_lms_server_one_after_the_other_and_then_a_good_request(server):
+    first = server.text("Once upon a time", "base", max_tokens=3)
+    assert server.text("Once upon a time", "base", max_tokens=3) == first  # all of it is known
+    assert refused(server.post(TEXT, **text(prompt="")))["param"] == "prompt"
+    drawn = {"temperature": 1, "seed": 1, "max_tokens": 3}
+    assert server.text("Once", "base", top_k=259, **drawn)
+    error = refused(server.post(CHAT, **chat(xtc_threshold=0.6, xtc_probability=1)))
+    assert error["code"] == "unknown_field"
+    assert "xtc_threshold" in error["message"] or "xtc_probability" in error["message"]
+    assert refused(server.post(CHAT, **chat(stop=[5])))["param"].startswith("stop")
+    for number in ("259", "-1", "100000000", "1.5", "x", "٣", "01"):
+        assert refused(server.post(TEXT, **text(logit_bias={number: 1})))["param"] == "logit_bias"
+    assert server.text("Once upon a time", "base", max_tokens=3) == first
+    assert server.engine.counts.faults == 0
+
+
+def nested(depth):
+    return b'{"model":"base","messages":' + b"[" * depth + b"]" * depth + b"}"
+
+
+BODIES = {
+    "no JSON": (b"{", 400),
+    "no object": (b"[1]", 400),
+    "nothing": (b"", 400),
+    "null": (b"null", 400),
+    "not UTF-8": (b'{"model": "\xff"}', 400),
+    "NaN": (json.dumps(chat(temperature=float("nan"))).encode(), 400),
+    "infinity": (b'{"model":"base","prompt":"a","temperature":1e400}', 400),
+    "a number of 5,000 digits": (b'{"prompt":"a","seed":1' + b"0" * 5000 + b"}", 400),
+    "deep": (nested(100), 400),
+    "very deep": (nested(100_000), 400),
+    "large": (b'{"model": "' + b"x" * 1024**2 + b'"}', 413),
+    "half a character": (rb'{"model":"base","prompt":"\ud800"}', 400),
+    "half a character in a chat": (
+        rb'{"model":"base","messages":[{"role":"user","content":"\udc00 a"}]}', 400,
+    ),
+    "half a character as a field": (rb'{"model":"base","prompt":"a","\ud800":1}', 400),
+    "half a character as a bias": (rb'{"prompt":"a","logit_bias":{"\ud800":1}}', 400),
+    "half a character to stop at": (rb'{"model":"base","prompt":"a","stop":"\ud800"}', 400),
+    "half a character as a model": (rb'{"model":"\ud800","prompt":"a"}', 400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BODIES)
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_row_30_bodies(server, path, what):
+    body, status = BODIES[what]
+    refused(server.client.post(path, content=body, headers=JSON), status)
+
+
+def test_row_30_lengths(server):
+    body = json.dumps(chat()).encode()
+    fields = {"content_type": "application/json"}
+    negative = request("POST", CHAT, body, content_length="-1", **fields)
+    assert said_to(server.port, negative).status == 400
+    missing = request("POST", CHAT, **fields)
+    assert said_to(server.port, missing).status == 411
+    over = request("POST", CHAT, content_length=str(2**21), **fields)
+    assert said_to(server.port, over).status == 413
+    right = request("POST", CHAT, body, content_length=str(len(body)), **fields)
+    assert said_to(server.port, right).status == 200
+
+
+def test_row_31_foreign_pages_and_missing_tokens(server):
+    post = server.client.post
+    evil = {"host": "evil.example"}
+    assert refused(post(CHAT, json=chat(), headers=evil), 403)["code"] == "host_not_allowed"
+    evil = {"origin": "https://evil.example"}
+    assert refused(post(CHAT, json=chat(), headers=evil), 403)["code"] == "origin_not_allowed"
+    for path, body in {
+        "/api/rollback": {},
+        "/api/promote": {"session": "cs"},
+        "/v1/load_lora_adapter": {"lora_name": "cs"},
+        "/v1/unload_lora_adapter": {"lora_name": "cs"},
+    }.items():
+        for token in ("", "Bearer", "Bearer wrong", "Basic x"):
+            reply = post(path, json=body, headers={"authorization": token})
+            assert refused(reply, 401)["code"] == "invalid_api_key"
+
+
+PATHS = [
+    "../../etc/passwd",
+    "/etc/passwd",
+    "./sessions",
+    "sessions/0001-cs",
+    "http://example.com/model",
+    "gpt-4",
+    "0009",
+    "HEAD~1",
+    "c" * 200,
+    "cs\x00",
+    "\n",
+]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_row_32_a_model_that_is_none(server, name):
+    error = refused(server.post(CHAT, **chat(model=name)), 404)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert "/v1/models" in error["message"]
+    refused(server.post("/v1/load_lora_adapter", lora_name=name), 404)
+
+
+def test_row_32_no_path_is_taken_to_load_from(server):
+    body = {"lora_name": "cs", "lora_path": "/tmp/adapters"}
+    assert refused(server.post("/v1/load_lora_adapter", **body))["code"] == "unknown_field"
+    refused(server.post("/api/rollback", to="../../etc"))
+    refused(server.post("/api/promote", session="/etc/passwd"))
+    refused(server.client.get("/v1/models/gpt-4"), 404)
+    refused(server.client.get("/v1/models/..%2f..%2fetc"))
+    refused(server.client.get("/page/..%2f..%2fstart.py"))
+    refused(server.client.get("/page/start.py"), 404)
+
+
+@pytest.mark.parametrize("by", ["messages", "prompt"])
+def test_row_32_more_than_the_model_reads(server, by):
+    long = "x" * 2048
+    path, body = (TEXT, text(prompt=long)) if by == "prompt" else (
+        CHAT, chat(messages=[{"role": "user", "content": long}])
+    )  # fmt: skip
+    error = refused(server.post(path, **body))
+    assert (error["code"], error["param"]) == ("context_length_exceeded", by)
+    assert "2048" in error["message"]
+
+
+def test_row_32_room_is_counted_to_the_token(server):
+    longest = "x" * 2046
+    assert server.complete(longest, "base", max_tokens=2)["usage"]["total_tokens"] == 2048
+    error = refused(server.post(TEXT, **text(prompt=longest, max_tokens=3)))
+    assert error["code"] == "context_length_exceeded"
+    del (body := text(prompt=longest))["max_tokens"]
+    assert server.post(TEXT, **body).json()["usage"]["total_tokens"] == 2048  # 16, were there room
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}
+REFUSED = {
+    "an unknown field": chat(best_off=2),
+    "tools": chat(tools=[{"type": "function", "function": {"name": "f"}}]),
+    "functions": chat(functions=[]),
+    "a repetition penalty": chat(repetition_penalty=1.1),
+    "an adapter by its path": chat(adapters="/tmp"),
+    "a template": chat(chat_template="{{ 1 }}"),
+    "no model": {"messages": HELLO},
+    "a model that is null": chat(model=None),
+    "a model that is a number": chat(model=5),
+    "a model that is empty": chat(model=""),
+    "no messages": {"model": "base"},
+    "messages that are null": chat(messages=None),
+    "no message at all": chat(messages=[]),
+    "a message without a role": chat(messages=[{"content": "a"}]),
+    "an unknown role": chat(messages=[{"role": "tool", "content": "a"}]),
+    "content that is null": chat(messages=[{"role": "assistant", "content": None}]),
+    "content that is a number": chat(messages=[{"role": "user", "content": 5}]),
+    "no parts": chat(messages=[{"role": "user", "content": []}]),
+    "an image": chat(messages=[{"role": "user", "content": [IMAGE]}]),
+    "a text and an image": chat(
+        messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, IMAGE]}]
+    ),
+    "a temperature below 0": chat(temperature=-0.1),
+    "a temperature that is text": chat(temperature="1"),
+    "a temperature that is true": chat(temperature=True),
+    "a top_p of 0": chat(top_p=0),
+    "a top_k below 0": chat(top_k=-1),
+    "no tokens": chat(max_tokens=0),
+    "half a token": chat(max_tokens=1.5),
+    "two limits": chat(max_completion_tokens=2),
+    "n of 0": chat(n=0),
+    "n of a thousand": chat(n=1000),
+    "a stop string that is empty": chat(stop=""),
+    "17 stop strings": chat(stop=["a"] * 17),
+    "top_logprobs alone": chat(top_logprobs=2),
+    "21 top_logprobs": chat(logprobs=True, top_logprobs=21),
+    "stream_options alone": chat(stream_options={"include_usage": True}),
+    "an unknown stream option": chat(stream=True, stream_options={"include": True}),
+    "a stream that is text": chat(stream="yes"),
+    "an unknown format": chat(response_format={"type": "xml"}),
+    "a schema that is missing": chat(response_format={"type": "json_schema"}),
+    "a seed beyond 64 bits": chat(seed=2**63),
+    "a penalty of 3": chat(frequency_penalty=3),
+    "a bias of 101": chat(logit_bias={"5": 101}),
+    "a bias that is a list": chat(logit_bias=[5]),
+}
+REFUSED_TEXTS = {
+    "a suffix": text(suffix="a"),
+    "best_of": text(best_of=2),
+    "logprobs that are true": text(logprobs=True),
+    "no prompt": {"model": "base"},
+    "a prompt that is null": text(prompt=None),
+    "no prompts": text(prompt=[]),
+    "an empty one among prompts": text(prompt=["a", ""]),
+    "a token that there is not": text(prompt=[5, 259]),
+    "a token below 0": text(prompt=[-1]),
+    "tokens and texts": text(prompt=[5, "a"]),
+    "no tokens at all": text(prompt=[[]]),
+    "65 prompts": text(prompt=["a"] * 65),
+    "nothing to say": text(max_tokens=0),
+    "more answers than may wait": text(prompt=["a"] * 64, n=2),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_row_32_no_field_of_a_chat_is_ignored(server, what):
+    refused(server.post(CHAT, **REFUSED[what]))
+
+
+@pytest.mark.parametrize("what", REFUSED_TEXTS)
+def test_row_32_no_field_of_a_text_is_ignored(server, what):
+    refused(server.post(TEXT, **REFUSED_TEXTS[what]))
+
+
+def test_fields_that_are_null_are_as_if_they_were_not_there(server):
+    names = (
+        *("temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty"),
+        *("logit_bias", "seed", "n", "stop", "stream", "stream_options"),
+    )
+    nulls = dict.fromkeys(names)
+    assert server.post(TEXT, **text(**nulls, echo=None, logprobs=None)).status_code == 200
+    more = dict.fromkeys(("logprobs", "top_logprobs", "response_format", "max_completion_tokens"))
+    assert server.post(CHAT, **chat(**nulls, **more)).status_code == 200
+
+
+def test_embeddings_and_unknown_paths_are_refused_in_the_same_shape(server):
+    assert (
+        refused(server.post("/v1/embeddings", input="a", model="base"))["code"] == "not_supported"
+    )
+    refused(server.post("/v1/images/generations", prompt="a"), 404)
+    refused(server.client.get("/v1/chat/completions"), 405)
+    refused(server.client.get("/docs"), 404)
+
+
+def test_a_refusal_names_the_field_and_says_that_none_is_ignored(server):
+    error = refused(server.post(CHAT, **chat(repetition_penalty=1.1)))
+    assert error == {
+        "message": "repetition_penalty: this server has no such field, and ignores none; leave it "
+        "out",
+        "type": "invalid_request_error",
+        "param": "repetition_penalty",
+        "code": "unknown_field",
+    }
+
+
+def test_nothing_of_it_reached_the_engine(server):
+    assert server.engine.counts.faults == 0
+    assert server.engine.running == 0
+    assert server.client.get("/health").json() == {"status": "ok"}

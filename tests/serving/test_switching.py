@@ -1,0 +1,221 @@
+"""Models come and go: HEAD moves under running streams, sessions are loaded, left, damaged."""
+
+import gc
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+from served import events, refused, right, served
+
+import tiny
+from mlx_tune.inference.batcher import Batcher
+from mlx_tune.models import bases
+from mlx_tune.models.load import load_tokenizer
+from mlx_tune.serving.models import Models
+from mlx_tune.serving.shelf import Choice
+from wire import eventually
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+LONG = {"prompt": "Where is A?", "max_tokens": 300, "temperature": 1.5, "seed": 1}
+
+
+@pytest.fixture
+def own(own_store):
+    """A server that a test may change."""
+    with served(own_store) as server:
+        yield server
+
+
+@pytest.fixture
+def slow_steps(monkeypatch):
+    step, pause = Batcher.step, SimpleNamespace(seconds=0.005)
+
+    def slow(self):
+        time.sleep(pause.seconds)
+        return step(self)
+
+    monkeypatch.setattr(Batcher, "step", slow)
+    return pause
+
+
+def cards(server):
+    return right(server.client.get("/v1/models"))["data"]
+
+
+def models(server):
+    """Weak references to the models in memory, by name."""
+    return {one.choice.name: weakref.ref(one.model) for one in server.engine._models.all()}
+
+
+def test_head_every_session_and_the_base_are_listed_with_what_they_stand_on(server):
+    listed = cards(server)
+    assert [card["id"].split("-")[0] for card in listed] == ["head", "0002", "0002", "0001", "base"]
+    head, *sessions, base = listed
+    assert head["root"] in {card["id"] for card in sessions}
+    assert "dining" in head["root"]
+    assert [card["parent"] for card in listed] == ["base"] * 4 + [None]
+    assert {card["max_model_len"] for card in listed} == {2048}
+    assert {card["owned_by"] for card in listed} == {"mlx-tune"}
+    for card in listed:
+        assert right(server.client.get(f"/v1/models/{card['id']}")) == card
+    assert base["root"].endswith("tiny")
+
+
+@pytest.mark.parametrize("to", ["rollback", "promote"])
+def test_a_move_of_head_is_for_new_requests_and_a_running_stream_ends_as_it_began(
+    own, slow_steps, to
+):
+    known = {name: own.text("Where is b", name, max_tokens=8) for name in ("cs", "housing")}
+    before = own.text(**LONG)
+    old = models(own)["head"]
+    streams, posts = ThreadPoolExecutor(1), own.engine.counts
+    generated = posts.generated_tokens
+    running = streams.submit(own.stream, TEXT, model="head", **LONG)
+    assert eventually(lambda: posts.generated_tokens > generated)
+    if to == "rollback":
+        moved, name = own.post("/api/rollback"), "cs"
+    else:
+        moved, name = own.post("/api/promote", session="housing"), "housing"
+    assert name in right(moved)["head"]
+    assert own.text("Where is b", max_tokens=8) == known[name]
+    assert name in right(own.client.get("/v1/models/head"))["root"]
+    assert not running.done(), "it ended before HEAD moved"
+    slow_steps.seconds = 0
+    chunks = running.result()
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == before
+    assert own.text("Where is b", max_tokens=8) == known[name]
+    assert eventually(lambda: gc.collect() >= 0 and old() is None)
+    assert own.loaded.count("head") == 1
+    streams.shutdown()
+
+
+def test_back_at_the_base_the_last_fold_leaves_memory_too(own):
+    own.text("Where", max_tokens=2)
+    old = models(own)["head"]
+    for _ in range(2):
+        right(own.post("/api/rollback"))
+    assert right(own.client.get("/v1/models/head"))["root"] == "base"
+    assert own.text("Where", max_tokens=4) == own.text("Where", "base", max_tokens=4)
+    assert eventually(lambda: gc.collect() >= 0 and old() is None)
+    refused(own.post("/api/rollback"))
+
+
+def test_a_model_is_brought_into_memory_and_let_go_by_name(own):
+    assert own.text("Where", max_tokens=1)
+    before = set(own.loaded)
+    reply = own.post("/v1/load_lora_adapter", lora_name="housing")
+    assert (reply.status_code, "housing" in reply.text) == (200, True)
+    (name,) = set(own.loaded) - before
+    assert "housing" in name
+    model = models(own)[name]
+    assert own.answer("where is b", "housing") == "In 9."
+    assert own.loaded.count(name) == 1
+    assert own.post("/v1/unload_lora_adapter", lora_name="housing").status_code == 200
+    assert set(own.loaded) == before
+    assert eventually(lambda: gc.collect() >= 0 and model() is None)
+    assert (
+        "not loaded" in refused(own.post("/v1/unload_lora_adapter", lora_name="housing"))["message"]
+    )
+    assert own.answer("where is b", "housing") == "In 9."  # asked again, it is loaded again
+
+
+def test_a_model_that_answers_somebody_stays(own, slow_steps):
+    with ThreadPoolExecutor(1) as clients:
+        running = clients.submit(own.text, model="housing", **LONG)
+        assert eventually(lambda: own.engine.counts.generated_tokens)
+        refused(own.post("/v1/unload_lora_adapter", lora_name="housing"))
+        slow_steps.seconds = 0
+        assert running.result()
+
+
+def test_the_longest_unused_session_makes_room(own_store):
+    with served(own_store, most_loaded=1) as server:
+        for name in ("base", "housing", "base", "cs", "base"):
+            assert server.text("Where", name, max_tokens=1)
+        assert len(server.loaded) == 3
+        assert {name.partition("-")[2][:2] or name for name in server.loaded} == {
+            "head", "base", "cs",
+        }  # fmt: skip
+
+
+class Counting(Models):
+    """Loads nothing: which models stay is the question."""
+
+    def _load(self, choice):
+        return tiny.model()
+
+
+@pytest.fixture(scope="module")
+def shared(fork):
+    info = bases.locate(str(fork.base))
+    return info, load_tokenizer(info.folder, info.template)
+
+
+def choice(name, *, folded=False):
+    chain = () if name == "base" else (SimpleNamespace(id=name, folder_name=name),)
+    return Choice(name=name, chain=chain, is_folded=folded)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 9])
+def test_so_many_sessions_stay_as_were_asked_for_whatever_their_number(shared, most):
+    models = Counting(*shared, most=most, prefix_bytes=0)
+    models.get(choice("head", folded=True))
+    for number in range(7):
+        models.get(choice("base"))
+        models.get(choice(f"s{number}"))
+        kept = [f"s{n}" for n in range(max(0, number + 1 - most), number + 1)]
+        found = [one.choice.name for one in models.all()]
+        assert [name for name in found if name.startswith("s")] == kept
+        assert {"head", "base"} < set(found)
+
+
+def test_what_answers_is_never_let_go_to_make_room(shared):
+    models = Counting(*shared, most=1, prefix_bytes=0)
+    busy = models.get(choice("s1"))
+    busy.answers[0] = None
+    models.get(choice("s2"))
+    models.get(choice("s3"))
+    assert [one.choice.name for one in models.all()] == ["s1", "s3"]
+
+
+def damage(store, name):
+    (weights,) = store.glob(f"sessions/*{name}*/adapters.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(data)
+
+
+def test_a_damaged_session_says_so_and_the_others_answer(own):
+    damage(own.store, "housing")
+    for stream in (False, True):
+        asks = {"model": "housing", "prompt": "a", "stream": stream}
+        error = refused(own.post(TEXT, **asks), 500)
+        assert "housing" in error["message"]
+        assert "adapters.safetensors" in error["message"]
+    assert refused(own.post("/v1/load_lora_adapter", lora_name="housing"), 500)
+    assert own.text("Where", max_tokens=2)
+    assert own.text("Where", "cs", max_tokens=2)
+
+
+def test_a_session_whose_record_is_damaged_is_no_model_and_the_others_are(own):
+    (record,) = own.store.glob("sessions/*housing*/session.json")
+    record.chmod(0o644)
+    record.write_text("{")
+    assert "housing" not in " ".join(card["id"] for card in cards(own))
+    reply = own.post(TEXT, model="housing", prompt="a")
+    assert reply.status_code in (404, 500)
+    assert "housing" in refused(reply, reply.status_code)["message"]
+    assert own.text("Where", max_tokens=2)
+
+
+def test_a_damaged_head_leaves_the_base_and_the_others(own):
+    damage(own.store, "dining")
+    assert own.text("Where", max_tokens=2)  # it is in memory
+    refused(own.post("/v1/unload_lora_adapter", lora_name="base"))
+    assert own.post("/v1/unload_lora_adapter", lora_name="head").status_code == 200
+    assert "dining" in refused(own.post(TEXT, model="head", prompt="a"), 500)["message"]
+    assert own.text("Where", "cs", max_tokens=2)
+    assert events(own.post(TEXT, model="base", prompt="a", stream=True).text)[-1] == "[DONE]"
