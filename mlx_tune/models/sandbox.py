@@ -67,7 +67,7 @@ def render(job: dict[str, Any]) -> list[str]:
     for conversation in job["conversations"]:
         pieces: list[str] = []
         room = job["limit_chars"]
-        for piece in template.generate(**job["variables"], **conversation):
+        for piece in template.generate(**{**job["variables"], **conversation}):
             room -= len(piece)
             if room < 0:
                 raise ValueError(f"it printed more than {job['limit_chars']:,} characters")

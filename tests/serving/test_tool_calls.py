@@ -1,0 +1,108 @@
+"""Tools in a conversation, from the request to the reply, without a model."""
+
+import asyncio
+import json
+
+import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tool_parsers import json_tools
+
+import tiny
+from mlx_tune.models.tokenizer import Tokenizer
+from mlx_tune.serving import chat
+from mlx_tune.serving.job import Piece
+from mlx_tune.serving.requests import Reader, RequestError
+from mlx_tune.serving.schemas import ChatRequest
+from mlx_tune.serving.shelf import Choice
+
+TEMPLATE = (
+    "{% if tools %}T:{{ tools[0].function.name }};{% endif %}"
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.arguments.a }}</tool_call>"
+    "{% endfor %};{% endfor %}"
+)
+CHOICE = Choice(name="base", chain=(), is_folded=False)
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+HEAD = {"id": "x", "created": 1, "model": "base"}
+
+
+@pytest.fixture
+def reader():
+    wrapper = TokenizerWrapper(
+        tiny.hf_tokenizer(TEMPLATE),
+        tool_call_start=json_tools.tool_call_start,
+        tool_call_end=json_tools.tool_call_end,
+        tool_parser=json_tools.parse_tool_call,
+    )
+    made = Tokenizer(wrapper=wrapper, template=TEMPLATE, end_ids=frozenset(wrapper.eos_token_ids))
+    found = Reader(made, vocabulary=300, context=None)
+    yield found
+    found.close()
+
+
+def asked(reader, messages, **fields):
+    request = ChatRequest.model_validate(
+        {"model": "base", "messages": messages, "tools": TOOLS, **fields}
+    )
+    (ask,) = reader.chat(request, CHOICE)
+    return ask, reader._spelt(ask.prompt)
+
+
+USER = {"role": "user", "content": "1 + 1?"}
+
+
+async def _pieces(*texts):
+    for number, text in enumerate(texts, start=1):
+        finish = "stop" if number == len(texts) else None
+        yield 0, Piece(text=text, tokens=number, finish=finish)
+
+
+def test_the_template_is_given_the_tools_and_what_was_called(reader):
+    called = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 7}'}}
+    ask, prompt = asked(
+        reader,
+        [
+            USER,
+            {"role": "assistant", "content": None, "tool_calls": [called]},
+            {"role": "tool", "tool_call_id": "c1", "content": "2"},
+        ],
+    )
+    assert prompt == "T:add;user:1 + 1?;assistant:<tool_call>7</tool_call>;tool:2;"
+    assert ask.offered.tools == tuple(TOOLS)
+
+
+def test_tools_that_may_not_be_called_are_not_offered(reader):
+    ask, prompt = asked(reader, [USER], tool_choice="none")
+    assert (ask.offered, prompt) == (None, "user:1 + 1?;")
+
+
+def test_a_reply_holds_the_call_and_says_that_it_ended_with_it(reader):
+    ask, _ = asked(reader, [USER])
+    whole = asyncio.run(chat.reply(_pieces("Let me see.", CALL), [ask], HEAD))
+    (choice,) = whole["choices"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", "Let me see.")
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"] == {"name": "add", "arguments": '{"a": 1}'}
+
+
+def test_a_stream_shows_no_letter_of_a_call_and_then_the_call(reader):
+    ask, _ = asked(reader, [USER])
+
+    async def listen():
+        pieces = _pieces("Well. ", *CALL)
+        return [c async for c in chat.chunks(pieces, [ask], HEAD, usage=False)]
+
+    deltas = [chunk["choices"][0] for chunk in asyncio.run(listen())]
+    texts = "".join(delta["delta"].get("content") or "" for delta in deltas)
+    calls = [call for delta in deltas for call in delta["delta"].get("tool_calls", ())]
+    assert texts == "Well. "
+    assert [(c["index"], json.loads(c["function"]["arguments"])) for c in calls] == [(0, {"a": 1})]
+    assert [d["finish_reason"] for d in deltas if d["finish_reason"]] == ["tool_calls"]
+
+
+def test_arguments_that_are_no_json_are_refused(reader):
+    called = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{"}}
+    turns = [USER, {"role": "assistant", "content": "", "tool_calls": [called]}]
+    with pytest.raises(RequestError, match="the arguments of c1 are no JSON"):
+        asked(reader, turns)
