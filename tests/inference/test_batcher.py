@@ -133,7 +133,7 @@ def test_what_is_kept_stays_below_its_bytes_and_the_longest_unused_goes_first(mo
     for prompt in asked[:3]:
         say(batcher, prompt)
     assert batcher.prefixes.bytes_held == room
-    say(batcher, asked[0])  # used again, so the second is the oldest now
+    assert batcher.prefixes.find([*asked[0], 5])[1] == 20  # so the second is the oldest now
     say(batcher, asked[3])
     assert batcher.prefixes.bytes_held <= room
     known = [batcher.prefixes.find([*prompt, 5])[1] for prompt in asked]

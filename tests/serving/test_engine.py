@@ -147,7 +147,7 @@ def test_a_fault_in_the_middle_of_a_stream_is_its_last_event(server, faulty):
     assert server.answer("hello", max_tokens=2)
 
 
-def test_a_fault_of_one_model_ends_no_other_models_answers(server, monkeypatch):
+def test_a_fault_of_one_model_ends_no_other_models_answers(server, slow_steps, monkeypatch):
     wanted = server.text("Where", "base", max_tokens=30)
     server.text("Where", "cs", max_tokens=2)
     step = Batcher.step
@@ -161,8 +161,11 @@ def test_a_fault_of_one_model_ends_no_other_models_answers(server, monkeypatch):
 
     monkeypatch.setattr(Batcher, "step", failing)
     with ThreadPoolExecutor(2) as clients:
+        generated = server.engine.counts.generated_tokens
         good = clients.submit(server.text, "Where", "base", max_tokens=30)
+        assert eventually(lambda: server.engine.counts.generated_tokens > generated)
         refused(server.post(TEXT, model="cs", prompt="Where"), 500)
+        assert not good.done(), "it ended before the fault"
         assert good.result() == wanted
     assert server.text("Where", "cs", max_tokens=2)  # with a new batcher
 

@@ -40,6 +40,8 @@ def test_a_streamed_chat_is_the_whole_answer_in_chunks_of_one_reply(server):
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
     assert not [chunk for chunk in chunks if "usage" in chunk]
     assert len(chunks) > 3, "it came at once"
+    cut = server.stream(CHAT, **KNOWN, max_tokens=3)
+    assert (joined(cut), endings(cut)) == ("In ", ["length"])
 
 
 def test_usage_comes_once_at_the_end_and_is_that_of_the_whole_reply(server):
@@ -92,7 +94,8 @@ def test_a_stop_string_ends_the_work_too(server):
     found = server.complete("Where", "base", stop="xxx", max_tokens=500, **x)
     assert found["choices"][0]["text"] == ""
     assert found["usage"]["completion_tokens"] == 3
-    assert server.engine.counts.generated_tokens - before < 10
+    server.text("Where", "base", max_tokens=40)  # nothing goes on behind it
+    assert server.engine.counts.generated_tokens - before == 3 + 40
 
 
 def test_chat_logprobs_have_a_token_its_bytes_and_the_likeliest_first(server):
@@ -108,6 +111,10 @@ def test_chat_logprobs_have_a_token_its_bytes_and_the_likeliest_first(server):
         assert likely[0] == one["logprob"] <= 0
     streamed = server.stream(CHAT, **KNOWN, logprobs=True, top_logprobs=3)
     pieces = [chunk["choices"][0]["logprobs"] for chunk in streamed]
+    assert [one for piece in pieces if piece for one in piece["content"]] == content
+    # What is held back, for it may be a stop string's beginning, loses no token.
+    held = server.stream(CHAT, **KNOWN, logprobs=True, top_logprobs=3, stop="In 9.!")
+    pieces = [chunk["choices"][0]["logprobs"] for chunk in held]
     assert [one for piece in pieces if piece for one in piece["content"]] == content
 
 

@@ -158,11 +158,11 @@ def choice(name, *, folded=False):
     return Choice(name=name, chain=chain, is_folded=folded)
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("most", [1, 3, 5])
 def test_so_many_sessions_stay_as_were_asked_for_whatever_their_number(shared, most):
     models = Counting(*shared, most=most, prefix_bytes=0)
     models.get(choice("head", folded=True))
-    for number in range(7):
+    for number in range(5):
         models.get(choice("base"))
         models.get(choice(f"s{number}"))
         kept = [f"s{n}" for n in range(max(0, number + 1 - most), number + 1)]
