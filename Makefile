@@ -29,7 +29,11 @@ test: .venv/.dev ## Run the tests on tiny models, in under three minutes.
 	@sh scripts/test-tools.sh
 	@touch $@
 
-test-slow: .venv/.dev .venv/.tools ## Run the tests on the real model, and those that break things.
+# Clients of other people; those that could not be installed are skipped, with the reason.
+.venv-clients/.ready: scripts/clients.sh | .venv/.ready
+	@sh scripts/clients.sh
+
+test-slow: .venv/.dev .venv/.tools .venv-clients/.ready ## Run the tests on the real model, and those that break things.
 	$(BIN)/python -m pytest -m slow
 
 check: .venv/.dev ## Format, lint, types, import directions.

@@ -25,8 +25,12 @@ class Answer:
         if self._grammar is not None and self._grammar.problem:
             return Failure(message=self._grammar.problem)
         shown = ""
-        if token.finish != "stop":  # the token that ends a turn is none of the text
+        ends = token.finish == "stop"
+        # lm-eval asks for one token more than it scores and drops the last entry, so that the token
+        # that ends a text needs an entry of its own. In conversations OpenAI shows none.
+        if self.job.ask.continues or not ends:
             self._score(token)
+        if not ends:  # the token that ends a turn is none of the text
             shown = self._stops.add(self._text.add(token.id))
         finish = token.finish
         if finish is not None:

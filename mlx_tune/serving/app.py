@@ -6,9 +6,9 @@ import functools
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from sse_starlette import EventSourceResponse
@@ -22,6 +22,7 @@ from mlx_tune.serving.engine import STOPPING, BusyError, DownError, Engine
 from mlx_tune.serving.events import JobFailedError, events
 from mlx_tune.serving.job import Ask, Failure, Piece
 from mlx_tune.serving.replies import (
+    ERRORS,
     ChatReply,
     CompletionReply,
     ErrorReply,
@@ -36,21 +37,8 @@ from mlx_tune.serving.shelf import BASE, Choice, Shelf, UnknownModelError
 
 RETRY_SECONDS = 1
 _LOOK_SECONDS = 0.2
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorReply, "description": text}
-    for status, text in {
-        400: "The request is not what it should be.",
-        401: "The token is missing or another.",
-        403: "The Host or the Origin is not one that this server answers.",
-        404: "There is no such model.",
-        405: "The path knows other methods.",
-        411: "The body has no length.",
-        413: "The body is too long.",
-        415: "The body is no JSON.",
-        429: "Too many requests wait.",
-        500: "The engine failed.",
-        503: "The engine is stopping, or does not answer.",
-    }.items()
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }
 
 
@@ -160,7 +148,7 @@ async def _left(http: Request) -> None:
 
 def routes(api: Api) -> APIRouter:
     """Return OpenAI's part of the API."""
-    router = APIRouter(responses=_ERRORS)
+    router = APIRouter(responses=ERRORS)
 
     @router.get("/v1/models", response_model=ModelList, tags=["models"])
     def models() -> ModelList:
@@ -172,20 +160,24 @@ def routes(api: Api) -> APIRouter:
         """Show one of them."""
         return _card(api, api.shelf.choose(name))
 
-    @router.post("/v1/chat/completions", response_model=ChatReply, tags=["answers"])
+    @router.post(
+        "/v1/chat/completions", response_model=ChatReply, responses=_STREAM, tags=["answers"]
+    )
     async def chat_completions(request: ChatRequest, http: Request) -> Response:
         """Answer a conversation."""
         choice, asks = await api.asks(api.reader.chat, request)
         return await api.answer(http, request, chat, asks, api.head("chatcmpl", choice))
 
-    @router.post("/v1/completions", response_model=CompletionReply, tags=["answers"])
+    @router.post(
+        "/v1/completions", response_model=CompletionReply, responses=_STREAM, tags=["answers"]
+    )
     async def text_completions(request: CompletionRequest, http: Request) -> Response:
         """Go on with a text."""
         choice, asks = await api.asks(api.reader.completion, request)
         return await api.answer(http, request, completions, asks, api.head("cmpl", choice))
 
     @router.post("/v1/embeddings", status_code=400, response_model=ErrorReply, tags=["answers"])
-    def embeddings() -> Response:
+    def embeddings(_: Annotated[dict[str, Any], Body()]) -> Response:
         """Refuse: a chat model has no embeddings."""
         raise RequestError(
             "this server has no embeddings: a chat model's states are none; use a model made for "
@@ -194,7 +186,7 @@ def routes(api: Api) -> APIRouter:
             code="not_supported",
         )
 
-    @router.post("/v1/load_lora_adapter", tags=["models"])
+    @router.post("/v1/load_lora_adapter", response_class=PlainTextResponse, tags=["models"])
     async def load(request: AdapterRequest) -> PlainTextResponse:
         """Bring a session into memory before somebody asks it, as vLLM does; never a path."""
         choice = await run_in_threadpool(api.shelf.choose, request.lora_name)
@@ -203,7 +195,7 @@ def routes(api: Api) -> APIRouter:
             raise JobFailedError(failure)
         return PlainTextResponse(f"Success: {choice.name} is loaded.")
 
-    @router.post("/v1/unload_lora_adapter", tags=["models"])
+    @router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse, tags=["models"])
     async def unload(request: AdapterRequest) -> PlainTextResponse:
         """Let go of a session's memory; asked again, it is loaded again."""
         choice = await run_in_threadpool(api.shelf.choose, request.lora_name)
@@ -261,6 +253,20 @@ def _card(api: Api, choice: Choice) -> ModelCard:
     )
 
 
+class _Documented(FastAPI):
+    """Leaves FastAPI's own 422 out of the OpenAPI document: what it stands for is a 400 here."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document."""
+        document = super().openapi()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        return document
+
+
 def create_app(api: Api, *routers: APIRouter) -> FastAPI:
     """Return the application.
 
@@ -275,7 +281,7 @@ def create_app(api: Api, *routers: APIRouter) -> FastAPI:
         api.engine.stop()
         api.reader.close()
 
-    app = FastAPI(
+    app = _Documented(
         title="mlx-tune",
         version=__version__,
         description="The model that a lineage's HEAD names, and every other of its sessions.",

@@ -10,6 +10,7 @@ from mlx_tune.errors import UsageError
 from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo
 from mlx_tune.serving.lineage_json import lineage_json, retention_json, training_json
+from mlx_tune.serving.replies import ERRORS
 from mlx_tune.serving.requests import RequestError
 from mlx_tune.serving.schemas import MODEL, Strict
 from mlx_tune.workflows.evaluate import already_known
@@ -37,7 +38,7 @@ def lineage_routes(store_root: Path, info: BaseInfo) -> APIRouter:
         store_root: Its folder; no request names another.
         info: Its base.
     """
-    router = APIRouter(prefix="/api", tags=["lineage"])
+    router = APIRouter(prefix="/api", tags=["lineage"], responses=ERRORS)
 
     @router.get("/lineage")
     def lineage() -> dict[str, Any]:

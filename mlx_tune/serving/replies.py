@@ -22,6 +22,28 @@ class ErrorReply(BaseModel):
     error: ErrorBody
 
 
+_ERROR_REPLY = {"$ref": "#/components/schemas/ErrorReply"}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    # No `model`: FastAPI would say that a route of plain text has its errors as plain text too.
+    status: {"description": text, "content": {"application/json": {"schema": _ERROR_REPLY}}}
+    for status, text in {
+        400: "The request is not what it should be.",
+        401: "The token is missing or another.",
+        403: "The Host or the Origin is not one that this server answers.",
+        404: "There is no such model.",
+        405: "The path knows other methods.",
+        408: "The request did not arrive in time.",
+        411: "The body has no length.",
+        413: "The body is too long.",
+        415: "The body is no JSON.",
+        429: "Too many requests wait.",
+        500: "The engine failed.",
+        503: "The engine is stopping, or does not answer.",
+    }.items()
+}
+"""What every route may answer instead, for the OpenAPI document."""
+
+
 class ModelCard(BaseModel):
     """A model that can be named; `root` and `parent` as vLLM shows adapters."""
 

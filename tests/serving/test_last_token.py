@@ -1,0 +1,35 @@
+import mlx.core as mx
+import pytest
+
+import tiny
+from mlx_tune.inference.batcher import Token
+from mlx_tune.inference.spelling import spelling
+from mlx_tune.serving.answer import Answer
+from mlx_tune.serving.job import Ask, Job
+from mlx_tune.serving.shelf import Choice
+
+END = tiny.SPECIALS.index("<|im_end|>")
+LETTER = 3 + ord("A") - ord("!")
+LOGPROBS = mx.log(mx.softmax(mx.arange(tiny.VOCABULARY) / 100.0))
+
+
+def ended(*, continues: bool):
+    """The last piece of an answer of one letter, which ended of itself."""
+    choice = Choice(name="base", chain=(), is_folded=False)
+    ask = Ask(choice=choice, prompt=(5,), max_tokens=9, alternatives=1, continues=continues)
+    answer = Answer(Job(ask=ask, deliver=lambda event: None), spelling(tiny.tokenizer()), None)
+    first = answer.add(Token(number=0, id=LETTER, logprobs=LOGPROBS, finish=None))
+    assert (first.text, len(first.steps)) == ("A", 1)
+    return answer.add(Token(number=0, id=END, logprobs=LOGPROBS, finish="stop"))
+
+
+def test_where_a_text_goes_on_the_token_that_ends_it_is_told_and_not_shown():
+    last = ended(continues=True)
+    assert (last.text, last.tokens, last.finish) == ("", 2, "stop")
+    (step,) = last.steps
+    assert step.chosen.text == "<|im_end|>"
+    assert step.chosen.logprob == pytest.approx(LOGPROBS[END].item())
+
+
+def test_in_a_conversation_the_token_that_ends_an_answer_is_not_told():
+    assert ended(continues=False).steps == ()
