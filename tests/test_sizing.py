@@ -1,7 +1,7 @@
 import pytest
 
 from mlx_tune.settings import Given
-from mlx_tune.sizing import Sizing, learning_rate, plan
+from mlx_tune.sizing import Sizing, learning_rate, most_epochs, plan
 
 
 def sized(rows: int, *, hidden=3072, **given):
@@ -87,3 +87,20 @@ def test_a_given_batch_size_keeps_eight_rows_a_step(batch, accumulation):
 @pytest.mark.parametrize(("accumulation", "batch"), [(8, 1), (4, 2), (1, 8), (32, 1)])
 def test_a_given_accumulation_keeps_eight_rows_a_step(accumulation, batch):
     assert sized(106, grad_accumulation=accumulation).batch_size.value == batch
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "epochs"),
+    [
+        (30, 0, 49),  # (120 + 75) steps, 4 an epoch
+        (60, 0, 34),  # (120 + 150), 8
+        (30, 60, 24),  # (120 + 75 + 90), 12
+        (106, 0, 28),  # (120 + 265), 14
+        (5000, 0, 21),  # however many there are, about 20 passes
+        (10_000_000, 0, 21),
+        (1, 100_000, 13),
+        (1, 0, 123),
+    ],
+)
+def test_the_most_epochs_grow_with_what_there_is_to_hold(new, old, epochs):
+    assert most_epochs(new, old, 8) == epochs
