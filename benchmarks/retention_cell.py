@@ -102,7 +102,10 @@ class Follows:
     def merged(self, chain: Sequence[Session]) -> None:
         """Nothing to say."""
 
-    def began(self, run: Run, trainer: Trainer) -> None:
+    def opened(self, run: Run) -> None:
+        """Nothing to say."""
+
+    def began(self, trainer: Trainer) -> None:
         """Nothing to say."""
 
     def stepped(self, step: Step) -> None:

@@ -59,8 +59,11 @@ class Heard:
     def merged(self, chain):
         self.chains.append([session.name for session in chain])
 
-    def began(self, run, trainer):
+    def opened(self, run):
         self.run = run
+
+    def began(self, trainer):
+        pass
 
     def stepped(self, step):
         self.steps.append(step)
@@ -78,8 +81,7 @@ class AsTrained(Heard):
         super().__init__()
         self.tokens = tokens
 
-    def began(self, run, trainer):
-        super().began(run, trainer)
+    def began(self, trainer):
         self.trainer = trainer
 
     def ended(self):

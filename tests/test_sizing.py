@@ -92,14 +92,13 @@ def test_a_given_accumulation_keeps_eight_rows_a_step(accumulation, batch):
 @pytest.mark.parametrize(
     ("new", "old", "epochs"),
     [
-        (30, 0, 49),  # (120 + 75) steps, 4 an epoch
-        (60, 0, 34),  # (120 + 150), 8
-        (30, 60, 24),  # (120 + 75 + 90), 12
-        (106, 0, 28),  # (120 + 265), 14
-        (5000, 0, 21),  # however many there are, about 20 passes
-        (10_000_000, 0, 21),
+        (30, 0, 42),  # (120 + 45) steps, 4 an epoch
+        (60, 0, 27),  # (120 + 90), 8
+        (30, 60, 22),  # (120 + 135), 12
+        (106, 0, 20),  # (120 + 159), 14
+        (5000, 0, 13),  # however many there are, about 12 passes
         (1, 100_000, 13),
-        (1, 0, 123),
+        (1, 0, 122),
     ],
 )
 def test_the_most_epochs_grow_with_what_there_is_to_hold(new, old, epochs):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a training takes its steps: the step ends and is saved first."""
+"""Ctrl-C and SIGTERM while a training writes: the run or the step is saved first."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ class Signals:
 
     Attributes:
         received: The signal's number, 0 for none.
-        wait: Whether somebody looks at ``received`` between steps; elsewhere a signal ends the
-            process as always.
+        wait: Whether somebody looks at ``received`` soon, as between steps; elsewhere a signal
+            ends the process as always.
     """
 
     def __init__(self) -> None:
@@ -39,4 +39,4 @@ class Signals:
         self.received = number
         # Not through a stream: the signal may have come while one was being written to.
         with suppress(OSError):
-            os.write(2, b"stopping after this step; once more stops at once\n")
+            os.write(2, b"stopping as soon as it is saved; once more stops at once\n")

@@ -83,6 +83,14 @@ class TrainingView:
     def planned(self, plan: Plan) -> None:
         """Print the head panel."""
         show_plan(plan, self._console)
+        self._signals.wait = True  # one that comes while the run is written waits for its name
+
+    def opened(self, run: Run) -> None:
+        """Keep what is said of how to go on."""
+        self._run = run
+        self._signals.wait = False
+        if self._signals.received:
+            raise Interrupted("stopped before the first step", signal=self._signals.received)
 
     def merged(self, chain: Sequence[Session]) -> None:
         """Print what the session stands on."""
@@ -93,9 +101,8 @@ class TrainingView:
         else:
             self._console.print("First session: there is nothing to merge yet, which is fine.")
 
-    def began(self, run: Run, trainer: Trainer) -> None:
+    def began(self, trainer: Trainer) -> None:
         """Start the progress."""
-        self._run = run
         self._signals.wait = True
         self._progress = RunProgress(
             self._console,

@@ -41,6 +41,7 @@ def carry_out(job: Job, watch: Watch) -> Outcome:
         MlxTuneError: Whatever could not be done; see the child. The run and its last checkpoint
             are kept.
     """
+    watch.opened(job.run)
     session, judged = _committed(job), None
     if session is None:
         try:

@@ -178,7 +178,7 @@ def read_rows(session: Session) -> list[Row]:
 def _read_taught(session: Session) -> list[Row] | list[Trace]:
     if DATA_FILE in session.hashes:
         return read_rows(session)
-    return [Trace.from_json(trace) for trace in session.record["data"].get("traces", ())]
+    return [Trace.from_json(trace) for trace in session.record.get("data", {}).get("traces", ())]
 
 
 def _along(chain: Sequence[Session], read_one: Callable[[Session], _Found]) -> list[_Found]:

@@ -44,12 +44,19 @@ class Watch(Protocol):
         """
 
     def planned(self, plan: Plan) -> None:
-        """See what is about to be done."""
+        """See what is about to be done; a new run's folder follows."""
+
+    def opened(self, run: Run) -> None:
+        """Hear that there is a run, new or gone on with: whatever ends it now, it can be resumed.
+
+        Raises:
+            Interrupted: Somebody asked to stop while its folder was written.
+        """
 
     def merged(self, chain: Sequence[Session]) -> None:
         """Hear that the chain was folded in; empty for a first session."""
 
-    def began(self, run: Run, trainer: Trainer) -> None:
+    def began(self, trainer: Trainer) -> None:
         """Hear that steps follow."""
 
     def stepped(self, step: Step) -> None:

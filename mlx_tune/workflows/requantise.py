@@ -133,8 +133,11 @@ def judge(form: Quantisation, before: Known, after: Known, limits: Thresholds) -
 
 
 def limits_of(session: Session) -> Thresholds:
-    """Return the gate's limits that a session was judged by; they hold for its model ever after."""
-    return Thresholds(**session.record["gate"]["thresholds"])
+    """Return the gate's limits that a session was judged by; they hold for its model ever after.
+
+    A session that is older than the gate is held to the gate's own.
+    """
+    return Thresholds(**(session.record.get("gate") or {}).get("thresholds", {}))
 
 
 def allow(found: Requantised, *, anyway: bool, ask: Ask) -> None:

@@ -59,7 +59,7 @@ def take_steps(job: Job, watch: Watch) -> Trained:
         watch.say(f"note: this architecture has no {names}, so less of it is adapted")
     for note in (*job.run.notes, *trainer.notes):
         watch.say(note)
-    watch.began(job.run, trainer)
+    watch.began(trainer)
     saved = time.monotonic()
     for step in () if exam.is_passed(trainer.steps_done) else trainer.steps():
         job.run.log(**vars(step))

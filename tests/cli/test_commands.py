@@ -1,6 +1,7 @@
 """The commands as a person types them, on a tiny base."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -211,7 +212,11 @@ def test_fuse_quantises_and_says_what_is_known_after(store, mlx_tune_command, tm
     assert code == 0
     lines = out.splitlines()
     assert " in 8 bits" in lines[2]
-    assert lines[3] == ("knows      cs 0 of 5 right (0 before), housing 0 of 5 right (0 before)")
+    assert re.fullmatch(
+        r"knows      cs 0 of 5 right \(0 before\), housing 0 of 5 right \(0 before\),"
+        r" general answers [+-]\d\.\d\d nats a token \([+-]\d\.\d\d before\)",
+        lines[3],
+    )
     assert error == (
         "asking what it knows before…\nfolding and writing…\nasking the 8-bit model the same…\n"
     )
@@ -383,6 +388,33 @@ def test_a_training_that_was_asked_to_stop_says_one_line_and_the_same_data_offer
         f"note: {run.name} is an unfinished run of the same data, but with epochs 3; go on with "
         f"it: {again}"
     )
+    assert mlx_tune_command("resume")[0] == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [("create", "stopped before the first step"), ("newest_checkpoint", "the run is kept")],
+)
+def test_a_signal_before_the_first_step_says_how_to_go_on(
+    store, mlx_tune_command, monkeypatch, tmp_path, number, code, moment, said
+):
+    from mlx_tune.lineage.runs import Run
+
+    done = getattr(Run, moment)
+
+    def then_signal(*words, **options):
+        found = done(*words, **options)
+        os.kill(os.getpid(), number)
+        return found
+
+    (tmp_path / "more.json").write_text(json.dumps(ROWS))
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, moment, then_signal)
+        found = mlx_tune_command("train", "more.json", "--epochs", 2, "--rank", 2)
+    assert found[0] == code
+    (run,) = (store / "runs").glob("*-more")
+    assert found[2].splitlines()[-1] == f"{said}; go on with: mlx-tune resume {run.name}"
     assert mlx_tune_command("resume")[0] == 0
 
 

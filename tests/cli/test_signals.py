@@ -38,7 +38,7 @@ def test_where_steps_are_taken_the_first_signal_is_noted_and_the_second_ends_it(
     signals.wait = True
     os.kill(os.getpid(), number)
     assert signals.received == number
-    assert capfd.readouterr().err == "stopping after this step; once more stops at once\n"
+    assert capfd.readouterr().err == "stopping as soon as it is saved; once more stops at once\n"
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
         os.kill(os.getpid(), number)
 

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -245,7 +246,12 @@ def test_the_limits_are_those_that_the_session_was_judged_by(taught):
     lab, _ = taught
     session = Store.open(lab.store).head()
     recorded = session.record["gate"]["thresholds"]
-    assert asdict(requantise.limits_of(session)) == recorded
+    assert asdict(requantise.limits_of(session)) == recorded != asdict(Thresholds())
+
+
+def test_a_session_older_than_the_gate_is_held_to_the_gates_own_limits():
+    for record in ({}, {"gate": None}):
+        assert requantise.limits_of(SimpleNamespace(record=record)) == Thresholds()
 
 
 def test_a_session_without_questions_is_passed_over():

@@ -232,7 +232,7 @@ def test_the_trained_model_is_gone_before_its_folded_twin_is_loaded(lab):
     seen = []
 
     class Watching(Heard):
-        def began(self, run, trainer):
+        def began(self, trainer):
             self.model = weakref.ref(trainer.model)
 
         def say(self, line):
