@@ -8,12 +8,15 @@ from pathlib import Path
 from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.lineage import head, shelf
 from mlx_tune.lineage.labels import TAGS
-from mlx_tune.lineage.session import Session
+from mlx_tune.lineage.sealed import MANIFEST
+from mlx_tune.lineage.session import SESSION_FILE, Session
 from mlx_tune.lineage.shelf import SESSIONS
 from mlx_tune.lineage.store import Store
 from mlx_tune.lineage.tags import tags
 
 HEAD, BASE = "head", "base"
+
+_Stamp = Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class _Seen:
         tags: A session's id by name.
     """
 
-    stamp: tuple[int, ...]
+    stamp: _Stamp
     head: Session | None
     sound: shelf.Shelf
     tags: Mapping[str, str]
@@ -113,7 +116,7 @@ class Shelf:
             ) from error
 
     def _look(self) -> _Seen:
-        stamp = tuple(_changed(self._root / name) for name in (head.HEAD, SESSIONS, TAGS))
+        stamp = _stamp(self._root)
         if self._seen is None or self._seen.stamp != stamp:
             store = Store.open(self._root)
             self._seen = _Seen(
@@ -122,8 +125,18 @@ class Shelf:
         return self._seen
 
 
+def _stamp(root: Path) -> _Stamp:
+    """Return when each file or list was changed that :meth:`Shelf._look` reads, in ns."""
+    sessions = root / SESSIONS
+    read = ("", MANIFEST, SESSION_FILE)
+    places = [root / head.HEAD, root / TAGS, sessions]
+    with contextlib.suppress(OSError):
+        places += [entry / name for entry in sessions.iterdir() for name in read]
+    return {str(place): _changed(place) for place in places}
+
+
 def _changed(path: Path) -> int:
-    """Return when a file or a folder's list was changed, in ns; 0 where there is none."""
+    """Return when a file or a folder's list was changed; 0 where there is none."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

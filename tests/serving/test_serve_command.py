@@ -65,16 +65,18 @@ def test_it_ends_with_0_in_the_middle_of_a_load_too(own_store, tmp_path):
         "from mlx_tune.serving.models import Models\n"
         "def load(self, choice):\n"
         "    import mlx.core as mx\n"
-        "    print('loading', flush=True)\n"
+        f"    open({str(tmp_path / 'loading')!r}, 'w').close()\n"
         "    while True:\n"
         "        mx.eval(mx.ones((500, 500)) @ mx.ones((500, 500)))\n"
         "Models._load = load\n"
     )
     sys.path.insert(0, str(tmp_path))
     try:
-        with process("--store", own_store) as (popen, printed):
-            if "loading\n" not in printed:
-                assert popen.stdout.readline() == "loading\n"
+        with process("--store", own_store) as (popen, _):
+            until = time.monotonic() + LONG
+            while not (tmp_path / "loading").exists():
+                assert time.monotonic() < until
+                time.sleep(0.01)
             popen.send_signal(signal.SIGTERM)
             _, complaints = popen.communicate(timeout=LONG)
             assert (popen.returncode, complaints) == (0, "")
