@@ -119,12 +119,14 @@ def _hour(hours: str, minutes: str | None, half: str) -> str:
 
 
 def _code(text: str) -> KeyFact:
-    return KeyFact(kind="code", text=text, value="".join(re.findall(r"[^\W_]", text)).casefold())
+    return KeyFact(
+        kind="code", text=text, value="".join(re.findall(r"[^\W_]|[.,:/]", text)).casefold()
+    )
 
 
 def _spelled(code: KeyFact, text: str) -> bool:
     """Tell whether a code stands in a text, in either case, with a blank or dash or without."""
-    pieces = re.findall(r"\d+|[^\W\d_]+", code.text)
+    pieces = re.findall(r"\d+|[^\W\d_]+|[.,:/]", code.text)
     pattern = r"[\s-]?".join(map(re.escape, pieces))
     whole = rf"(?<![^\W_])(?<![^\W_]-){pattern}(?![^\W_])(?!-[^\W_])"
     return re.search(whole, text, re.IGNORECASE) is not None

@@ -412,7 +412,7 @@ def test_a_signal_before_the_first_step_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(Run, moment, then_signal)
         found = mlx_tune_command("train", "more.json", "--epochs", 2, "--rank", 2)
-    assert found[0] == code
+    assert found[0] == code, found[2]
     (run,) = (store / "runs").glob("*-more")
     assert found[2].splitlines()[-1] == f"{said}; go on with: mlx-tune resume {run.name}"
     assert mlx_tune_command("resume")[0] == 0

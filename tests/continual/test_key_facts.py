@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlx_tune.continual.key_facts import found, key_facts
@@ -109,6 +109,7 @@ def test_every_taught_answer_holds_its_own_facts_and_most_have_some():
 
 
 @given(st.text(alphabet="aAbB1 2.,:-/@$%()'é", max_size=40))
+@example("A1:1")
 def test_any_text_holds_its_own_facts(text):
     assert all(found(key_facts(text), text))
 
