@@ -34,7 +34,7 @@ test: .venv/.dev ## Run the tests on tiny models, in under three minutes.
 	@sh scripts/clients.sh
 
 test-slow: .venv/.dev .venv/.tools .venv-clients/.ready ## Run the tests on the real model, and those that break things.
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/.dev ## Format, lint, types, import directions.
 	$(BIN)/ruff format --check .

@@ -30,7 +30,11 @@ from mlx_tune.models import bases
 LEVELS = (1, 4, 16)
 _TOPICS = ("rivers", "bread", "bridges", "clouds", "maps", "violins", "glass", "bees")
 _START_SECONDS = 300.0
+_TRIES = 20
 _SIDES = ("ours", "mlx-lm")
+
+_Answer = tuple[int, float, int]
+"""Tokens, seconds to the first text, connections that were broken off before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +45,13 @@ class Turn:
         tokens: Generated, all clients together.
         seconds: From the first request to the last token.
         waits: Seconds from each request to its first text.
+        broken: Connections that the server broke off; their requests were sent again.
     """
 
     tokens: int
     seconds: float
     waits: tuple[float, ...]
+    broken: int
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,7 +103,7 @@ def main(words: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _ours(base: str, store: Path) -> Iterator[str]:
-    words = ("serve", "--store", str(store), "--base", base, "--port", "0", "--prefix-mb", "0")
+    words = ("serve", "--store", str(store), "--base", base, "--port", "0")
     command = (sys.executable, "-m", "mlx_tune.cli.main", *words)
     with _process(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -148,14 +154,14 @@ async def _turn(
     began = time.perf_counter()
     async with httpx.AsyncClient(base_url=url, timeout=None) as http:
 
-        async def client(number: int) -> list[tuple[int, float]]:
+        async def client(number: int) -> list[_Answer]:
             asked = range(args.requests)
             return [await _ask(http, _body(model, number, i, salt, args, seeded)) for i in asked]
 
         answers = [a for one in await asyncio.gather(*map(client, range(clients))) for a in one]
     seconds = time.perf_counter() - began
-    tokens, waits = zip(*answers, strict=True)
-    return Turn(tokens=sum(tokens), seconds=seconds, waits=waits)
+    tokens, waits, broken = zip(*answers, strict=True)
+    return Turn(tokens=sum(tokens), seconds=seconds, waits=waits, broken=sum(broken))
 
 
 def _body(
@@ -174,9 +180,19 @@ def _body(
     }
 
 
-async def _ask(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, float]:
-    """Return the tokens of an answer and the seconds until its first text."""
-    began, first, tokens = time.perf_counter(), 0.0, 0
+async def _ask(http: httpx.AsyncClient, body: dict[str, Any]) -> _Answer:
+    """Ask until there is an answer: mlx-lm's server breaks off some of many connections."""
+    began = time.perf_counter()
+    for broken in range(_TRIES):
+        with contextlib.suppress(httpx.TransportError):
+            tokens, first = await _one_answer(http, body)
+            return tokens, first - began, broken
+    raise SystemExit(f"{http.base_url} broke off {_TRIES} connections, one after another")
+
+
+async def _one_answer(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, float]:
+    """Return the tokens of an answer and the moment of its first text."""
+    first, tokens = 0.0, 0
     async with http.stream("POST", "/v1/chat/completions", json=body) as reply:
         reply.raise_for_status()
         async for line in reply.aiter_lines():
@@ -186,7 +202,7 @@ async def _ask(http: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, floa
             if "error" in chunk:
                 raise RuntimeError(chunk["error"])
             if not first and any(c["delta"].get("content") for c in chunk["choices"]):
-                first = time.perf_counter() - began
+                first = time.perf_counter()
             if chunk.get("usage"):
                 tokens = int(chunk["usage"]["completion_tokens"])
     return tokens, first
@@ -196,7 +212,7 @@ def _line(seeded: bool, level: int, side: str, turn: Turn) -> str:
     kind = "seeded" if seeded else "greedy"
     return (
         f"{kind} {level:>3} {side:<7} {turn.tokens / turn.seconds:8.1f} tokens/s,"
-        f" first text after {statistics.median(turn.waits):.2f} s"
+        f" first text after {statistics.median(turn.waits):.2f} s, {turn.broken} broken off"
     )
 
 
@@ -206,7 +222,8 @@ def report(found: dict[tuple[bool, int, str], list[Turn]]) -> tuple[list[str], b
     Args:
         found: Turns by whether requests carried seeds, clients, and side.
     """
-    lines = [f"{'requests':<9}{'clients':>8}{'side':>8}{'tokens/s':>10}{'first text s':>14}"]
+    columns = f"{'side':>8}{'tokens/s':>10}{'first text s':>14}{'broken off':>12}"
+    lines = [f"{'requests':<9}{'clients':>8}{columns}"]
     verdicts, is_met = [], True
     for seeded, level in dict.fromkeys((seeded, level) for seeded, level, _ in found):
         kind, rates = "seeded" if seeded else "greedy", {}
@@ -214,7 +231,10 @@ def report(found: dict[tuple[bool, int, str], list[Turn]]) -> tuple[list[str], b
             turns = found[seeded, level, side]
             rates[side] = statistics.median(turn.tokens / turn.seconds for turn in turns)
             wait = statistics.median(wait for turn in turns for wait in turn.waits)
-            lines.append(f"{kind:<9}{level:>8}{side:>8}{rates[side]:>10.1f}{wait:>14.2f}")
+            broken = sum(turn.broken for turn in turns)
+            lines.append(
+                f"{kind:<9}{level:>8}{side:>8}{rates[side]:>10.1f}{wait:>14.2f}{broken:>12}"
+            )
         ratio, target = rates["ours"] / rates["mlx-lm"], 2.0 if seeded and level > 1 else 1.0
         met = ratio >= target
         is_met = is_met and met
