@@ -103,7 +103,8 @@ def mlx_tune_command(monkeypatch, capsys):
     from mlx_tune.cli import main
 
     def call(*words: object) -> tuple[int, str, str]:
-        before = signal.getsignal(signal.SIGTERM)
+        before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the background ignores it
         monkeypatch.setattr(sys, "argv", ["mlx-tune", *map(str, words)])
         capsys.readouterr()
         try:
@@ -111,7 +112,8 @@ def mlx_tune_command(monkeypatch, capsys):
         except SystemExit as end:
             code = end.code
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -22,9 +22,13 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take the two signals from whoever handles them."""
+        """Take the two signals from whoever handles them.
+
+        One that is ignored stays so: under nohup, or in the background of a script.
+        """
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+            if callable(signal.getsignal(number)):
+                self._before[number] = signal.signal(number, self._note)
 
     def give_back(self) -> None:
         """Let them be handled as before."""

@@ -59,6 +59,17 @@ def test_the_handlers_of_before_come_back(before):
     assert signal.getsignal(signal.SIGTERM) == kept
 
 
+def test_a_signal_that_is_ignored_stays_so(before):
+    """As in the background of a script, or under nohup."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals = Signals()
+    signals.listen()
+    os.kill(os.getpid(), signal.SIGINT)
+    signals.give_back()
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert signals.received == 0
+
+
 def test_a_terminal_that_has_gone_does_not_end_the_step(signals, monkeypatch):
     def gone(descriptor, data):
         raise OSError(5, "Input/output error")

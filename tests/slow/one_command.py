@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ def call(words: Sequence[str], log: Path) -> None:
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
     sys.argv = ["mlx-tune", *words]
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
     from mlx_tune.cli import main
