@@ -22,7 +22,10 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take the two signals from whoever handles them; one that is ignored stays so (nohup, &)."""
+        """Take the two signals from whoever handles them.
+
+        One that is ignored stays so: under nohup, or in the background of a script.
+        """
         for number in (signal.SIGINT, signal.SIGTERM):
             if callable(signal.getsignal(number)):
                 self._before[number] = signal.signal(number, self._note)
