@@ -1,5 +1,6 @@
 """What every test shares: a cache of its own, and one tiny base model."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
 # isort: split
 import mlx.core as mx
 
-from mlx_tune.models import runtime
+from mlx_tune.models import chat_template, runtime
+from mlx_tune.models.rendering import Renderer
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import tiny`
 
@@ -32,6 +34,33 @@ mx.set_default_device(mx.cpu)
 # No test is timed, Hypothesis's examples neither.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection_finish():
+    """Spare what was imported from every collection that the program asks for."""
+    gc.collect()
+    gc.freeze()
+
+
+class _Kept(Renderer):
+    """A child that renders for all tests: starting one takes as long as many of them."""
+
+    def close(self):
+        """Stay."""
+
+
+@pytest.fixture(scope="session")
+def kept_renderer():
+    kept = _Kept()
+    yield kept
+    Renderer.close(kept)
+
+
+@pytest.fixture(autouse=True)
+def few_children(monkeypatch, request, kept_renderer):
+    """Tests of the children themselves have their own, and so have the slow ones."""
+    if "slow" not in request.keywords and "models" not in request.path.parts:
+        monkeypatch.setattr(chat_template, "Renderer", lambda: kept_renderer)
 
 
 @pytest.fixture(autouse=True)

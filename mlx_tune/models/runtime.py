@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+from functools import cache
 from importlib.metadata import version
 
 import mlx.core as mx
@@ -46,11 +47,14 @@ def versions() -> dict[str, str]:
     """Return what a result can depend on to the last bit: the libraries and the device."""
     return {
         "mlx-tune": mlx_tune.__version__,
-        **{name: version(name) for name in ("mlx", "mlx-lm", "numpy")},
+        **{name: _version(name) for name in ("mlx", "mlx-lm", "numpy")},
         "python": platform.python_version(),
         "device": _device_name(),
         "blas": blas.loaded or "built in",
     }
+
+
+_version = cache(version)  # each reads and parses a file
 
 
 def _device_name() -> str:
