@@ -66,23 +66,21 @@ def is_preflight(scope: Scope, headers: Headers) -> bool:
     )
 
 
-async def answer_preflight(headers: Headers, policy: Policy, send: Send) -> None:
-    """Say what a page may send; a page that was not named has been refused already."""
-    fields = _permission(headers) if _is_named(headers, policy) else []
-    await send({"type": "http.response.start", "status": 204, "headers": fields})
-    await send({"type": "http.response.body", "body": b""})
+async def answer_preflight(headers: Headers, send: Send) -> None:
+    """Say what a page may send; a page that was not named has been refused already.
 
-
-def _permission(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Any header field may come: OpenAI's own client has a dozen, and none is acted upon."""
+    Any header field may come: OpenAI's own client has a dozen, and none is acted upon.
+    """
     wanted = headers.get("access-control-request-headers", "")
     more = f", {wanted}" if _FIELD_NAMES.fullmatch(wanted) else ""
-    return [
+    fields = [
         (b"access-control-allow-methods", b"GET, POST"),
         (b"access-control-allow-headers", f"authorization, content-type{more}".encode()),
         (b"access-control-allow-private-network", b"true"),
         (b"access-control-max-age", b"600"),
     ]
+    await send({"type": "http.response.start", "status": 204, "headers": fields})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def cors_fields(headers: Headers, policy: Policy) -> Fields:

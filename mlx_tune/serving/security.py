@@ -45,7 +45,7 @@ class Guard:
             if refusal := refuse(scope, headers, self.policy):
                 return await refusal.answer(reply)
         if origins.is_preflight(scope, headers):
-            return await origins.answer_preflight(headers, self.policy, reply)
+            return await origins.answer_preflight(headers, reply)
         for refuse in (tokens.refuse_token, body.refuse_declared):
             if refusal := refuse(scope, headers, self.policy):
                 return await refusal.answer(reply)
