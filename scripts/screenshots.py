@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 WIDE, PHONE = {"width": 1200, "height": 780}, {"width": 360, "height": 740}
 LONG = {"lineage", "retention"}
+ANSWER_MS = 120_000
 
 
 def chat(page: Page, questions: Sequence[str]) -> None:
@@ -77,7 +78,7 @@ def _take(
     view, prepare = VIEWS[name]
     page = browser.new_page(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
     page.goto(f"{address.rstrip('/')}/#{view}")
-    page.wait_for_function("document.querySelector('#chat-model').options.length > 0")
+    page.locator("#chat-model option").first.wait_for(state="attached")
     look(page)
     prepare(page, questions)
     look(page)
@@ -88,9 +89,8 @@ def _take(
 def _ask(page: Page, field: str, question: str, answers: int) -> None:
     page.fill(field, question)
     page.press(field, "Enter")
-    page.wait_for_function(
-        "n => document.querySelectorAll('.answer[data-state=done]').length === n", arg=answers
-    )
+    done = page.locator(".answer[data-state=done]")
+    expect(done).to_have_count(answers, timeout=ANSWER_MS)
     page.evaluate("scrollTo(0, 0)")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mlx_tune.continual.recorded import Kind
 from mlx_tune.lineage import lock
 from mlx_tune.lineage.head import BASE
-from mlx_tune.lineage.runs import Run, runs
+from mlx_tune.lineage.runs import FAILED, Run, runs
 from mlx_tune.lineage.session import Session
 from mlx_tune.lineage.store import TRAINING_LOCK
 from mlx_tune.training.mixture import Mixture
@@ -174,5 +174,5 @@ def _steps(run: Run) -> tuple[int, int]:
 
 def _state(run: Run, store_root: Path) -> str:
     if not run.is_unfinished:
-        return "finished"
+        return "failed" if run.record["phase"] == FAILED else "finished"
     return "running" if lock.is_held(store_root / TRAINING_LOCK) else "interrupted"

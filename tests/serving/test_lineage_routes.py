@@ -3,6 +3,9 @@
 import pytest
 from served import refused, right, served
 
+from mlx_tune.lineage.runs import FAILED, runs
+from mlx_tune.serving.lineage_json import training_json
+
 
 def test_the_tree_has_every_session_its_parent_and_who_is_in_use(server):
     found = right(server.client.get("/api/lineage"))
@@ -37,6 +40,11 @@ def test_the_newest_training_is_shown_as_far_as_it_came(server):
     assert run["state"] == "finished"
     assert (run["step"], run["seconds_left"]) == (run["steps"], None)
     assert [number for number, _ in run["losses"]][-1] == run["step"]
+
+
+def test_a_training_that_could_not_be_done_is_told_from_one_that_was(own_store):
+    runs(own_store)[-1].set(phase=FAILED)
+    assert training_json(own_store)["run"]["state"] == "failed"
 
 
 def test_the_openapi_document_names_every_route_of_the_api(server):

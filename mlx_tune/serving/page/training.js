@@ -6,7 +6,12 @@ import { byId, h } from "./dom.js";
 import { decimal, duration } from "./words.js";
 
 const POLL_MS = { running: 2000, otherwise: 10000 };
-const STATES = { running: "Running", interrupted: "Interrupted", finished: "Finished" };
+const STATES = {
+  running: "Running",
+  interrupted: "Interrupted",
+  finished: "Finished",
+  failed: "Failed",
+};
 const FRAME = 34; // pixels that the figure has around its drawing
 let timer = 0;
 let isShown = false;
@@ -76,9 +81,11 @@ function drawn(run) {
   const left =
     typeof run.seconds_left === "number" ? `about ${duration(run.seconds_left)} left` : "";
   const [, loss] = run.losses.at(-1) ?? [];
+  const isEarly = run.state === "finished" && run.step < run.steps;
+  const steps = isEarly ? run.step : run.steps;
   const facts = [
-    ["Epoch", `${run.epoch} of ${run.epochs}`],
-    ["Step", `${run.step} of ${run.steps}`],
+    ["Epoch", `${run.epoch} of ${isEarly ? run.epoch : run.epochs}`],
+    ["Step", `${run.step} of ${steps}`],
     ["Loss", loss === undefined ? "–" : decimal(loss, { digits: 3 })],
   ];
   return [
@@ -90,7 +97,7 @@ function drawn(run) {
       h("strong", {}, run.name),
       left && run.state === "running" ? `, ${left}` : "",
     ),
-    h("progress", { max: run.steps, value: run.step, "aria-label": "Steps done" }),
+    h("progress", { max: steps, value: run.step, "aria-label": "Steps done" }),
     h(
       "dl",
       { class: "measures" },
@@ -99,8 +106,11 @@ function drawn(run) {
       ),
     ),
     run.losses.length > 1
-      ? chart(run.losses, run.steps, byId("training-body").clientWidth - FRAME)
+      ? chart(run.losses, steps, byId("training-body").clientWidth - FRAME)
       : h("p", { class: "note" }, "The loss is drawn from the second step on."),
+    isEarly
+      ? h("p", { class: "note" }, `All was learned before the ${run.epochs} epochs there could be.`)
+      : "",
     run.state === "interrupted"
       ? h(
           "p",

@@ -160,6 +160,19 @@ def cells(row):
     return row.locator("th, td")
 
 
+def test_a_training_that_learned_all_early_is_whole(open_page):
+    training = running(step=150, steps=220)
+    training["run"] |= {"state": "finished", "epoch": 15, "epochs": 22, "seconds_left": None}
+    visit = open_page(story=Story(training=training))
+    visit.go("training")
+    visit.until("document.querySelector('#training-body progress')")
+    shown = visit.page.inner_text("#training-body")
+    assert "Finished" in shown
+    assert "150 of 150" in shown
+    assert "before the 22 epochs" in shown
+    assert visit.page.locator("#training-body progress").evaluate("p => p.value / p.max") == 1
+
+
 def test_a_training_is_followed_while_it_runs(open_page):
     story = Story(training=running(step=40))
     visit = open_page(story=story)
