@@ -329,7 +329,7 @@ def _unknown(_: Request, error: Any) -> Response:
 
 
 def _trouble(_: Request, error: Any) -> Response:
-    """Answer with what is wrong in the store, or with the base's template."""
+    """Answer with what is wrong in the store."""
     return _json(500, error_body(str(error), status=500, code="internal_error"))
 
 

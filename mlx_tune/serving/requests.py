@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlx_tune.errors import MlxTuneError
+from mlx_tune.errors import InputError, MlxTuneError
 from mlx_tune.inference.constrained import Constraint, Constraints
 from mlx_tune.inference.sampling import Sampling
 from mlx_tune.inference.spelling import spelling
@@ -63,12 +63,15 @@ class Reader:
         """Return the answers that a conversation asks for.
 
         Raises:
-            RequestError: It is too long, or asks for what there is not.
-            InputError: The base has no chat template, or a bad one.
+            RequestError: It is too long, asks for what there is not, or the base's template does
+                not take it.
         """
         offered = self._offered(request)
         turns = [_turn(message) for message in request.messages]
-        prompt = self._tokenizer.prompt(turns, request.offered)
+        try:
+            prompt = self._tokenizer.prompt(turns, request.offered)
+        except InputError as error:  # many refuse what they did not foresee, as two users in a row
+            raise RequestError(str(error), param="messages") from error
         limit = request.max_tokens or request.max_completion_tokens
         return self._asks(
             request,

@@ -1,7 +1,7 @@
 """Calls of tools in an answer: told apart from its text as it grows.
 
 Which words begin and end a call, and how one is read, the base's template says; mlx-lm knows the
-usual ones.
+usual ones, and those of Llama 3, which calls with bare JSON, are here.
 """
 
 import json
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_tune.models.tokenizer import Tokenizer
+
+_LLAMA_ASKS = '"parameters": dictionary of argument name'
+_LLAMA_START = '{"name":'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +33,10 @@ class ToolWords:
     @staticmethod
     def of(tokenizer: Tokenizer) -> "ToolWords | None":
         """Return the words of a base; None where its template has no tools."""
-        wrapper = tokenizer.wrapper
-        if not wrapper.has_tool_calling or "tools" not in (tokenizer.template or ""):
+        wrapper, template = tokenizer.wrapper, tokenizer.template or ""
+        if _LLAMA_ASKS in template:
+            return ToolWords(start=_LLAMA_START, end="", read=_read_llama)
+        if not wrapper.has_tool_calling or "tools" not in template:
             return None
         special = {i for i, token in wrapper.added_tokens_decoder.items() if token.special}
         if special.intersection(wrapper.tool_call_start_tokens):
@@ -138,6 +143,23 @@ class CallReader:
         except Exception:  # whatever a parser makes of what a model says is no fault of the request
             return self._words.start + text + self._words.end, []
         return "", made
+
+
+def _read_llama(text: str, tools: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return the calls that an answer consists of, one after another, perhaps with ; between.
+
+    Raises:
+        ValueError: It is no call of a tool that was offered.
+    """
+    text, names = _LLAMA_START + text, {tool["function"]["name"] for tool in tools}
+    calls = []
+    while text:
+        call, end = json.JSONDecoder().raw_decode(text)
+        if call["name"] not in names:
+            raise ValueError(call["name"])
+        calls.append({"name": call["name"], "arguments": call["parameters"]})
+        text = text[end:].lstrip("; \n")
+    return calls
 
 
 def _json(arguments: Any) -> str:

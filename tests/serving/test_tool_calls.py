@@ -16,7 +16,8 @@ from mlx_tune.serving.schemas import ChatRequest
 from mlx_tune.serving.shelf import Choice
 
 TEMPLATE = (
-    "{% if tools %}T:{{ tools[0].function.name }};{% endif %}"
+    "{% if messages[-1].role == 'assistant' %}{{ raise_exception('the user speaks last') }}"
+    "{% endif %}{% if tools %}T:{{ tools[0].function.name }};{% endif %}"
     "{% for m in messages %}{{ m.role }}:{{ m.content }}"
     "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.arguments.a }}</tool_call>"
     "{% endfor %};{% endfor %}"
@@ -99,6 +100,12 @@ def test_a_stream_shows_no_letter_of_a_call_and_then_the_call(reader):
     assert texts == "Well. "
     assert [(c["index"], json.loads(c["function"]["arguments"])) for c in calls] == [(0, {"a": 1})]
     assert [d["finish_reason"] for d in deltas if d["finish_reason"]] == ["tool_calls"]
+
+
+def test_a_conversation_that_the_template_does_not_take_is_refused(reader):
+    with pytest.raises(RequestError, match="the user speaks last") as refused:
+        asked(reader, [USER, {"role": "assistant", "content": "2"}])
+    assert (refused.value.status, refused.value.param) == (400, "messages")
 
 
 def test_arguments_that_are_no_json_are_refused(reader):

@@ -1,4 +1,5 @@
 import json
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,8 @@ WORDS = ToolWords(start="<tool_call>", end="</tool_call>", read=lambda text, _: 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 
 
-def parted(pieces, words=WORDS):
-    reader, text, calls = CallReader(words, []), "", []
+def parted(pieces, words=WORDS, tools=()):
+    reader, text, calls = CallReader(words, tools), "", []
     for number, piece in enumerate(pieces, start=1):
         shown, made = reader.add(piece, is_last=number == len(pieces))
         text, calls = text + shown, calls + made
@@ -36,6 +37,37 @@ def test_a_call_that_the_end_cuts_short_counts_where_it_is_whole():
     assert parted(['Yes [CALLS][{"name": "f"},', '{"name": "g"}]'], words) == (
         "Yes ", [("f", "{}"), ("g", "{}")],
     )  # fmt: skip
+
+
+LLAMA_TEMPLATE = """{% if tools %}Answer as {"name": function name, "parameters": dictionary of
+argument name and its value}{% endif %}""".replace("\n", " ")
+ADD = [{"type": "function", "function": {"name": "add"}}]
+
+
+def in_llamas_way(text):
+    tokenizer = Mock(template=LLAMA_TEMPLATE, wrapper=Mock(has_tool_calling=False))
+    return parted(list(text), ToolWords.of(tokenizer), ADD)
+
+
+def test_llama_calls_with_bare_json():
+    call = '{"name": "add", "parameters": {"a": {"b": "}"}}}'
+    arguments = '{"a": {"b": "}"}}'
+    assert in_llamas_way(call) == ("", [("add", arguments)])
+    assert in_llamas_way(f"{call}; {call}\n") == ("", [("add", arguments)] * 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "unknown", "parameters": {}}',
+        '{"name": "add"}',
+        '{"name": "add", "parameters": {}} and more',
+        '{"name": "add", "param',
+        '{"names": 3}',
+    ],
+)
+def test_json_that_is_no_call_of_an_offered_tool_is_text(text):
+    assert in_llamas_way(text) == (text, [])
 
 
 @pytest.mark.parametrize("text", ["", "plain", "a < b <tool_cal", "</tool_call>"])
