@@ -64,6 +64,13 @@ def few_children(monkeypatch, request, kept_renderer):
 
 
 @pytest.fixture(autouse=True)
+def unflushed(monkeypatch, request):
+    """No test waits for a disk, but for the slow ones, which also take its power away."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch, request):
     """No test reads or writes the person's cache, but for the slow ones, which need the model."""
     if "slow" not in request.keywords:
