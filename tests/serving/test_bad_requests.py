@@ -124,7 +124,7 @@ def test_row_32_a_model_that_is_none(server, name):
 
 
 def test_row_32_no_path_is_taken_to_load_from(server):
-    body = {"lora_name": "cs", "lora_path": "/tmp/adapters"}
+    body = {"lora_name": "cs", "lora_path": "/somewhere/adapters"}
     assert refused(server.post("/v1/load_lora_adapter", **body))["code"] == "unknown_field"
     refused(server.post("/api/rollback", to="../../etc"))
     refused(server.post("/api/promote", session="/etc/passwd"))
@@ -160,7 +160,7 @@ REFUSED = {
     "tools": chat(tools=[{"type": "function", "function": {"name": "f"}}]),
     "functions": chat(functions=[]),
     "a repetition penalty": chat(repetition_penalty=1.1),
-    "an adapter by its path": chat(adapters="/tmp"),
+    "an adapter by its path": chat(adapters="/somewhere"),
     "a template": chat(chat_template="{{ 1 }}"),
     "no model": {"messages": HELLO},
     "a model that is null": chat(model=None),
