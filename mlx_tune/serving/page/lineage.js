@@ -117,8 +117,11 @@ async function move(path, body) {
   try {
     const { head } = await post(path, body);
     say();
-    await Promise.all([enter(), loadModels()]);
+    const models = loadModels();
+    await enter();
+    // The button that was pressed is gone with the old tree: the focus moves with the drawing.
     byId("lineage-now")?.focus();
+    await models;
     speak(`In use: ${head ? shortName(head) : "the base model"}`);
   } catch (error) {
     say(error.message);

@@ -1,6 +1,7 @@
 """A browser for all tests of the page, and for each a page of its own on a server of its own."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,13 @@ class Visit:
     def until(self, condition: str) -> None:
         """Wait until an expression is true; the page's policy lets no string be run later."""
         self.page.wait_for_function(f"() => {condition}")
+
+    def eventually(self, happened: Callable[[], bool]) -> None:
+        """Wait until something has happened on the server's side, while the page goes on."""
+        deadline = time.monotonic() + 15
+        while not happened():
+            assert time.monotonic() < deadline, "it did not happen within 15 s"
+            self.page.wait_for_timeout(20)
 
     def focused(self) -> str:
         """Return the id, or else the text, of what has the focus."""

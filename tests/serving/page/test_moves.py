@@ -29,7 +29,7 @@ def test_a_roll_back_asks_and_then_sends_the_token(open_page):
     (call,) = moves(visit)
     assert (call.path, call.token, call.body) == ("/api/rollback", TOKEN, {"to": HOUSING})
     assert visit.focused() == "lineage-now"
-    assert "2 housing" in visit.page.locator("#chat-model option").first.text_content()
+    visit.until("document.querySelector('#chat-model option').textContent.includes('2 housing')")
 
 
 def test_a_roll_back_goes_to_a_session_or_to_the_bare_base(open_page):
@@ -152,8 +152,7 @@ def test_the_heat_map_has_numbers_and_says_what_was_not_measured(open_page):
     ]
     assert "−7.7 points" in visit.page.inner_text(".measures")
     visit.page.select_option("#retention-session", CS)
-    visit.page.wait_for_timeout(200)
-    assert visit.server.calls[-1].path == f"/api/retention?session={CS}"
+    visit.eventually(lambda: visit.server.calls[-1].path == f"/api/retention?session={CS}")
 
 
 def cells(row):
