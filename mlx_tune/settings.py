@@ -155,10 +155,12 @@ def read_config(path: Path) -> dict[str, Any]:
     """Return the keys of a YAML file.
 
     Raises:
-        InputError: It is missing, does not parse, or is no mapping.
+        InputError: It is missing, does not parse, is no mapping, or sets something twice.
     """
     try:
-        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        parsed = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; name a YAML file") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -167,9 +169,20 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{place}: {getattr(error, 'problem', error)}; expected YAML") from error
     if parsed is None:
         return {}
-    if not isinstance(parsed, dict):
+    if not isinstance(parsed, dict) or not isinstance(root, yaml.MappingNode):
         raise InputError(f"{path}: expected `setting: value` lines")
+    _refuse_twice(root, path)
     return {str(key): _plain(str(key), value) for key, value in parsed.items()}
+
+
+def _refuse_twice(root: yaml.MappingNode, path: Path) -> None:
+    """Refuse a setting that stands twice: YAML forbids it, but its reader takes the last."""
+    lines: dict[str, int] = {}
+    for key, _ in root.value:
+        line, name = key.start_mark.line + 1, str(key.value)
+        if name in lines:
+            raise InputError(f"{path}:{line}: {name} is set in line {lines[name]} too; keep one")
+        lines[name] = line
 
 
 def replay_share(value: str) -> float | None:

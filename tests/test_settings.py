@@ -65,6 +65,8 @@ def test_every_setting_has_help_and_a_plain_type():
     [
         ("a: [1", "c.yaml:1:6: expected ',' or ']', but got '<stream end>'; expected YAML"),
         ("- 1\n- 2", "c.yaml: expected `setting: value` lines"),
+        ("rank: 8\n\nepochs: 3\nrank: 16", "c.yaml:4: rank is set in line 1 too; keep one"),
+        ("{rank: 8, 'rank': 8}", "c.yaml:1: rank is set in line 1 too; keep one"),
     ],
 )
 def test_a_config_that_does_not_parse_names_the_place(tmp_path, monkeypatch, text, message):

@@ -1,6 +1,8 @@
 """A request's body: declared as JSON, bounded, read whole before anything uses it."""
 
+import json
 import re
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
@@ -62,7 +64,11 @@ async def read(receive: Receive, policy: Policy) -> bytes | Refusal | None:
 
 
 def refuse_content(body: bytes) -> Refusal | None:
-    """Refuse bytes and escapes that are no characters, and JSON too deep for a parser's stack."""
+    """Refuse what a parser would take and mean something else by, or fail over.
+
+    Bytes and escapes that are no characters; JSON too deep for a parser's stack; a key that stands
+    twice, of which a parser takes the last and says nothing.
+    """
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -78,7 +84,27 @@ def refuse_content(body: bytes) -> Refusal | None:
             "bad_json",
             f"the body is nested more than {MAX_DEPTH} deep, or its brackets do not match",
         )
+    try:
+        json.loads(body, object_pairs_hook=_unique)
+    except _TwiceError as error:
+        key = json.dumps(str(error), ensure_ascii=False)
+        return _refusal(400, "bad_json", f"the key {key} stands twice in one object; send it once")
+    except ValueError:  # what reads the body says what is wrong, in the words of the request
+        return None
     return None
+
+
+class _TwiceError(Exception):
+    """A key that an object holds twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(key)
+        found[key] = value
+    return found
 
 
 def is_deep(text: bytes, limit: int) -> bool:

@@ -134,3 +134,18 @@ def test_half_a_character_is_refused_and_a_whole_one_is_not(text, is_whole):
     found = body.refuse_content(text)
     assert (found is None) == is_whole
     assert is_whole or "half a character" in found.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"n": 1, "n": 2}', '{"a": [{"b": {"n": 1, "m": 2, "\\u006e": 1}}]}', '{"n": 1, "n": 1}'],
+)
+def test_a_key_that_stands_twice_is_named(text):
+    reply = posted(body=text.encode())
+    assert reply.status == 400
+    assert reply.error["message"] == 'the key "n" stands twice in one object; send it once'
+
+
+def test_a_key_may_stand_in_two_objects_and_what_is_no_json_is_left_to_its_reader():
+    assert posted(body=b'{"a": {"n": 1}, "n": {"n": 2}}').status == 200
+    assert posted(body=b'{"a" 1}').status == 200
