@@ -2,13 +2,15 @@
 
 HEAD's chain is folded into weights of its own, as every command folds it. The base and all other
 sessions share the base's arrays; a session's factors are concatenated beside them, which equals the
-fold but for rounding. All of it happens on the engine's thread.
+fold but for rounding. Where the machine has no room for two sets of weights, HEAD has none of its
+own as soon as somebody asks another model. All of it happens on the engine's thread.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from mlx_tune.inference.batcher import Batcher
 from mlx_tune.inference.spelling import Spelling, spelling
@@ -69,7 +71,15 @@ class Models:
         spelling: Of its tokens.
     """
 
-    def __init__(self, info: BaseInfo, tokenizer: Tokenizer, *, most: int, prefix_bytes: int):
+    def __init__(
+        self,
+        info: BaseInfo,
+        tokenizer: Tokenizer,
+        *,
+        most: int,
+        prefix_bytes: int,
+        memory_bytes: int,
+    ):
         """Hold nothing yet.
 
         Args:
@@ -77,10 +87,13 @@ class Models:
             tokenizer: Its.
             most: Sessions in memory besides the one in use.
             prefix_bytes: Of keys and values that each may keep for prompts that begin alike.
+            memory_bytes: What there is for all of it.
         """
         self.tokenizer, self.spelling = tokenizer, spelling(tokenizer)
         self._info, self._most, self._prefix_bytes = info, most, prefix_bytes
+        self._memory_bytes, self._weights_bytes = memory_bytes, 0
         self._base: nn.Module | None = None
+        self._wants_base = False
         self._served: OrderedDict[Key, Served] = OrderedDict()
         self._head: Key | None = None
 
@@ -92,6 +105,9 @@ class Models:
         """
         if choice.is_folded or choice.name == HEAD:
             self._head = choice.key
+        self._wants_base |= not choice.is_folded
+        if self._is_crowded:
+            choice = replace(choice, is_folded=False)
         if choice.key not in self._served:
             self.tidy()
             self._make_room(choice)
@@ -114,16 +130,19 @@ class Models:
 
     def drop(self, choice: Choice) -> bool:
         """Let go of a model that answers nobody; tell whether it was there and is gone."""
-        found = self._served.get(choice.key)
-        if found is None or found.answers:
+        keys = dict.fromkeys((choice.key, replace(choice, is_folded=False).key))
+        found = [self._served[key] for key in keys if key in self._served]
+        if not found or any(served.answers for served in found):
             return False
-        self._forget(found)
+        for served in found:
+            self._forget(served)
         return True
 
     def tidy(self) -> None:
-        """Let go of the weights of a HEAD that has moved, once nobody waits for their answer."""
+        """Let go of weights that HEAD no longer answers from, once nobody waits for them."""
         for served in self.all():
-            if served.choice.is_folded and served.choice.key != self._head and not served.answers:
+            is_past = self._is_crowded or served.choice.key != self._head
+            if served.choice.is_folded and is_past and not served.answers:
                 self._forget(served)
 
     def clear(self) -> None:
@@ -134,26 +153,39 @@ class Models:
         self._base = None
         let_go()
 
+    @property
+    def _is_crowded(self) -> bool:
+        """Whether the base's weights are wanted, and another set has no room beside them."""
+        both = 2 * (self._weights_bytes + self._prefix_bytes)
+        return self._wants_base and both > self._memory_bytes
+
     def _load(self, choice: Choice) -> nn.Module:
         if choice.is_folded:
-            return load_folded(self._info, choice.chain).model
+            return self._weighed(load_folded(self._info, choice.chain).model)
         if self._base is None:
-            self._base = load_folded(self._info, ()).model
+            self._base = self._weighed(load_folded(self._info, ()).model)
         if not choice.chain:
             return self._base
         return load_beside(self._base, self._info, choice.chain)
+
+    def _weighed(self, model: nn.Module) -> nn.Module:
+        self._weights_bytes = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+        return model
 
     def _batcher(self, model: nn.Module) -> Batcher:
         return Batcher(model, self.tokenizer, prefix_bytes=self._prefix_bytes)
 
     def _make_room(self, choice: Choice) -> None:
         """Let go of sessions that are idle, the longest unused first, where there are too many."""
-        if choice.is_folded or not choice.chain:
+        if not choice.chain or self._is_head(choice):
             return
-        beside = [one for one in self.all() if one.choice.chain and not one.choice.is_folded]
+        beside = [one for one in self.all() if one.choice.chain and not self._is_head(one.choice)]
         idle = [served for served in beside if not served.answers]
         for served in idle[: max(0, len(beside) - self._most + 1)]:
             self._forget(served)
+
+    def _is_head(self, choice: Choice) -> bool:
+        return choice.is_folded or (self._head is not None and choice.key[1] == self._head[1])
 
     def _forget(self, served: Served) -> None:
         del self._served[served.choice.key]

@@ -17,6 +17,7 @@ from mlx_tune.serving.requests import Reader
 from mlx_tune.serving.security import Guard
 from mlx_tune.serving.shelf import HEAD, Choice, Shelf
 from mlx_tune.serving.transport import serve
+from mlx_tune.training.memory import limit_bytes
 from mlx_tune.workflows.folded import choose_base, locate_base
 
 END_SECONDS = 0.3
@@ -135,6 +136,12 @@ def _engine(info: BaseInfo, request: ServeRequest) -> Engine:
     def models() -> Models:
         # A tokenizer of the engine's own: it is not to be shared between threads.
         tokenizer = load_tokenizer(info.folder, info.template)
-        return Models(info, tokenizer, most=request.most_loaded, prefix_bytes=request.prefix_bytes)
+        return Models(
+            info,
+            tokenizer,
+            most=request.most_loaded,
+            prefix_bytes=request.prefix_bytes,
+            memory_bytes=limit_bytes(),
+        )
 
     return Engine(models, most_waiting=request.most_waiting)

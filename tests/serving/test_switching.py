@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from mlx.utils import tree_flatten
 from served import events, refused, right, served
 
 import tiny
 from mlx_tune.inference.batcher import Batcher
 from mlx_tune.models import bases
 from mlx_tune.models.load import load_tokenizer
+from mlx_tune.serving import start
 from mlx_tune.serving.models import Models
 from mlx_tune.serving.shelf import Choice
 from wire import eventually
@@ -140,11 +142,23 @@ def test_the_longest_unused_session_makes_room(own_store):
         }  # fmt: skip
 
 
+ROOMY = 1 << 40
+
+
 class Counting(Models):
-    """Loads nothing: which models stay is the question."""
+    """Loads tiny models, and notes what is in memory whenever one with weights of its own comes."""
 
     def _load(self, choice):
-        return tiny.model()
+        if choice.is_folded or self._base is None:
+            self.met = [*getattr(self, "met", ()), self.held()]
+        if choice.is_folded:
+            return self._weighed(tiny.model())
+        if self._base is None:
+            self._base = self._weighed(tiny.model())
+        return self._base
+
+    def held(self):
+        return [("folded " if one.choice.is_folded else "") + one.choice.name for one in self.all()]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +174,7 @@ def choice(name, *, folded=False):
 
 @pytest.mark.parametrize("most", [1, 3, 5])
 def test_so_many_sessions_stay_as_were_asked_for_whatever_their_number(shared, most):
-    models = Counting(*shared, most=most, prefix_bytes=0)
+    models = Counting(*shared, most=most, prefix_bytes=0, memory_bytes=ROOMY)
     models.get(choice("head", folded=True))
     for number in range(5):
         models.get(choice("base"))
@@ -172,12 +186,67 @@ def test_so_many_sessions_stay_as_were_asked_for_whatever_their_number(shared, m
 
 
 def test_what_answers_is_never_let_go_to_make_room(shared):
-    models = Counting(*shared, most=1, prefix_bytes=0)
+    models = Counting(*shared, most=1, prefix_bytes=0, memory_bytes=ROOMY)
     busy = models.get(choice("s1"))
     busy.answers[0] = None
     models.get(choice("s2"))
     models.get(choice("s3"))
     assert [one.choice.name for one in models.all()] == ["s1", "s3"]
+
+
+@pytest.fixture
+def crowded(shared):
+    """Room for the weights of one model and a half, HEAD's being there already."""
+    info, tokenizer = shared
+    own = sum(array.nbytes for _, array in tree_flatten(tiny.model().parameters()))
+    models = Counting(info, tokenizer, most=1, prefix_bytes=0, memory_bytes=own * 3 // 2)
+    models.get(choice("head", folded=True))
+    return models
+
+
+def test_where_one_set_of_weights_has_room_head_is_asked_beside_the_base(crowded):
+    assert crowded.held() == ["folded head"]
+    crowded.get(choice("base"))
+    assert crowded.met == [[], []]  # HEAD's weights went before the base's came
+    for name in ("s1", "head", "s2", "head"):
+        crowded.get(choice(name, folded=name == "head"))
+    assert crowded.met == [[], []]
+    assert crowded.held() == ["base", "s2", "head"]  # HEAD is none of the sessions besides it
+    assert crowded.drop(choice("head", folded=True))
+    assert not crowded.drop(choice("head", folded=True))
+    assert crowded.held() == ["base", "s2"]
+
+
+def test_a_head_that_answers_keeps_its_weights_until_it_has(crowded):
+    (busy,) = crowded.all()
+    busy.answers[0] = None
+    crowded.get(choice("base"))
+    assert crowded.get(choice("head", folded=True)) is not busy
+    assert crowded.held() == ["folded head", "base", "head"]
+    assert not crowded.drop(choice("head", folded=True))
+    busy.answers.clear()
+    crowded.tidy()
+    assert crowded.held() == ["base", "head"]
+
+
+def test_where_two_sets_have_room_head_keeps_its_own(shared):
+    models = Counting(*shared, most=1, prefix_bytes=0, memory_bytes=ROOMY)
+    for name in ("head", "base", "s1", "head"):
+        models.get(choice(name, folded=name == "head"))
+    assert models.held() == ["base", "s1", "folded head"]
+
+
+def test_answers_are_the_same_where_there_is_little_room(own_store, monkeypatch):
+    monkeypatch.setattr(start, "limit_bytes", lambda: 1)
+    asked = {"prompt": "Where is b", "max_tokens": 8}
+    with served(own_store) as server:
+        alone = server.text(**asked)
+        assert [one.choice.is_folded for one in server.engine._models.all()] == [True]
+        base = server.text(model="base", **asked)
+        assert server.text(**asked) == alone != base
+        assert [one.choice.is_folded for one in server.engine._models.all()] == [False, False]
+        right(server.post("/api/rollback"))
+        assert server.text(**asked) == server.text(model="cs", **asked)
 
 
 def damage(store, name):
