@@ -208,13 +208,18 @@ def test_where_one_set_of_weights_has_room_head_is_asked_beside_the_base(crowded
     assert crowded.held() == ["folded head"]
     crowded.get(choice("base"))
     assert crowded.met == [[], []]  # HEAD's weights went before the base's came
-    for name in ("s1", "head", "s2", "head"):
-        crowded.get(choice(name, folded=name == "head"))
+    crowded.get(choice("s1"))
+    crowded.get(choice("head", folded=True))
+    assert crowded.held() == ["base", "s1", "head"]  # HEAD is none of the sessions besides it
+    crowded.get(choice("s2"))
+    assert crowded.held() == ["base", "head", "s2"]
     assert crowded.met == [[], []]
-    assert crowded.held() == ["base", "s2", "head"]  # HEAD is none of the sessions besides it
     assert crowded.drop(choice("head", folded=True))
     assert not crowded.drop(choice("head", folded=True))
     assert crowded.held() == ["base", "s2"]
+    busy = crowded.get(choice("head", folded=True))
+    busy.answers[0] = None
+    assert not crowded.drop(choice("head", folded=True))
 
 
 def test_a_head_that_answers_keeps_its_weights_until_it_has(crowded):
