@@ -144,7 +144,7 @@ def verdict(name: str, what: str, value: float | None, target: str, form: str, l
     if value is None:
         return f"not measured: {name}: {what} (target: {target})"
     met = value >= limit if target.startswith("≥") else value <= limit
-    shown = {"%": _percent(value) + " %", "points": f"{100 * value:+.1f}", "g": f"{value:.3g}"}
+    shown = {"%": _percent(value) + " %", "points": f"{100 * value:+.1f}", "g": f"{value:.4g}"}
     return f"{'met' if met else 'missed':<6}  {name}: {what} {shown[form]} (target: {target})"
 
 
