@@ -1,6 +1,7 @@
 """`mlx-tune chat`: talk to the model, or ask it one thing."""
 
 import contextlib
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +52,7 @@ def chat(
         import readline  # noqa: F401
     while True:
         try:
-            line = input("\n› " if sys.stdin.isatty() else "")
+            line = _next_line()
         except EOFError:
             break
         except KeyboardInterrupt:
@@ -60,6 +61,19 @@ def chat(
         if line.strip() == "/exit":
             break
         _obey(line.strip(), talk)
+
+
+def _next_line() -> str:
+    """Wait for a line; SIGTERM ends the process meanwhile, there being nothing to save.
+
+    It is left to the system, for Python would not run a handler before the read is over where the
+    signal came just before it.
+    """
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        return input("\n› " if sys.stdin.isatty() else "")
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _obey(line: str, talk: "Chat") -> None:

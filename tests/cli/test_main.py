@@ -89,9 +89,17 @@ def test_ctrl_c_ends_with_130(monkeypatch, mlx_tune_command):
     assert mlx_tune_command("log")[0] == 130
 
 
-def test_sigterm_ends_with_143(tmp_path, tiny_base):
+def test_sigterm_ends_with_143(monkeypatch, mlx_tune_command):
+    monkeypatch.setattr(main, "_call", lambda words: os.kill(os.getpid(), signal.SIGTERM))
+    assert mlx_tune_command("log")[0] == 143
+
+
+def test_sigterm_ends_a_chat_that_waits_without_a_handler_that_the_read_could_delay(
+    tmp_path, tiny_base
+):
     command = [sys.executable, "-m", "mlx_tune.cli.main", "chat", "--base", str(tiny_base)]
     environment = os.environ | {"MLX_TUNE_CACHE": str(tmp_path / "cache")}
+    environment.pop("PYTHONUNBUFFERED", None)  # the first line is to come with the wait
     child = subprocess.Popen(
         [*command, "--store", str(tmp_path / "s")],
         stdin=subprocess.PIPE,
@@ -100,9 +108,9 @@ def test_sigterm_ends_with_143(tmp_path, tiny_base):
         env=environment,
     )
     assert child.stdout is not None
-    child.stdout.readline()  # it answers: the handler is in place
+    child.stdout.readline()
     child.send_signal(signal.SIGTERM)
-    assert child.wait(timeout=30) == 143
+    assert child.wait(timeout=30) == -signal.SIGTERM  # a shell calls it 143
     child.stdout.close()
     child.stdin.close()
 
