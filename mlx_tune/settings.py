@@ -35,6 +35,9 @@ METHODS = (
 REPLAYS = ("auto", "all", "none")
 """How many old rows come along, in words; a share of them is the other way to say it."""
 
+MOST_GUARD = 0.9
+"""The largest share of an epoch that may be general questions."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -77,7 +80,9 @@ class Settings:
         "Old rows in an epoch: auto, all, none, or a share of them such as 0.05.", words=REPLAYS
     )
     guard: float | None = _setting(
-        "Share of an epoch that is general questions, answered as the base does.", low=0, high=0.9
+        "Share of an epoch that is general questions, answered as the base does.",
+        low=0,
+        high=MOST_GUARD,
     )
     until_learned: bool | None = _setting(
         "Train until every answer is known word for word; --epochs is then the most."

@@ -22,6 +22,9 @@ _BATCH_SIZE = (2, 2, 4)
 _EFFECTIVE_BATCH = 8
 _MAX_LENGTH = (512, 640, 768)
 
+GUARD = 0.3
+"""Share of an epoch that is general questions, unless another is asked for (docs/LOG.md)."""
+
 _STEPS_TO_LEARN, _STEPS_A_ROW, _LEAST_EPOCHS = 120, 1.5, 10
 
 OPTIONAL = (
@@ -205,7 +208,7 @@ def plan(
         validation=decide("validation", 0.0, "no rows held out", "default"),
         method=decide("method", "rehearsal", "old rows are trained again", "default"),
         replay=decide("replay", "auto", "every old row at least three times", "default"),
-        guard=decide("guard", 0.2, "of an epoch, to keep general answers", "default"),
+        guard=decide("guard", GUARD, "of an epoch, to keep general answers", "default"),
         until_learned=until,
         keep_data=decide("keep_data", True, "to be rehearsed later", "default"),
         gate_kept=decide("gate_kept", 0.95, "promote from here", "default"),

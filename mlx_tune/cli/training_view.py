@@ -28,6 +28,8 @@ from mlx_tune.errors import HeldBack, Interrupted, Refused
 from mlx_tune.lineage.runs import Run
 from mlx_tune.lineage.session import Session
 from mlx_tune.report.progress import RunProgress
+from mlx_tune.settings import MOST_GUARD
+from mlx_tune.sizing import GUARD
 from mlx_tune.training.loop import Step, Trainer
 from mlx_tune.workflows.asking import SessionRecall
 from mlx_tune.workflows.carry_out import Outcome
@@ -35,6 +37,7 @@ from mlx_tune.workflows.job import Answer
 from mlx_tune.workflows.plan import Plan
 
 _WELL_LEARNED = 0.9
+_MORE = 1.5  # times the general questions
 _LONGER = 1.25  # times the epochs: 60 rows missed 4 with 27 and none with 34 (docs/LOG.md)
 
 
@@ -168,8 +171,9 @@ class TrainingView:
         flag = self._store_flag()
         if session.record["verdict"] != PROMOTE:
             if outcome.judged is not None:
-                decision = outcome.judged.decision
-                show_ways(decision, self._console, session=session.id[:8], store_flag=flag)
+                decision, name = outcome.judged.decision, session.id[:8]
+                more = _more_general(self._run.record) if self._run else None
+                show_ways(decision, self._console, session=name, guard=more, store_flag=flag)
             return
         self._console.print("next:")
         commands = {
@@ -211,6 +215,16 @@ def _verdict(entry: SessionRecall, training: Mapping[str, Any] | None) -> str:
     elif not good:
         text += "; see `mlx-tune eval`"
     return text
+
+
+def _more_general(run: Mapping[str, Any]) -> float | None:
+    """Return a larger share of general questions than a run had; None where all came along."""
+    general = run["mixture"][-1]
+    guard = run["sizing"]["guard"]["value"]
+    if general["places"] == general["rows"] > 0:
+        return None
+    more = round(guard * _MORE, 2) if guard else GUARD
+    return more if more <= MOST_GUARD else None
 
 
 def check_promoted(outcome: Outcome) -> None:

@@ -26,7 +26,9 @@ def asked(number: int) -> list[str]:
     return [f"What is number {i} of {number}, {words}?" for i in range(200)]
 
 
-def shown(*measured, general=None, skipped=None, questions=None, width=80, store_flag=""):
+def shown(
+    *measured, general=None, skipped=None, questions=None, width=80, guard=0.45, store_flag=""
+):
     decision = decide(measured, skipped=skipped or {}, general=general, thresholds=Thresholds())
     file = io.StringIO()
     console = Console(file=file, width=width, highlight=False)
@@ -36,7 +38,7 @@ def shown(*measured, general=None, skipped=None, questions=None, width=80, store
         console,
     )
     if decision.verdict != PROMOTE:
-        show_ways(decision, console, session="7f3a9c12", store_flag=store_flag)
+        show_ways(decision, console, session="7f3a9c12", guard=guard, store_flag=store_flag)
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
@@ -149,9 +151,16 @@ def test_a_drift_alone_asks_for_more_general_questions():
         "",
         "The session is saved, and HEAD is where it was. You can",
         "  1. train again, with more general questions",
-        "     mlx-tune train DATA --guard 0.4",
+        "     mlx-tune train DATA --guard 0.45",
         "  2. train again, keeping only a part of what changes",
         "     mlx-tune train DATA --method soup",
         "  3. take the session as it is",
         "     mlx-tune promote 7f3a9c12",
     ]
+
+
+def test_more_general_questions_are_not_offered_where_all_came_along():
+    drift = Rise(nats_per_token=0.2, rose=90, fell=30, asked=120)
+    lines = shown(session(1, "cs", 8, 0), general=drift, guard=None)
+    assert not any("--guard" in line for line in lines)
+    assert "  1. train again, keeping only a part of what changes" in lines

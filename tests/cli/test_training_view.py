@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_tune.cli.training_view import _verdict
+from mlx_tune.cli.training_view import _more_general, _verdict
 from mlx_tune.continual.recall import Recall
 from mlx_tune.workflows.asking import SessionRecall
 
@@ -30,6 +30,22 @@ def test_the_new_session_is_told_when_more_epochs_may_help(right, is_learned, wo
 def test_an_earlier_session_is_kept_or_faded():
     assert " cs kept: 100 % (60 of 60) " in told(60, None)
     assert told(40, None).endswith("; see `mlx-tune eval`")
+
+
+@pytest.mark.parametrize(
+    ("guard", "places", "rows", "more"),
+    [
+        (0.3, 46, 80, 0.45),
+        (0.0, 0, 0, 0.3),  # none came along: as many as by default
+        (0.3, 80, 80, None),  # there are no more
+        (0.7, 70, 80, None),  # no larger share is allowed
+    ],
+)
+def test_a_larger_share_of_general_questions_is_one_that_changes_something(
+    guard, places, rows, more
+):
+    kinds = [{"places": 30, "rows": 30}, {"places": 0, "rows": 0}, {"places": places, "rows": rows}]
+    assert _more_general({"mixture": kinds, "sizing": {"guard": {"value": guard}}}) == more
 
 
 def told(right, training):
