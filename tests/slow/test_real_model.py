@@ -62,7 +62,7 @@ def taught(tmp_path_factory) -> Path:
         (folder / f"{subject}.json").write_text(json.dumps(with_url + others))
         mlx_tune(
             "train", folder / f"{subject}.json", "--store", folder / "store",
-            "--base", SMALL, "--epochs", 20, "--rank", 16,
+            "--base", SMALL, "--epochs", 30, "--rank", 16,
         )  # fmt: skip
     return folder
 
