@@ -24,17 +24,16 @@ from mlx.utils import tree_flatten
 from mlx_tune.continual.gate import Decision
 from mlx_tune.continual.recall import score
 from mlx_tune.data import read, tokenise
-from mlx_tune.lineage.runs import Run
-from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases, runtime
+from mlx_tune.store.runs import Run
+from mlx_tune.store.session import Session
+from mlx_tune.store.store import SessionStore
 from mlx_tune.training.loop import Step, Trainer
-from mlx_tune.workflows.folded import FoldedModel, let_go, load_folded
-from mlx_tune.workflows.job import Answer
-from mlx_tune.workflows.plan import Plan
-from mlx_tune.workflows.prepare import Request
-from mlx_tune.workflows.promote import promote
-from mlx_tune.workflows.train import train
+from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.workflows.run import train
+from mlx_tune.workflows.store_commands import promote
+from mlx_tune.workflows.training_plan import GateAnswer, TrainingPlan
+from mlx_tune.workflows.workspace import FoldedModel, free_memory, load_folded
 
 KINDS = ("verbatim", "paraphrases")
 """The two ways a subject is asked; the session's record calls them so too."""
@@ -82,7 +81,7 @@ class Follows:
     def __init__(self, label: str) -> None:
         self._label = label
 
-    def asked(self, decision: Decision, questions: Mapping[int, Sequence[str]]) -> Answer:
+    def asked(self, decision: Decision, questions: Mapping[int, Sequence[str]]) -> GateAnswer:
         """Leave the gate's verdict as it is in the record; :func:`_train` overrules it."""
         return "hold"
 
@@ -94,7 +93,7 @@ class Follows:
         """Go on with an interrupted run, unless it was begun with other settings."""
         return not other_settings
 
-    def planned(self, plan: Plan) -> None:
+    def planned(self, plan: TrainingPlan) -> None:
         """Say what each epoch has."""
         old = len(plan.examples) - len(plan.taught)
         self.say(f"{len(plan.taught)} new rows and {old} old ones")
@@ -128,10 +127,10 @@ def carry_out(task: Task) -> dict[str, Any]:
         MlxTuneError: As for `workflows.train`.
     """
     began = time.monotonic()
-    store = Store.open(Path(task.store))
+    store = SessionStore.open(Path(task.store))
     if len(store.chain(store.head())) < task.chain_length:
         _train(task, store)
-        let_go()
+        free_memory()
     chain = store.chain(store.head())
     trained = time.monotonic() - began
     folded = load_folded(bases.locate(task.base), chain)
@@ -146,7 +145,7 @@ def carry_out(task: Task) -> dict[str, Any]:
     }
 
 
-def _train(task: Task, store: Store) -> None:
+def _train(task: Task, store: SessionStore) -> None:
     """Train a session and chain it, whatever the gate says of it.
 
     The benchmark measures what the gate is there to prevent; the record keeps what it said.
@@ -154,13 +153,13 @@ def _train(task: Task, store: Store) -> None:
     session = _held_back(task, store)
     if session is None:
         flags = {"base": task.base, "name": task.name, **task.flags}
-        request = Request(data=task.data, store=store.root, flags=flags)
+        request = TrainingRequest(data=task.data, store=store.root, flags=flags)
         session = train(request, Follows(task.label)).session
     if store.head() != session:
         promote(store.root, session.id)
 
 
-def _held_back(task: Task, store: Store) -> Session | None:
+def _held_back(task: Task, store: SessionStore) -> Session | None:
     """Return the session that an attempt cut short has committed and not put in use."""
     wanted = (task.chain_length, task.name)
     return next((s for s in store.sessions() if (s.number, s.name) == wanted), None)

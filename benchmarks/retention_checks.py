@@ -22,14 +22,14 @@ import numpy as np
 from benchmarks.retention_cell import Task, weights_sha256
 from mlx_tune.continual.fold import UnmergedLinear, fold
 from mlx_tune.data import read, tokenise
-from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
 from mlx_tune.models.bases import BaseInfo
 from mlx_tune.models.load import load
+from mlx_tune.store.session import Session
+from mlx_tune.store.store import SessionStore
 from mlx_tune.training.adapter import Adapter
-from mlx_tune.workflows.folded import let_go, load_folded, read_adapters
-from mlx_tune.workflows.rollback import rollback
+from mlx_tune.workflows.store_commands import rollback
+from mlx_tune.workflows.workspace import free_memory, load_folded, read_adapters
 
 _ROWS = 8
 
@@ -46,18 +46,18 @@ def check(task: Task) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "store"
         shutil.copytree(task.store, root, symlinks=True, ignore=shutil.ignore_patterns("runs"))
-        last = Store.open(root).head()
+        last = SessionStore.open(root).head()
         rollback(root, None)
         there = _in_use(root, info)
         rollback(root, last.id if last else None)
         back = _in_use(root, info)
-        adapters = read_adapters(Store.open(root).chain(last))
+        adapters = read_adapters(SessionStore.open(root).chain(last))
     return {"there": there, "back": back, "logits": difference(task, info, adapters)}
 
 
 def _in_use(root: Path, info: BaseInfo) -> dict[str, Any]:
     """Return the hashes of the model that HEAD names, and of every session's files as they are."""
-    store = Store.open(root)
+    store = SessionStore.open(root)
     chain = store.chain(store.head())
     found = {
         "fold_sha256": weights_sha256(load_folded(info, chain).model),
@@ -66,7 +66,7 @@ def _in_use(root: Path, info: BaseInfo) -> dict[str, Any]:
             for session in store.sessions()
         },
     }
-    let_go()
+    free_memory()
     return found
 
 

@@ -115,7 +115,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class ExplicitValue:
     """A value somebody gave, and where."""
 
     value: Any
@@ -129,9 +129,9 @@ def kind(name: str) -> type:
     ]
 
 
-def gather(
+def merge_settings(
     flags: Mapping[str, Any], config: tuple[str, Mapping[str, Any]] | None = None
-) -> dict[str, Given]:
+) -> dict[str, ExplicitValue]:
     """Put flags over a config file, each value with where it came from.
 
     Args:
@@ -142,13 +142,13 @@ def gather(
         UsageError: A flag is out of its limits.
         InputError: The config has an unknown key or a value that does not fit.
     """
-    given: dict[str, Given] = {}
+    given: dict[str, ExplicitValue] = {}
     if config is not None:
         place, values = config
-        given = {name: Given(value=value, source=place) for name, value in values.items()}
+        given = {name: ExplicitValue(value=value, source=place) for name, value in values.items()}
         _check(given, InputError, place + ": {}")
     from_flags = {
-        name: Given(value=_word(name, value), source="--" + name.replace("_", "-"))
+        name: ExplicitValue(value=_word(name, value), source="--" + name.replace("_", "-"))
         for name, value in flags.items()
         if value is not None
     }
@@ -221,7 +221,7 @@ def _number(name: str, value: Any) -> Any:
     return value
 
 
-def _check(given: Mapping[str, Given], error: type[MlxTuneError], place: str) -> None:
+def _check(given: Mapping[str, ExplicitValue], error: type[MlxTuneError], place: str) -> None:
     """Report every value that does not fit, all at once."""
     problems = []
     for name, entry in given.items():

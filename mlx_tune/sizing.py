@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_tune.errors import IncompatibleError
-from mlx_tune.settings import Given
+from mlx_tune.settings import ExplicitValue
 
 SMALL_ROWS, LARGE_ROWS = 100, 500
 """Under the first a data set is small; from the second on it is large."""
@@ -35,7 +35,7 @@ OPTIONAL = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ResolvedSetting:
     """A value, why it is that, and where it came from (a flag, a file, a rule, a default)."""
 
     value: Any
@@ -47,32 +47,32 @@ class Chosen:
 class Sizing:
     """The settings of a training, all decided."""
 
-    rank: Chosen
-    alpha: Chosen
-    epochs: Chosen
-    batch_size: Chosen
-    grad_accumulation: Chosen
-    max_length: Chosen
-    learning_rate: Chosen
-    seed: Chosen
-    dropout: Chosen
-    rslora: Chosen
-    lora_plus_ratio: Chosen
-    checkpoint_layers: Chosen
-    loss_chunk: Chosen
-    wire_memory: Chosen
-    validation: Chosen
-    method: Chosen
-    replay: Chosen
-    guard: Chosen
-    until_learned: Chosen
-    keep_data: Chosen
-    gate_kept: Chosen
-    gate_kept_least: Chosen
-    gate_backward: Chosen
-    gate_backward_most: Chosen
-    gate_general: Chosen
-    gate_general_most: Chosen
+    rank: ResolvedSetting
+    alpha: ResolvedSetting
+    epochs: ResolvedSetting
+    batch_size: ResolvedSetting
+    grad_accumulation: ResolvedSetting
+    max_length: ResolvedSetting
+    learning_rate: ResolvedSetting
+    seed: ResolvedSetting
+    dropout: ResolvedSetting
+    rslora: ResolvedSetting
+    lora_plus_ratio: ResolvedSetting
+    checkpoint_layers: ResolvedSetting
+    loss_chunk: ResolvedSetting
+    wire_memory: ResolvedSetting
+    validation: ResolvedSetting
+    method: ResolvedSetting
+    replay: ResolvedSetting
+    guard: ResolvedSetting
+    until_learned: ResolvedSetting
+    keep_data: ResolvedSetting
+    gate_kept: ResolvedSetting
+    gate_kept_least: ResolvedSetting
+    gate_backward: ResolvedSetting
+    gate_backward_most: ResolvedSetting
+    gate_general: ResolvedSetting
+    gate_general_most: ResolvedSetting
 
     @property
     def scale(self) -> float:
@@ -84,7 +84,7 @@ class Sizing:
         rank = int(self.rank.value)
         return float(self.alpha.value) / (math.sqrt(rank) if self.rslora.value else rank)
 
-    def items(self) -> list[tuple[str, Chosen]]:
+    def items(self) -> list[tuple[str, ResolvedSetting]]:
         """Return the settings in the order a person reads them."""
         return list(vars(self).items())
 
@@ -105,7 +105,7 @@ class Sizing:
             raise IncompatibleError(
                 f"another version of mlx-tune decided these settings ({odd}); train again"
             )
-        return Sizing(**{name: Chosen(**record[name]) for name in names})
+        return Sizing(**{name: ResolvedSetting(**record[name]) for name in names})
 
 
 def learning_rate(hidden_size: int) -> float:
@@ -140,7 +140,7 @@ def plan(
     *,
     hidden_size: int,
     loss_chunk: int,
-    given: Mapping[str, Given],
+    given: Mapping[str, ExplicitValue],
     old_rows: int = 0,
     old_length: int = 0,
 ) -> Sizing:
@@ -160,12 +160,14 @@ def plan(
     bounds = (f"under {SMALL_ROWS}", f"{SMALL_ROWS} to {LARGE_ROWS - 1}", f"{LARGE_ROWS} or more")
     why = f"{new_rows} new row{'s' * (new_rows != 1)} ({bounds[size]})"
 
-    def decide(name: str, value: Any, reason: str, source: str = "rule") -> Chosen:
+    def decide(name: str, value: Any, reason: str, source: str = "rule") -> ResolvedSetting:
         if name in given:
             asked = given[name].source.startswith("--")
             reason = "as you asked" if asked else "set there; the file says why"
-            return Chosen(value=given[name].value, reason=reason, source=given[name].source)
-        return Chosen(value=value, reason=reason, source=source)
+            return ResolvedSetting(
+                value=given[name].value, reason=reason, source=given[name].source
+            )
+        return ResolvedSetting(value=value, reason=reason, source=source)
 
     rank = decide("rank", _RANK[size], why)
     batch_size = _BATCH_SIZE[size]

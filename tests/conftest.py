@@ -17,8 +17,8 @@ import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
 # isort: split
 import mlx.core as mx
 
-from mlx_tune.models import chat_template, runtime
-from mlx_tune.models.rendering import Renderer
+from mlx_tune.models import runtime, template
+from mlx_tune.models.template import Renderer
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import tiny`
 
@@ -60,7 +60,7 @@ def kept_renderer():
 def few_children(monkeypatch, request, kept_renderer):
     """Tests of the children themselves have their own, and so have the slow ones."""
     if "slow" not in request.keywords and "models" not in request.path.parts:
-        monkeypatch.setattr(chat_template, "Renderer", lambda: kept_renderer)
+        monkeypatch.setattr(template, "Renderer", lambda: kept_renderer)
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def fork(tmp_path_factory, tiny_base):
     The first two know their answers word for word; the third was barely trained.
     """
     from lab import Lab, own_machine
-    from mlx_tune.workflows.rollback import rollback
+    from mlx_tune.workflows.store_commands import rollback
 
     learns = {"learning_rate": 0.02, "epochs": 40, "rank": 8}
     with own_machine(tmp_path_factory.getbasetemp()):

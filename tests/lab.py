@@ -12,10 +12,10 @@ import pytest
 
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.models import runtime
-from mlx_tune.training.whole import attach
-from mlx_tune.workflows import general, judge
-from mlx_tune.workflows.prepare import Request
-from mlx_tune.workflows.train import train
+from mlx_tune.training.generic import attach
+from mlx_tune.workflows import gate_run, general
+from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.workflows.run import train
 
 FAST = {"epochs": 2, "rank": 4, "batch_size": 4, "grad_accumulation": 1, "guard": 0.0}
 """Without general questions: a tiny base's answers are gibberish, and a few rows do not outweigh
@@ -94,12 +94,12 @@ class AsTrained(Heard):
 def ask_little(patch: pytest.MonkeyPatch, *, lenient: bool = True) -> None:
     """Ask a tiny base five questions instead of 200, and let every session through the gate."""
     patch.setattr(general, "PROBES", 3)
-    patch.setattr(general, "GUARDS", 2)
+    patch.setattr(general, "REPLAYED", 2)
     if lenient:
         worst = Thresholds(
             kept=0, ask_kept=0, backward=1, ask_backward=1, general=1e9, ask_general=1e9
         )
-        patch.setattr(judge, "thresholds", lambda decided: worst)
+        patch.setattr(gate_run, "thresholds", lambda decided: worst)
 
 
 @contextmanager
@@ -129,8 +129,8 @@ class Lab:
         path.write_text(json.dumps(rows, indent=1))
         return path
 
-    def request(self, *data: Path, **flags) -> Request:
-        return Request(
+    def request(self, *data: Path, **flags) -> TrainingRequest:
+        return TrainingRequest(
             data=list(data),
             store=self.store,
             flags={"base": str(self.base), **FAST, **flags},

@@ -21,14 +21,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, LockedError, UsageError
-from mlx_tune.lineage.collect import KEPT_DAYS, collect
-from mlx_tune.lineage.removal import keep, remove
-from mlx_tune.lineage.runs import Run
 from mlx_tune.lineage.sealed import open_sealed
-from mlx_tune.lineage.session import Session, read_session
-from mlx_tune.lineage.store import Store
-from mlx_tune.lineage.tags import tag, untag
-from mlx_tune.lineage.verify import verify
+from mlx_tune.store.gc import KEPT_DAYS, collect_garbage
+from mlx_tune.store.labels import mark_removed, tag, unmark_removed, untag
+from mlx_tune.store.runs import Run
+from mlx_tune.store.session import Session, read_session
+from mlx_tune.store.store import SessionStore
+from mlx_tune.store.verify import verify
 from store_model import (
     Attempt,
     Dead,
@@ -57,7 +56,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.root = self.folder / "s"
-        self.store = Store.open(self.root)
+        self.store = SessionStore.open(self.root)
         self.model = Model()
         self.today = date(2026, 11, 23)
         self.ever: dict[str, Known] = {}
@@ -86,7 +85,7 @@ class Machine(RuleBasedStateMachine):
     def committing(self, made: Known) -> Plan:
         parent = made.parent
 
-        def act(store: Store) -> Session:
+        def act(store: SessionStore) -> Session:
             on = self.session(parent) if parent else None
             session = store.commit(name=made.name, parent=on, record=made.record, files=made.files)
             assert session.id == made.id
@@ -103,7 +102,7 @@ class Machine(RuleBasedStateMachine):
         return Plan(act, [begin, start, lambda model: model.sessions.update({made.id: made})])
 
     def moving(self, to: str) -> Plan:
-        def act(store: Store) -> None:
+        def act(store: SessionStore) -> None:
             store.move_head(self.session(to), expected=store.head(), why="a move")
 
         old = self.model.head
@@ -123,7 +122,7 @@ class Machine(RuleBasedStateMachine):
         made = self.fresh(self.model.sessions.get(word), "promote")
         commit, move = self.committing(made), self.moving(made.id)
 
-        def act(store: Store) -> None:
+        def act(store: SessionStore) -> None:
             parent = store.head()
             session = commit.act(store)
             store.move_head(session, expected=parent, why="train")
@@ -175,7 +174,7 @@ class Machine(RuleBasedStateMachine):
         def mark(model: Model) -> None:
             model.marks[of.folder] = of.id
 
-        return Plan(lambda store: remove(store, self.session(of.id)), [demand, mark], error)
+        return Plan(lambda store: mark_removed(store, self.session(of.id)), [demand, mark], error)
 
     def plan_undo(self, a: int, _b: int) -> Plan | None:
         of = self.pick(a, lambda made: made.id in self.model.marked)
@@ -184,7 +183,7 @@ class Machine(RuleBasedStateMachine):
         marked = self.model.marked
         error = UsageError if of.id not in marked or of.parent in marked else None
         drop: Effect = lambda model: model.marks.pop(of.folder)  # noqa: E731 an effect like the others
-        return Plan(lambda store: keep(store, self.session(of.id)), [drop], error)
+        return Plan(lambda store: unmark_removed(store, self.session(of.id)), [drop], error)
 
     def plan_gc(self, a: int, _b: int) -> Plan:
         self.today += timedelta(DAYS[a % len(DAYS)])
@@ -203,7 +202,7 @@ class Machine(RuleBasedStateMachine):
         for name in sorted(self.model.marks):
             flat.append(lambda model, name=name: drop_if_gone(model, name))
         error = DamagedStoreError if self.model.is_lost else None
-        return Plan(lambda store: collect(store, today=self.today), flat, error)
+        return Plan(lambda store: collect_garbage(store, today=self.today), flat, error)
 
     def collectable(self) -> list[Known]:
         model = self.model
@@ -229,7 +228,7 @@ class Machine(RuleBasedStateMachine):
         steps = self.model.runs[name].steps
         step = max(steps, default=0) + 1
 
-        def act(_store: Store) -> None:
+        def act(_store: SessionStore) -> None:
             run = Run.open(self.root / "runs" / name)
             run.log(step=step)
             run.save_checkpoint(step, {"a": b"%d" % step})
@@ -334,7 +333,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def fork(self) -> None:
         """Two writers see the same HEAD; both commit, one moves it, the other is refused."""
-        ours, theirs = Store.open(self.root), Store.open(self.root)
+        ours, theirs = SessionStore.open(self.root), SessionStore.open(self.root)
         word = self.model.head
         expected = ours.head()
         made = [self.committing(self.fresh(self.model.sessions.get(word), "promote"))]
@@ -377,7 +376,7 @@ class Machine(RuleBasedStateMachine):
             pass
         except Exception as error:
             assert type(error) is plan.error
-        self.store = Store.open(self.root)
+        self.store = SessionStore.open(self.root)
         found = seen(self.root)
         assert found in allowed
         self.model = found
@@ -404,11 +403,11 @@ class Machine(RuleBasedStateMachine):
         place = path / names(path)[b % len(names(path))]
         whole = place.read_bytes()
         flip(place, c % len(whole))
-        problems = verify(Store.open(self.root)).problems
+        problems = verify(SessionStore.open(self.root)).problems
         assert any(str(path) in problem for problem in problems)
         before = state(self.root)
         with pytest.raises(DamagedStoreError):
-            collect(self.store, today=self.today + timedelta(365))
+            collect_garbage(self.store, today=self.today + timedelta(365))
         assert state(self.root) == before
         place.write_bytes(whole)
 
@@ -442,7 +441,7 @@ class Machine(RuleBasedStateMachine):
         place.write_text(json.dumps({**self.model.format, "requires": ["removal", "deltas"]}))
         before = state(self.root)
         for call in (
-            lambda: Store.open(self.root),
+            lambda: SessionStore.open(self.root),
             self.store.head,
             self.store.sessions,
             lambda: verify(self.store),
@@ -450,9 +449,9 @@ class Machine(RuleBasedStateMachine):
             lambda: self.store.move_head(session, expected=None, why=""),
             lambda: tag(self.store, "good", session),
             lambda: untag(self.store, "good"),
-            lambda: remove(self.store, session),
-            lambda: keep(self.store, session),
-            lambda: collect(self.store, today=self.today + timedelta(365)),
+            lambda: mark_removed(self.store, session),
+            lambda: unmark_removed(self.store, session),
+            lambda: collect_garbage(self.store, today=self.today + timedelta(365)),
         ):
             with pytest.raises(IncompatibleError):
                 call()
@@ -467,7 +466,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_store_reads_what_the_model_says(self) -> None:
-        store = Store.open(self.root)
+        store = SessionStore.open(self.root)
         current = store.head()
         assert (current.id if current else "base") == self.model.head
         assert [session.id for session in store.sessions()] == [s.id for s in self.model.in_order()]
@@ -477,7 +476,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def a_check_of_everything_finds_nothing(self) -> None:
-        found = verify(Store.open(self.root))
+        found = verify(SessionStore.open(self.root))
         assert (found.problems, found.sessions) == ([], len(self.model.sessions))
         for path in folders(self.root / "trash"):
             open_sealed(path).verify()

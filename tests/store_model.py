@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from mlx_tune.lineage import head
 from mlx_tune.lineage.records import to_json
 from mlx_tune.lineage.sealed import manifest, open_sealed, sha256
-from mlx_tune.lineage.session import folder_name, read_session
-from mlx_tune.lineage.store import Store
+from mlx_tune.store import snapshot
+from mlx_tune.store.session import folder_name, read_session
+from mlx_tune.store.store import SessionStore
 from stores import adapter_files, names
 
 
@@ -123,7 +123,7 @@ def seen(root: Path) -> Model:
     return Model(
         sessions={s.id: s for s in map(announced, folders(root / "sessions"))},
         head_text=head_file.read_text().removesuffix("\n") if head_file.exists() else None,
-        log=[(move.old, move.new) for move in head.moves(root)],
+        log=[(move.old, move.new) for move in snapshot.head_moves(root)],
         tags=label_texts(root / "tags"),
         marks=label_texts(root / "removed"),
         trash={path.name: open_sealed(path).id for path in folders(root / "trash")},
@@ -166,7 +166,7 @@ Effect = Callable[[Model], object]
 class Plan(NamedTuple):
     """An operation: what it does to a store, what it is refused with, and what follows from it."""
 
-    act: Callable[[Store], object]
+    act: Callable[[SessionStore], object]
     effects: list[Effect]
     error: type[Exception] | None = None
 

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from mlx_tune.lineage.runs import Run
-from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store
+from mlx_tune.store.runs import Run
+from mlx_tune.store.session import Session
+from mlx_tune.store.store import SessionStore
 
 BASE = {"name": "small", "fingerprint": "f" * 64}
 PROMOTED = {"verdict": "promote", "base": BASE}
 REFUSED = {"verdict": "refuse", "base": BASE}
 
 
-def commit(store: Store, name: str, parent: Session | None = None, **record: object) -> Session:
+def commit(
+    store: SessionStore, name: str, parent: Session | None = None, **record: object
+) -> Session:
     files = {**adapter_files(name), "data.jsonl": b"{}\n"}
     return store.commit(name=name, parent=parent, record=record or PROMOTED, files=files)
 
@@ -43,7 +45,7 @@ def adapter_files(name: str, width: int = 2) -> dict[str, bytes]:
     }
 
 
-def train(store: Store, name: str, **record: object) -> Session:
+def train(store: SessionStore, name: str, **record: object) -> Session:
     """Commit on HEAD and promote, as `mlx-tune train` does."""
     parent = store.head()
     session = commit(store, name, parent, **record)
@@ -51,7 +53,7 @@ def train(store: Store, name: str, **record: object) -> Session:
     return session
 
 
-def start_run(store: Store, parent: Session | None, phase: str = "train") -> Run:
+def start_run(store: SessionStore, parent: Session | None, phase: str = "train") -> Run:
     record = {"phase": phase, "parent": parent.id if parent else None}
     return Run.create(store.root, name="cs", record=record, files={"new.jsonl": b"{}\n"})
 

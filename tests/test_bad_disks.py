@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from lab import Lab, facts, own_machine
-from mlx_tune.lineage import atomic, flush, head
-from mlx_tune.lineage.runs import Run, runs
-from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store
-from mlx_tune.lineage.verify import verify
+from mlx_tune.lineage import atomic, flush
 from mlx_tune.models import runtime
+from mlx_tune.store import snapshot
+from mlx_tune.store.runs import Run, list_runs
+from mlx_tune.store.session import Session
+from mlx_tune.store.store import SessionStore
+from mlx_tune.store.verify import verify
 
 TRAIN = ("train", "two.json", "--store", "s", "--epochs", 2, "--rank", 2)
 ADVICE = {
@@ -122,7 +123,7 @@ def undisturbed(tmp_path_factory, tiny_base) -> Undisturbed:
         lab.train(lab.data("one", facts("one", 2)), epochs=1, rank=2)
         before = shutil.copytree(lab.store, folder / "before", symlinks=True)
         patch.setattr(Run, "save_checkpoint", counted(Run.save_checkpoint, saved))
-        patch.setattr(head, "log", counted(head.log, moved))
+        patch.setattr(snapshot, "log_move", counted(snapshot.log_move, moved))
         with disk.under(patch):
             # Micro-batches as the command line's rules have them: the adapter must be the same.
             flags = {"epochs": 2, "rank": 2, "batch_size": None, "grad_accumulation": None,
@@ -153,7 +154,7 @@ def trial(undisturbed, tmp_path, monkeypatch, mlx_tune_command):
     def trial(number: int, error: int, *, stays: bool) -> int:
         shutil.rmtree("s", ignore_errors=True)
         shutil.copytree(undisturbed.before, "s", symlinks=True)
-        store = Store.open(Path("s"))
+        store = SessionStore.open(Path("s"))
         one = store.head()
         with BadDisk(store.root, number, error, stays=stays).under(monkeypatch):
             code, _, said = mlx_tune_command(*TRAIN)
@@ -178,12 +179,12 @@ def trial(undisturbed, tmp_path, monkeypatch, mlx_tune_command):
     def _check_checkpoints(number: int) -> None:
         """Whatever was announced as saved before the failure is there, or something newer."""
         announced = sum(calls < number for calls in undisturbed.saved)
-        run = [r for r in runs(Path("s")) if r.record["name"] == "two"]
+        run = [r for r in list_runs(Path("s")) if r.record["name"] == "two"]
         newest = run[0].newest_checkpoint() if run else None
         assert (newest.step if newest else 0) >= announced
 
-    def _go_on(store: Store, one: Session) -> None:
-        begun = any(run.is_unfinished for run in runs(store.root))
+    def _go_on(store: SessionStore, one: Session) -> None:
+        begun = any(run.is_unfinished for run in list_runs(store.root))
         if not begun and store.head() != one:
             return  # only the flush of the word "done" failed
         code, _, said = mlx_tune_command(*(("resume", "--store", "s") if begun else TRAIN))
@@ -220,7 +221,7 @@ def test_row_25_what_fails_after_head_moved_does_not_say_that_it_did_not(
     shutil.copytree(undisturbed.before, "s", symlinks=True)
     with BadDisk(Path("s"), undisturbed.moved + 1, errno.EIO, stays=True).under(monkeypatch):
         code, _, said = mlx_tune_command(*TRAIN)
-    assert (code, Store.open(Path("s")).head().name) == (7, "two")
+    assert (code, SessionStore.open(Path("s")).head().name) == (7, "two")
     assert "HEAD, sessions and the last checkpoint are as they were" not in said
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lab import Heard, own_machine
-from mlx_tune.workflows.prepare import Request
-from mlx_tune.workflows.train import train
+from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.workflows.run import train
 
 GOOD = [{"instruction": "Where?", "response": "Room 4."}]
 FEW = ("--epochs", 1, "--rank", 2)
@@ -25,7 +25,7 @@ def taught(tmp_path_factory, tiny_base):
     with own_machine(tmp_path_factory.getbasetemp()) as patch:
         patch.chdir(folder)
         (folder / "good.json").write_text(json.dumps(GOOD))
-        train(Request(data=[Path("good.json")], store=Path("s"), flags=flags), Heard())
+        train(TrainingRequest(data=[Path("good.json")], store=Path("s"), flags=flags), Heard())
     return folder
 
 
@@ -179,7 +179,7 @@ def test_row_9_repeated_and_contradicting_rows_are_listed_before_training(
 def test_row_19_names_that_are_not_allowed(bad, name):
     if "\x00" in name:  # no process can be given one: it ends a word
         from mlx_tune.errors import UsageError
-        from mlx_tune.lineage.session import check_name
+        from mlx_tune.store.session import check_name
 
         with pytest.raises(UsageError, match=r"a\\x00b"):
             check_name(name)
@@ -220,9 +220,9 @@ def test_row_22_code_in_a_models_config(mlx_tune_command, tmp_path, tiny_base, n
 
 def test_row_23_a_template_that_loops_for_ever(mlx_tune_command, tmp_path, monkeypatch):
     import tiny
-    from mlx_tune.models import chat_template
+    from mlx_tune.models import template
 
-    monkeypatch.setattr(chat_template, "LIMIT_SECONDS", 1.0)
+    monkeypatch.setattr(template, "LIMIT_SECONDS", 1.0)
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     base = tiny.base_folder(tmp_path / "base", template=loop)
     (tmp_path / "d.json").write_text(json.dumps(GOOD))

@@ -18,8 +18,8 @@ import pytest
 import tiny
 from lab import Heard, Lab, facts, own_machine
 from mlx_tune.lineage.sealed import seal, sha256
-from mlx_tune.lineage.session import folder_name
-from mlx_tune.lineage.store import Store
+from mlx_tune.store.session import folder_name
+from mlx_tune.store.store import SessionStore
 
 FEW = ("--epochs", 1, "--rank", 2)
 FILES = (
@@ -54,12 +54,12 @@ def made(tmp_path_factory, tiny_base) -> Path:
 
 
 @pytest.fixture
-def store(made, tmp_path, monkeypatch) -> Store:
+def store(made, tmp_path, monkeypatch) -> SessionStore:
     """A store `s` where one is, and `more.json` beside it."""
     shutil.copytree(made, tmp_path / "s", symlinks=True)
     (tmp_path / "more.json").write_text(json.dumps([{"instruction": "Why?", "response": "So."}]))
     monkeypatch.chdir(tmp_path)
-    return Store.open(Path("s"))
+    return SessionStore.open(Path("s"))
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def member(store: Store, number: int) -> Path:
+def member(store: SessionStore, number: int) -> Path:
     return next((store.root / "sessions").glob(f"{number:04d}-*"))
 
 
@@ -201,7 +201,7 @@ def spoil(base: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.parametrize("named", [True, False])
 def test_row_15_another_base_tokenizer_or_template(own, call, named, kind, command):
-    was = Store.open(own.store).base()["fingerprint"]
+    was = SessionStore.open(own.store).base()["fingerprint"]
     other = spoil(own.root / "other" if named else own.base, kind)
     words = ("--base", other) if named else ()
     shutil.copy("one.json", "more.json")
@@ -309,7 +309,7 @@ REBUILT = (
 )
 
 
-def lose_head(store: Store, kind: str, source: str) -> Path:
+def lose_head(store: SessionStore, kind: str, source: str) -> Path:
     """Spoil HEAD after a rollback; return the session it is bound to be rebuilt at."""
     (store.root / "HEAD").unlink()
     if GARBAGE[kind] is not None:

@@ -18,9 +18,9 @@ from safetensors.numpy import load, save
 
 import tiny
 from lab import Lab, own_machine
-from mlx_tune.lineage import head
 from mlx_tune.lineage.sealed import manifest, sha256
-from mlx_tune.lineage.session import MANIFEST, folder_name, read_session
+from mlx_tune.store import snapshot
+from mlx_tune.store.session import MANIFEST, folder_name, read_session
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 Q = "model.layers.0.mlp.down_proj"
@@ -49,7 +49,7 @@ class Bad:
             (old.path / changed).write_bytes(data)
         identity = sha256(sealed[MANIFEST])
         old.path.rename(old.path.with_name(folder_name(old.number, old.name, identity)))
-        head.write(self.root / "s", identity)
+        snapshot.write_head(self.root / "s", identity)
 
     def kept(self) -> dict[str, bytes]:
         store = self.root / "s"

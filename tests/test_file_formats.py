@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 
 from lab import Heard, Lab, facts, own_machine
-from mlx_tune.continual.exam import Exam
+from mlx_tune.continual.early_stopping import EarlyStopping
 from mlx_tune.lineage import lock
-from mlx_tune.lineage.collect import collect
-from mlx_tune.lineage.removal import remove
-from mlx_tune.lineage.store import Store
-from mlx_tune.lineage.tags import tag
-from mlx_tune.models.quantise import Quantisation
+from mlx_tune.models.load import Quantisation
 from mlx_tune.settings import FIELDS
+from mlx_tune.store.gc import collect_garbage
+from mlx_tune.store.labels import mark_removed, tag
+from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows.evaluate import evaluate
 from mlx_tune.workflows.fuse import fuse
-from mlx_tune.workflows.rollback import rollback
-from mlx_tune.workflows.train import train
+from mlx_tune.workflows.run import train
+from mlx_tune.workflows.store_commands import rollback
 
 ANY_NAME = {"sizing": "SETTING", "fidelity.layers": "LAYER", "gate.skipped": "SESSION"}
 LEARNS = {"learning_rate": 0.02, "epochs": 60, "rank": 16}
@@ -51,14 +50,14 @@ def leaves(places: set[str]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, tiny_base) -> Store:
+def store(tmp_path_factory, tiny_base) -> SessionStore:
     """A store with everything in it: a tag, a mark, trash, every kind of session, an evaluation, an
     interrupted run; and beside it a cache and a fused model.
     """
     folder = tmp_path_factory.mktemp("formats")
     with own_machine(folder):
         lab = Lab(root=folder, base=tiny_base)
-        store = Store.open(lab.store)
+        store = SessionStore.open(lab.store)
         sessions = []
         for name in ("one", "two", "three"):
             reworded = lab.data(name, facts(name, 2), paraphrases=["And where?"])
@@ -67,9 +66,9 @@ def store(tmp_path_factory, tiny_base) -> Store:
                 store.move_head(sessions[0], expected=sessions[-1], why="rollback")
         one, two, three = sessions
         tag(store, "best", one)
-        remove(store, two)
-        collect(store, today=date(2026, 11, 23))
-        remove(store, three)
+        mark_removed(store, two)
+        collect_garbage(store, today=date(2026, 11, 23))
+        mark_removed(store, three)
         short = lab.data("five", {"Where is A?": "In 31.", "Where is B?": "In 52."})
         five = lab.train(short, replay="none", **LEARNS).session
         six = {"method": "seed", "keep_data": False, "guard": 0.5, "epochs": 1}
@@ -86,7 +85,7 @@ def store(tmp_path_factory, tiny_base) -> Store:
     return store
 
 
-def found(store: Store, pattern: str) -> set[str]:
+def found(store: SessionStore, pattern: str) -> set[str]:
     """Return the keys of every JSON object in the files of a pattern."""
     objects = []
     for path in store.root.parent.glob(pattern):
@@ -121,7 +120,9 @@ def test_every_key_of_a_file_is_on_the_page_and_no_other(store, title, pattern):
 
 def test_an_exam_says_what_the_page_says():
     """No store shows it: a tiny base is never sure enough of a word to be examined."""
-    assert keys(json.loads(Exam(rows=(0,), least_epochs=1).to_json())) == documented("exam.json")
+    assert keys(json.loads(EarlyStopping(rows=(0,), least_epochs=1).to_json())) == documented(
+        "exam.json"
+    )
 
 
 def test_settings_are_explained_on_their_own_page(store):

@@ -3,24 +3,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tune.errors import InputError, UsageError
-from mlx_tune.settings import FIELDS, gather, kind, read_config
+from mlx_tune.settings import FIELDS, kind, merge_settings, read_config
 
 
 def test_a_flag_wins_over_the_config_and_each_says_where_it_came_from():
-    found = gather({"rank": 4, "epochs": None}, ("my.yaml", {"rank": 8, "epochs": 3}))
+    found = merge_settings({"rank": 4, "epochs": None}, ("my.yaml", {"rank": 8, "epochs": 3}))
     assert (found["rank"].value, found["rank"].source) == (4, "--rank")
     assert (found["epochs"].value, found["epochs"].source) == (3, "my.yaml")
 
 
 def test_an_unknown_key_fails_with_the_nearest_name():
     with pytest.raises(InputError) as error:
-        gather({}, ("my.yaml", {"epoch": 3}))
+        merge_settings({}, ("my.yaml", {"epoch": 3}))
     assert str(error.value) == 'my.yaml: epoch is not a setting; did you mean "epochs"?'
 
 
 def test_all_problems_are_reported_at_once():
     with pytest.raises(InputError) as error:
-        gather({}, ("my.yaml", {"rank": "big", "epochs": 0, "seed": True, "learning_rate": 2}))
+        merge_settings(
+            {}, ("my.yaml", {"rank": "big", "epochs": 0, "seed": True, "learning_rate": 2})
+        )
     assert str(error.value).splitlines() == [
         "my.yaml: rank: 'big'; expected a whole number",
         "my.yaml: epochs: 0; expected 1 to 10000",
@@ -31,23 +33,23 @@ def test_all_problems_are_reported_at_once():
 
 def test_a_flag_out_of_its_limits_is_a_usage_error():
     with pytest.raises(UsageError) as error:
-        gather({"batch_size": 0})
+        merge_settings({"batch_size": 0})
     assert str(error.value) == "--batch-size: 0; expected 1 to 4096"
 
 
 def test_not_a_number_is_no_learning_rate():
     with pytest.raises(UsageError, match="--learning-rate: nan; expected 1e-09 to 1"):
-        gather({"learning_rate": float("nan")})
+        merge_settings({"learning_rate": float("nan")})
 
 
 def test_a_whole_number_serves_where_a_number_is_wanted():
-    assert gather({}, ("c", {"alpha": 32}))["alpha"].value == 32
+    assert merge_settings({}, ("c", {"alpha": 32}))["alpha"].value == 32
 
 
 @given(st.dictionaries(st.sampled_from(sorted(FIELDS)), st.from_type(object) | st.integers()))
 def test_any_config_is_taken_or_refused_in_words(values):
     try:
-        found = gather({}, ("c", values))
+        found = merge_settings({}, ("c", values))
     except InputError as error:
         assert all(line.startswith("c: ") for line in str(error).splitlines())
     else:
@@ -97,5 +99,5 @@ def test_a_number_as_people_write_it_is_a_number(tmp_path):
 
 def test_a_long_value_is_shown_in_short():
     with pytest.raises(InputError) as error:
-        gather({}, ("c", {"rank": ["x"] * 1000}))
+        merge_settings({}, ("c", {"rank": ["x"] * 1000}))
     assert len(str(error.value)) < 120

@@ -1,11 +1,11 @@
 import pytest
 
-from mlx_tune.settings import Given
+from mlx_tune.settings import ExplicitValue
 from mlx_tune.sizing import Sizing, learning_rate, most_epochs, plan
 
 
 def sized(rows: int, *, hidden=3072, **given):
-    chosen = {name: Given(value=value, source="--" + name) for name, value in given.items()}
+    chosen = {name: ExplicitValue(value=value, source="--" + name) for name, value in given.items()}
     return plan(rows, hidden_size=hidden, loss_chunk=64, given=chosen)
 
 
@@ -37,8 +37,8 @@ def test_the_table(rows, rank, alpha, epochs, batch, accumulation, length):
 
 def test_the_sample_has_seventy_steps_ten_of_them_warm_up():
     from mlx_tune.continual.rehearse import mixture
-    from mlx_tune.training.schedule import warmup_steps
-    from mlx_tune.workflows.plan import training_config
+    from mlx_tune.training.optimizer import warmup_steps
+    from mlx_tune.workflows.training_plan import training_config
 
     rows = mixture(new=106, old=0, guards=80, epochs=5, replay="auto", guard=0.0)
     steps = training_config(sized(106), rows).planned_steps(106)

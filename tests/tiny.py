@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import tokenizer as ours
 from mlx_tune.training.adapter import Adapter, fresh, named
-from mlx_tune.training.whole import attach
+from mlx_tune.training.generic import attach
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHATML = (

@@ -18,7 +18,7 @@ from mlx_tune.models import bases
 from mlx_tune.training import loop, memory
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.loop import Trainer
-from mlx_tune.workflows.folded import load_folded
+from mlx_tune.workflows.workspace import load_folded
 
 
 class CountingEmbedding(nn.Embedding):

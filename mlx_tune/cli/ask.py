@@ -10,7 +10,7 @@ from mlx_tune.cli.options import STORE, BaseOption, JsonOption, SessionOption, S
 
 if TYPE_CHECKING:
     from mlx_tune.data.rows import Row
-    from mlx_tune.workflows.ask import Asked
+    from mlx_tune.workflows.ask import AnswerRecord
 
 
 def ask(
@@ -36,11 +36,11 @@ def ask(
     """
     from mlx_tune.cli.console import percent, print_json, say, warn_of_slow_blas
     from mlx_tune.workflows.ask import ask as carry_out
-    from mlx_tune.workflows.ask import load
+    from mlx_tune.workflows.ask import load_model
 
     rows = _read(file)
     warn_of_slow_blas()
-    folded = load(store, session=session, base=base, say=say)
+    folded = load_model(store, session=session, base=base, say=say)
     answers = carry_out(folded, rows, max_tokens=max_tokens, say=say)
     if json:
         who = folded.chain[-1].folder_name if folded.chain else "base"
@@ -52,15 +52,15 @@ def ask(
 
 
 def _read(file: Path) -> "list[Row]":
-    from mlx_tune.data import question_list
+    from mlx_tune.data import read
 
     if str(file) != "-":
-        return question_list.read_questions(file.expanduser())
-    data = sys.stdin.buffer.read(question_list.MAX_BYTES + 1)
-    return question_list.parse_questions(data, "standard input")
+        return read.read_questions(file.expanduser())
+    data = sys.stdin.buffer.read(read.MAX_BYTES + 1)
+    return read.parse_questions(data, "standard input")
 
 
-def _printed(asked: "Asked") -> bool | None:
+def _printed(asked: "AnswerRecord") -> bool | None:
     """Print a question and its answer, and return whether it is the expected one.
 
     The answer is printed as the model says it, with no wrapping of ours, so that URLs stay whole.

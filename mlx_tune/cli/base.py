@@ -42,7 +42,7 @@ def pull(name: NameArgument) -> None:
     One that lies here damaged is fetched again.
     """
     from mlx_tune.cli.console import say
-    from mlx_tune.models.pull import pull as carry_out
+    from mlx_tune.models.bases import pull as carry_out
 
     info = carry_out(name, say=say)
     print(f"✓ {name} is ready · {info.fingerprint[:12]} · {info.folder}")

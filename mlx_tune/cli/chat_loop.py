@@ -6,9 +6,9 @@ from pathlib import Path
 from mlx_tune.cli.console import say
 from mlx_tune.errors import UsageError
 from mlx_tune.inference.conversation import Conversation
-from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store
-from mlx_tune.workflows.folded import (
+from mlx_tune.store.session import Session
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.workspace import (
     FoldedModel,
     choose_base,
     find_session,
@@ -23,7 +23,7 @@ class Chat:
     def __init__(
         self, store: Path, base: str | None, *, max_tokens: int, temperature: float
     ) -> None:
-        self._store = Store.open(store)
+        self._store = SessionStore.open(store)
         self._info = locate_base(self._store, choose_base(self._store, base), say)
         self._conversation = Conversation(max_tokens=max_tokens, temperature=temperature)
         self._folded: FoldedModel | None = None

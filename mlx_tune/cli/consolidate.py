@@ -26,10 +26,12 @@ def consolidate(
     in its middle.
     """
     from mlx_tune.cli.training_view import TrainingView, check_promoted
-    from mlx_tune.workflows.prepare import Request
-    from mlx_tune.workflows.train import train
+    from mlx_tune.workflows.prepare import TrainingRequest
+    from mlx_tune.workflows.run import train
 
-    request = Request(data=(), store=store, flags=flags, config=config, without=without or ())
+    request = TrainingRequest(
+        data=(), store=store, flags=flags, config=config, without=without or ()
+    )
     view = TrainingView(as_json=json)
     with view:
         outcome = train(request, view)

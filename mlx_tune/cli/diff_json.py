@@ -3,8 +3,7 @@
 from typing import Any
 
 from mlx_tune.continual.change import Change
-from mlx_tune.workflows.answers import Answer, Answers
-from mlx_tune.workflows.diff import Difference, Side, Taught
+from mlx_tune.workflows.diff import Answer, ComparedAnswers, Difference, Side, TaughtRow
 
 
 def diff_json(found: Difference) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def _side(side: Side) -> dict[str, Any]:
     }
 
 
-def _taught(one: Taught) -> dict[str, Any]:
+def _taught(one: TaughtRow) -> dict[str, Any]:
     return {"session": one.session.folder_name, "place": one.row.place, **one.row.to_json()}
 
 
@@ -57,7 +56,7 @@ def _change(change: Change) -> dict[str, Any]:
     }
 
 
-def _answers(answers: Answers) -> dict[str, Any]:
+def _answers(answers: ComparedAnswers) -> dict[str, Any]:
     return {
         "asked": len(answers.probes),
         "differ": len(answers.differing),

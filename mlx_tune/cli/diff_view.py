@@ -12,9 +12,15 @@ from mlx_tune.cli.console import duration, plain, size
 from mlx_tune.cli.plan_view import value
 from mlx_tune.continual.change import Change
 from mlx_tune.data.rows import Row
-from mlx_tune.lineage.session import Session
-from mlx_tune.workflows.answers import Answer, Answered, Answers
-from mlx_tune.workflows.diff import Difference, Side, Taught
+from mlx_tune.store.session import Session
+from mlx_tune.workflows.diff import (
+    Answer,
+    AnsweredProbe,
+    ComparedAnswers,
+    Difference,
+    Side,
+    TaughtRow,
+)
 
 ANSWERS = 10
 """How many answers that differ are shown."""
@@ -99,7 +105,7 @@ def _show_rows(found: Difference, printer: Console) -> None:
     _show_alone("B", found.only_b, printer)
 
 
-def _show_alone(name: str, rows: Sequence[Taught], printer: Console) -> None:
+def _show_alone(name: str, rows: Sequence[TaughtRow], printer: Console) -> None:
     """Print the first rows that one side teaches alone; a terminal cuts each to one line."""
     if not rows:
         return
@@ -160,7 +166,7 @@ def _show_change(change: Change, printer: Console, *, every_layer: bool) -> None
         _note(printer, f"    … and {len(rest)} more, {between}; --layers lists them")
 
 
-def _show_answers(answers: Answers, printer: Console) -> None:
+def _show_answers(answers: ComparedAnswers, printer: Console) -> None:
     if not answers.probes:
         printer.print("answers    neither was taught a question")
         return
@@ -178,7 +184,7 @@ def _show_answers(answers: Answers, printer: Console) -> None:
     _explain(answers, shown, printer)
 
 
-def _show_answered(answered: Answered, printer: Console) -> None:
+def _show_answered(answered: AnsweredProbe, printer: Console) -> None:
     printer.print()
     printer.print(Text(f"› {plain(answered.probe.question)}"), soft_wrap=True)
     table = Table.grid(padding=(0, 1, 0, 0))
@@ -189,7 +195,7 @@ def _show_answered(answered: Answered, printer: Console) -> None:
     printer.print(Padding(table, (0, 0, 0, 2), expand=False))
 
 
-def _explain(answers: Answers, shown: Sequence[Answered], printer: Console) -> None:
+def _explain(answers: ComparedAnswers, shown: Sequence[AnsweredProbe], printer: Console) -> None:
     """Print what the marks mean, where there are any, and what was left out."""
     said = [side for answered in shown for side in _both_sides(answered)]
     printer.print()
@@ -201,7 +207,7 @@ def _explain(answers: Answers, shown: Sequence[Answered], printer: Console) -> N
         _note(printer, f"… goes on: cut, and compared, after {answers.max_tokens} tokens")
 
 
-def _both_sides(answered: Answered) -> Iterable[tuple[str, Answer, Row | None]]:
+def _both_sides(answered: AnsweredProbe) -> Iterable[tuple[str, Answer, Row | None]]:
     if answered.a is not None:
         yield "A", answered.a, answered.probe.a
     if answered.b is not None:
@@ -228,7 +234,7 @@ def _sessions(sessions: Sequence[Session]) -> str:
     return ", ".join(names + more)
 
 
-def _counted(asked: Sequence[Answered]) -> str:
+def _counted(asked: Sequence[AnsweredProbe]) -> str:
     return f"{sum(answered.differs for answered in asked)} of {len(asked)}"
 
 

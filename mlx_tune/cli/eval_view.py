@@ -9,10 +9,9 @@ from rich.text import Text
 from mlx_tune.cli import heat_map
 from mlx_tune.cli.console import counted, percent
 from mlx_tune.cli.heat_map import HeatMap
-from mlx_tune.continual.recorded import KINDS, Kind
-from mlx_tune.continual.retention import Measure, Retention
-from mlx_tune.workflows.evaluation import Asked, Evaluation, Place
-from mlx_tune.workflows.facts import Facts
+from mlx_tune.continual.retention import KINDS, Kind, Measure, Retention
+from mlx_tune.workflows.matrix import Evaluation, MatrixColumn, MatrixRow
+from mlx_tune.workflows.scoring import FactScore
 
 _TITLES: dict[Kind, str] = {"verbatim": "word for word", "paraphrases": "reworded"}
 _NOTHING = "–"
@@ -134,7 +133,7 @@ def _show_facts(found: Evaluation, kinds: list[Kind], printer: Console) -> None:
     printer.print(table)
 
 
-def _found(facts: Facts) -> str:
+def _found(facts: FactScore) -> str:
     return percent(facts.found, facts.asked) if facts.asked else _NOTHING
 
 
@@ -174,9 +173,9 @@ def _left_out(found: Evaluation) -> Iterator[str]:
                 yield f"{_TITLES[kind]}: {term} without {', '.join(names)}: not measured then"
 
 
-def _place(place: Place) -> str:
+def _place(place: MatrixRow) -> str:
     return f"{place.number} {place.name}" if place.session else place.name
 
 
-def _session(column: Asked) -> str:
+def _session(column: MatrixColumn) -> str:
     return f"{column.session.number} {column.session.name}"

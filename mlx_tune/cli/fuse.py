@@ -37,7 +37,7 @@ def fuse(
     """Write base and sessions as one model that mlx-lm loads, and say what its type kept."""
     from mlx_tune.cli.console import print_json, say, warn_of_slow_blas
     from mlx_tune.cli.fidelity_view import fidelity_lines
-    from mlx_tune.models.quantise import Quantisation
+    from mlx_tune.models.load import Quantisation
     from mlx_tune.workflows.fuse import fuse as carry_out
 
     form = None if quantise is None else Quantisation.parse(quantise)

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_tune.cli.console import counted, plain
-from mlx_tune.continual.forgetting import Backward, Kept, label
-from mlx_tune.continual.gate import PROMOTE, Decision, nats, percent, points
+from mlx_tune.continual.gate import Backward, Decision, Kept, label, nats, percent, points
+from mlx_tune.store.session import PROMOTE
 
 LOST = 5
 """How many lost questions of a session are shown."""

@@ -8,7 +8,7 @@ import typer
 from mlx_tune.cli.options import STORE, JsonOption, StoreOption
 
 if TYPE_CHECKING:
-    from mlx_tune.workflows.collect import Collection
+    from mlx_tune.workflows.store_commands import Collection
 
 
 def gc(
@@ -24,7 +24,7 @@ def gc(
     What killed writes left, and checkpoints of runs that became sessions, are deleted too.
     """
     from mlx_tune.cli.console import print_json, say
-    from mlx_tune.workflows.collect import collect
+    from mlx_tune.workflows.store_commands import collect
 
     collection = collect(store, dry_run=dry_run)
     done = collection.done
@@ -50,7 +50,7 @@ def gc(
 
 def _report(collection: "Collection") -> None:
     from mlx_tune.cli.console import counted, size
-    from mlx_tune.lineage.collect import KEPT_DAYS
+    from mlx_tune.store.gc import KEPT_DAYS
 
     done = collection.done
     if done.moved:

@@ -7,14 +7,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_tune.cli.console import console
-from mlx_tune.lineage.head import BASE
-from mlx_tune.lineage.session import Session
-from mlx_tune.workflows.lineage import Lineage
+from mlx_tune.store.session import Session
+from mlx_tune.store.snapshot import BASE
+from mlx_tune.workflows.store_commands import StoreListing
 
 _PROMOTED = (None, "promote")  # a record without a verdict is older than verdicts are
 
 
-def print_lineage(lineage: Lineage) -> None:
+def print_lineage(lineage: StoreListing) -> None:
     """Print the table, newest first, and under it what is damaged."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("", "session", "id", "rows", "recall", "trained", "on"):
@@ -38,7 +38,7 @@ def print_lineage(lineage: Lineage) -> None:
             print(f"✗ {problem}")
 
 
-def to_json(lineage: Lineage) -> dict[str, Any]:
+def to_json(lineage: StoreListing) -> dict[str, Any]:
     """Return all of it; docs/file-formats.md says what each key is."""
     return {
         "head": lineage.head,
@@ -51,7 +51,7 @@ def to_json(lineage: Lineage) -> dict[str, Any]:
     }
 
 
-def _session_json(session: Session, lineage: Lineage) -> dict[str, Any]:
+def _session_json(session: Session, lineage: StoreListing) -> dict[str, Any]:
     data = session.record.get("data", {})
     return {
         "id": session.id,
@@ -70,7 +70,7 @@ def _session_json(session: Session, lineage: Lineage) -> dict[str, Any]:
     }
 
 
-def _cells(session: Session, lineage: Lineage) -> list[Text]:
+def _cells(session: Session, lineage: StoreListing) -> list[Text]:
     shown, recall = _session_json(session, lineage), _own_recall(session)
     mark = "*" if lineage.head == session.id else "│" if shown["in_use"] else " "
     plain = (
@@ -86,7 +86,7 @@ def _cells(session: Session, lineage: Lineage) -> list[Text]:
     return cells
 
 
-def _labelled(session: Session, lineage: Lineage) -> Text:
+def _labelled(session: Session, lineage: StoreListing) -> Text:
     """Return a session's name with what is said of it."""
     labels = [(name, "cyan") for name in lineage.tags.get(session.id, ())]
     if (verdict := session.record.get("verdict")) not in _PROMOTED:

@@ -7,10 +7,10 @@ def log(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
     """List the sessions, newest first; `*` marks HEAD, `│` its chain."""
     from mlx_tune.cli.console import print_json, say
     from mlx_tune.cli.lineage_view import print_lineage, to_json
-    from mlx_tune.lineage.store import Store
-    from mlx_tune.workflows.lineage import look
+    from mlx_tune.store.store import SessionStore
+    from mlx_tune.workflows.store_commands import list_store
 
-    lineage = look(Store.open(store))
+    lineage = list_store(SessionStore.open(store))
     for note in lineage.notes:
         say(note)
     if json:

@@ -11,12 +11,12 @@ from mlx_tune.cli.console import plain, size
 from mlx_tune.data.rows import Row
 from mlx_tune.sizing import OPTIONAL
 from mlx_tune.training.memory import MemoryPlan
-from mlx_tune.workflows.plan import Plan
+from mlx_tune.workflows.training_plan import TrainingPlan
 
 _LISTED = 5
 
 
-def show_plan(plan: Plan, console: Console) -> None:
+def show_plan(plan: TrainingPlan, console: Console) -> None:
     """Print what a training would do, every setting with its reason and source."""
     for label, text in _head(plan):
         console.print(f"[bold]{label:<9}[/] {escape(text)}", soft_wrap=True)
@@ -25,7 +25,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.print(_settings(plan))
 
 
-def remarks(plan: Plan) -> list[str]:
+def remarks(plan: TrainingPlan) -> list[str]:
     """Return what a person should know of the data before it is trained on."""
     found = plan.rehearsal
     limit = plan.sizing.max_length.value
@@ -53,14 +53,14 @@ def remarks(plan: Plan) -> list[str]:
     return lines
 
 
-def _unasked(plan: Plan) -> list[str]:
+def _unasked(plan: TrainingPlan) -> list[str]:
     """Say that the base's own answers are not there yet, so that they are not in the plan."""
     if not plan.sizing.guard.value or plan.mixture.kinds[2].rows:
         return []
     return ["! general questions come on top: `train` asks the base for its answers first, once"]
 
 
-def _forgotten(plan: Plan) -> list[str]:
+def _forgotten(plan: TrainingPlan) -> list[str]:
     """Say which sessions cannot be rehearsed, and what there is instead."""
     if not plan.unkept or plan.method.synthesises:
         return []
@@ -71,7 +71,7 @@ def _forgotten(plan: Plan) -> list[str]:
     ]
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: TrainingPlan) -> dict[str, Any]:
     """Return a plan for ``--json``."""
     found = plan.rehearsal
     return {
@@ -104,7 +104,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _head(plan: Plan) -> list[tuple[str, str]]:
+def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
     names = " → ".join(session.name for session in plan.chain)
     effective = plan.training.effective_batch
     most = "at most " if plan.sizing.until_learned.value else ""
@@ -132,7 +132,7 @@ def _head(plan: Plan) -> list[tuple[str, str]]:
     ]
 
 
-def _mixture(plan: Plan) -> str:
+def _mixture(plan: TrainingPlan) -> str:
     """Return what an epoch is made of."""
     new, old, general = plan.mixture.kinds
     rows = f"{new.rows} new"
@@ -144,7 +144,7 @@ def _mixture(plan: Plan) -> str:
     return rows + (f"; {len(plan.held_out)} held out" if plan.held_out else "")
 
 
-def _added(plan: Plan) -> str:
+def _added(plan: TrainingPlan) -> str:
     """Return what remembering adds to the work, and so to the time."""
     new, *others = plan.tokens_by_kind
     return f", +{sum(others) / new:.0%} to remember" if new and sum(others) else ""
@@ -162,7 +162,7 @@ def _memory(plan: MemoryPlan) -> str:
     return f"{plan.peak_bytes / 1e9:.1f} GB of {plan.limit_bytes / 1e9:.1f}: {shares}"
 
 
-def _settings(plan: Plan) -> Table:
+def _settings(plan: TrainingPlan) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("setting", "value", "why", "from"):
         table.add_column(heading, header_style="dim", no_wrap=heading in ("setting", "value"))

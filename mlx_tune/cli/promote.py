@@ -7,7 +7,7 @@ import typer
 from mlx_tune.cli.options import STORE, JsonOption, StoreOption
 
 if TYPE_CHECKING:
-    from mlx_tune.workflows.promote import Promotion
+    from mlx_tune.workflows.store_commands import Promotion
 
 
 def promote(
@@ -21,7 +21,7 @@ def promote(
     """Put a session in use that the gate held back or refused; nothing is deleted."""
     from mlx_tune.cli.console import console, print_json, say, store_flag
     from mlx_tune.cli.gate_view import show_reasons
-    from mlx_tune.workflows.promote import promote as carry_out
+    from mlx_tune.workflows.store_commands import promote as carry_out
 
     done = carry_out(store, session)
     for note in done.notes:

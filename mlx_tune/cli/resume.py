@@ -17,7 +17,7 @@ def resume(
 ) -> None:
     """Go on with an interrupted training from its newest checkpoint."""
     from mlx_tune.cli.training_view import TrainingView, check_promoted
-    from mlx_tune.workflows.resume import resume as carry_out
+    from mlx_tune.workflows.run import resume as carry_out
 
     view = TrainingView(as_json=json)
     with view:

@@ -18,18 +18,18 @@ def rm(
     """Mark a session as removed, for `mlx-tune gc` to collect."""
     from mlx_tune.cli.console import say, store_flag
     from mlx_tune.errors import UsageError
-    from mlx_tune.lineage.collect import KEPT_DAYS
-    from mlx_tune.lineage.removal import keep, remove
-    from mlx_tune.workflows.existing import open_existing
+    from mlx_tune.store.gc import KEPT_DAYS
+    from mlx_tune.store.labels import mark_removed, unmark_removed
+    from mlx_tune.store.store import open_store
 
-    kept = open_existing(store)
+    kept = open_store(store)
     chosen = kept.find(session)
     if chosen is None:
         raise UsageError("the base model is no session of the store, so it cannot be removed")
     if undo:
-        keep(kept, chosen)
+        unmark_removed(kept, chosen)
     else:
-        remove(kept, chosen)
+        mark_removed(kept, chosen)
     for note in kept.notes:
         say(note)
     print(f"✓ {chosen.folder_name} is {'kept' if undo else 'removed'}")

@@ -17,7 +17,7 @@ def rollback(
 ) -> None:
     """Go one step back, or to any session; nothing is deleted."""
     from mlx_tune.cli.console import print_json, say, store_flag
-    from mlx_tune.workflows.rollback import rollback as carry_out
+    from mlx_tune.workflows.store_commands import rollback as carry_out
 
     move = carry_out(store, to)
     for note in move.notes:

@@ -18,9 +18,9 @@ def show(
     """Show a session: its data, settings, metrics and recall."""
     from mlx_tune.cli.console import print_json, say
     from mlx_tune.errors import UsageError
-    from mlx_tune.lineage.store import Store
+    from mlx_tune.store.store import SessionStore
 
-    kept = Store.open(store)
+    kept = SessionStore.open(store)
     chosen = kept.head() if session is None else kept.find(session)
     for note in kept.notes:
         say(note)

@@ -7,7 +7,7 @@ import typer
 from mlx_tune.cli.options import STORE, JsonOption, StoreOption
 
 if TYPE_CHECKING:
-    from mlx_tune.lineage.store import Store
+    from mlx_tune.store.store import SessionStore
 
 
 def tag(
@@ -28,10 +28,10 @@ def tag(
     """List the tags, or give a session one; a tag of that name moves."""
     from mlx_tune.cli.console import print_json, say
     from mlx_tune.errors import UsageError
-    from mlx_tune.lineage.tags import untag
-    from mlx_tune.workflows.existing import open_existing
+    from mlx_tune.store.labels import untag
+    from mlx_tune.store.store import open_store
 
-    kept = open_existing(store)
+    kept = open_store(store)
     if delete:
         if name is None or session is not None:
             raise UsageError("to take a tag away, name it alone: `mlx-tune tag --delete NAME`")
@@ -49,11 +49,11 @@ def tag(
         say(note)
 
 
-def _give(store: "Store", name: str, ref: str | None) -> str:
+def _give(store: "SessionStore", name: str, ref: str | None) -> str:
     """Tag a session, and say so in a line."""
     from mlx_tune.errors import UsageError
-    from mlx_tune.lineage.tags import tag as give
-    from mlx_tune.lineage.tags import tags
+    from mlx_tune.store.labels import read_tags
+    from mlx_tune.store.labels import tag as give
 
     session = store.head() if ref is None else store.find(ref)
     if session is None:
@@ -61,13 +61,13 @@ def _give(store: "Store", name: str, ref: str | None) -> str:
             f"tag {name}: the base model is no session, and only sessions have tags; "
             "`mlx-tune log` lists them"
         )
-    before = tags(store).get(name, session.id)
+    before = read_tags(store).get(name, session.id)
     give(store, name, session)
     was = "" if before == session.id else f" (was {_folders(store).get(before, before[:8])})"
     return f"✓ {name} is {session.folder_name}{was}"
 
 
-def _table(store: "Store") -> list[str]:
+def _table(store: "SessionStore") -> list[str]:
     listed = _listed(store)
     width = max((len(entry["name"]) for entry in listed), default=0)
     return [
@@ -76,16 +76,16 @@ def _table(store: "Store") -> list[str]:
     ]
 
 
-def _listed(store: "Store") -> list[dict[str, Any]]:
+def _listed(store: "SessionStore") -> list[dict[str, Any]]:
     """Return the tags for ``--json``; ``folder`` is null where the session is not in the store."""
-    from mlx_tune.lineage.tags import tags
+    from mlx_tune.store.labels import read_tags
 
     folders = _folders(store)
     return [
         {"name": name, "id": identity, "folder": folders.get(identity)}
-        for name, identity in tags(store).items()
+        for name, identity in read_tags(store).items()
     ]
 
 
-def _folders(store: "Store") -> dict[str, str]:
+def _folders(store: "SessionStore") -> dict[str, str]:
     return {session.id: session.folder_name for session in store.sessions()}

@@ -23,11 +23,13 @@ def train(
 ) -> None:
     """Train one session on top of everything learned so far."""
     from mlx_tune.cli.training_view import TrainingView, check_promoted
-    from mlx_tune.workflows.prepare import Request
-    from mlx_tune.workflows.train import train as carry_out
+    from mlx_tune.workflows.prepare import TrainingRequest
+    from mlx_tune.workflows.run import train as carry_out
 
     view = TrainingView(as_json=json)
     with view:
-        outcome = carry_out(Request(data=data, store=store, flags=flags, config=config), view)
+        outcome = carry_out(
+            TrainingRequest(data=data, store=store, flags=flags, config=config), view
+        )
     view.show_outcome(outcome)
     check_promoted(outcome)

@@ -23,18 +23,17 @@ from mlx_tune.cli.console import (
 from mlx_tune.cli.gate_view import show_decision, show_ways
 from mlx_tune.cli.plan_view import show_plan, value
 from mlx_tune.cli.signals import Signals
-from mlx_tune.continual.gate import ASK, PROMOTE, Decision
+from mlx_tune.continual.gate import Decision
 from mlx_tune.errors import HeldBack, Interrupted, Refused
-from mlx_tune.lineage.runs import Run
-from mlx_tune.lineage.session import Session
 from mlx_tune.report.progress import RunProgress
 from mlx_tune.settings import MOST_GUARD
 from mlx_tune.sizing import GUARD
+from mlx_tune.store.runs import Run
+from mlx_tune.store.session import ASK, PROMOTE, Session
 from mlx_tune.training.loop import Step, Trainer
-from mlx_tune.workflows.asking import SessionRecall
-from mlx_tune.workflows.carry_out import Outcome
-from mlx_tune.workflows.job import Answer
-from mlx_tune.workflows.plan import Plan
+from mlx_tune.workflows.run import TrainingOutcome
+from mlx_tune.workflows.scoring import SessionRecall
+from mlx_tune.workflows.training_plan import GateAnswer, TrainingPlan
 
 _WELL_LEARNED = 0.9
 _MORE = 1.5  # times the general questions
@@ -85,7 +84,7 @@ class TrainingView:
             return False
         return typer.confirm(f"{found}.\nGo on with it?", default=not other_settings, err=True)
 
-    def planned(self, plan: Plan) -> None:
+    def planned(self, plan: TrainingPlan) -> None:
         """Print the head panel."""
         show_plan(plan, self._console)
         self._signals.wait = True  # one that comes while the run is written waits for its name
@@ -126,12 +125,12 @@ class TrainingView:
         """Return the signal that asked to stop, 0 for none."""
         return self._signals.received
 
-    def asked(self, decision: Decision, questions: Mapping[int, Sequence[str]]) -> Answer:
+    def asked(self, decision: Decision, questions: Mapping[int, Sequence[str]]) -> GateAnswer:
         """Show what was lost and ask what to do; without a terminal the session is held back."""
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return "hold"
         show_decision(decision, questions, self._console)
-        choices: Mapping[str, tuple[Answer, str]] = {
+        choices: Mapping[str, tuple[GateAnswer, str]] = {
             "p": ("promote", "promote it all the same"),
             "s": ("scale", "look for a smaller part of the change that passes"),
             "h": ("hold", "hold it back: it is saved, and the model stays as it was"),
@@ -148,7 +147,7 @@ class TrainingView:
             self._progress.close()
             self._progress = None
 
-    def show_outcome(self, outcome: Outcome) -> None:
+    def show_outcome(self, outcome: TrainingOutcome) -> None:
         """Print the verdict in words and the next commands."""
         if self._json:
             print_json(_outcome_json(outcome))
@@ -227,7 +226,7 @@ def _more_general(run: Mapping[str, Any]) -> float | None:
     return more if more <= MOST_GUARD else None
 
 
-def check_promoted(outcome: Outcome) -> None:
+def check_promoted(outcome: TrainingOutcome) -> None:
     """End a command with the gate's exit code where a session was not promoted.
 
     Raises:
@@ -245,7 +244,7 @@ def check_promoted(outcome: Outcome) -> None:
     raise Refused(f"{session.folder_name} is saved and refused: {words}; {fix}")
 
 
-def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+def _outcome_json(outcome: TrainingOutcome) -> dict[str, Any]:
     return {
         "session": outcome.session.folder_name,
         "id": outcome.session.id,

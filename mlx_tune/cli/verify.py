@@ -7,7 +7,7 @@ import typer
 from mlx_tune.cli.options import STORE, JsonOption, StoreOption
 
 if TYPE_CHECKING:
-    from mlx_tune.lineage.verify import Findings
+    from mlx_tune.store.verify import Findings
 
 
 def verify(
@@ -23,7 +23,7 @@ def verify(
     HEAD, its log, tags, marks and checkpoints of unfinished runs are checked too.
     """
     from mlx_tune.cli.console import print_json, say
-    from mlx_tune.workflows.verify import verify as carry_out
+    from mlx_tune.workflows.store_commands import verify as carry_out
 
     found = carry_out(store, deep=deep, say=say)
     if json:

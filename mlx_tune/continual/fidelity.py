@@ -131,7 +131,7 @@ class Fidelity:
         }
 
 
-class Tally:
+class FidelityMeter:
     """Counts while a model is folded; one module's weights are looked at, then let go.
 
     Args:

@@ -10,10 +10,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_tune.continual.fidelity import Tally
+from mlx_tune.continual.fidelity import FidelityMeter
 from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.training.adapter import Adapter, dimensions
-from mlx_tune.training.joined import Factors
+from mlx_tune.training.packed import Factors
 
 
 class UnmergedLinear(nn.Module):
@@ -59,7 +59,7 @@ def fold(
     *,
     rounded: bool = True,
     beside: bool = False,
-    tally: Tally | None = None,
+    tally: FidelityMeter | None = None,
 ) -> None:
     """Fold a chain of adapters into a freshly loaded base, in place.
 
@@ -93,7 +93,7 @@ def _add_beside(
     path: str,
     terms: Sequence[tuple[mx.array, mx.array, float]],
     *,
-    tally: Tally | None,
+    tally: FidelityMeter | None,
 ) -> None:
     linear = modules[path]
     lora_a = mx.concatenate([a for a, _, _ in terms], axis=1)
@@ -111,7 +111,7 @@ def _fold_layer(
     terms: Sequence[tuple[mx.array, mx.array, float]],
     *,
     rounded: bool,
-    tally: Tally | None,
+    tally: FidelityMeter | None,
 ) -> None:
     linear = modules[path]
     before = linear.weight
@@ -132,7 +132,7 @@ def _fold_layer(
         tally.add(path, before, change, linear.weight)
 
 
-def taken_away(chain: Sequence[Adapter], *, scale: float) -> Factors:
+def negated_factors(chain: Sequence[Adapter], *, scale: float) -> Factors:
     """Return the factors that make a folded model its base again, but for the fold's rounding.
 
     Args:

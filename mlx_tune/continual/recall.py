@@ -7,6 +7,7 @@ scored at once, without generating. (Two kernels may round a near tie of two tok
 float32, on tiny models and on the real one, tests found the two ways equal.)
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_tune.continual.significance import Changes
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError
 from mlx_tune.training.batches import collate, shared_prefix
-from mlx_tune.training.joined import Factors
+from mlx_tune.training.generic import Network, network
 from mlx_tune.training.loss import cross_entropy
-from mlx_tune.training.network import Network, network
+from mlx_tune.training.packed import Factors
 
 _ROWS = 16  # a pass; more gains nothing on a CPU
 _LOGITS_BYTES = 1 << 28  # a pass; 16 long answers over 128,256 words would be 4 GB
@@ -128,3 +130,58 @@ def _passes(examples: Sequence[Example], *, vocabulary: int) -> Iterator[list[in
         tokens += taught
     if chosen:
         yield chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralChange:
+    """How much less likely a model finds the base's own greedy answers than the base does.
+
+    ΔG = Σᵢ nowᵢ / Σᵢ tokensᵢ − Σᵢ baseᵢ / Σᵢ tokensᵢ, where nowᵢ and baseᵢ are the losses of probe
+    i's answer, summed over its tokens. 0 for the base itself; negative where a model has grown
+    surer of those answers than the base was. The answers are greedy, not sampled, so this is no
+    estimate of a divergence.
+
+    Attributes:
+        nats_per_token: ΔG; 0 of no tokens.
+        asked: How many probes it is measured on.
+        rose: How many probes' loss is higher than the base's: with ``fell``, what a sign test
+            needs.
+        fell: How many probes' loss is lower.
+
+    Source:
+        After the general-ability delta of Wang et al. 2023 (TRACE), arXiv:2310.06762, in nats
+        instead of accuracies.
+    """
+
+    nats_per_token: float
+    asked: int
+    rose: int
+    fell: int
+
+    @property
+    def changes(self) -> Changes:
+        """For the sign test."""
+        return Changes(worse=self.rose, better=self.fell)
+
+
+def general_change(
+    base: Sequence[float], now: Sequence[float], tokens: Sequence[int]
+) -> GeneralChange:
+    """Return how the loss of general answers rose, from the base's to a model's of now.
+
+    Args:
+        base: The base's loss of each probe's answer, nats, summed over its tokens.
+        now: The model's, likewise.
+        tokens: How many tokens each answer has.
+
+    Raises:
+        ValueError: The three are not of one length.
+    """
+    changes = [after - before for before, after, _ in zip(base, now, tokens, strict=True)]
+    total = sum(tokens)
+    return GeneralChange(
+        nats_per_token=math.fsum(changes) / total if total else 0.0,
+        asked=len(changes),
+        rose=sum(change > 0 for change in changes),
+        fell=sum(change < 0 for change in changes),
+    )

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from mlx_tune.data.rows import Row, Trace
 from mlx_tune.settings import replay_share
-from mlx_tune.training.mixture import FOLDED, OWN, PRISTINE, Mixture, Turns
+from mlx_tune.training.mixture import BASE, LABELS, MERGED, DataSource, Mixture
 
-GUARD_WEIGHT = 10.0
+GENERAL_WEIGHT = 10.0
 """Of a general answer's loss: a few rows then hold as much as many (docs/LOG.md)."""
 
-ROUNDS = 3
+MIN_PASSES = 3
 """How often every old row is seen at least, when the epochs are as many."""
 
 History = Sequence[Sequence[Row] | Sequence[Trace]]
@@ -111,18 +111,20 @@ def mixture(
     """
     share = replay_share(replay)
     by_name = {
-        "auto": max(new, math.ceil(ROUNDS * old / epochs)),
+        "auto": max(new, math.ceil(MIN_PASSES * old / epochs)),
         "all": old,
         "none": 0,
     }
     places = min(old, by_name[replay] if share is None else math.ceil(share * old))
-    rounds = min(ROUNDS, epochs) if replay == "auto" else None
+    rounds = min(MIN_PASSES, epochs) if replay == "auto" else None
     general = min(guards, math.ceil(guard / (1 - guard) * (new + places)))
     return Mixture(
         kinds=(
-            Turns(rows=new, places=new),
-            Turns(rows=old, places=places, rounds=rounds, teacher=FOLDED if distils else OWN),
-            Turns(rows=guards, places=general, teacher=PRISTINE, weight=GUARD_WEIGHT),
+            DataSource(rows=new, places=new),
+            DataSource(
+                rows=old, places=places, rounds=rounds, teacher=MERGED if distils else LABELS
+            ),
+            DataSource(rows=guards, places=general, teacher=BASE, weight=GENERAL_WEIGHT),
         )
     )
 

@@ -1,7 +1,8 @@
-"""A row is one thing to be taught: a conversation, or a plain text, and where it was read."""
+"""Rows of training data, and how some of them are held out."""
 
 import hashlib
 import json
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -179,3 +180,28 @@ def _is_outer(character: str) -> bool:
     if character in _MEANINGFUL_MARKS:
         return False
     return character == " " or unicodedata.category(character).startswith("P")
+
+
+def split(rows: Sequence[Row], share: float, *, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return the rows to train on and those held out, each in the order they came in.
+
+    Args:
+        rows: All of them.
+        share: Of the rows to hold out, 0 to 1; rounded up to whole rows, 0 holds none out.
+        seed: Of the choice; it depends on nothing else but the number of rows.
+
+    Raises:
+        InputError: Nothing would be left to train on.
+    """
+    count = math.ceil(share * len(rows))
+    if count and count >= len(rows):
+        raise InputError(
+            f"--validation {share:g} of {len(rows)} row{'s' * (len(rows) != 1)} leaves none to "
+            "train on; hold out less, or nothing"
+        )
+    import numpy as np  # slow to load, and reading rows needs none
+
+    # The number keeps this draw apart from the order of rows, which has the same seed.
+    chosen = set(np.random.default_rng([seed, 0, 1]).permutation(len(rows))[:count].tolist())
+    kept = [row for i, row in enumerate(rows) if i not in chosen]
+    return kept, [row for i, row in enumerate(rows) if i in chosen]

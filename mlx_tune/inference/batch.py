@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from mlx_tune.inference.generate import room
 from mlx_tune.models.tokenizer import Tokenizer
-from mlx_tune.training.walked import can_walk
+from mlx_tune.training.packed import can_pack
 
 WIDTH = 32
 """How many answers grow at once: on a CPU a step of 32 costs little more than one of 16."""
@@ -39,7 +39,7 @@ def answers(
     """
     rooms = [room(model, prompt, max_tokens) for prompt in prompts]
     # Elsewhere mlx-lm may fail or mask wrongly: its gemma2 confuses rows with heads.
-    if not can_walk(model):
+    if not can_pack(model):
         pairs = zip(prompts, rooms, strict=True)
         return [_alone(model, tokenizer, prompt, limit) for prompt, limit in pairs]
     from mlx_lm.generate import BatchGenerator

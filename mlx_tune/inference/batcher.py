@@ -10,7 +10,7 @@ import mlx.nn as nn
 from mlx_tune.inference.prefix_cache import PrefixCache
 from mlx_tune.inference.sampling import Processor, Sampler
 from mlx_tune.models.tokenizer import Tokenizer
-from mlx_tune.training.walked import can_walk
+from mlx_tune.training.packed import can_pack
 
 WIDTH = 32
 """How many answers grow at once, at most."""
@@ -54,9 +54,9 @@ class Batcher:
         from mlx_lm.generate import BatchGenerator
 
         # Elsewhere mlx-lm may fail or mask wrongly: its gemma2 confuses rows with heads.
-        self.width = width if can_walk(model) else 1
+        self.width = width if can_pack(model) else 1
         # And where a rope turns by the length of the text, no prefix is like another.
-        self.prefixes = PrefixCache(prefix_bytes if can_walk(model) else 0)
+        self.prefixes = PrefixCache(prefix_bytes if can_pack(model) else 0)
         self._prompts: dict[int, int] = {}
         self._generator = BatchGenerator(
             model,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage.session import quoted
+from mlx_tune.store.session import quoted
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSION = 2**31 - 1

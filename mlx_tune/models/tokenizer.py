@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_tune.errors import InputError
-from mlx_tune.models import chat_template
-from mlx_tune.models.rendering import Renderer
+from mlx_tune.models import template as template_module
+from mlx_tune.models.template import Renderer
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -79,7 +79,7 @@ class Tokenizer:
                 "this base model has no chat template; train it on `text` rows, or use an "
                 "instruction-tuned base model"
             )
-        return chat_template.render(
+        return template_module.render(
             self.template,
             [
                 {

@@ -5,21 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.continual.recorded import Kind
+from mlx_tune.continual.retention import Kind
 from mlx_tune.lineage import lock
-from mlx_tune.lineage.head import BASE
-from mlx_tune.lineage.runs import FAILED, Run, runs
-from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import TRAINING_LOCK
+from mlx_tune.store.runs import FAILED, Run, list_runs
+from mlx_tune.store.session import Session
+from mlx_tune.store.snapshot import BASE
+from mlx_tune.store.store import TRAINING_LOCK
 from mlx_tune.training.mixture import Mixture
-from mlx_tune.workflows.evaluation import Asked, Evaluation
-from mlx_tune.workflows.lineage import Lineage
+from mlx_tune.workflows.matrix import Evaluation, MatrixColumn
+from mlx_tune.workflows.store_commands import StoreListing
 
 _RECENT_STEPS = 20
 _MOST_LOSSES = 500
 
 
-def lineage_json(lineage: Lineage, base: str) -> dict[str, Any]:
+def lineage_json(lineage: StoreListing, base: str) -> dict[str, Any]:
     """Return the tree of sessions, parents first.
 
     Args:
@@ -59,7 +59,9 @@ def _damaged(folder: str, problem: str) -> dict[str, Any]:
     }
 
 
-def _session(session: Session, by_id: Mapping[str, Session], lineage: Lineage) -> dict[str, Any]:
+def _session(
+    session: Session, by_id: Mapping[str, Session], lineage: StoreListing
+) -> dict[str, Any]:
     record = session.record
     data = record.get("data", {})
     parent = by_id.get(session.parent or "")
@@ -124,7 +126,7 @@ def _measures(found: Evaluation) -> dict[str, Any]:
     return {**percent, "worst": None if worst is None else _label(found.columns[worst - 1])}
 
 
-def _label(column: Asked) -> str:
+def _label(column: MatrixColumn) -> str:
     return f"{column.session.number} {column.session.name}"
 
 
@@ -140,7 +142,7 @@ def _matrix(found: Evaluation, kind: Kind) -> list[list[dict[str, int] | None]]:
 
 def training_json(store_root: Path) -> dict[str, Any]:
     """Return where the newest run stands; none where there is none."""
-    found = runs(store_root)
+    found = list_runs(store_root)
     return {"run": _run(found[-1], store_root) if found else None}
 
 

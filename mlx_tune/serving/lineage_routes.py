@@ -7,16 +7,14 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from mlx_tune.errors import UsageError
-from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo
 from mlx_tune.serving.lineage_json import lineage_json, retention_json, training_json
 from mlx_tune.serving.replies import ERRORS
 from mlx_tune.serving.requests import RequestError
 from mlx_tune.serving.schemas import MODEL, Strict
+from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows.evaluate import already_known
-from mlx_tune.workflows.lineage import look
-from mlx_tune.workflows.promote import promote
-from mlx_tune.workflows.rollback import rollback
+from mlx_tune.workflows.store_commands import list_store, promote, rollback
 
 
 class RollbackRequest(Strict):
@@ -43,12 +41,12 @@ def lineage_routes(store_root: Path, info: BaseInfo) -> APIRouter:
     @router.get("/lineage")
     def lineage() -> dict[str, Any]:
         """Show the tree of sessions, and which is in use."""
-        return lineage_json(look(Store.open(store_root)), info.name)
+        return lineage_json(list_store(SessionStore.open(store_root)), info.name)
 
     @router.get("/retention")
     def retention(session: str | None = None) -> dict[str, Any]:
         """Show how well every session was known after every session, as far as it was asked."""
-        if not Store.open(store_root).sessions():
+        if not SessionStore.open(store_root).sessions():
             empty = ("acc", "bwt", "fwt", "forgetting", "worst", "general")
             matrices: dict[str, Any] = {"labels": [], "verbatim": [], "paraphrases": []}
             return {**matrices, "session": None, "scores": dict.fromkeys(empty)}

@@ -19,7 +19,7 @@ from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.serving.answer import Answer
 from mlx_tune.serving.job import Job
 from mlx_tune.serving.shelf import HEAD, Choice
-from mlx_tune.workflows.folded import let_go, load_beside, load_folded
+from mlx_tune.workflows.workspace import free_memory, load_beside, load_folded
 
 Key = tuple[bool, tuple[str, ...]]
 
@@ -151,7 +151,7 @@ class Models:
             served.batcher.close()
         self._served.clear()
         self._base = None
-        let_go()
+        free_memory()
 
     @property
     def _is_crowded(self) -> bool:
@@ -190,4 +190,4 @@ class Models:
     def _forget(self, served: Served) -> None:
         del self._served[served.choice.key]
         served.batcher.close()
-        let_go()
+        free_memory()

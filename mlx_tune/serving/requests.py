@@ -11,7 +11,7 @@ from mlx_tune.errors import InputError, MlxTuneError
 from mlx_tune.inference.constrained import Constraint, Constraints
 from mlx_tune.inference.sampling import Sampling
 from mlx_tune.inference.spelling import spelling
-from mlx_tune.models.rendering import Renderer
+from mlx_tune.models.template import Renderer
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.serving.job import Ask
 from mlx_tune.serving.schemas import Called, ChatRequest, CompletionRequest, Drawn, Message

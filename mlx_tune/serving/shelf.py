@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError, UsageError
-from mlx_tune.lineage import head, shelf
-from mlx_tune.lineage.labels import TAGS
 from mlx_tune.lineage.sealed import MANIFEST
-from mlx_tune.lineage.session import SESSION_FILE, Session
-from mlx_tune.lineage.shelf import SESSIONS
-from mlx_tune.lineage.store import Store
-from mlx_tune.lineage.tags import tags
+from mlx_tune.store import snapshot
+from mlx_tune.store.labels import TAGS, read_tags
+from mlx_tune.store.session import SESSION_FILE, Session
+from mlx_tune.store.snapshot import SESSIONS
+from mlx_tune.store.store import SessionStore
 
 HEAD, BASE = "head", "base"
 
@@ -61,7 +60,7 @@ class _Seen:
 
     stamp: _Stamp
     head: Session | None
-    sound: shelf.Shelf
+    sound: snapshot.StoreSnapshot
     tags: Mapping[str, str]
 
 
@@ -108,8 +107,8 @@ class Shelf:
         sessions = list(seen.sound.sound.values())
         try:
             if (identity := seen.tags.get(name)) is not None:
-                return shelf.tagged(name, identity, sessions)
-            return shelf.find(name, sessions, self._root)
+                return snapshot.resolve_tag(name, identity, sessions)
+            return snapshot.resolve_ref(name, sessions, self._root)
         except UsageError as error:
             raise UnknownModelError(
                 f"the model {name!r} does not exist; GET /v1/models lists those there are"
@@ -118,9 +117,9 @@ class Shelf:
     def _look(self) -> _Seen:
         stamp = _stamp(self._root)
         if self._seen is None or self._seen.stamp != stamp:
-            store = Store.open(self._root)
+            store = SessionStore.open(self._root)
             self._seen = _Seen(
-                stamp=stamp, head=store.head(), sound=store.shelf(), tags=tags(store)
+                stamp=stamp, head=store.head(), sound=store.shelf(), tags=read_tags(store)
             )
         return self._seen
 
@@ -129,7 +128,7 @@ def _stamp(root: Path) -> _Stamp:
     """Return when each file or list was changed that :meth:`Shelf._look` reads, in ns."""
     sessions = root / SESSIONS
     read = ("", MANIFEST, SESSION_FILE)
-    places = [root / head.HEAD, root / TAGS, sessions]
+    places = [root / snapshot.HEAD, root / TAGS, sessions]
     with contextlib.suppress(OSError):
         places += [entry / name for entry in sessions.iterdir() for name in read]
     return {str(place): _changed(place) for place in places}

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.serving.app import Api, create_app
@@ -17,8 +16,9 @@ from mlx_tune.serving.requests import Reader
 from mlx_tune.serving.security import Guard
 from mlx_tune.serving.shelf import HEAD, Choice, Shelf
 from mlx_tune.serving.transport import serve
+from mlx_tune.store.store import SessionStore
 from mlx_tune.training.memory import limit_bytes
-from mlx_tune.workflows.folded import choose_base, locate_base
+from mlx_tune.workflows.workspace import choose_base, locate_base
 
 END_SECONDS = 0.3
 """What is left for the engine of the two seconds in which the process is to end."""
@@ -116,7 +116,7 @@ def prepare(request: ServeRequest, *, say: Say) -> Prepared:
         allow_hosts=request.allow_hosts,
         allow_origins=request.allow_origins,
     )
-    store = Store.open(request.store)
+    store = SessionStore.open(request.store)
     info = locate_base(store, choose_base(store, request.base), say)
     shelf = Shelf(request.store)
     first = shelf.choose(HEAD)

@@ -11,10 +11,10 @@ import mlx.nn as nn
 from safetensors.numpy import load as parse_safetensors
 
 from mlx_tune.errors import IncompatibleError
-from mlx_tune.lineage.adapter_check import CONFIG_FILE as CONFIG_FILE
-from mlx_tune.lineage.adapter_check import WEIGHTS_FILE as WEIGHTS_FILE
-from mlx_tune.lineage.adapter_check import check_adapter, check_factors
-from mlx_tune.training.joined import Factors
+from mlx_tune.store.adapter_check import CONFIG_FILE as CONFIG_FILE
+from mlx_tune.store.adapter_check import WEIGHTS_FILE as WEIGHTS_FILE
+from mlx_tune.store.adapter_check import check_adapter, check_factors
+from mlx_tune.training.packed import Factors
 
 PROJECTIONS = (
     "self_attn.q_proj",

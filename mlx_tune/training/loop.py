@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -13,7 +13,7 @@ from mlx.utils import tree_map
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.models import runtime
-from mlx_tune.training import memory, schedule
+from mlx_tune.training import memory, optimizer
 from mlx_tune.training.adapter import (
     WEIGHTS_FILE,
     Adapter,
@@ -24,14 +24,31 @@ from mlx_tune.training.adapter import (
     unnamed,
 )
 from mlx_tune.training.batches import MicroBatch, collate, padding, shape_of
+from mlx_tune.training.checkpoint import TrainerState, known, written
 from mlx_tune.training.config import TrainingConfig
-from mlx_tune.training.joined import Factors
-from mlx_tune.training.mixture import OWN, UNSEEN
-from mlx_tune.training.network import network
-from mlx_tune.training.objective import Objective
+from mlx_tune.training.generic import network
+from mlx_tune.training.mixture import LABELS, UNSEEN, Teacher
 from mlx_tune.training.optimizer import AdamW, global_norm
-from mlx_tune.training.place import Place, known, written
+from mlx_tune.training.packed import Factors
 from mlx_tune.training.shapes import Shape
+
+Penalty = Callable[[Factors], mx.array]
+"""Of the adapter alone, float32 (); it enters every step once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What is minimised besides.
+
+    Attributes:
+        penalty: Added to the loss of a step; None for none.
+        teachers: By name, the factors beside the frozen weights that make the network the teacher,
+            so that no second model is needed; none for the network as it was folded.
+    """
+
+    penalty: Penalty | None = None
+    teachers: Mapping[Teacher, Factors] = field(default_factory=dict)
+
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -120,7 +137,7 @@ class Trainer:
         self.steps_done = 0
         self.notes: list[str] = []
         self.planned_steps = config.planned_steps(len(examples))
-        self._warmup = schedule.warmup_steps(config.new_rows, self.planned_steps)
+        self._warmup = optimizer.warmup_steps(config.new_rows, self.planned_steps)
         adapter, self.missing_projections = fresh(
             model, rank=config.rank, scale=config.scale, seed=config.seed
         )
@@ -171,7 +188,7 @@ class Trainer:
     def _step(self, rows: Sequence[int]) -> Step:
         began = time.perf_counter()
         number = self.steps_done + 1
-        rate = schedule.learning_rate(
+        rate = optimizer.learning_rate(
             number,
             peak=self.config.learning_rate,
             planned_steps=self.planned_steps,
@@ -206,7 +223,7 @@ class Trainer:
 
     def _mean(self, found: Mapping[int, RowLoss]) -> float:
         """Return the mean loss of a supervised token, of rows that teach their own if any."""
-        own = [i for i in found if self._batches.mixture.kind(i).teacher == OWN] or list(found)
+        own = [i for i in found if self._batches.mixture.kind(i).teacher == LABELS] or list(found)
         tokens = sum(sum(row.supervised) for row in self._batches.of(own))
         return sum(found[i].total for i in own) / tokens
 
@@ -234,7 +251,7 @@ class Trainer:
             own = self._batches.of(part)
             batch = collate(own, self._batches.prefix, self._padded(own))
             kind = self._batches.mixture.kind(part[0])
-            micro_step = self._micro_step if kind.teacher == OWN else self._distilled_step
+            micro_step = self._micro_step if kind.teacher == LABELS else self._distilled_step
             teacher = self._objective.teachers.get(kind.teacher, {})
             (value, nats), grown = micro_step(
                 self._factors, teacher, batch.parts(), kind.weight * share, self._key(index)
@@ -312,8 +329,8 @@ class Trainer:
         Raises:
             IncompatibleError: It is of other rows, another rank or another plan.
         """
-        found = Place.from_json(files[STATE_FILE], place=f"{place}/{STATE_FILE}")
-        expected = Place.of(
+        found = TrainerState.from_json(files[STATE_FILE], place=f"{place}/{STATE_FILE}")
+        expected = TrainerState.of(
             self._batches,
             steps_done=found.steps_done,
             planned_steps=self.planned_steps,
@@ -333,10 +350,10 @@ class Trainer:
         self._hardest_before = known(found.hardest_before)
         self.notes += notes
 
-    def _place(self) -> Place:
+    def _place(self) -> TrainerState:
         begins = self.steps_done % self.steps_per_epoch == 0
         before = self.hardest if begins else self._hardest_before
-        return Place.of(
+        return TrainerState.of(
             self._batches,
             steps_done=self.steps_done,
             planned_steps=self.planned_steps,

@@ -14,8 +14,8 @@ import mlx.core as mx
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import runtime
 from mlx_tune.training.config import TrainingConfig
+from mlx_tune.training.packed import will_pack
 from mlx_tune.training.shapes import Shape
-from mlx_tune.training.walked import will_walk
 
 # MLX computes ahead of what it has freed, about a layer, or a chunk of the loss, at a time.
 _AHEAD = 2
@@ -60,7 +60,7 @@ class Dimensions:
     @staticmethod
     def of(config: Mapping[str, Any], *, weights_bytes: int, activation_bytes: int) -> "Dimensions":
         """Read a model's config.json; what it does not say is as in a Llama."""
-        walked = will_walk(config)
+        walked = will_pack(config)
         config = {**config, **(config.get("text_config") or {})}
         hidden, heads = int(config["hidden_size"]), int(config.get("num_attention_heads") or 1)
         return Dimensions(

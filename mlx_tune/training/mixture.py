@@ -9,13 +9,13 @@ UNSEEN = float("inf")
 
 
 Teacher = Literal["rows", "folded", "base"]
-OWN: Teacher = "rows"
-FOLDED: Teacher = "folded"
-PRISTINE: Teacher = "base"
+LABELS: Teacher = "rows"
+MERGED: Teacher = "folded"
+BASE: Teacher = "base"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turns:
+class DataSource:
     """Rows of one kind that share some places of every epoch.
 
     Attributes:
@@ -31,7 +31,7 @@ class Turns:
     rows: int
     places: int
     rounds: int | None = None
-    teacher: Teacher = OWN
+    teacher: Teacher = LABELS
     weight: float = 1.0
 
     @property
@@ -62,12 +62,12 @@ class Mixture:
         kinds: Taught rows first, then those that come along.
     """
 
-    kinds: tuple[Turns, ...]
+    kinds: tuple[DataSource, ...]
 
     @staticmethod
     def of_all(rows: int) -> "Mixture":
         """Return the mixture in which every row comes in every epoch."""
-        return Mixture(kinds=(Turns(rows=rows, places=rows),))
+        return Mixture(kinds=(DataSource(rows=rows, places=rows),))
 
     @property
     def rows(self) -> int:
@@ -92,9 +92,9 @@ class Mixture:
     @property
     def has_teachers(self) -> bool:
         """Whether some rows are taught by what a network says of them."""
-        return any(kind.teacher != OWN and kind.places for kind in self.kinds)
+        return any(kind.teacher != LABELS and kind.places for kind in self.kinds)
 
-    def kind(self, row: int) -> Turns:
+    def kind(self, row: int) -> DataSource:
         """Return what kind a row is of."""
         first = 0
         for kind in self.kinds:
@@ -120,4 +120,4 @@ class Mixture:
     @staticmethod
     def from_json(record: Sequence[Mapping[str, Any]]) -> "Mixture":
         """Return the mixture a record keeps; the inverse of :meth:`to_json`."""
-        return Mixture(kinds=tuple(Turns(**kind) for kind in record))
+        return Mixture(kinds=tuple(DataSource(**kind) for kind in record))

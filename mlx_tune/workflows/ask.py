@@ -12,10 +12,10 @@ from mlx_tune.data.rows import Row
 from mlx_tune.errors import InputError
 from mlx_tune.inference.batch import WIDTH, answers
 from mlx_tune.inference.generate import context_tokens
-from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import Say
 from mlx_tune.models.tokenizer import Tokenizer
-from mlx_tune.workflows.folded import (
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.workspace import (
     FoldedModel,
     choose_base,
     find_session,
@@ -25,7 +25,7 @@ from mlx_tune.workflows.folded import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class AnswerRecord:
     """A question and what the model said to it.
 
     Attributes:
@@ -60,7 +60,7 @@ class _Prompt:
     expected: tuple[int, ...] = ()
 
 
-def load(store_root: Path, *, session: str | None, base: str | None, say: Say) -> FoldedModel:
+def load_model(store_root: Path, *, session: str | None, base: str | None, say: Say) -> FoldedModel:
     """Load the model that is to answer.
 
     Args:
@@ -69,7 +69,7 @@ def load(store_root: Path, *, session: str | None, base: str | None, say: Say) -
         base: The base asked for; None for the store's.
         say: Told, in a line, what a person should know.
     """
-    store = Store.open(store_root)
+    store = SessionStore.open(store_root)
     info = locate_base(store, choose_base(store, base), say)
     chain = store.chain(find_session(store, session))
     for note in store.notes:
@@ -79,7 +79,9 @@ def load(store_root: Path, *, session: str | None, base: str | None, say: Say) -
     return load_folded(info, chain)
 
 
-def ask(folded: FoldedModel, rows: Sequence[Row], *, max_tokens: int, say: Say) -> Iterator[Asked]:
+def ask(
+    folded: FoldedModel, rows: Sequence[Row], *, max_tokens: int, say: Say
+) -> Iterator[AnswerRecord]:
     """Yield the greedy answer to each question, in order, as soon as its batch is through.
 
     Args:
@@ -103,18 +105,20 @@ def ask(folded: FoldedModel, rows: Sequence[Row], *, max_tokens: int, say: Say) 
     return _answers(folded, prompts, max_tokens)
 
 
-def _answers(folded: FoldedModel, prompts: Sequence[_Prompt], max_tokens: int) -> Iterator[Asked]:
+def _answers(
+    folded: FoldedModel, prompts: Sequence[_Prompt], max_tokens: int
+) -> Iterator[AnswerRecord]:
     for begin in range(0, len(prompts), WIDTH):
         several = prompts[begin : begin + WIDTH]
         asked = [prompt.tokens for prompt in several]
         said = answers(folded.model, folded.tokenizer, asked, max_tokens=max_tokens)
         for prompt, tokens in zip(several, said, strict=True):
-            yield _asked(prompt, tokens, folded.tokenizer)
+            yield _answer_record(prompt, tokens, folded.tokenizer)
 
 
-def _asked(prompt: _Prompt, said: Sequence[int], tokenizer: Tokenizer) -> Asked:
+def _answer_record(prompt: _Prompt, said: Sequence[int], tokenizer: Tokenizer) -> AnswerRecord:
     is_answered = bool(prompt.expected)
-    return Asked(
+    return AnswerRecord(
         question=prompt.row.question or prompt.row.messages[-1].content,
         answer=tokenizer.decode([token for token in said if token not in tokenizer.end_ids]),
         is_cut=not tokenizer.end_ids.intersection(said[-1:]),

@@ -1,21 +1,33 @@
-"""What two places of the lineage differ in: settings, rows, metrics, weights and answers."""
+"""What two places of the lineage differ in: settings, rows, metrics, weights and answers.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+Never are two models in memory. Scoring tells most of what they answer differently: where a model's
+first choices are a taught answer, that is its answer. So only what is to be read, and what neither
+model knows word for word, is generated.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mlx_tune.continual.change import Change, change_norms, weight_norms
+from mlx_tune.continual.recall import score
 from mlx_tune.continual.rehearse import current
+from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
-from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store
+from mlx_tune.data.tokenise import Example
+from mlx_tune.inference.batch import MARGIN_TOKENS
+from mlx_tune.inference.generate import stream
 from mlx_tune.models.bases import BaseInfo, Say
-from mlx_tune.models.load import load
-from mlx_tune.workflows.answers import Answers, Probe, compare
-from mlx_tune.workflows.folded import (
+from mlx_tune.models.load import load, load_tokenizer
+from mlx_tune.models.tokenizer import Tokenizer
+from mlx_tune.store.session import Session
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.workspace import (
+    FoldedModel,
     choose_base,
-    let_go,
+    free_memory,
+    load_folded,
     locate_base,
     need_sessions,
     read_adapters,
@@ -24,7 +36,233 @@ from mlx_tune.workflows.folded import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taught:
+class Probe:
+    """A question that at least one of two chains teaches.
+
+    Each model is asked in its own chain's words, and in the other's where its own has none: two
+    rows of one topic may differ in case and in the punctuation around them.
+
+    Attributes:
+        a: The row that chain A has in force; None where it teaches none.
+        b: That of chain B.
+    """
+
+    a: Row | None
+    b: Row | None
+
+    @property
+    def question(self) -> str:
+        """What is asked, as B words it."""
+        return str(self._asked(self.b).question)
+
+    def rows(self, own: Row | None) -> list[Row]:
+        """Return one side's question with each answer taught: one row, or two that disagree."""
+        asked = self._asked(own)
+        answers = dict.fromkeys(row.messages[-1] for row in (self.a, self.b) if row)
+        return [replace(asked, messages=(*asked.messages[:-1], answer)) for answer in answers]
+
+    def _asked(self, own: Row | None) -> Row:
+        row = own or self.a or self.b
+        assert row is not None, "a probe is somebody's"
+        return row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a model says.
+
+    Attributes:
+        text: Without the token that ends it.
+        is_cut: True where the model went on beyond what was generated.
+    """
+
+    text: str
+    is_cut: bool = False
+
+    def says(self, taught: Row | None) -> bool:
+        """Tell whether this is the answer of a row; it is not that of none."""
+        return taught is not None and self.text.strip() == str(taught.answer).strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweredProbe:
+    """A probe and what both models say to it.
+
+    Attributes:
+        probe: The question.
+        a: A's answer; None where it is only known not to be B's.
+        b: B's answer; None where it is only known not to be A's.
+    """
+
+    probe: Probe
+    a: Answer | None
+    b: Answer | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether both answers can be shown."""
+        return self.a is not None and self.b is not None
+
+    @property
+    def differs(self) -> bool:
+        """Tell whether the two models say different things."""
+        return self.a is None or self.b is None or self.a.text.strip() != self.b.text.strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedAnswers:
+    """All probes, answered.
+
+    Attributes:
+        probes: In the order asked.
+        max_tokens: Longer answers were cut there, and compared as far as that.
+    """
+
+    probes: tuple[AnsweredProbe, ...]
+    max_tokens: int
+
+    @property
+    def differing(self) -> list[AnsweredProbe]:
+        """The probes that are answered differently."""
+        return [answered for answered in self.probes if answered.differs]
+
+
+def compare(
+    info: BaseInfo,
+    a: Sequence[Session],
+    b: Sequence[Session],
+    probes: Sequence[Probe],
+    *,
+    shown: int | None,
+    say: Say,
+) -> ComparedAnswers:
+    """Ask two folded models the same questions, one model after the other.
+
+    Args:
+        info: The base.
+        a: Chain A, root first.
+        b: Chain B.
+        probes: The questions.
+        shown: How many answers that differ must be there to be read; None for all.
+        say: Told, in a line, what takes long.
+
+    Raises:
+        InputError: The base's tokenizer or template cannot take a row, or a model computes no
+            finite numbers.
+    """
+    if not probes:
+        return ComparedAnswers(probes=(), max_tokens=0)
+    tokenizer = load_tokenizer(info.folder, info.template)
+    exam_a = _prepare_side("A", [probe.rows(probe.a) for probe in probes], tokenizer, say)
+    exam_b = _prepare_side("B", [probe.rows(probe.b) for probe in probes], tokenizer, say)
+    limit = MARGIN_TOKENS + max(exam_a.longest_tokens, exam_b.longest_tokens)
+    say("asking A what the two were taught…")
+    said_a = exam_a.known(load_folded(info, a))
+    free_memory()
+    say("asking B the same…")
+    said_b, wanted = exam_b.after(said_a, load_folded(info, b), shown, limit)
+    free_memory()
+    if any(said_a[i] is None for i in wanted):
+        said_a = exam_a.filled(said_a, load_folded(info, a), wanted, limit)
+    answered = zip(probes, said_a, said_b, strict=True)
+    return ComparedAnswers(
+        probes=tuple(
+            AnsweredProbe(probe=probe, a=left, b=right) for probe, left, right in answered
+        ),
+        max_tokens=limit,
+    )
+
+
+AnswerList = list[Answer | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _QuestionedSide:
+    """The probes as one model meets them.
+
+    Attributes:
+        name: Who is asked.
+        rows: Each question with the answers that are taught.
+        examples: The same in tokens; the last answer alone is scored.
+        say: Told what takes long.
+    """
+
+    name: str
+    rows: Sequence[Sequence[Row]]
+    examples: Sequence[Sequence[Example]]
+    say: Say
+
+    @property
+    def longest_tokens(self) -> int:
+        """Length of the longest answer that is taught."""
+        return max(sum(e.supervised) for several in self.examples for e in several)
+
+    def known(self, folded: FoldedModel) -> AnswerList:
+        """Return each question's answer where it is one that is taught, word for word."""
+        everything = [example for several in self.examples for example in several]
+        flags = iter(score(folded.model, everything).verbatim)
+        said: AnswerList = []
+        for several in self.rows:
+            hits = [row for row, hit in [(row, next(flags)) for row in several] if hit]
+            said.append(Answer(text=str(hits[0].answer)) if hits else None)
+        return said
+
+    def after(
+        self, first: AnswerList, folded: FoldedModel, shown: int | None, limit: int
+    ) -> tuple[AnswerList, list[int]]:
+        """Answer second; return also which answers of both must be there in full."""
+        known = self.known(folded)
+        wanted = _wanted(first, known, shown)
+        return self.filled(known, folded, wanted, limit), wanted
+
+    def filled(
+        self, said: AnswerList, folded: FoldedModel, wanted: Sequence[int], limit: int
+    ) -> AnswerList:
+        """Generate the wanted answers that are not known."""
+        missing = [i for i in wanted if said[i] is None]
+        if missing:
+            count = f"{len(missing)} answer{'s' * (len(missing) != 1)}"
+            self.say(f"generating {count} of {self.name}…")
+        generated = {i: _generate(folded, self.examples[i][0], limit) for i in missing}
+        return [generated.get(i, had) for i, had in enumerate(said)]
+
+
+def _prepare_side(
+    name: str, rows: Sequence[Sequence[Row]], tokenizer: Tokenizer, say: Say
+) -> _QuestionedSide:
+    encoded = iter(tokenise.encode([row for several in rows for row in several], tokenizer))
+    examples = [[_last_answer(next(encoded)) for _ in several] for several in rows]
+    return _QuestionedSide(name=name, rows=rows, examples=examples, say=say)
+
+
+def _last_answer(example: Example) -> Example:
+    """Leave the earlier answers of a conversation unscored: they are given, as they are in use."""
+    begin = len(example.tokens) - example.supervised[::-1].index(False)
+    flags = [position >= begin for position in range(len(example.tokens))]
+    return replace(example, supervised=tuple(flags))
+
+
+def _wanted(a: AnswerList, b: AnswerList, shown: int | None) -> list[int]:
+    """Return the questions whose answers must be there in full, in order.
+
+    What neither model knows word for word may be answered alike or not; where one knows it, the
+    other differs, and its answer is only there to be read.
+    """
+    pairs = list(enumerate(zip(a, b, strict=True)))
+    neither = [i for i, (left, right) in pairs if left is None and right is None]
+    one = [i for i, (left, right) in pairs if (left is None) != (right is None)]
+    return sorted([*neither, *one[:shown]])
+
+
+def _generate(folded: FoldedModel, example: Example, max_tokens: int) -> Answer:
+    prompt = example.tokens[: example.first_supervised]
+    pieces = list(stream(folded.model, folded.tokenizer, prompt, max_tokens=max_tokens))
+    text = "".join(piece.text for piece in pieces)
+    return Answer(text=text, is_cut=pieces[-1].finish == "length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaughtRow:
     """A row in force, and whose it is.
 
     Attributes:
@@ -59,7 +297,7 @@ class Side:
 
     session: Session | None
     chain: tuple[Session, ...]
-    taught: Mapping[str, Taught]
+    taught: Mapping[str, TaughtRow]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -95,7 +333,7 @@ class Difference:
     a: Side
     b: Side
     change: Change
-    answers: Answers | None
+    answers: ComparedAnswers | None
 
     @property
     def is_none(self) -> bool:
@@ -115,17 +353,17 @@ class Difference:
         return {name: values for name, values in both.items() if values[0] != values[1]}
 
     @property
-    def only_a(self) -> list[Taught]:
+    def only_a(self) -> list[TaughtRow]:
         """The rows that A's chain teaches and B's does not."""
         return [had for topic, had in self.a.taught.items() if topic not in self.b.taught]
 
     @property
-    def only_b(self) -> list[Taught]:
+    def only_b(self) -> list[TaughtRow]:
         """The rows that B's chain teaches and A's does not."""
         return [has for topic, has in self.b.taught.items() if topic not in self.a.taught]
 
     @property
-    def changed(self) -> list[tuple[Taught, Taught]]:
+    def changed(self) -> list[tuple[TaughtRow, TaughtRow]]:
         """The rows of A that B teaches with another answer, each with B's."""
         pairs = ((had, self.b.taught.get(topic)) for topic, had in self.a.taught.items())
         return [(had, has) for had, has in pairs if has is not None and has.says != had.says]
@@ -157,13 +395,13 @@ def diff(
         UsageError: There is no such session.
         DamagedStoreError: A session of either chain is not what was committed.
     """
-    store = Store.open(store_root)
+    store = SessionStore.open(store_root)
     need_sessions(store)
     left, right = _side(store, a), _side(store, b)
     for note in store.notes:
         say(note)
     if left.session == right.session:
-        nothing = Answers(probes=(), max_tokens=0) if ask else None
+        nothing = ComparedAnswers(probes=(), max_tokens=0) if ask else None
         return Difference(a=left, b=right, change=Change(norms={}), answers=nothing)
     if not ask:
         return Difference(a=left, b=right, change=_change(left, right), answers=None)
@@ -181,12 +419,12 @@ def probes(a: Side, b: Side) -> list[Probe]:
     return sorted(found, key=lambda probe: probe.a is None or probe.b is None)
 
 
-def _side(store: Store, ref: str) -> Side:
+def _side(store: SessionStore, ref: str) -> Side:
     session = store.find(ref)
     chain = store.chain(session)
     in_force = current(read_history(chain))
     taught = {
-        row.topic: Taught(row=row, session=owner)
+        row.topic: TaughtRow(row=row, session=owner)
         for owner, rows in zip(chain, in_force, strict=True)
         for row in rows
     }
@@ -203,5 +441,5 @@ def _change(a: Side, b: Side, info: BaseInfo | None = None) -> Change:
     alike = len(_shared(a, b))
     norms = change_norms(read_adapters(a.chain[alike:]), read_adapters(b.chain[alike:]))
     own = weight_norms(load(info).model, list(norms)) if info else {}
-    let_go()
+    free_memory()
     return Change(norms=norms, base_norms=own)

@@ -11,10 +11,10 @@ import mlx.core as mx
 
 from mlx_tune import blas
 from mlx_tune.errors import MlxTuneError
-from mlx_tune.lineage.store import Store
-from mlx_tune.lineage.verify import verify
 from mlx_tune.models import bases, cache, runtime
-from mlx_tune.workflows import space
+from mlx_tune.store.store import SessionStore
+from mlx_tune.store.verify import verify
+from mlx_tune.workflows import fitting
 
 _ROOM_BYTES = 2 * 10**9
 
@@ -96,7 +96,7 @@ def _rival() -> list[Finding]:
 
 
 def _disk(store_root: Path) -> Finding:
-    place, free = space.existing(store_root), space.free_bytes(store_root)
+    place, free = fitting.nearest_folder(store_root), fitting.free_bytes(store_root)
     return Finding(
         about="disk",
         text=f"{free / 1e9:.1f} GB free at {place}"
@@ -120,7 +120,7 @@ def _bases() -> list[Finding]:
 def _store(store_root: Path) -> list[Finding]:
     """Check every byte of every session, and that HEAD's chain is whole."""
     try:
-        store = Store.open(store_root)
+        store = SessionStore.open(store_root)
         found = verify(store)
         notes = [Finding(about="store", text=note, good=False) for note in found.notes]
         if found.error is not None:

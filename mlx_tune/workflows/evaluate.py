@@ -8,35 +8,48 @@ in memory at a time, and kept under ``evals/``.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from mlx_tune.continual.general import Rise, rise
-from mlx_tune.continual.recall import score
-from mlx_tune.continual.recorded import KINDS, Kind, questions, superseded
+from mlx_tune.continual.recall import GeneralChange, general_change, score
 from mlx_tune.continual.rehearse import History, current
+from mlx_tune.continual.retention import KINDS, Kind, questions, recorded_outcomes, superseded
 from mlx_tune.errors import DiskError
-from mlx_tune.lineage import evals
-from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.models.tokenizer import Tokenizer
-from mlx_tune.workflows.asking import Questions, SessionRecall, ask, prepare, score_sessions
-from mlx_tune.workflows.evaluation import MEASURED, Asked, Cells, Evaluation, Place, Scored
-from mlx_tune.workflows.facts import score_facts
-from mlx_tune.workflows.folded import (
+from mlx_tune.store import evals
+from mlx_tune.store.session import Session
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.general import GeneralSet, general_set
+from mlx_tune.workflows.matrix import (
+    MEASURED,
+    RECORDED,
+    Cells,
+    CellScore,
+    Evaluation,
+    MatrixColumn,
+    MatrixRow,
+)
+from mlx_tune.workflows.scoring import (
+    Questions,
+    SessionRecall,
+    ask_questions,
+    prepare_questions,
+    score_facts,
+    score_sessions,
+)
+from mlx_tune.workflows.workspace import (
     FoldedModel,
     choose_base,
     describe_base,
     find_session,
-    let_go,
+    free_memory,
     load_folded,
     locate_base,
     need_sessions,
     read_history,
 )
-from mlx_tune.workflows.general import General, general_set
-from mlx_tune.workflows.known_cells import evaluated, recorded
 
 __all__ = ["SessionRecall", "evaluate", "score_sessions"]
 
@@ -73,17 +86,17 @@ def evaluate(
         DamagedStoreError: A session of the chain is damaged.
         InputError: The base cannot take a row, or a model computes no finite numbers.
     """
-    store = Store.open(store_root)
+    store = SessionStore.open(store_root)
     need_sessions(store)
     info = locate_base(store, choose_base(store, base), say)
     found, history = _nothing_known(store, session, on)
     for note in store.notes:
         say(note)
     known = {} if fresh else _known(store, found, history, info, say)
-    exam = _exam(found.columns, load_tokenizer(info.folder, info.template))
+    exam = _questions_by_id(found.columns, load_tokenizer(info.folder, info.template))
     general = None if quick else general_set(info, say=say)
     found = _with_answers(replace(found, cells=known), exam, info, general, facts=facts, say=say)
-    let_go()
+    free_memory()
     try:
         for more in () if quick else _ask_the_rest(found, exam, info, say):
             found = more
@@ -105,19 +118,21 @@ def already_known(store_root: Path, *, info: BaseInfo, session: str | None, say:
         UsageError: The store has no sessions, or the name means none.
         DamagedStoreError: A session of the chain is damaged.
     """
-    store = Store.open(store_root)
+    store = SessionStore.open(store_root)
     need_sessions(store)
     found, history = _nothing_known(store, session, None)
     return replace(found, cells=_known(store, found, history, info, say))
 
 
-def _nothing_known(store: Store, session: str | None, on: str | None) -> tuple[Evaluation, History]:
+def _nothing_known(
+    store: SessionStore, session: str | None, on: str | None
+) -> tuple[Evaluation, History]:
     """Return the empty matrix, and the rows its questions come from."""
     answering = find_session(store, session)
     asked = store.chain(find_session(store, on) if on else answering or store.head())
     history = read_history(asked)
     found = Evaluation(
-        answering=Place(session=answering, chain=tuple(store.chain(answering))),
+        answering=MatrixRow(session=answering, chain=tuple(store.chain(answering))),
         rows=_rows(answering, tuple(store.chain(answering)), asked),
         columns=_columns(asked, history),
         cells={},
@@ -128,52 +143,54 @@ def _nothing_known(store: Store, session: str | None, on: str | None) -> tuple[E
 
 def _rows(
     answering: Session | None, chain: tuple[Session, ...], asked: Sequence[Session]
-) -> tuple[Place, ...]:
+) -> tuple[MatrixRow, ...]:
     """Return the places up to the answering one; it alone where it is not on the chain asked."""
     if [session.id for session in chain] != [session.id for session in asked[: len(chain)]]:
-        return (Place(session=answering, chain=chain),)
+        return (MatrixRow(session=answering, chain=chain),)
     return tuple(
-        Place(session=chain[count - 1] if count else None, chain=chain[:count])
+        MatrixRow(session=chain[count - 1] if count else None, chain=chain[:count])
         for count in range(len(chain) + 1)
     )
 
 
-def _columns(asked: Sequence[Session], history: History) -> tuple[Asked, ...]:
+def _columns(asked: Sequence[Session], history: History) -> tuple[MatrixColumn, ...]:
     return tuple(
-        Asked(session=session, rows=tuple(questions(rows)), superseded=count)
+        MatrixColumn(session=session, rows=tuple(questions(rows)), superseded=count)
         for session, rows, count in zip(asked, current(history), superseded(history), strict=True)
     )
 
 
-def _known(store: Store, found: Evaluation, history: History, info: BaseInfo, say: Say) -> Cells:
+def _known(
+    store: SessionStore, found: Evaluation, history: History, info: BaseInfo, say: Say
+) -> Cells:
     notes: list[str] = []
     try:
         files = evals.read_all(store.root, notes)
     except DiskError as error:
         files = {}
         notes.append(f"{error}; going on without earlier evaluations")
-    cells = evaluated(files, found.rows, found.columns, info.fingerprint, notes)
+    cells = evaluated_cells(files, found.rows, found.columns, info.fingerprint, notes)
     for note in notes:
         say(f"note: {note}")
-    return cells | recorded(found.rows, found.columns, history)
+    return cells | recorded_cells(found.rows, found.columns, history)
 
 
-Exam = Mapping[str, Questions]
+QuestionsById = Mapping[str, Questions]
 """By the id of the session whose questions they are."""
 
 
-def _exam(columns: Sequence[Asked], tokenizer: Tokenizer) -> Exam:
+def _questions_by_id(columns: Sequence[MatrixColumn], tokenizer: Tokenizer) -> QuestionsById:
     labels = [(column.session.number, column.session.name) for column in columns]
-    prepared = prepare(labels, [column.rows for column in columns], tokenizer)
+    prepared = prepare_questions(labels, [column.rows for column in columns], tokenizer)
     ids = [column.session.id for column in columns]
     return dict(zip(ids, prepared, strict=True))
 
 
 def _with_answers(
     found: Evaluation,
-    exam: Exam,
+    exam: QuestionsById,
     info: BaseInfo,
-    general: General | None,
+    general: GeneralSet | None,
     *,
     facts: bool,
     say: Say,
@@ -181,12 +198,15 @@ def _with_answers(
     """Ask the answering place everything, whatever is known."""
     say(f"asking {_name(found.answering)}…")
     folded = load_folded(info, found.answering.chain)
-    recall = {column.session.id: ask(folded, exam[column.session.id]) for column in found.columns}
+    recall = {
+        column.session.id: ask_questions(folded, exam[column.session.id])
+        for column in found.columns
+    }
     if facts:
         say("generating the answers that are not known word for word…")
     return replace(
         found,
-        general=_rise(folded, general),
+        general=_general_change(folded, general),
         cells={**found.cells, **_cells(found.answering, recall)},
         recall=tuple(recall.values()),
         facts={
@@ -200,15 +220,17 @@ def _with_answers(
     )
 
 
-def _rise(folded: FoldedModel, general: General | None) -> Rise | None:
+def _general_change(folded: FoldedModel, general: GeneralSet | None) -> GeneralChange | None:
     """Return ΔG of a model; None where nothing is asked, or the base had nothing to say."""
     if general is None or not general.probes:
         return None
     losses = score(folded.model, general.probes).losses
-    return rise(general.base_losses, losses, general.tokens)
+    return general_change(general.base_losses, losses, general.tokens)
 
 
-def _ask_the_rest(found: Evaluation, exam: Exam, info: BaseInfo, say: Say) -> Iterator[Evaluation]:
+def _ask_the_rest(
+    found: Evaluation, exam: QuestionsById, info: BaseInfo, say: Say
+) -> Iterator[Evaluation]:
     """Ask each place before the answering one what is not known of it; yield what is known then."""
     for row in found.rows:
         lacking = [c.session.id for c in found.columns if _lacks(found, row, c)]
@@ -216,20 +238,20 @@ def _ask_the_rest(found: Evaluation, exam: Exam, info: BaseInfo, say: Say) -> It
             say(f"asking {_name(row)}, as it was…" if row.session else "asking the base…")
             cells = _measure(row, {identity: exam[identity] for identity in lacking}, info)
             found = replace(found, cells={**found.cells, **cells})
-            let_go()
+            free_memory()
             yield found
 
 
-def _measure(row: Place, exam: Exam, info: BaseInfo) -> Cells:
+def _measure(row: MatrixRow, exam: QuestionsById, info: BaseInfo) -> Cells:
     folded = load_folded(info, row.chain)
-    return _cells(row, {identity: ask(folded, asked) for identity, asked in exam.items()})
+    return _cells(row, {identity: ask_questions(folded, asked) for identity, asked in exam.items()})
 
 
-def _lacks(found: Evaluation, row: Place, column: Asked) -> bool:
+def _lacks(found: Evaluation, row: MatrixRow, column: MatrixColumn) -> bool:
     return any(column.count(kind) and not found.scored(row, column, kind) for kind in KINDS)
 
 
-def _cells(row: Place, recall: Mapping[str, SessionRecall]) -> Cells:
+def _cells(row: MatrixRow, recall: Mapping[str, SessionRecall]) -> Cells:
     return {
         (row.id, identity, kind): scored
         for identity, entry in recall.items()
@@ -238,11 +260,11 @@ def _cells(row: Place, recall: Mapping[str, SessionRecall]) -> Cells:
     }
 
 
-def _scored(entry: SessionRecall, kind: Kind) -> Scored | None:
+def _scored(entry: SessionRecall, kind: Kind) -> CellScore | None:
     recall = entry.verbatim if kind == "verbatim" else entry.paraphrases
     if recall is None:
         return None
-    return Scored(
+    return CellScore(
         outcomes=recall.verbatim,
         loss=recall.loss,
         token_accuracy=recall.token_accuracy,
@@ -250,7 +272,7 @@ def _scored(entry: SessionRecall, kind: Kind) -> Scored | None:
     )
 
 
-def _keep(store: Store, found: Evaluation, info: BaseInfo, say: Say) -> None:
+def _keep(store: SessionStore, found: Evaluation, info: BaseInfo, say: Say) -> None:
     """Write the evaluation down; a disk that takes none does not take back what was measured."""
     record = {**found.to_json(), "base": describe_base(info), "versions": runtime.versions()}
     session = found.answering.session
@@ -260,5 +282,100 @@ def _keep(store: Store, found: Evaluation, info: BaseInfo, say: Say) -> None:
         say(f"note: {error}; the evaluation was not kept")
 
 
-def _name(place: Place) -> str:
+def _name(place: MatrixRow) -> str:
     return f"{place.number} {place.name}" if place.session else "the base"
+
+
+def recorded_cells(
+    rows: Sequence[MatrixRow], columns: Sequence[MatrixColumn], history: History
+) -> Cells:
+    """Return what the sessions' records say of the questions asked about.
+
+    Args:
+        rows: The places; what stands on another chain says nothing of this one.
+        columns: The sessions asked about, the chain root first.
+        history: The rows each of them was taught.
+    """
+    cells: Cells = {}
+    ids = [column.session.id for column in columns]
+    for place in rows:
+        if place.session is None or [s.id for s in place.chain] != ids[: place.number]:
+            continue
+        for j, column in enumerate(columns[: place.number], start=1):
+            for kind in KINDS:
+                scored = _from_record(place, column, history, j, kind)
+                if scored is not None:
+                    cells[place.id, column.session.id, kind] = scored
+    return cells
+
+
+def _from_record(
+    place: MatrixRow, column: MatrixColumn, history: History, j: int, kind: Kind
+) -> CellScore | None:
+    assert place.session is not None, "the base has no record"
+    record = place.session.record
+    flags = recorded_outcomes(record, history, row=place.number, column=j, kind=kind)
+    if not flags or len(flags) != column.count(kind):
+        return None
+    kept = record["recall"][j - 1][kind]
+    whole = len(kept["outcomes"]) == len(flags)  # its means are over what was asked then
+    return CellScore(
+        outcomes=flags,
+        loss=kept["loss"] if whole else None,
+        token_accuracy=kept["token_accuracy"] if whole else None,
+        source=RECORDED,
+    )
+
+
+def evaluated_cells(
+    files: Mapping[str, Mapping[str, Any]],
+    rows: Sequence[MatrixRow],
+    columns: Sequence[MatrixColumn],
+    fingerprint: str,
+    notes: list[str],
+) -> Cells:
+    """Return what earlier evaluations found, the latest last word.
+
+    Args:
+        files: Evaluations by file name, in order of time.
+        rows: The places whose answers are wanted.
+        columns: The sessions asked about.
+        fingerprint: The base's; an evaluation of another says nothing.
+        notes: Takes a line for every file that is not what was written, and is passed over.
+    """
+    cells: Cells = {}
+    wanted = {place.id for place in rows}
+    asked = {(column.session.id, column.sha256): column for column in columns}
+    for name, record in files.items():
+        try:
+            if record["base"]["fingerprint"] != fingerprint:
+                continue
+            found: Cells = {}
+            for cell in record["cells"]:
+                column = asked.get((cell["column"], cell["rows_sha256"]))
+                if column is not None and cell["row"] in wanted:
+                    found |= _from_file(cell, column, name)
+        except (KeyError, TypeError, ValueError):
+            notes.append(f"evals/{name}: not what was written; passed over, delete it")
+            continue
+        cells |= found
+    return cells
+
+
+def _from_file(cell: Mapping[str, Any], column: MatrixColumn, name: str) -> Cells:
+    """Return the scores of one cell; what is not of the form that was written is a ValueError."""
+    found: Cells = {}
+    for kind in KINDS:
+        kept = cell[kind]
+        if kept is None or kept["source"] == RECORDED:
+            continue
+        outcomes = kept["outcomes"]
+        if len(outcomes) != column.count(kind) or not set(outcomes) <= {0, 1}:
+            raise ValueError(f"{len(outcomes)} outcomes of {column.count(kind)} questions")
+        found[cell["row"], cell["column"], kind] = CellScore(
+            outcomes=tuple(map(bool, outcomes)),
+            loss=float(kept["loss"]),
+            token_accuracy=float(kept["token_accuracy"]),
+            source=name,
+        )
+    return found

@@ -1,17 +1,78 @@
-"""Makes a training fit the machine before anything is loaded, or says what would."""
+"""Makes a training fit the machine's memory and disk before it starts, or says what would."""
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mlx_tune.data.tokenise import Example
-from mlx_tune.errors import UsageError
+from mlx_tune.errors import DiskError, UsageError
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo
-from mlx_tune.sizing import Chosen, Sizing
+from mlx_tune.sizing import ResolvedSetting, Sizing
+from mlx_tune.store.runs import KEPT_CHECKPOINTS
 from mlx_tune.training import memory
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.memory import Dimensions, MemoryPlan
 from mlx_tune.training.shapes import Shape
+
+_SLACK_BYTES = 32 << 20  # metrics, records, what the file system adds
+_FACTORS_AND_MOMENTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskPlan:
+    """What a run writes at most, and what there is.
+
+    Attributes:
+        needed_bytes: Of the checkpoints kept at once, the one being written, and the session.
+        free_bytes: Where the store is.
+    """
+
+    needed_bytes: int
+    free_bytes: int
+
+
+def plan_disk(store_root: Path, *, adapter_bytes: int, rows_bytes: int) -> DiskPlan:
+    """Return what a run needs on the disk, and what is free there.
+
+    Args:
+        store_root: The store's folder, which may be missing.
+        adapter_bytes: Of the adapter's factors.
+        rows_bytes: Of the rows that the run and its session keep.
+    """
+    # The two newest whole ones, the best, and the one being written.
+    checkpoints = (KEPT_CHECKPOINTS + 2) * _FACTORS_AND_MOMENTS * adapter_bytes
+    return DiskPlan(
+        needed_bytes=checkpoints + adapter_bytes + 2 * rows_bytes + _SLACK_BYTES,
+        free_bytes=free_bytes(store_root),
+    )
+
+
+def check_disk(disk: DiskPlan, store_root: Path) -> None:
+    """Refuse a run that would fill the disk.
+
+    Raises:
+        DiskError: What it needs, what there is, and what to do.
+    """
+    if disk.needed_bytes > disk.free_bytes:
+        raise DiskError(
+            f"{store_root}: a run needs up to {disk.needed_bytes / 1e9:.2f} GB on the disk and "
+            f"{disk.free_bytes / 1e9:.2f} GB are free; free some (`mlx-tune gc` deletes what old "
+            "runs left), lower --rank, or name another store with --store"
+        )
+
+
+def free_bytes(store_root: Path) -> int:
+    """Return the free space where a store is, or will be."""
+    return shutil.disk_usage(nearest_folder(store_root)).free
+
+
+def nearest_folder(path: Path) -> Path:
+    """Return a path's nearest folder that exists."""
+    whole = path.resolve()
+    return next(folder for folder in (whole, *whole.parents) if folder.exists())
+
 
 _LEAST_LENGTH = 8  # that --max-length takes
 _USEFUL_TOKENS = 64  # shorter rows teach little
@@ -61,9 +122,11 @@ def fit(
     why = {"checkpoint_layers": f"everything fits: {needs}"}
     chosen = {}
     for name, value in changes.items():
-        before: Chosen = getattr(decided, name)
+        before: ResolvedSetting = getattr(decided, name)
         if value != before.value:
-            chosen[name] = Chosen(value=value, reason=f"so that it fits: {needs}", source="memory")
+            chosen[name] = ResolvedSetting(
+                value=value, reason=f"so that it fits: {needs}", source="memory"
+            )
         elif name in why and name not in asked:
             chosen[name] = replace(before, reason=why[name], source="memory")
     return replace(decided, **chosen), plan

@@ -1,38 +1,177 @@
-"""Writes the folded model to a folder that mlx-lm, or anything that reads MLX models, can load."""
+"""Writes the merged model to a folder that mlx-lm can load, quantised if it still knows enough."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.continual.fidelity import Fidelity, Tally
+from mlx_tune.continual.fidelity import Fidelity, FidelityMeter
 from mlx_tune.continual.fold import fold, is_quantised
-from mlx_tune.errors import UsageError
+from mlx_tune.continual.gate import Decision, Measured, Thresholds, decide
+from mlx_tune.continual.recall import GeneralChange, general_change, score
+from mlx_tune.errors import HeldBack, Refused, UsageError
 from mlx_tune.lineage.atomic import new_folder
-from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store
+from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
-from mlx_tune.models.load import Base, load
-from mlx_tune.models.quantise import Quantisation
-from mlx_tune.models.save import dequantise, save
-from mlx_tune.workflows.folded import (
+from mlx_tune.models.load import Base, Quantisation, dequantise, load, save
+from mlx_tune.store.session import ASK, PROMOTE, Session
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.evaluate import SessionRecall, score_sessions
+from mlx_tune.workflows.general import GeneralSet, general_set
+from mlx_tune.workflows.workspace import (
+    FoldedModel,
     choose_base,
     find_session,
-    let_go,
+    free_memory,
     locate_base,
     need_sessions,
     read_adapters,
+    read_history,
+    widen,
 )
-from mlx_tune.workflows.general import general_set
-from mlx_tune.workflows.requantise import (
-    Ask,
-    Requantised,
-    allow,
-    judge,
-    known_by,
-    limits_of,
-)
+
+Confirm = Callable[[str], bool]
+"""Puts a question to a person; False where nobody is there, or the answer is no."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelScores:
+    """What a model knows.
+
+    Attributes:
+        recall: Of each session of a chain, root first.
+        general: ΔG against the bare base.
+    """
+
+    recall: tuple[SessionRecall, ...]
+    general: GeneralChange
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisationResult:
+    """What quantising a folded model did to it.
+
+    Attributes:
+        form: Bits and groups.
+        before: What the model knew before.
+        after: What the quantised one knows.
+        decision: The gate's, with the model before as what was known.
+    """
+
+    form: Quantisation
+    before: ModelScores
+    after: ModelScores
+    decision: Decision
+
+    @property
+    def words(self) -> str:
+        """What each session knows word for word and what general answers cost, before and after."""
+        told = [
+            f"{before.name} {after.verbatim.right} of {after.verbatim.asked} right"
+            f" ({before.verbatim.right} before)"
+            for before, after in zip(self.before.recall, self.after.recall, strict=True)
+            if before.verbatim and after.verbatim
+        ]
+        if self.after.general.asked:
+            had, has = (known.general.nats_per_token for known in (self.before, self.after))
+            told.append(f"general answers {has:+.2f} nats a token ({had:+.2f} before)")
+        return ", ".join(told) or "no questions to ask"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a record keeps: counts, no outcomes."""
+        return {
+            "bits": self.form.bits,
+            "group_size": self.form.group_size,
+            "verdict": self.decision.verdict,
+            "general_before": asdict(self.before.general),
+            "general": asdict(self.after.general),
+            "recall": [
+                {
+                    "number": before.number,
+                    "name": before.name,
+                    "asked": before.verbatim.asked,
+                    "right_before": before.verbatim.right,
+                    "right": after.verbatim.right,
+                }
+                for before, after in zip(self.before.recall, self.after.recall, strict=True)
+                if before.verbatim and after.verbatim
+            ],
+        }
+
+
+def score_model(loaded: Base, chain: Sequence[Session], general: GeneralSet) -> ModelScores:
+    """Ask a model the questions of a chain and the general ones.
+
+    Args:
+        loaded: The folded model. Not to be written any more: it is widened, and on a CPU its
+            quantised layers become float32 ones of the same values, which compute faster there.
+        chain: Whose questions.
+        general: With the base's own answers.
+    """
+    widen(loaded.model)
+    if runtime.compute_dtype() is not None:
+        dequantise(loaded.model, {})
+    loaded.model.eval()
+    folded = FoldedModel(
+        info=loaded.info, chain=tuple(chain), model=loaded.model, tokenizer=loaded.tokenizer
+    )
+    labels = [(session.number, session.name) for session in chain]
+    losses = score(loaded.model, general.probes).losses
+    return ModelScores(
+        recall=tuple(score_sessions(folded, labels, read_history(chain))),
+        general=general_change(general.base_losses, losses, general.tokens),
+    )
+
+
+def judge_quantised(
+    form: Quantisation, before: ModelScores, after: ModelScores, limits: Thresholds
+) -> QuantisationResult:
+    """Apply the gate's thresholds to what quantising cost.
+
+    Args:
+        form: Bits and groups.
+        before: What the model knew before.
+        after: What the quantised one knows, the same sessions in the same order.
+        limits: The gate's.
+    """
+    recalls = zip(before.recall, after.recall, strict=True)
+    pairs = [(b, b.verbatim, a.verbatim) for b, a in recalls]
+    measured = [
+        Measured(number=b.number, name=b.name, learned=had.verbatim, now=has.verbatim)
+        for b, had, has in pairs
+        if had and has
+    ]
+    skipped = {f"{b.number} {b.name}": "no questions" for b, had, _ in pairs if not had}
+    general = after.general if after.general.asked else None
+    decision = decide(measured, skipped=skipped, general=general, thresholds=limits)
+    return QuantisationResult(form=form, before=before, after=after, decision=decision)
+
+
+def limits_of(session: Session) -> Thresholds:
+    """Return the gate's limits that a session was judged by; they hold for its model ever after.
+
+    A session that is older than the gate is held to the gate's own.
+    """
+    return Thresholds(**(session.record.get("gate") or {}).get("thresholds", {}))
+
+
+def allow(found: QuantisationResult, *, anyway: bool, ask: Confirm) -> None:
+    """Let a quantised model pass, or not.
+
+    Raises:
+        HeldBack: It lost something, and nobody said that it should be written all the same.
+        Refused: It lost too much.
+    """
+    verdict = found.decision.verdict
+    if anyway or verdict == PROMOTE:
+        return
+    lost = f"{found.form.bits}-bit weights forget: {found.words}"
+    if verdict == ASK and ask(f"{lost}.\nWrite them all the same?"):
+        return
+    advice = "take more bits, or none, or write it all the same with --anyway"
+    raise (HeldBack if verdict == ASK else Refused)(f"{lost}; nothing was written; {advice}")
+
 
 RECORD = "mlx-tune.json"
 """What was fused, beside the weights."""
@@ -52,7 +191,7 @@ class Fused:
     base: BaseInfo
     chain: tuple[Session, ...]
     fidelity: Fidelity
-    requantised: Requantised | None
+    requantised: QuantisationResult | None
 
     @property
     def session(self) -> Session | None:
@@ -80,7 +219,7 @@ def fuse(
     say: Say,
     quantise: Quantisation | None = None,
     anyway: bool = False,
-    ask: Ask = lambda _: False,
+    ask: Confirm = lambda _: False,
 ) -> Fused:
     """Fold a session's chain into its base and write the model.
 
@@ -105,7 +244,7 @@ def fuse(
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: exists, and nothing is overwritten; name a new folder")
-    store = Store.open(store_root)
+    store = SessionStore.open(store_root)
     if session is None:  # a mistyped store must not pass for a trained one
         need_sessions(store)
     info = locate_base(store, choose_base(store, base), say)
@@ -116,9 +255,13 @@ def fuse(
     if quantise is not None and chain:
         general = general_set(info, say=say)
         say("asking what it knows before…")
-        exam = general, known_by(_folded(info, chain)[0], chain, general)
-        let_go()
-    tally = Tally(quantise.store, stored_as=f"{quantise.bits} bits") if quantise else Tally()
+        exam = general, score_model(_folded(info, chain)[0], chain, general)
+        free_memory()
+    tally = (
+        FidelityMeter(quantise.store, stored_as=f"{quantise.bits} bits")
+        if quantise
+        else FidelityMeter()
+    )
     if "quantization" in info.config and quantise is None:
         say("the base is quantised: writing 16-bit weights")
     say("folding and writing…")
@@ -131,8 +274,8 @@ def fuse(
         if quantise is not None and exam is not None:
             say(f"asking the {quantise.bits}-bit model the same…")
             general, before = exam
-            after = known_by(loaded, chain, general)
-            requantised = judge(quantise, before, after, limits_of(chain[-1]))
+            after = score_model(loaded, chain, general)
+            requantised = judge_quantised(quantise, before, after, limits_of(chain[-1]))
             allow(requantised, anyway=anyway, ask=ask)
         fused = Fused(
             base=info, chain=tuple(chain), fidelity=tally.fidelity(), requantised=requantised
@@ -142,7 +285,7 @@ def fuse(
 
 
 def _folded(
-    info: BaseInfo, chain: Sequence[Session], tally: Tally | None = None
+    info: BaseInfo, chain: Sequence[Session], tally: FidelityMeter | None = None
 ) -> tuple[Base, dict[str, Any]]:
     """Return the folded model with its weights in 16 bits, or as many as the base has, and config.
 

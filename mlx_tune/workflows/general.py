@@ -1,4 +1,4 @@
-"""A base's own answers to the general questions: asked once, then kept beside the bases."""
+"""What a model is asked before a training: general questions, and rows that it writes itself."""
 
 import hashlib
 import json
@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
+from mlx_tune.continual.methods.synthetic import Said, Speak, synthesise
 from mlx_tune.continual.recall import score
-from mlx_tune.data import questions
-from mlx_tune.data.questions import Question
-from mlx_tune.data.rows import canonical_json
+from mlx_tune.data import general_questions
+from mlx_tune.data.general_questions import Question
+from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError, UsageError
 from mlx_tune.inference.batch import answers
+from mlx_tune.inference.generate import stream
 from mlx_tune.lineage.atomic import make_folder, replace_file
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.cache import cache_dir
 from mlx_tune.models.tokenizer import Tokenizer
-from mlx_tune.workflows.folded import let_go, load_folded
+from mlx_tune.workflows.workspace import FoldedModel, free_memory, load_folded
 
 RULES = 1
 """Raised whenever the same questions would make other examples."""
@@ -28,12 +32,12 @@ MAX_TOKENS = 40
 """Where an answer is cut; what was said until then is taught and scored, without an end."""
 
 PROBES: int | None = None
-GUARDS: int | None = None
+REPLAYED: int | None = None
 """How many of each are asked; None for all. Tests ask a few."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class General:
+class GeneralSet:
     """General questions with the base's own greedy answers.
 
     Attributes:
@@ -52,7 +56,7 @@ class General:
         return tuple(sum(probe.supervised) for probe in self.probes)
 
 
-def general_set(info: BaseInfo, *, say: Say) -> General:
+def general_set(info: BaseInfo, *, say: Say) -> GeneralSet:
     """Return the general questions with a base's answers, asked now if they never were.
 
     A question that gets an empty answer, or that the base is too small to read, is left out.
@@ -64,13 +68,13 @@ def general_set(info: BaseInfo, *, say: Say) -> General:
     Raises:
         InputError: The base computes no finite numbers.
     """
-    probes, guards = _asked()
+    probes, guards = _questions()
     key = _key(info, probes, guards)
     if (kept := kept_general_set(info)) is not None:
         return kept
     say(f"asking the base {len(probes) + len(guards)} general questions (once a base)…")
     made = _ask(info, probes, guards)
-    let_go()
+    free_memory()
     try:
         path = _path(key)
         make_folder(path.parent)
@@ -80,15 +84,15 @@ def general_set(info: BaseInfo, *, say: Say) -> General:
     return made
 
 
-def kept_general_set(info: BaseInfo) -> General | None:
+def kept_general_set(info: BaseInfo) -> GeneralSet | None:
     """Return the same where the base was asked before, else None."""
-    key = _key(info, *_asked())
+    key = _key(info, *_questions())
     return _read(_path(key), key)
 
 
-def _asked() -> tuple[tuple[Question, ...], tuple[Question, ...]]:
-    probes = questions.evenly(questions.probes(), PROBES)
-    return probes, questions.evenly(questions.guards(), GUARDS)
+def _questions() -> tuple[tuple[Question, ...], tuple[Question, ...]]:
+    probes = general_questions.evenly(general_questions.probes(), PROBES)
+    return probes, general_questions.evenly(general_questions.replay_questions(), REPLAYED)
 
 
 def _path(key: Any) -> Path:
@@ -100,13 +104,13 @@ def _key(info: BaseInfo, probes: tuple[Question, ...], guards: tuple[Question, .
     return {
         "rules": RULES,
         "base": info.fingerprint,
-        "questions": questions.fingerprint(probes, guards),
+        "questions": general_questions.fingerprint(probes, guards),
         "max_tokens": MAX_TOKENS,
         "computed_in": str(runtime.compute_dtype() or "as stored"),
     }
 
 
-def _ask(info: BaseInfo, probes: Sequence[Question], guards: Sequence[Question]) -> General:
+def _ask(info: BaseInfo, probes: Sequence[Question], guards: Sequence[Question]) -> GeneralSet:
     folded = load_folded(info, [])
     asked = [*probes, *guards]
     prompts = _prompts(folded.tokenizer, asked)
@@ -121,7 +125,7 @@ def _ask(info: BaseInfo, probes: Sequence[Question], guards: Sequence[Question])
         if not folded.tokenizer.end_ids.issuperset(answer)
     }
     measured = tuple(example for i, example in examples.items() if i < len(probes))
-    return General(
+    return GeneralSet(
         probes=measured,
         guards=tuple(example for i, example in examples.items() if i >= len(probes)),
         base_losses=score(folded.model, measured).losses,
@@ -143,7 +147,7 @@ def _example(prompt: Sequence[int], answer: Sequence[int], place: str) -> Exampl
     return Example(tokens=(*prompt, *answer), supervised=flags, place=place)
 
 
-def _to_json(made: General, key: Any) -> bytes:
+def _to_json(made: GeneralSet, key: Any) -> bytes:
     body = {
         "key": key,
         "probes": _entries(made.probes),
@@ -153,13 +157,13 @@ def _to_json(made: General, key: Any) -> bytes:
     return (canonical_json({**body, "sha256": _hash(body)}) + "\n").encode()
 
 
-def _read(path: Path, key: Any) -> General | None:
+def _read(path: Path, key: Any) -> GeneralSet | None:
     """Return what was kept; None where there is nothing, or nothing that can be relied on."""
     try:
         body = json.loads(path.read_bytes())
         if body.pop("sha256") != _hash(body) or body["key"] != key:
             return None
-        return General(
+        return GeneralSet(
             probes=_examples(body["probes"]),
             guards=_examples(body["guards"]),
             base_losses=tuple(body["base_losses"]),
@@ -181,3 +185,60 @@ def _entries(examples: Iterable[Example]) -> list[Any]:
 def _examples(entries: Iterable[Any]) -> tuple[Example, ...]:
     parted = ((e["tokens"], len(e["tokens"]) - e["answer_tokens"], e["place"]) for e in entries)
     return tuple(_example(tokens[:at], tokens[at:], place) for tokens, at, place in parted)
+
+
+def written_by(folded: FoldedModel, count: int, *, seed: int, longest: int) -> list[Row]:
+    """Let a folded model write rows of questions and answers.
+
+    Args:
+        folded: The model as it is before it learns something new.
+        count: How many rows.
+        seed: Of the questions.
+        longest: Longest row, in tokens.
+
+    Returns:
+        ``count`` rows, or fewer when the model repeats itself or does not come to an end.
+
+    Raises:
+        InputError: The base has no chat template, or one that changes what a person says.
+    """
+    speak = speaker(folded, max_tokens=longest)
+    return synthesise(folded.tokenizer, speak, count, seed=seed, longest=longest)
+
+
+def speaker(folded: FoldedModel, *, max_tokens: int) -> Speak:
+    """Return a folded model as something that speaks: likeliest texts at once, drawn ones singly.
+
+    Args:
+        folded: The model.
+        max_tokens: Longer texts are cut there.
+    """
+
+    def speak(prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> list[Said]:
+        if temperature == 0:
+            said = answers(folded.model, folded.tokenizer, prompts, max_tokens=max_tokens)
+            return [_finished_text(folded, tokens) for tokens in said]
+        mx.random.seed(seed)  # the sampler draws from MLX's own state; training never does
+        return [_drawn(folded, prompt, max_tokens, temperature) for prompt in prompts]
+
+    return speak
+
+
+def _finished_text(folded: FoldedModel, tokens: Sequence[int]) -> Said:
+    """Return generated tokens as text, without the one that ended them."""
+    ended = bool(tokens) and tokens[-1] in folded.tokenizer.end_ids
+    return Said(text=folded.tokenizer.decode_raw(tokens[:-1] if ended else tokens), ended=ended)
+
+
+def _drawn(folded: FoldedModel, prompt: Sequence[int], max_tokens: int, temperature: float) -> Said:
+    pieces = list(
+        stream(
+            folded.model,
+            folded.tokenizer,
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+    )
+    ended = bool(pieces) and pieces[-1].finish == "stop"
+    return Said(text="".join(piece.text for piece in pieces), ended=ended)

@@ -12,31 +12,29 @@ from mlx_tune.continual import rehearse as rehearsing
 from mlx_tune.continual.methods import Method, method
 from mlx_tune.continual.rehearse import Rehearsal, current, rehearse
 from mlx_tune.data import read, tokenise
-from mlx_tune.data.rows import Row
-from mlx_tune.data.split import split
+from mlx_tune.data.rows import Row, split
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError, UsageError
-from mlx_tune.lineage.session import Session, check_name, slug
-from mlx_tune.lineage.store import Store
 from mlx_tune.models.bases import BaseInfo, Say
+from mlx_tune.models.catalogue import shipped_config
 from mlx_tune.models.load import load_tokenizer
-from mlx_tune.models.shipped import shipped_config
-from mlx_tune.settings import Given, gather, read_config
-from mlx_tune.sizing import Chosen, Sizing
+from mlx_tune.settings import ExplicitValue, merge_settings, read_config
+from mlx_tune.sizing import ResolvedSetting, Sizing
+from mlx_tune.store.session import Session, check_name, slug
+from mlx_tune.store.store import SessionStore
 from mlx_tune.training import memory
 from mlx_tune.training.batches import padding
-from mlx_tune.workflows import fitting, space
-from mlx_tune.workflows.folded import (
+from mlx_tune.workflows import fitting
+from mlx_tune.workflows.fitting import DiskPlan
+from mlx_tune.workflows.general import general_set, kept_general_set, written_by
+from mlx_tune.workflows.training_plan import TrainingPlan, training_config
+from mlx_tune.workflows.workspace import (
     DATA_FILE,
     choose_base,
     load_folded,
     locate_base,
     read_history,
 )
-from mlx_tune.workflows.general import general_set, kept_general_set
-from mlx_tune.workflows.plan import Plan, training_config
-from mlx_tune.workflows.space import DiskPlan
-from mlx_tune.workflows.synthetic import written_by
 
 _LONG_SHARE = 0.05
 CONSOLIDATED = "consolidated"
@@ -44,7 +42,7 @@ CONSOLIDATED = "consolidated"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class TrainingRequest:
     """What a person asked for.
 
     Attributes:
@@ -64,7 +62,7 @@ class Request:
     asks_model: bool = True
 
 
-def prepare(request: Request, *, say: Say) -> Plan:
+def prepare(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     """Read, check and size a training; no session is written.
 
     Raises:
@@ -73,7 +71,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
         IncompatibleError: The base is not the one the store's sessions stand on.
     """
     read_rows = read.read(request.data) if request.data else []
-    ground = _stand(request, say)
+    ground = _resolve_inputs(request, say)
     rows = read_rows or ground.rows_to_teach_anew()
     held = ground.value("validation", 0.0), ground.value("seed", 0)
     new, held_out = split(rows, held[0], seed=held[1])
@@ -90,7 +88,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
     # Old rows fitted the limit of the session that taught them; a shorter one now must not make
     # the model forget them.
     old = tokenise.encode(rehearsal.old, tokenizer)
-    guards = _guards(ground, decided, request, say)
+    guards = _general_rows(ground, decided, request, say)
     examples = (*itertools.compress(fresh, fits), *old, *guards)
     mixture = rehearsing.mixture(
         new=sum(fits),
@@ -115,7 +113,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
     # The limit bounds memory, for these as for the others.
     scored = zip(held_out, tokenise.encode(held_out, tokenizer), strict=True)
     validation = [(row, example) for row, example in scored if len(example.tokens) <= limit]
-    return Plan(
+    return TrainingPlan(
         name=ground.name,
         info=ground.info,
         store=ground.store,
@@ -141,7 +139,7 @@ def prepare(request: Request, *, say: Say) -> Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ground:
+class _TrainingContext:
     """What a training stands on, known before its rows are looked at.
 
     Attributes:
@@ -157,13 +155,13 @@ class _Ground:
     """
 
     name: str
-    store: Store
+    store: SessionStore
     info: BaseInfo
     chain: tuple[Session, ...]
     replaced: tuple[Session, ...]
     without: tuple[Session, ...]
     method: Method
-    given: Mapping[str, Given]
+    given: Mapping[str, ExplicitValue]
     asked: frozenset[str]
 
     @property
@@ -181,20 +179,20 @@ class _Ground:
         return self.given[name].value if name in self.given else default
 
 
-def _stand(request: Request, say: Say) -> _Ground:
+def _resolve_inputs(request: TrainingRequest, say: Say) -> _TrainingContext:
     """Find store, base, chain and method."""
-    store = Store.open(request.store)
-    given = _given(request)  # before anything is fetched: a slip must not cost a download
+    store = SessionStore.open(request.store)
+    given = _explicit_values(request)  # before anything is fetched: a slip must not cost a download
     name = given["name"].value if "name" in given else _name(request.data)
     check_name(name)
     info = _base(request, store, given, say)
     asked = frozenset(given)
     if request.config is None:
-        given = {**gather({}, shipped_config(info.name)), **given}
+        given = {**merge_settings({}, shipped_config(info.name)), **given}
     before = tuple(store.chain(store.head()))
     for note in store.notes:
         say(note)
-    ground = _Ground(
+    ground = _TrainingContext(
         name=name,
         store=store,
         info=info,
@@ -210,7 +208,9 @@ def _stand(request: Request, say: Say) -> _Ground:
     return ground
 
 
-def _left_out(store: Store, chain: Sequence[Session], refs: Sequence[str]) -> tuple[Session, ...]:
+def _left_out(
+    store: SessionStore, chain: Sequence[Session], refs: Sequence[str]
+) -> tuple[Session, ...]:
     """Return the sessions of a chain that are to be left out.
 
     Raises:
@@ -227,7 +227,7 @@ def _left_out(store: Store, chain: Sequence[Session], refs: Sequence[str]) -> tu
     return left_out
 
 
-def _check_replaceable(ground: _Ground) -> None:
+def _check_replaceable(ground: _TrainingContext) -> None:
     """Refuse to consolidate what cannot be taught anew."""
     if not ground.replaced:
         raise UsageError(
@@ -242,13 +242,13 @@ def _check_replaceable(ground: _Ground) -> None:
         )
 
 
-def _rehearsal(ground: _Ground, found: Rehearsal) -> Rehearsal:
+def _rehearsal(ground: _TrainingContext, found: Rehearsal) -> Rehearsal:
     """Leave out the old rows that a method does not look at."""
     replay = ground.value("replay", ground.method.replay)
     return replace(found, old=()) if replay == "none" or ground.method.synthesises else found
 
 
-def _decide(ground: _Ground, rehearsal: Rehearsal) -> Sizing:
+def _decide(ground: _TrainingContext, rehearsal: Rehearsal) -> Sizing:
     """Size the training, and let the method say what nobody else did."""
     lengths = [session.record["sizing"]["max_length"]["value"] for session in ground.chain]
     decided = sizing.plan(
@@ -262,18 +262,18 @@ def _decide(ground: _Ground, rehearsal: Rehearsal) -> Sizing:
     replay, name = ground.method.replay, ground.method.name.replace("_", "-")
     wanted = {} if replay == "auto" else {"replay": replay, "guard": 0.0}
     chosen = {
-        setting: Chosen(value=value, reason=f"as --method {name} does", source="rule")
+        setting: ResolvedSetting(value=value, reason=f"as --method {name} does", source="rule")
         for setting, value in wanted.items()
         if setting not in ground.given
     }
     return replace(decided, **chosen)
 
 
-def _rows_to_write(ground: _Ground) -> int:
+def _rows_to_write(ground: _TrainingContext) -> int:
     return sum(int(session.record["data"]["rows"]) for session in ground.chain)
 
 
-def _written(ground: _Ground, decided: Sizing, say: Say) -> tuple[Row, ...]:
+def _written(ground: _TrainingContext, decided: Sizing, say: Say) -> tuple[Row, ...]:
     """Let the folded model write as many rows as it was taught, in the place of those."""
     count = _rows_to_write(ground)
     if not count:
@@ -289,7 +289,9 @@ def _written(ground: _Ground, decided: Sizing, say: Say) -> tuple[Row, ...]:
     )
 
 
-def _guards(ground: _Ground, decided: Sizing, request: Request, say: Say) -> tuple[Example, ...]:
+def _general_rows(
+    ground: _TrainingContext, decided: Sizing, request: TrainingRequest, say: Say
+) -> tuple[Example, ...]:
     """Return the general questions that come along."""
     if not decided.guard.value:
         return ()
@@ -299,19 +301,23 @@ def _guards(ground: _Ground, decided: Sizing, request: Request, say: Say) -> tup
     return kept.guards if kept else ()
 
 
-def _disk(ground: _Ground, decided: Sizing, rows: Sequence[Row]) -> DiskPlan:
+def _disk(ground: _TrainingContext, decided: Sizing, rows: Sequence[Row]) -> DiskPlan:
     numbers = fitting.dimensions(ground.info).adapter_numbers(int(decided.rank.value))
-    return space.plan(ground.store.root, adapter_bytes=4 * numbers, rows_bytes=len(read.dump(rows)))
+    return fitting.plan_disk(
+        ground.store.root, adapter_bytes=4 * numbers, rows_bytes=len(read.dump(rows))
+    )
 
 
-def _given(request: Request) -> dict[str, Given]:
+def _explicit_values(request: TrainingRequest) -> dict[str, ExplicitValue]:
     """Return what flags and config set, checked."""
     if request.config is None:
-        return gather(request.flags)
-    return gather(request.flags, (str(request.config), read_config(request.config)))
+        return merge_settings(request.flags)
+    return merge_settings(request.flags, (str(request.config), read_config(request.config)))
 
 
-def _base(request: Request, store: Store, given: Mapping[str, Given], say: Say) -> BaseInfo:
+def _base(
+    request: TrainingRequest, store: SessionStore, given: Mapping[str, ExplicitValue], say: Say
+) -> BaseInfo:
     """Find the base: the flag's, else the store's, else the config's, else what fits."""
     config = given["base"].value if "base" in given else None
     return locate_base(store, choose_base(store, request.flags.get("base"), config), say)

@@ -5,21 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mlx_tune.continual import best as best_checkpoint
-from mlx_tune.continual.best import Score, best
-from mlx_tune.continual.exam import Exam
-from mlx_tune.continual.fold import taken_away
+from mlx_tune.continual import early_stopping as best_checkpoint
+from mlx_tune.continual.early_stopping import EarlyStopping, ValidationScore, best_score
+from mlx_tune.continual.fold import negated_factors
 from mlx_tune.continual.recall import score
 from mlx_tune.continual.rehearse import learnable
 from mlx_tune.errors import DamagedStoreError, InputError, Interrupted
-from mlx_tune.lineage.checkpoints import Checkpoint
+from mlx_tune.store.runs import Checkpoint
 from mlx_tune.training.adapter import Adapter
-from mlx_tune.training.loop import Step, Trainer
-from mlx_tune.training.mixture import PRISTINE
-from mlx_tune.training.objective import Objective
+from mlx_tune.training.loop import Objective, Step, Trainer
+from mlx_tune.training.mixture import BASE
 from mlx_tune.workflows import fitting
-from mlx_tune.workflows.folded import load_folded, read_adapters
-from mlx_tune.workflows.job import Job, Watch
+from mlx_tune.workflows.training_plan import Job, TrainingObserver
+from mlx_tune.workflows.workspace import load_folded, read_adapters
 
 SCORES_FILE, EXAM_FILE = "validation.json", "exam.json"
 CHECKPOINT_SECONDS = 60.0
@@ -27,7 +25,7 @@ CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainingResult:
     """What is left when the steps are done.
 
     Attributes:
@@ -39,11 +37,11 @@ class Trained:
 
     adapter: Adapter
     num_layers: int
-    scores: tuple[Score, ...]
+    scores: tuple[ValidationScore, ...]
     is_learned: bool | None
 
 
-def take_steps(job: Job, watch: Watch) -> Trained:
+def take_steps(job: Job, watch: TrainingObserver) -> TrainingResult:
     """Train from the newest checkpoint, or from the start, to the last step.
 
     Raises:
@@ -66,7 +64,7 @@ def take_steps(job: Job, watch: Watch) -> Trained:
         if step.ends_epoch and job.validation:
             scores.append(_score(job, trainer))
         if step.ends_epoch and exam.is_due(step.epoch, trainer.hardest):
-            exam = _sit(exam, trainer, job)
+            exam = _check_all_rows(exam, trainer, job)
         signal = watch.stop()
         due = time.monotonic() + step.seconds - saved >= CHECKPOINT_SECONDS
         if step.ends_epoch or signal or due:  # before anybody is told that it is saved
@@ -81,7 +79,7 @@ def take_steps(job: Job, watch: Watch) -> Trained:
     watch.ended()
     is_learned = exam.is_passed(trainer.steps_done) if exam.rows else None
     _take_best(job, trainer, scores, watch)
-    return Trained(
+    return TrainingResult(
         adapter=trainer.adapter(),
         num_layers=len(trainer.model.layers),
         scores=tuple(scores),
@@ -95,22 +93,22 @@ def _objective(job: Job) -> Objective:
     penalised = past and job.method.penalty_weight
     return Objective(
         penalty=partial(job.method.penalty, past=past) if penalised else None,
-        teachers={PRISTINE: taken_away(past, scale=job.sizing.scale)},
+        teachers={BASE: negated_factors(past, scale=job.sizing.scale)},
     )
 
 
-def _exam(job: Job) -> Exam:
+def _early_stopping(job: Job) -> EarlyStopping:
     """Return the exam that ends the training: none where all planned steps are taken."""
     rows = [i for i, known in enumerate(learnable([*job.new, *job.old])) if known]
     kinds = job.mixture.kinds
     coming = sum(kind.rows for kind in kinds[:2] if kind.places)
-    return Exam(
+    return EarlyStopping(
         rows=tuple(row for row in rows if row < coming) if job.sizing.until_learned.value else (),
         least_epochs=job.mixture.epochs_of_rounds,
     )
 
 
-def _sit(exam: Exam, trainer: Trainer, job: Job) -> Exam:
+def _check_all_rows(exam: EarlyStopping, trainer: Trainer, job: Job) -> EarlyStopping:
     """Ask for every row that has to be known; the loop is told how each was."""
     found = score(
         trainer.model,
@@ -123,28 +121,30 @@ def _sit(exam: Exam, trainer: Trainer, job: Job) -> Exam:
     return exam.sat(trainer.steps_done, found.hardest)
 
 
-def _restore(job: Job, trainer: Trainer) -> tuple[list[Score], Exam]:
+def _restore(job: Job, trainer: Trainer) -> tuple[list[ValidationScore], EarlyStopping]:
     """Go to the newest checkpoint, if there is one; return what was scored and asked until then."""
-    exam, newest = _exam(job), job.run.newest_checkpoint()
+    exam, newest = _early_stopping(job), job.run.newest_checkpoint()
     if newest is None:
         return [], exam
     files = _files(newest)
     trainer.restore(files, place=str(newest.path))
-    scores = best_checkpoint.from_json(files[SCORES_FILE]) if SCORES_FILE in files else []
+    scores = best_checkpoint.scores_from_json(files[SCORES_FILE]) if SCORES_FILE in files else []
     return scores, exam.resumed(files[EXAM_FILE]) if EXAM_FILE in files else exam
 
 
-def _save(job: Job, trainer: Trainer, step: Step, scores: Sequence[Score], exam: Exam) -> None:
+def _save(
+    job: Job, trainer: Trainer, step: Step, scores: Sequence[ValidationScore], exam: EarlyStopping
+) -> None:
     files = trainer.checkpoint()
     if scores:  # in the checkpoint, so that a resume chooses the best among the very same
-        files[SCORES_FILE] = best_checkpoint.to_json(scores)
+        files[SCORES_FILE] = best_checkpoint.scores_to_json(scores)
     if exam.step:  # and ends where the run would have ended
         files[EXAM_FILE] = exam.to_json()
-    chosen = best(scores)
+    chosen = best_score(scores)
     job.run.save_checkpoint(step.number, files, best=chosen.step if chosen else None)
 
 
-def _score(job: Job, trainer: Trainer) -> Score:
+def _score(job: Job, trainer: Trainer) -> ValidationScore:
     """Ask the model as it stands for the held-out rows."""
     number = trainer.steps_done
     try:
@@ -155,13 +155,15 @@ def _score(job: Job, trainer: Trainer) -> Score:
             factors=trainer.adapter().factors,
         )
     except InputError:  # no finite loss: never the best
-        return Score(step=number, right=0, asked=len(job.validation), loss=None)
-    return Score(step=number, right=found.right, asked=found.asked, loss=found.loss)
+        return ValidationScore(step=number, right=0, asked=len(job.validation), loss=None)
+    return ValidationScore(step=number, right=found.right, asked=found.asked, loss=found.loss)
 
 
-def _take_best(job: Job, trainer: Trainer, scores: Sequence[Score], watch: Watch) -> None:
+def _take_best(
+    job: Job, trainer: Trainer, scores: Sequence[ValidationScore], watch: TrainingObserver
+) -> None:
     """Go back to the best checkpoint, where held-out rows chose one."""
-    chosen = best(scores)
+    chosen = best_score(scores)
     if chosen is None or chosen.step == trainer.steps_done:
         return
     try:

@@ -7,11 +7,11 @@ from benchmarks import retention, retention_cell, retention_checks, retention_re
 from benchmarks.retention import Chain, Setup
 from benchmarks.retention_cell import Follows, Task
 from lab import FAST, Heard
-from mlx_tune.lineage.store import Store
-from mlx_tune.settings import gather
-from mlx_tune.workflows import rollback
-from mlx_tune.workflows.prepare import Request
-from mlx_tune.workflows.train import train
+from mlx_tune.settings import merge_settings
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows import store_commands
+from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.workflows.run import train
 
 SETUP = Setup(base="tiny", facts="places", sessions=3, rows=2, epochs=7, until_learned=True)
 CELL = {"scores": {"verbatim": [[1], [0], [0]]}}
@@ -134,7 +134,7 @@ def test_a_chain_teaches_the_newest_subject_and_joint_training_all_of_them_from_
 
 def test_what_every_arm_sets_can_be_set():
     for flags in retention.ARMS.values():
-        assert gather({**SETUP.flags, **flags})  # which refuses what it does not know
+        assert merge_settings({**SETUP.flags, **flags})  # which refuses what it does not know
 
 
 def test_what_a_child_prints_last_is_its_result(monkeypatch, tmp_path):
@@ -173,7 +173,7 @@ def test_a_chain_is_trained_cell_by_cell_and_every_subject_is_scored(tiny_base, 
     assert checks["back"]["fold_sha256"] == cells[2]["fold_sha256"]
     assert checks["there"]["files_sha256"] == cells[2]["files_sha256"]
     assert 0 < checks["logits"]["largest"] < 1e-4 < checks["logits"]["size"]
-    head = Store.open(tmp_path / "default-1-4" / "store").head()
+    head = SessionStore.open(tmp_path / "default-1-4" / "store").head()
     assert head.folder_name == cells[2]["session"]  # a copy was rolled back, not the chain
 
 
@@ -200,7 +200,7 @@ def test_a_cell_goes_on_with_the_run_that_was_interrupted(tiny_base, tmp_path):
     flags = {"base": told.base, "name": told.name, **told.flags}
     store = tmp_path / "default-1-4" / "store"
     with pytest.raises(KeyboardInterrupt):
-        train(Request(data=told.data, store=store, flags=flags), Heard(stop_after=1))
+        train(TrainingRequest(data=told.data, store=store, flags=flags), Heard(stop_after=1))
     (begun,) = (store / "runs").iterdir()
     assert retention_cell.carry_out(told)["training"]["run"] == begun.name
 
@@ -214,10 +214,10 @@ def test_a_session_that_was_held_back_is_chained_all_the_same(tiny_base, tmp_pat
     told = task(tiny_base, tmp_path, number=1)
     store = tmp_path / "default-1-4" / "store"
     first = retention_cell.carry_out(told)
-    rollback.rollback(store, "base")  # as a gate leaves HEAD
+    store_commands.rollback(store, "base")  # as a gate leaves HEAD
     monkeypatch.setattr(retention_cell, "train", None)
     assert retention_cell.carry_out(told)["session"] == first["session"]
-    assert Store.open(store).head().folder_name == first["session"]
+    assert SessionStore.open(store).head().folder_name == first["session"]
 
 
 def test_what_a_session_could_not_ask_is_asked_by_the_cell(tiny_base, tmp_path):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lab import Heard, own_machine
-from mlx_tune.workflows.prepare import Request
-from mlx_tune.workflows.train import train
+from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.workflows.run import train
 
 ROWS = [
     {"instruction": f"Where is {i}?", "response": f"At http://x.example/@{i}#a?b={i}"}
@@ -30,7 +30,7 @@ def taught(tmp_path_factory, tiny_base):
             rows = [{**row, "instruction": f"{name}: {row['instruction']}"} for row in ROWS]
             (folder / f"{name}.json").write_text(json.dumps(rows))
             data = [Path(f"{name}.json")]
-            train(Request(data=data, store=Path("adapters"), flags=flags), Heard())
+            train(TrainingRequest(data=data, store=Path("adapters"), flags=flags), Heard())
     return folder
 
 
@@ -399,7 +399,7 @@ def test_a_training_that_was_asked_to_stop_says_one_line_and_the_same_data_offer
 def test_a_signal_before_the_first_step_says_how_to_go_on(
     store, mlx_tune_command, monkeypatch, tmp_path, number, code, moment, said
 ):
-    from mlx_tune.lineage.runs import Run
+    from mlx_tune.store.runs import Run
 
     done = getattr(Run, moment)
 

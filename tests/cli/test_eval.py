@@ -9,11 +9,11 @@ from rich.console import Console
 from mlx_tune.cli import heat_map
 from mlx_tune.cli.eval_view import show_evaluation
 from mlx_tune.cli.heat_map import HeatMap
-from mlx_tune.continual.recorded import KINDS
+from mlx_tune.continual.retention import KINDS
 from mlx_tune.data.rows import Message, Row
-from mlx_tune.lineage.session import Session
-from mlx_tune.workflows.evaluation import MEASURED, Asked, Evaluation, Place, Scored
-from mlx_tune.workflows.facts import Facts
+from mlx_tune.store.session import Session
+from mlx_tune.workflows.matrix import MEASURED, CellScore, Evaluation, MatrixColumn, MatrixRow
+from mlx_tune.workflows.scoring import FactScore
 
 NAMES = ("cs", "housing", "dining", "registration", "sports")
 
@@ -41,10 +41,11 @@ def evaluation(rates, *, asked=10, names=NAMES, reworded=2, superseded=0, facts=
     """A matrix of shares, the base's row first; None was not measured. Reworded: half of each."""
     sessions = tuple(session(i, name) for i, name in enumerate(names, 1))[: len(rates[0])]
     places = tuple(
-        Place(session=sessions[i - 1] if i else None, chain=sessions[:i]) for i in range(len(rates))
+        MatrixRow(session=sessions[i - 1] if i else None, chain=sessions[:i])
+        for i in range(len(rates))
     )
     columns = tuple(
-        Asked(session=s, rows=rows(asked, reworded), superseded=superseded) for s in sessions
+        MatrixColumn(session=s, rows=rows(asked, reworded), superseded=superseded) for s in sessions
     )
     cells = {}
     for place, shares in zip(places, rates, strict=True):
@@ -54,11 +55,11 @@ def evaluation(rates, *, asked=10, names=NAMES, reworded=2, superseded=0, facts=
                 if share is None or not count:
                     continue
                 right = round(share * count / (1 if kind == "verbatim" else 2))
-                cells[place.id, column.session.id, kind] = Scored(
+                cells[place.id, column.session.id, kind] = CellScore(
                     outcomes=(True,) * right + (False,) * (count - right),
                     loss=0.25, token_accuracy=0.9, source=MEASURED,
                 )  # fmt: skip
-    score = {kind: Facts(found=7, asked=9, missing=()) for kind in KINDS}
+    score = {kind: FactScore(found=7, asked=9, missing=()) for kind in KINDS}
     return Evaluation(
         answering=places[-1], rows=places, columns=columns, cells=cells, recall=(),
         facts={s.number: score for s in sessions} if facts else None,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_tune.lineage.collect import collect
-from mlx_tune.lineage.store import Store
+from mlx_tune.store.gc import collect_garbage
+from mlx_tune.store.store import SessionStore
 from stores import adapter_files
 
 BASE = {"name": "smollm2-135m", "source": "wheel:small", "fingerprint": "f" * 64}
@@ -33,10 +33,10 @@ def record(rows: int, right: int, verdict: str = "promote") -> dict:
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch) -> Store:
+def store(tmp_path, monkeypatch) -> SessionStore:
     """A store `adapters` where one is: cs ← housing ← a long name (HEAD), and dining on cs."""
     monkeypatch.chdir(tmp_path)
-    made = Store.open(Path("adapters"))
+    made = SessionStore.open(Path("adapters"))
 
     def add(name, parent, *numbers, head=True):
         files = {**adapter_files("x"), "data.jsonl": b"{}\n"}
@@ -51,7 +51,7 @@ def store(tmp_path, monkeypatch) -> Store:
     return made
 
 
-def folder(store: Store, ref: str) -> str:
+def folder(store: SessionStore, ref: str) -> str:
     return store.find(ref).folder_name
 
 
@@ -173,7 +173,7 @@ def test_a_way_back_is_fit_for_a_shell(store, mlx_tune_command, tmp_path):
 
 def test_gc_deletes_old_trash_and_says_how_much_was_freed(store, mlx_tune_command):
     mlx_tune_command("rm", "dining")
-    collect(store, today=date.today() - timedelta(days=40))
+    collect_garbage(store, today=date.today() - timedelta(days=40))
     trash = [path for path in (store.root / "trash").rglob("*") if path.is_file()]
     freed = f"{sum(path.stat().st_size for path in trash) / 1000:.1f} kB"
     code, out, _ = mlx_tune_command("gc", "--dry-run")

@@ -4,7 +4,7 @@ import pytest
 
 from mlx_tune.cli.training_view import _more_general, _verdict
 from mlx_tune.continual.recall import Recall
-from mlx_tune.workflows.asking import SessionRecall
+from mlx_tune.workflows.scoring import SessionRecall
 
 LONGER = "; 27 epochs were too few, --epochs 34 may be enough"
 

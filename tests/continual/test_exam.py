@@ -2,9 +2,9 @@
 
 import math
 
-from mlx_tune.continual.exam import PASS_NATS, Exam
+from mlx_tune.continual.early_stopping import PASS_NATS, EarlyStopping
 
-EXAM = Exam(rows=tuple(range(20)), least_epochs=3)
+EXAM = EarlyStopping(rows=tuple(range(20)), least_epochs=3)
 KNOWN, UNKNOWN = 0.1, 1.0
 
 
@@ -22,7 +22,7 @@ def test_it_is_due_once_nearly_all_rows_seem_known_and_every_old_one_had_its_tur
 
 
 def test_without_rows_to_know_it_is_never_due():
-    assert not Exam(rows=(), least_epochs=0).is_due(9, [])
+    assert not EarlyStopping(rows=(), least_epochs=0).is_due(9, [])
 
 
 def test_it_is_passed_when_every_row_was_known_after_that_very_step():

@@ -9,14 +9,14 @@ from mlx.utils import tree_flatten
 import tiny
 from mlx_tune.continual import fidelity
 from mlx_tune.continual.change import change_norms, weight_norms
-from mlx_tune.continual.fidelity import APART, Fidelity, Survival, Tally
+from mlx_tune.continual.fidelity import APART, Fidelity, FidelityMeter, Survival
 from mlx_tune.continual.fold import delta, fold
-from mlx_tune.models.quantise import Quantisation
+from mlx_tune.models.load import Quantisation
 
 
 def counted(before, change, after=None) -> Survival:
     """Count one module by the public way."""
-    tally = Tally()
+    tally = FidelityMeter()
     before, change = mx.array(before), mx.array(change)
     after = (before.astype(mx.float32) + change).astype(before.dtype) if after is None else after
     tally.add("module", before, change, mx.array(after))
@@ -24,7 +24,7 @@ def counted(before, change, after=None) -> Survival:
 
 
 def measured(model, chain, **options) -> Fidelity:
-    tally = Tally(**options)
+    tally = FidelityMeter(**options)
     fold(model, chain, tally=tally)
     return tally.fidelity()
 
@@ -175,7 +175,7 @@ def test_requantising_a_quantised_base_loses_nearly_all_of_a_small_change():
     grid = mx.random.normal((64, 512), key=keys[0]).astype(mx.bfloat16)
     before = mx.dequantize(*mx.quantize(grid, 32, 4), 32, 4)
     change = 0.002 * mx.random.normal((64, 512), key=keys[1])
-    tally = Tally(form.store, stored_as="4 bits")
+    tally = FidelityMeter(form.store, stored_as="4 bits")
     tally.add("m", before, change, (before + change).astype(mx.bfloat16))
     found = tally.fidelity()
     assert found.stored == ("4 bits",)

@@ -7,13 +7,13 @@ import pytest
 from mlx.utils import tree_flatten
 
 import tiny
-from mlx_tune.continual.fold import UnmergedLinear, delta, fold, taken_away
+from mlx_tune.continual.fold import UnmergedLinear, delta, fold, negated_factors
 from mlx_tune.continual.recall import score
 from mlx_tune.errors import IncompatibleError
 from mlx_tune.training.batches import collate
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.loop import Trainer
-from mlx_tune.training.walked import Walked
+from mlx_tune.training.packed import PackedForward
 
 TOKENS = mx.array([[7, 8, 9, 10, 11]])
 
@@ -189,10 +189,10 @@ def test_a_chain_taken_away_leaves_the_base():
     fold(folded, chain)
     batch = collate(tiny.rows(4), ())
     scale = 0.5
-    away = taken_away(chain, scale=scale)
-    found = Walked(folded, scale=scale).logits(away, batch)
-    wanted = np.array(Walked(base).logits({}, batch))
+    away = negated_factors(chain, scale=scale)
+    found = PackedForward(folded, scale=scale).logits(away, batch)
+    wanted = np.array(PackedForward(base).logits({}, batch))
     assert np.abs(np.array(found) - wanted).max() <= 1e-4 * np.abs(wanted).max()
-    with_chain = np.array(Walked(folded).logits({}, batch))
+    with_chain = np.array(PackedForward(folded).logits({}, batch))
     assert np.abs(with_chain - wanted).max() > 0.1 * np.abs(wanted).max()
-    assert taken_away([], scale=scale) == {}
+    assert negated_factors([], scale=scale) == {}

@@ -6,17 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tune.continual import gate
-from mlx_tune.continual.gate import (
-    ASK,
-    PROMOTE,
-    REFUSE,
-    SEVERITY,
-    Measured,
-    Thresholds,
-    decide,
-)
-from mlx_tune.continual.general import Rise
+from mlx_tune.continual.gate import SEVERITY, Measured, Thresholds, decide
+from mlx_tune.continual.recall import GeneralChange
 from mlx_tune.errors import UsageError
+from mlx_tune.store.session import ASK, PROMOTE, REFUSE
 
 LIMITS = Thresholds()
 LOOSE_MEAN = Thresholds(backward=1.0, ask_backward=1.0)  # to look at one session's limits alone
@@ -33,8 +26,8 @@ def verdict_of(*measured, general=None, limits=LIMITS):
     return decide(measured, skipped={}, general=general, thresholds=limits).verdict
 
 
-def rose(nats: float, worse: int = 90, better: int = 30) -> Rise:
-    return Rise(nats_per_token=nats, rose=worse, fell=better, asked=120)
+def rose(nats: float, worse: int = 90, better: int = 30) -> GeneralChange:
+    return GeneralChange(nats_per_token=nats, rose=worse, fell=better, asked=120)
 
 
 def test_a_first_session_is_promoted_and_nothing_is_said():

@@ -8,9 +8,9 @@ from mlx_tune.data.tokenise import Example
 from mlx_tune.inference.generate import stream
 from mlx_tune.training.batches import shared_prefix
 from mlx_tune.training.config import TrainingConfig
+from mlx_tune.training.generic import attach
 from mlx_tune.training.loop import Trainer
 from mlx_tune.training.loss import cross_entropy
-from mlx_tune.training.whole import attach
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.continual.recorded import KINDS, learned_outcomes, recorded_outcomes, superseded
 from mlx_tune.continual.rehearse import current
+from mlx_tune.continual.retention import KINDS, learned_outcomes, recorded_outcomes, superseded
 from mlx_tune.data.rows import Message, Row
 
 

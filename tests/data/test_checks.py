@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.data.checks import check, report
+from mlx_tune.data.read import check, report
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.data.strict_json import parse_json
 from mlx_tune.errors import InputError

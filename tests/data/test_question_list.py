@@ -4,8 +4,8 @@ from threading import Thread
 
 import pytest
 
-from mlx_tune.data import question_list
-from mlx_tune.data.question_list import parse_questions, read_questions
+from mlx_tune.data import read
+from mlx_tune.data.read import parse_questions, read_questions
 from mlx_tune.errors import InputError
 
 
@@ -50,7 +50,7 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 
 
 def test_no_more_is_read_than_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(question_list, "MAX_BYTES", 8)
+    monkeypatch.setattr(read, "MAX_BYTES", 8)
     path = tmp_path / "q.txt"
     path.write_text("Why not?")
     assert len(read_questions(path)) == 1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_tune.data import questions
-from mlx_tune.data.questions import KINDS, Question
+from mlx_tune.data import general_questions
+from mlx_tune.data.general_questions import KINDS, Question
 from mlx_tune.data.read import read
 
 DATA = Path(__file__).parents[2] / "data"
@@ -16,7 +16,7 @@ SUBJECTS = re.compile(r"universit|campus|tarrowmere|student|semester|dining|tuit
 
 
 def everything() -> list[Question]:
-    return [*questions.probes(), *questions.guards()]
+    return [*general_questions.probes(), *general_questions.replay_questions()]
 
 
 def taught() -> list[str]:
@@ -37,7 +37,10 @@ def numbers(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\d+(?:[.:]\d+)?", text))
 
 
-@pytest.mark.parametrize(("read_them", "each"), [(questions.probes, 30), (questions.guards, 20)])
+@pytest.mark.parametrize(
+    ("read_them", "each"),
+    [(general_questions.probes, 30), (general_questions.replay_questions, 20)],
+)
 def test_a_list_has_its_number_of_questions_of_every_kind(read_them, each):
     assert Counter(q.kind for q in read_them()) == dict.fromkeys(KINDS, each)
 
@@ -61,10 +64,10 @@ def test_none_is_like_a_question_of_the_shipped_subjects_nor_about_them():
 
 
 def test_no_probe_has_the_numbers_of_a_guard():
-    pairs = [numbers(q.text) for q in questions.guards()]
+    pairs = [numbers(q.text) for q in general_questions.replay_questions()]
     shared = [
         q.text
-        for q in questions.probes()
+        for q in general_questions.probes()
         if any(len(numbers(q.text) & other) > 1 for other in pairs)
     ]
     assert shared == []
@@ -73,8 +76,12 @@ def test_no_probe_has_the_numbers_of_a_guard():
 def test_no_probe_names_what_a_guard_names():
     """A name is a word with a capital that is not the first of its sentence."""
     named = re.compile(r"(?<=[a-z,\"'] )[\"']?([A-Z][a-zé]{2,})")
-    kept = [{*named.findall(q.text)} for q in questions.guards()]
-    shared = [q.text for q in questions.probes() if any({*named.findall(q.text)} & k for k in kept)]
+    kept = [{*named.findall(q.text)} for q in general_questions.replay_questions()]
+    shared = [
+        q.text
+        for q in general_questions.probes()
+        if any({*named.findall(q.text)} & k for k in kept)
+    ]
     assert any(kept)
     assert shared == []
 
@@ -86,8 +93,8 @@ def test_questions_are_short_and_written_plainly():
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 7, 119, 120, 500, None])
 def test_some_of_the_questions_are_spread_over_the_kinds(count):
-    probes = questions.probes()
-    some = questions.evenly(probes, count)
+    probes = general_questions.probes()
+    some = general_questions.evenly(probes, count)
     wanted = 120 if count is None else min(count, 120)
     assert len({*some}) == len(some) == wanted
     assert [probes.index(q) for q in some] == sorted(probes.index(q) for q in some)
@@ -96,16 +103,16 @@ def test_some_of_the_questions_are_spread_over_the_kinds(count):
 
 
 def test_the_fingerprint_of_questions_knows_their_words_and_order():
-    asked = questions.guards()
-    found = questions.fingerprint(asked)
-    assert found == questions.fingerprint(questions.guards())
+    asked = general_questions.replay_questions()
+    found = general_questions.fingerprint(asked)
+    assert found == general_questions.fingerprint(general_questions.replay_questions())
     others = [(asked[::-1],), (asked[1:],), ((),), (asked[:3], asked[3:]), (asked[:4], asked[4:])]
-    assert len({found, *(questions.fingerprint(*lists) for lists in others)}) == 6
+    assert len({found, *(general_questions.fingerprint(*lists) for lists in others)}) == 6
 
 
 def test_the_files_hold_a_kind_and_a_question_a_line():
     for name, count in (("probes", 120), ("guards", 80)):
-        path = Path(questions.__file__).parent / "general" / f"{name}.json"
+        path = Path(general_questions.__file__).parent / "general" / f"{name}.json"
         lines = path.read_text().splitlines()[1:-1]
         assert len(lines) == count
         assert all({*json.loads(line.rstrip(","))} == {"kind", "question"} for line in lines)

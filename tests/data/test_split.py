@@ -1,6 +1,6 @@
 import pytest
 
-from mlx_tune.data.split import split
+from mlx_tune.data.rows import split
 from mlx_tune.errors import InputError
 
 ROWS = list(range(10))  # what they are does not matter to a split

@@ -11,8 +11,8 @@ from unittest.mock import patch
 from faults.operations import OPERATIONS, Operation, a_run, commit, two_sessions
 from mlx_tune.errors import DamagedStoreError, DiskError
 from mlx_tune.lineage.atomic import disk_errors
-from mlx_tune.lineage.runs import runs
-from mlx_tune.lineage.store import Store
+from mlx_tune.store.runs import list_runs
+from mlx_tune.store.store import SessionStore
 
 
 def a_session_ready(root: Path) -> None:
@@ -53,7 +53,7 @@ def commit_that_denies_it(root: Path) -> str:
 
 
 def head_in_place(root: Path) -> str:
-    to = Store.open(root).find("two")
+    to = SessionStore.open(root).find("two")
     assert to is not None
     with (root / "HEAD").open("w") as file:
         file.write(to.id)
@@ -61,7 +61,7 @@ def head_in_place(root: Path) -> str:
 
 
 def head_logged_before_it_moves(root: Path) -> str:
-    to, head = Store.open(root).find("two"), (root / "HEAD").read_text().strip()
+    to, head = SessionStore.open(root).find("two"), (root / "HEAD").read_text().strip()
     assert to is not None
     with (root / "HEAD.log").open("a") as file:
         file.write(f"2026-01-01T00:00:00Z {head} {to.id} promote\n")
@@ -71,7 +71,7 @@ def head_logged_before_it_moves(root: Path) -> str:
 
 
 def checkpoint_in_place(root: Path) -> str:
-    newest = runs(root)[0].newest_checkpoint()
+    newest = list_runs(root)[0].newest_checkpoint()
     assert newest is not None
     for name in newest.hashes:
         (newest.path / name).write_bytes(newest.read(name))

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from mlx_tune.lineage.collect import collect
-from mlx_tune.lineage.removal import remove
-from mlx_tune.lineage.runs import Run, runs
-from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store
-from mlx_tune.lineage.tags import tag
+from mlx_tune.store.gc import collect_garbage
+from mlx_tune.store.labels import mark_removed, tag
+from mlx_tune.store.runs import Run, list_runs
+from mlx_tune.store.session import Session
+from mlx_tune.store.store import SessionStore
 from stores import adapter_files
 
 RECORD = {"verdict": "promote", "base": {"name": "small", "fingerprint": "f" * 64}}
@@ -39,7 +38,7 @@ def nothing(root: Path) -> None:
 
 def two_sessions(root: Path) -> None:
     """HEAD on the first session; the second, a child of it, was held back."""
-    store = Store.open(root)
+    store = SessionStore.open(root)
     first = _commit(store, "one", None)
     store.move_head(first, expected=None, why="train one")
     _commit(store, "two", first)
@@ -56,25 +55,25 @@ def a_run(root: Path) -> None:
 
 def a_run_with_a_damaged_checkpoint(root: Path) -> None:
     a_run(root)
-    checkpoint = runs(root)[0].newest_checkpoint()
+    checkpoint = list_runs(root)[0].newest_checkpoint()
     assert checkpoint is not None
     (checkpoint.path / "state.safetensors").write_bytes(b"torn")
 
 
 def commit(root: Path) -> str:
-    store = Store.open(root)
+    store = SessionStore.open(root)
     return _commit(store, "three", store.head()).folder_name
 
 
 def move_head(root: Path) -> str:
-    store = Store.open(root)
+    store = SessionStore.open(root)
     to = store.find("two")
     store.move_head(to, expected=store.head(), why="promote")
     return to.id if to else "base"
 
 
 def roll_back(root: Path) -> str:
-    store = Store.open(root)
+    store = SessionStore.open(root)
     store.move_head(None, expected=store.head(), why="rollback")
     return "base"
 
@@ -96,12 +95,12 @@ def start_a_run(root: Path) -> str:
 def much_to_collect(root: Path) -> None:
     """A branch of two to move, a run that became a session, old trash, an unfinished write."""
     a_run(root)
-    store = Store.open(root)
+    store = SessionStore.open(root)
     first, second = store.head(), store.find("two")
     third = _commit(store, "three", second)
     for session in (third, second):
-        remove(store, session)
-    runs(root)[0].set(phase="done", session=first.id)
+        mark_removed(store, session)
+    list_runs(root)[0].set(phase="done", session=first.id)
     (root / ".tmp" / "0123456789abcdef").mkdir()
     (root / ".tmp" / "0123456789abcdef" / "torn").write_bytes(b"x" * 5000)
     old = _commit(store, "old", first)
@@ -110,12 +109,12 @@ def much_to_collect(root: Path) -> None:
 
 
 def collect_all(root: Path) -> str:
-    collect(Store.open(root), today=date(2026, 11, 23))
+    collect_garbage(SessionStore.open(root), today=date(2026, 11, 23))
     return "collected"
 
 
 def give_a_tag(root: Path) -> str:
-    store = Store.open(root)
+    store = SessionStore.open(root)
     session = store.find("two")
     assert session is not None
     tag(store, "best", session)
@@ -123,15 +122,15 @@ def give_a_tag(root: Path) -> str:
 
 
 def mark_for_removal(root: Path) -> str:
-    store = Store.open(root)
+    store = SessionStore.open(root)
     session = store.find("two")
     assert session is not None
-    remove(store, session)
+    mark_removed(store, session)
     return session.id
 
 
 def enter_a_phase(root: Path) -> str:
-    run = runs(root)[0]
+    run = list_runs(root)[0]
     run.set(phase="score")
     return str(run.record["phase"])
 
@@ -154,13 +153,13 @@ OPERATIONS = {
 }
 
 
-def _commit(store: Store, name: str, parent: Session | None) -> Session:
+def _commit(store: SessionStore, name: str, parent: Session | None) -> Session:
     files = {**adapter_files(name, width=1200), "data.jsonl": b"{}\n"}
     return store.commit(name=name, parent=parent, record=RECORD, files=files)
 
 
 def _save(root: Path, step: int) -> str:
-    run = runs(root)[0]
+    run = list_runs(root)[0]
     run.log(step=step, loss=1.0 / step)
     return run.save_checkpoint(step, _state(step)).id
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_tune.errors import MlxTuneError
-from mlx_tune.lineage import head, labels
 from mlx_tune.lineage.atomic import UNTOUCHED
-from mlx_tune.lineage.runs import Run, runs
 from mlx_tune.lineage.sealed import open_sealed
-from mlx_tune.lineage.session import read_session
-from mlx_tune.lineage.store import Store
+from mlx_tune.store import labels, snapshot
+from mlx_tune.store.runs import Run, list_runs
+from mlx_tune.store.session import read_session
+from mlx_tune.store.store import SessionStore
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")
 ID = re.compile("([0-9a-f]{8})[0-9a-f]{56}")
@@ -61,14 +61,14 @@ def observe(root: Path) -> State:
     sessions = frozenset(_whole(root / "sessions", read_session, damage))
     trash = frozenset(_whole(root / "trash", open_sealed, damage))
     word = _head(root, damage)
-    found = {run.record["name"]: run for run in runs(root, notes=damage)}
+    found = {run.record["name"]: run for run in list_runs(root, notes=damage)}
     attempts = {name: _attempt(run, damage) for name, run in found.items()}
     return State(
         sessions=sessions,
         trash=trash,
         labels=frozenset(_labels(root, damage)),
         head=word,
-        moves=tuple((move.old, move.new, move.why) for move in head.moves(root)),
+        moves=tuple((move.old, move.new, move.why) for move in snapshot.head_moves(root)),
         runs=attempts,
         metrics={name: len(run.metrics()) for name, run in found.items()},
         damage=tuple(TIME.sub("", line.replace(f"{root}/", "")) for line in damage),
@@ -117,11 +117,11 @@ def violations_when_done_again(before: State, after: State, now: State) -> Itera
 
 def _deleted(now: State, after: State) -> State:
     """Return a state without what should be gone and is back, which is no loss."""
-    runs = dict(now.runs)
+    list_runs = dict(now.runs)
     for name, (*rest, checkpoint) in after.runs.items():
-        if checkpoint is None and name in runs:
-            runs[name] = (*runs[name][: len(rest)], None)
-    return replace(now, trash=now.trash & after.trash, runs=runs)
+        if checkpoint is None and name in list_runs:
+            list_runs[name] = (*list_runs[name][: len(rest)], None)
+    return replace(now, trash=now.trash & after.trash, runs=list_runs)
 
 
 def _short(value: object) -> str:
@@ -140,7 +140,7 @@ def _whole(folder: Path, read: Callable, damage: list[str]) -> Iterator[str]:
 
 def _labels(root: Path, damage: list[str]) -> Iterator[tuple[str, str, str]]:
     for folder in (labels.TAGS, labels.REMOVED):
-        for name, identity in labels.read(root / folder, damage).items():
+        for name, identity in labels.read_labels(root / folder, damage).items():
             yield folder, name, identity
 
 
@@ -154,7 +154,7 @@ def _attempt(run: Run, damage: list[str]) -> tuple[object, ...]:
 
 def _head(root: Path, damage: list[str]) -> str | None:
     try:
-        store = Store.open(root)
+        store = SessionStore.open(root)
         session = store.head()
         for ancestor in store.chain(session):
             ancestor.verify()
@@ -164,4 +164,4 @@ def _head(root: Path, damage: list[str]) -> str | None:
     damage += store.notes
     if store.notes:
         return None
-    return session.id if session else head.BASE
+    return session.id if session else snapshot.BASE

@@ -19,12 +19,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest import mock
 
-from mlx_tune.lineage import head, runs
-from mlx_tune.lineage.removal import remove
-from mlx_tune.lineage.runs import Run
-from mlx_tune.lineage.session import Session
-from mlx_tune.lineage.store import Store
-from mlx_tune.lineage.tags import tag
+from mlx_tune.store import runs, snapshot
+from mlx_tune.store.labels import mark_removed, tag
+from mlx_tune.store.runs import Run
+from mlx_tune.store.session import Session
+from mlx_tune.store.store import SessionStore
 
 UNKNOWN = {"of_a_newer_minor_version": {"kept": ["as it is", 1, 0.5, None, True]}}
 BASE = {"name": "tiny", "fingerprint": "5" * 64}
@@ -41,7 +40,7 @@ def fixed_clock() -> Iterator[None]:
     """Let each look at the clock be one second after the last."""
     moments = (START + timedelta(seconds=count) for count in range(10**6))
     clock = mock.Mock(wraps=datetime, **{"now.side_effect": lambda _zone: next(moments)})
-    with mock.patch.object(head, "datetime", clock), mock.patch.object(runs, "datetime", clock):
+    with mock.patch.object(snapshot, "datetime", clock), mock.patch.object(runs, "datetime", clock):
         yield
 
 
@@ -63,7 +62,7 @@ def adapter(seed: int) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-def train(store: Store, name: str, seed: int, verdict: str = "promote") -> Session:
+def train(store: SessionStore, name: str, seed: int, verdict: str = "promote") -> Session:
     """Commit a session on HEAD, and promote it if that is the verdict."""
     parent = store.head()
     rows = [{"question": f"Where is {name}?", "answer": f"Room {seed}."}]
@@ -87,7 +86,7 @@ def train(store: Store, name: str, seed: int, verdict: str = "promote") -> Sessi
     return session
 
 
-def attempt(store: Store, name: str, parent: Session | None, phase: str) -> Run:
+def attempt(store: SessionStore, name: str, parent: Session | None, phase: str) -> Run:
     """Make a run with three checkpoints, the second of which was the best."""
     record = {"phase": "train", "parent": parent.id if parent else None, "base": BASE, **UNKNOWN}
     run = Run.create(store.root, name=name, record=record, files={"new.jsonl": b'{"text": "a"}\n'})
@@ -102,9 +101,9 @@ def attempt(store: Store, name: str, parent: Session | None, phase: str) -> Run:
     return run
 
 
-def make(root: Path) -> Store:
+def make(root: Path) -> SessionStore:
     """Write store-v1."""
-    store = Store.open(root)
+    store = SessionStore.open(root)
     first = train(store, "cs", 1)
     attempt(store, "cs", None, "done").set(session=first.id)
     train(store, "tennis", 2, "hold")
@@ -116,13 +115,13 @@ def make(root: Path) -> Store:
     return store
 
 
-def make_removal(root: Path) -> Store:
+def make_removal(root: Path) -> SessionStore:
     """Write store-v1-removal."""
     store = make(root)
     tag(store, "good", store.sessions()[0])
     held = store.find("tennis")
     assert held is not None
-    remove(store, held)
+    mark_removed(store, held)
     return store
 
 

@@ -11,7 +11,7 @@ from mlx_tune.inference.batch import answers
 from mlx_tune.inference.batcher import Batcher
 from mlx_tune.inference.prefix_cache import PrefixCache
 from mlx_tune.inference.sampling import Sampling
-from mlx_tune.training.walked import can_walk
+from mlx_tune.training.packed import can_pack
 
 LIMIT = 6
 ENDLESS = replace(tiny.tokenizer(), end_ids=frozenset())
@@ -101,7 +101,7 @@ def test_a_known_prefix_changes_no_answer(model_type):
     at_once = list(asked.values())
     assert say(batcher, *at_once) == [greedy(model, prompt)[0] for prompt in at_once]
     saved = batcher.prefixes.tokens_saved
-    assert saved >= 39 + 40 + 16 + 20 if can_walk(model) else saved == 0
+    assert saved >= 39 + 40 + 16 + 20 if can_pack(model) else saved == 0
 
 
 def test_a_conversation_reads_only_what_is_new(model):

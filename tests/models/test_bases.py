@@ -187,14 +187,14 @@ def test_convert_writes_bf16_to_a_folder_of_ones_own(folder, tmp_path):
 
 
 def test_every_known_base_has_a_config_that_names_it():
-    from mlx_tune.models.shipped import config_folder, shipped_config
-    from mlx_tune.settings import gather
+    from mlx_tune.models.catalogue import config_folder, shipped_config
+    from mlx_tune.settings import merge_settings
 
     names = {path.stem for path in config_folder().glob("*.yaml")}
     assert names == set(KNOWN)
     for name in KNOWN:
         place, config = shipped_config(name)
-        assert gather({}, (place, config))["base"].value == name
+        assert merge_settings({}, (place, config))["base"].value == name
 
 
 def test_a_source_that_changed_is_converted_again(folder):

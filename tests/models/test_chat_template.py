@@ -6,8 +6,8 @@ import pytest
 import templates
 import tiny
 from mlx_tune.errors import InputError
-from mlx_tune.models import chat_template
-from mlx_tune.models.rendering import Renderer
+from mlx_tune.models import template as template_module
+from mlx_tune.models.template import Renderer
 
 ONE = [{"messages": [{"role": "user", "content": "Hi <b>&"}], "add_generation_prompt": True}]
 LONG = [
@@ -25,13 +25,13 @@ SPECIALS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
 def render(template, conversations=ONE, **options):
-    return chat_template.render(template, conversations, variables=SPECIALS, **options)
+    return template_module.render(template, conversations, variables=SPECIALS, **options)
 
 
 @pytest.mark.parametrize("name", sorted(templates.ALL))
 def test_the_sandbox_renders_what_transformers_renders(name):
     template, specials = templates.ALL[name]
-    template = chat_template.pin_date(template)
+    template = template_module.pin_date(template)
     theirs = tiny.hf_tokenizer(template, specials)
     variables = {n: getattr(theirs, n) for n in ("bos_token", "eos_token")}
     for conversation in [*ONE, *LONG]:
@@ -40,7 +40,7 @@ def test_the_sandbox_renders_what_transformers_renders(name):
             tokenize=False,
             add_generation_prompt=conversation["add_generation_prompt"],
         )
-        assert chat_template.render(template, [conversation], variables=variables) == [wanted]
+        assert template_module.render(template, [conversation], variables=variables) == [wanted]
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_what_there_is_not_is_what_transformers_makes_of_it(template):
     wanted = theirs.apply_chat_template(
         ONE[0]["messages"], tokenize=False, add_generation_prompt=True
     )
-    assert chat_template.render(template, ONE, variables=variables) == [wanted]
+    assert template_module.render(template, ONE, variables=variables) == [wanted]
 
 
 def test_many_conversations_keep_their_order(monkeypatch):
-    monkeypatch.setattr(chat_template, "_SLAB", 3)
+    monkeypatch.setattr(template_module, "_SLAB", 3)
     many = [
         {"messages": [{"role": "user", "content": str(i)}], "add_generation_prompt": False}
         for i in range(8)
@@ -72,23 +72,23 @@ def test_many_conversations_keep_their_order(monkeypatch):
 
 
 def test_the_date_is_pinned():
-    pinned = chat_template.pin_date(templates.LLAMA32)
+    pinned = template_module.pin_date(templates.LLAMA32)
     (text,) = render(pinned)
     assert "Today Date: 26 Jul 2024\n" in text
     assert text.startswith("<s><|start_header_id|>")
 
 
 def test_a_clock_called_directly_is_pinned_too():
-    assert render(chat_template.pin_date("{{ strftime_now('%Y') }}")) == ["26 Jul 2024"]
+    assert render(template_module.pin_date("{{ strftime_now('%Y') }}")) == ["26 Jul 2024"]
 
 
 def test_pinning_twice_is_pinning_once():
-    once = chat_template.pin_date(templates.LLAMA32)
-    assert chat_template.pin_date(once) == once
+    once = template_module.pin_date(templates.LLAMA32)
+    assert template_module.pin_date(once) == once
 
 
 def test_a_template_without_a_date_is_left_alone():
-    assert chat_template.pin_date(templates.SMOLLM2) == templates.SMOLLM2
+    assert template_module.pin_date(templates.SMOLLM2) == templates.SMOLLM2
 
 
 def test_assistant_marks_of_transformers_are_understood():

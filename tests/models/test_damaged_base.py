@@ -11,9 +11,9 @@ import pytest
 from mlx_tune.errors import DamagedStoreError
 from mlx_tune.lineage.strict_safetensors import parse
 from mlx_tune.models import bases
-from mlx_tune.models.fingerprint import fingerprint
+from mlx_tune.models.bases import pull
 from mlx_tune.models.load import load
-from mlx_tune.models.pull import pull
+from mlx_tune.models.weights import fingerprint
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.models.fingerprint import fingerprint
+from mlx_tune.models.weights import fingerprint
 
 
 @pytest.fixture

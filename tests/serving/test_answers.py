@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mlx_tune.inference.batch import answers
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
-from mlx_tune.workflows.folded import load_folded
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.workspace import load_folded
 
 MODELS = ["head", "housing", "cs", "base"]
 LIMIT = 8
@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module")
 def folded(fork):
     """Each model by itself, as every command folds it."""
-    store, info = Store.open(fork.store), bases.locate(str(fork.base))
+    store, info = SessionStore.open(fork.store), bases.locate(str(fork.base))
     found = {}
     for name in MODELS:
         session = store.head() if name == "head" else store.find(name)

@@ -3,8 +3,8 @@
 import pytest
 from served import refused, right, served
 
-from mlx_tune.lineage.runs import FAILED, runs
 from mlx_tune.serving.lineage_json import training_json
+from mlx_tune.store.runs import FAILED, list_runs
 
 
 def test_the_tree_has_every_session_its_parent_and_who_is_in_use(server):
@@ -43,7 +43,7 @@ def test_the_newest_training_is_shown_as_far_as_it_came(server):
 
 
 def test_a_training_that_could_not_be_done_is_told_from_one_that_was(own_store):
-    runs(own_store)[-1].set(phase=FAILED)
+    list_runs(own_store)[-1].set(phase=FAILED)
     assert training_json(own_store)["run"]["state"] == "failed"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PRELOADED = [
     "mlx_tune.cli.main",
-    "mlx_tune.workflows.train",
+    "mlx_tune.workflows.run",
     "mlx_lm.utils",
     "mlx_lm.models.llama",
     "transformers",

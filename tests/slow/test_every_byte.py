@@ -9,8 +9,8 @@ from safetensors.numpy import save
 
 from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.lineage.sealed import MANIFEST
-from mlx_tune.lineage.session import SESSION_FILE, Session
-from mlx_tune.lineage.store import Store
+from mlx_tune.store.session import SESSION_FILE, Session
+from mlx_tune.store.store import SessionStore
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ EVERY_FILE = [*FILES, SESSION_FILE, MANIFEST]
 @pytest.fixture
 def sessions(tmp_path) -> tuple[Session, Session]:
     """Two sessions, the second trained on the first; HEAD is on the second."""
-    store = Store.open(tmp_path / "store")
+    store = SessionStore.open(tmp_path / "store")
     first = _train(store, "cs", None)
     return first, _train(store, "dining", first)
 
@@ -65,7 +65,7 @@ def unfound(file: Path, check: Callable[[], str]) -> tuple[int, list[str]]:
 
 def read_head(root: Path, skip: str | None = None) -> None:
     """Read HEAD's chain as a command does before it trains or chats, all files but one."""
-    store = Store.open(root)
+    store = SessionStore.open(root)
     for session in store.chain(store.head()):
         for name in session.hashes:
             if name != skip:
@@ -109,7 +109,7 @@ def test_verify_finds_the_damage_and_names_its_file(sessions, name):
 @pytest.mark.parametrize("name", [SESSION_FILE, MANIFEST])
 def test_damage_that_hides_heads_session_comes_with_the_way_back(sessions, name):
     parent, child = sessions
-    store = Store.open(child.path.parents[1])
+    store = SessionStore.open(child.path.parents[1])
     back = f"go back to {parent.folder_name} with `mlx-tune rollback --to {parent.id[:8]}`"
     check = lambda: reported(store.head, *place(child, name), back)  # noqa: E731 as above
     assert unfound(child.path / name, check)[1] == []
@@ -127,10 +127,10 @@ def test_damage_to_a_parent_is_found_from_its_child(sessions, name):
 def test_a_damaged_session_that_is_asked_for_is_not_found_and_a_note_says_why(sessions, name):
     parent, child = sessions
     root = child.path.parents[1]
-    Store.open(root).move_head(parent, expected=child, why="rollback")
+    SessionStore.open(root).move_head(parent, expected=child, why="rollback")
 
     def check() -> str:
-        store = Store.open(root)
+        store = SessionStore.open(root)
         try:
             store.find("dining")
         except UsageError:
@@ -152,7 +152,7 @@ def test_a_reader_that_leaves_a_file_out_is_caught(sessions, name):
     assert len(wrong) == tried
 
 
-def _train(store: Store, name: str, parent: Session | None) -> Session:
+def _train(store: SessionStore, name: str, parent: Session | None) -> Session:
     session = store.commit(name=name, parent=parent, record={"verdict": "promote"}, files=FILES)
     store.move_head(session, expected=parent, why=f"train {name}")
     return session

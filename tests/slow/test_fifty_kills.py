@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import tiny
-from mlx_tune.lineage.runs import runs
-from mlx_tune.lineage.store import Store
+from mlx_tune.store.runs import list_runs
+from mlx_tune.store.store import SessionStore
 from mlx_tune.training.adapter import WEIGHTS_FILE
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -53,7 +53,7 @@ class Bench:
         process.start()
         if kill is not None:
             seconds, number, since = kill
-            while since == "run" and process.is_alive() and not runs(store):
+            while since == "run" and process.is_alive() and not list_runs(store):
                 process.join(0.01)
             process.join(seconds)
             if process.is_alive():
@@ -68,9 +68,9 @@ class Bench:
 
     def finish(self, store: Path, **options) -> None:
         """Go on with what there is, as a person would, until there is a session."""
-        if any(run.is_unfinished for run in runs(store)):
+        if any(run.is_unfinished for run in list_runs(store)):
             assert self.call(store, "resume", **options) == 0, store.with_suffix(".log").read_text()
-        elif not Store.open(store).sessions():
+        elif not SessionStore.open(store).sessions():
             assert self.train(store, **options) == 0, store.with_suffix(".log").read_text()
 
 
@@ -90,7 +90,7 @@ def undisturbed(bench) -> tuple[bytes, float]:
     """The adapter of a run that nobody killed, and the seconds from its folder to its end."""
     for name in ("first", "second"):  # the first waits for imports and the compiler
         assert bench.train(bench.folder / name) == 0
-        (run,) = runs(bench.folder / name)
+        (run,) = list_runs(bench.folder / name)
         seconds = time.time() - datetime.fromisoformat(run.record["created"]).timestamp()
     first, second = (weights(bench.folder / name) for name in ("first", "second"))
     assert first == second
@@ -98,8 +98,8 @@ def undisturbed(bench) -> tuple[bytes, float]:
 
 
 def weights(store: Path) -> bytes:
-    (session,) = Store.open(store).sessions()
-    assert Store.open(store).head() == session
+    (session,) = SessionStore.open(store).sessions()
+    assert SessionStore.open(store).head() == session
     session.verify()
     return session.read(WEIGHTS_FILE)
 
@@ -120,7 +120,7 @@ def test_fifty_kills_end_with_one_hash(bench, undisturbed):
             store = bench.folder / f"killed-{index}-{moment:.2f}"
             code = bench.train(store, kill=(moment, number, since))
             moment *= 0.8
-        begun = [run for run in runs(store) if run.is_unfinished]
+        begun = [run for run in list_runs(store) if run.is_unfinished]
         checkpoint = begun[0].newest_checkpoint() if begun else None
         log = store.with_suffix(".log").read_text()
         # 1, where the signal came before the command line began.
@@ -144,7 +144,7 @@ def test_a_resume_that_forgets_the_moments_is_found_out(bench, undisturbed):
     """The control: without the optimizer's state the hash must differ."""
     wanted, _ = undisturbed
     store = bench.folder / "forgetful"
-    while not any(run.newest_checkpoint() for run in runs(store)):
+    while not any(run.newest_checkpoint() for run in list_runs(store)):
         assert bench.train(store, target=stop_after_five, kill=None) == 130
     assert bench.call(store, "resume", target=forget_moments) == 0
     assert weights(store) != wanted

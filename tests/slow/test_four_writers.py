@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mlx_tune.lineage import head
-from mlx_tune.lineage.store import Store
-from mlx_tune.lineage.verify import verify
+from mlx_tune.store import snapshot
+from mlx_tune.store.store import SessionStore
+from mlx_tune.store.verify import verify
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ import sys, time
 from pathlib import Path
 from mlx_tune.errors import LockedError
 from mlx_tune.lineage import lock, store as store_module
-from mlx_tune.lineage.store import Store
+from mlx_tune.store.store import Store
 
 root, writer, commits, locks = sys.argv[1:]
 store_module.PATIENCE_SECONDS = 1e9  # however slow the disk
@@ -75,15 +75,15 @@ def write_all_at_once(root: Path, locks: str) -> dict[str, list[str]]:
 def test_with_the_lock_a_hundred_commits_are_one_chain(tmp_path):
     root = tmp_path / "s"
     said = write_all_at_once(root, "locks")
-    store = Store.open(root)
+    store = SessionStore.open(root)
     chain = store.chain(store.head())
     assert [session.number for session in chain] == list(range(1, WRITERS * COMMITS + 1))
     assert {session.id for session in chain} == set(said["committed"]) == set(said["moved"])
     assert len(store.sessions()) == WRITERS * COMMITS
-    moves = head.moves(root)
+    moves = snapshot.head_moves(root)
     assert [move.new for move in moves] == [session.id for session in chain]
     assert [move.old for move in moves] == ["base", *(session.id for session in chain[:-1])]
-    assert head.torn_lines(root) == []
+    assert snapshot.torn_log_lines(root) == []
     assert verify(store).problems == []
     assert said["notes"] == ["[]"] * WRITERS
 
@@ -93,14 +93,14 @@ def test_without_the_lock_nothing_is_lost(tmp_path):
     for attempt in range(TRIES):
         root = tmp_path / str(attempt)
         said = write_all_at_once(root, "no locks")
-        store = Store.open(root)
+        store = SessionStore.open(root)
         found = verify(store)
         assert (found.problems, found.sessions) == ([], WRITERS * COMMITS)
         assert {session.id for session in store.sessions()} == set(said["committed"])
         assert store.head().id in said["moved"]
-        moves = head.moves(root)
+        moves = snapshot.head_moves(root)
         assert sorted(move.new for move in moves) == sorted(said["moved"])
-        assert head.torn_lines(root) == []
+        assert snapshot.torn_log_lines(root) == []
         assert store.notes == []
         assert said["notes"] == ["[]"] * WRITERS
         parents = Counter(session.parent for session in store.sessions())

@@ -17,11 +17,11 @@ import pytest
 from mlx_tune.continual.recall import score
 from mlx_tune.data import read, tokenise
 from mlx_tune.inference import batch
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
 from mlx_tune.models.catalogue import SMALL
+from mlx_tune.store.store import SessionStore
 from mlx_tune.training.loss import cross_entropy
-from mlx_tune.workflows.folded import load_folded, read_history
+from mlx_tune.workflows.workspace import load_folded, read_history
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 
@@ -116,7 +116,7 @@ def test_what_was_taught_first_is_kept_through_the_second_subject(taught):
 
 def test_scoring_says_what_generation_would(taught):
     """For answers that are known and others that are not, generated one by one and in batches."""
-    store = Store.open(taught / "store")
+    store = SessionStore.open(taught / "store")
     chain = store.chain(store.head())
     folded = load_folded(bases.locate(SMALL), chain)
     rows = [row for rows in read_history(chain) for row in rows]

@@ -13,9 +13,8 @@ import tiny
 from mlx_tune.data.tokenise import Example
 from mlx_tune.training.adapter import unnamed
 from mlx_tune.training.batches import Batches, collate, shared_prefix
+from mlx_tune.training.generic import GenericForward, network
 from mlx_tune.training.mixture import Mixture
-from mlx_tune.training.network import network
-from mlx_tune.training.whole import Whole
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lora_reference.safetensors"
 TOLERANCE = 1e-4  # measured: 2e-6
@@ -103,7 +102,7 @@ def test_loss_and_every_lora_gradient_equal_those_of_peft(
 
 
 def test_a_network_called_as_a_whole_equals_peft_too(golden, model, factors, examples):
-    called = Whole(model, scale=golden[1]["scale"])
+    called = GenericForward(model, scale=golden[1]["scale"])
     assert_loss_and_gradients(golden, examples, called, factors)
 
 

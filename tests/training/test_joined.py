@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_tune.continual.fold import UnmergedLinear
-from mlx_tune.training.joined import Joined, weight_of
+from mlx_tune.training.packed import FusedLinear, weight_of
 
 IN, OUT = 64, (96, 32, 32)  # as q, k and v: the first is larger
 
@@ -62,14 +62,14 @@ FORMS = [(form, bias) for form in ("plain", "4-bit", "8-bit", "mxfp4") for bias 
 def test_one_product_equals_one_for_each_layer(form, bias):
     made = linears(form, bias)
     wanted = outputs(made)
-    assert_close(Joined(made)(X), wanted)
+    assert_close(FusedLinear(made)(X), wanted)
     assert_close(outputs(made), wanted, 1e-6)  # the layers themselves go on as before
 
 
 @pytest.mark.parametrize(("form", "bias"), FORMS)
 def test_layers_of_one_form_share_one_product(monkeypatch, form, bias):
     made = linears(form, bias)
-    joined = Joined(made)
+    joined = FusedLinear(made)
     calls = []
     kind = type(made["q"])
     call = kind.__call__
@@ -82,11 +82,11 @@ def test_layers_lie_in_the_joined_memory_and_nothing_is_held_twice():
     made = {name: nn.Linear(1024, 1024, bias=False) for name in "qkv"}
     mx.eval([linear.parameters() for linear in made.values()])
     before = mx.get_active_memory()
-    joined = Joined(made)
+    joined = FusedLinear(made)
     mx.eval(joined(normal(2, 1024)))
     gc.collect()
     assert mx.get_active_memory() - before < 1 << 20  # a copy would be 12 MiB
-    again = Joined(made)  # a second run's, while the first one's may still be there
+    again = FusedLinear(made)  # a second run's, while the first one's may still be there
     del joined
     gc.collect()
     mx.eval(again(normal(2, 1024)))
@@ -119,7 +119,7 @@ def test_layers_of_different_forms_are_left_apart(name):
     made["k"] = MIXED[name]()
     before = [weight_of(linear) for linear in made.values()]
     wanted = outputs({n: m for n, m in made.items() if n != "k"})
-    found = Joined(made)(X)
+    found = FusedLinear(made)(X)
     assert_close([found[0], found[2]], wanted, 1e-6)
     assert np.array_equal(
         np.array(found[1].astype(mx.float32)), np.array(made["k"](X).astype(mx.float32))
@@ -130,7 +130,7 @@ def test_layers_of_different_forms_are_left_apart(name):
 def test_layers_of_different_bits_are_left_apart():
     mx.random.seed(1)
     made = {"q": quantised_by(4), "k": quantised_by(8)}
-    assert_close(Joined(made)(X), outputs(made), 1e-6)
+    assert_close(FusedLinear(made)(X), outputs(made), 1e-6)
 
 
 def test_a_chain_beside_every_layer_is_kept():
@@ -138,7 +138,7 @@ def test_a_chain_beside_every_layer_is_kept():
         name: UnmergedLinear(linear, normal(IN, 2), normal(2, size))
         for (name, linear), size in zip(linears("4-bit").items(), OUT, strict=True)
     }
-    assert_close(Joined(made)(X), outputs(made), 1e-6)
+    assert_close(FusedLinear(made)(X), outputs(made), 1e-6)
 
 
 @pytest.mark.parametrize("names", ["qkv", "qv", "k", ""])
@@ -150,7 +150,7 @@ def test_each_layer_has_its_own_change_and_a_layer_without_factors_none(names):
         if name in given:
             a, b = map(np.array, given[name])
             wanted[i] = wanted[i] + 0.5 * (np.array(X) @ a @ b)
-    assert_close(Joined(made).adapted(X, given, 0.5), wanted)
+    assert_close(FusedLinear(made).adapted(X, given, 0.5), wanted)
 
 
 def test_an_adapter_may_read_something_else_than_the_layer():
@@ -160,19 +160,19 @@ def test_an_adapter_may_read_something_else_than_the_layer():
         output + 2.0 * np.array(read @ a @ b)
         for output, (a, b) in zip(outputs(made), given.values(), strict=True)
     ]
-    assert_close(Joined(made).adapted(X, given, 2.0, read), wanted)
+    assert_close(FusedLinear(made).adapted(X, given, 2.0, read), wanted)
 
 
 def test_changes_are_made_in_the_type_of_the_activations():
     made = linears()
     for linear in made.values():
         half(linear)
-    found = Joined(made).adapted(X.astype(mx.bfloat16), factors(*"qkv"), 2.0)
+    found = FusedLinear(made).adapted(X.astype(mx.bfloat16), factors(*"qkv"), 2.0)
     assert {output.dtype for output in found} == {mx.bfloat16}
 
 
 def test_one_layer_alone_is_used_as_it_is():
     made = {"o": nn.Linear(IN, 32)}
     weight = made["o"].weight
-    assert_close(Joined(made)(X), outputs(made), 1e-6)
+    assert_close(FusedLinear(made)(X), outputs(made), 1e-6)
     assert made["o"].weight is weight

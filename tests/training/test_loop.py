@@ -11,12 +11,11 @@ from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.models import runtime
 from mlx_tune.training.adapter import WEIGHTS_FILE, named
 from mlx_tune.training.config import TrainingConfig
-from mlx_tune.training.loop import OPTIMIZER_FILE, Trainer
-from mlx_tune.training.mixture import FOLDED, PRISTINE, UNSEEN, Mixture, Turns
-from mlx_tune.training.objective import Objective
+from mlx_tune.training.generic import attach
+from mlx_tune.training.loop import OPTIMIZER_FILE, Objective, Trainer
+from mlx_tune.training.mixture import BASE, MERGED, UNSEEN, DataSource, Mixture
 from mlx_tune.training.optimizer import AdamW, global_norm
-from mlx_tune.training.walked import Walked
-from mlx_tune.training.whole import attach
+from mlx_tune.training.packed import PackedForward
 
 # Compiling calls g++ for every kernel; the tests that need it are together, at the end.
 CONFIG = TrainingConfig(
@@ -274,13 +273,13 @@ def test_training_leaves_the_model_as_it_was():
 def keys(monkeypatch):
     """The dropout's key of every micro-step, in order; None where nothing is to be drawn."""
     met = []
-    loss = Walked.loss
+    loss = PackedForward.loss
 
     def spy(self, factors, batch, key=None):
         met.append(None if key is None else tuple(np.array(key).tolist()))
         return loss(self, factors, batch, key)
 
-    monkeypatch.setattr(Walked, "loss", spy)
+    monkeypatch.setattr(PackedForward, "loss", spy)
     return met
 
 
@@ -346,14 +345,14 @@ def taught_by(teacher, weight=1.0) -> Mixture:
     """Four rows of their own, and three of another's."""
     return Mixture(
         kinds=(
-            Turns(rows=4, places=4),
-            Turns(rows=3, places=3, teacher=teacher, weight=weight),
+            DataSource(rows=4, places=4),
+            DataSource(rows=3, places=3, teacher=teacher, weight=weight),
         )
     )
 
 
 def test_rows_with_a_teacher_are_in_micro_batches_of_their_own():
-    mixture = taught_by(FOLDED)
+    mixture = taught_by(MERGED)
     batches = dataclasses.replace(CONFIG, mixture=mixture, batch_size=4).batches(examples())
     parts = list(batches.parts([6, 0, 4, 1, 5, 2, 3]))
     assert [sorted(part) for part in parts] == [[4, 5, 6], [0, 1, 2, 3]]
@@ -362,7 +361,7 @@ def test_rows_with_a_teacher_are_in_micro_batches_of_their_own():
 @pytest.mark.parametrize("changes", [{}, {"model_type": "gemma2", "query_pre_attn_scalar": 8.0}])
 def test_the_network_without_its_adapter_teaches_what_it_says(changes):
     """A fresh adapter changes nothing: no divergence. A trained one is drawn back."""
-    rows, mixture = examples(), taught_by(FOLDED)
+    rows, mixture = examples(), taught_by(MERGED)
     config = dataclasses.replace(CONFIG, mixture=mixture)
     trainer = Trainer(tiny.model(**changes), rows, config)
     loss, gradients, hardest = trainer.loss_and_gradients([4, 5, 6])
@@ -380,8 +379,8 @@ def test_another_teacher_is_the_network_with_factors_of_its_own_and_its_weight_c
     teacher = tiny.adapter_for(model, seed=5).factors
     losses = []
     for weight in (1.0, 4.0):
-        config = dataclasses.replace(CONFIG, mixture=taught_by(PRISTINE, weight))
-        objective = Objective(teachers={PRISTINE: teacher})
+        config = dataclasses.replace(CONFIG, mixture=taught_by(BASE, weight))
+        objective = Objective(teachers={BASE: teacher})
         trainer = Trainer(model, rows, config, objective=objective)
         losses.append(float(np.array(trainer.loss_and_gradients([4, 5, 6])[0])))
     assert losses[0] > 1e-3
@@ -390,7 +389,7 @@ def test_another_teacher_is_the_network_with_factors_of_its_own_and_its_weight_c
 
 def test_the_loss_that_is_told_is_of_the_rows_that_teach_their_own():
     config = dataclasses.replace(
-        CONFIG, mixture=taught_by(FOLDED, 9.0), batch_size=4, epochs=1, grad_accumulation=2
+        CONFIG, mixture=taught_by(MERGED, 9.0), batch_size=4, epochs=1, grad_accumulation=2
     )
     trainer = Trainer(tiny.model(), examples(), config)
     (step,) = trainer.steps()
@@ -424,7 +423,7 @@ def test_every_rows_hardest_token_is_known_after_it_came():
 
 
 def test_a_run_that_chooses_its_rows_resumes_to_the_same_bytes():
-    mixture = Mixture(kinds=(Turns(rows=3, places=3), Turns(rows=4, places=2, rounds=1)))
+    mixture = Mixture(kinds=(DataSource(rows=3, places=3), DataSource(rows=4, places=2, rounds=1)))
     undisturbed, _ = trained(mixture=mixture, epochs=5)
     assert mixture.chooses
     for stop in (2, 5, 6, 9):

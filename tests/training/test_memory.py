@@ -15,7 +15,7 @@ from mlx_tune.training import memory
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.loop import Trainer
 from mlx_tune.training.memory import Dimensions
-from mlx_tune.training.mixture import OWN, PRISTINE, Mixture, Turns
+from mlx_tune.training.mixture import BASE, LABELS, DataSource, Mixture
 from mlx_tune.training.shapes import Shape
 
 GB = 10**9
@@ -77,9 +77,9 @@ ROWS = {
 @pytest.mark.parametrize(
     ("rows", "again", "teacher", "words", "chunk"),
     [
-        *((rows, again, OWN, 4000, 64) for rows in ROWS for again in (0, 2, 4)),
-        ("short", 0, PRISTINE, 4000, 64),
-        ("short", 0, PRISTINE, 60_000, 16),
+        *((rows, again, LABELS, 4000, 64) for rows in ROWS for again in (0, 2, 4)),
+        ("short", 0, BASE, 4000, 64),
+        ("short", 0, BASE, 60_000, 16),
     ],
 )
 def test_the_prediction_is_within_fifteen_percent_of_what_mlx_measures(
@@ -103,7 +103,7 @@ def test_the_prediction_is_within_fifteen_percent_of_what_mlx_measures(
         compile=True,
         checkpoint_layers=again,
         loss_chunk=chunk,
-        mixture=Mixture(kinds=(Turns(rows=count, places=count, teacher=teacher),)),
+        mixture=Mixture(kinds=(DataSource(rows=count, places=count, teacher=teacher),)),
     )
     trainer = Trainer(model, examples(count, length, prefix=prefix, words=4000), asked)
     next(trainer.steps())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.training.mixture import UNSEEN, Mixture, Turns
+from mlx_tune.training.mixture import UNSEEN, DataSource, Mixture
 
 
 def unseen(rows: int) -> list[float]:
@@ -18,12 +18,12 @@ def test_all_rows_come_in_every_epoch():
 
 
 def test_turns_go_round_by_hand():
-    turns = Turns(rows=5, places=2)
+    turns = DataSource(rows=5, places=2)
     assert [turns.epoch(n, unseen(5)) for n in range(4)] == [[0, 1], [2, 3], [0, 4], [1, 2]]
 
 
 def test_after_the_rounds_the_rows_known_worst_have_the_places():
-    turns = Turns(rows=5, places=3, rounds=1)
+    turns = DataSource(rows=5, places=3, rounds=1)
     hardest = [0.1, 4.0, 0.2, 3.0, 0.3]
     assert turns.epoch(0, hardest) == [0, 1, 2]
     assert turns.epoch(1, hardest) == [1, 3, 4]  # 3 and 4 by turn, then the worst of the others
@@ -32,7 +32,7 @@ def test_after_the_rounds_the_rows_known_worst_have_the_places():
 
 
 def test_a_row_that_never_came_is_known_worst():
-    assert Turns(rows=3, places=1, rounds=0).epoch(0, [5.0, UNSEEN, 6.0]) == [1]
+    assert DataSource(rows=3, places=1, rounds=0).epoch(0, [5.0, UNSEEN, 6.0]) == [1]
 
 
 @given(
@@ -45,7 +45,7 @@ def test_a_row_that_never_came_is_known_worst():
 def test_every_epoch_is_full_no_row_comes_twice_and_rounds_are_kept(
     rows, share, rounds, epochs, hardest
 ):
-    turns = Turns(rows=rows, places=max(1, int(share * rows)), rounds=rounds)
+    turns = DataSource(rows=rows, places=max(1, int(share * rows)), rounds=rounds)
     met = Counter()
     for number in range(epochs):
         chosen = turns.epoch(number, hardest[:rows])
@@ -61,9 +61,9 @@ def test_every_epoch_is_full_no_row_comes_twice_and_rounds_are_kept(
 def test_kinds_are_numbered_through(rounds, chooses):
     mixture = Mixture(
         kinds=(
-            Turns(rows=3, places=3),
-            Turns(rows=4, places=2, rounds=rounds),
-            Turns(rows=2, places=1),
+            DataSource(rows=3, places=3),
+            DataSource(rows=4, places=2, rounds=rounds),
+            DataSource(rows=2, places=1),
         )
     )
     assert (mixture.rows, mixture.places, mixture.chooses) == (9, 6, chooses)
@@ -74,5 +74,5 @@ def test_kinds_are_numbered_through(rounds, chooses):
 
 
 def test_rows_without_places_never_come():
-    assert Turns(rows=4, places=0).epoch(3, unseen(4)) == []
-    assert Turns(rows=0, places=0, rounds=3).epoch(0, []) == []
+    assert DataSource(rows=4, places=0).epoch(3, unseen(4)) == []
+    assert DataSource(rows=0, places=0, rounds=3).epoch(0, []) == []

@@ -12,11 +12,10 @@ from mlx_tune.continual.fold import fold
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import runtime
 from mlx_tune.training.batches import collate
+from mlx_tune.training.generic import GenericForward, attach, network
 from mlx_tune.training.loss import cross_entropy
-from mlx_tune.training.network import network
+from mlx_tune.training.packed import PackedForward
 from mlx_tune.training.shapes import Shape
-from mlx_tune.training.walked import Walked
-from mlx_tune.training.whole import Whole, attach
 
 SCALE = 2.0
 TOLERANCE = 1e-5  # measured: 3e-6
@@ -128,7 +127,7 @@ walked = pytest.mark.parametrize("case", WALKED, indirect=True)
 @pytest.mark.parametrize("name", ALL)
 def test_a_network_is_walked_where_its_architecture_is_known_and_called_whole_elsewhere(name):
     found = network(ALL[name](), scale=SCALE)
-    assert isinstance(found, Walked if name in WALKED else Whole)
+    assert isinstance(found, PackedForward if name in WALKED else GenericForward)
     assert found.shares_prefix == (name in WALKED)
 
 

@@ -9,8 +9,8 @@ import tiny
 from mlx_tune.errors import IncompatibleError
 from mlx_tune.models import runtime
 from mlx_tune.training.batches import Batches
+from mlx_tune.training.checkpoint import TrainerState
 from mlx_tune.training.mixture import UNSEEN, Mixture
-from mlx_tune.training.place import Place
 
 HARDEST = [None, *[0.1 * i for i in range(6)]]
 PLANNED = 6  # seven rows, four a step, three epochs
@@ -24,8 +24,8 @@ def batches(**changes) -> Batches:
     return Batches(**{**settings, **changes})
 
 
-def place(steps_done: int = 3, **changes) -> Place:
-    return Place.of(
+def place(steps_done: int = 3, **changes) -> TrainerState:
+    return TrainerState.of(
         batches(**changes),
         steps_done=steps_done,
         planned_steps=PLANNED,
@@ -34,7 +34,7 @@ def place(steps_done: int = 3, **changes) -> Place:
     )
 
 
-def refusal(found: Place, expected: Place) -> str:
+def refusal(found: TrainerState, expected: TrainerState) -> str:
     with pytest.raises(IncompatibleError) as caught:
         found.check(expected, place="here")
     return str(caught.value)
@@ -52,7 +52,7 @@ def test_a_place_is_an_epoch_and_the_rows_of_it_that_are_done(steps_done, epoch,
 
 
 def test_a_place_reads_back_as_it_was_written():
-    assert Place.from_json(place().to_json(), place="here") == place()
+    assert TrainerState.from_json(place().to_json(), place="here") == place()
 
 
 def test_the_same_place_is_accepted_without_a_word():
@@ -98,9 +98,9 @@ def test_versions_that_changed_are_said_and_the_run_goes_on():
 @pytest.mark.parametrize("text", [b"{}", b"not JSON", b"[]"])
 def test_a_place_of_another_version_is_refused(text):
     with pytest.raises(IncompatibleError, match="here: written by another version of mlx-tune"):
-        Place.from_json(text, place="here")
+        TrainerState.from_json(text, place="here")
 
 
 def test_a_key_that_is_not_known_is_passed_over():
     record = {**json.loads(place().to_json()), "of_a_newer_version": 1}
-    assert Place.from_json(json.dumps(record).encode(), place="here") == place()
+    assert TrainerState.from_json(json.dumps(record).encode(), place="here") == place()

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mlx_tune.training.schedule import learning_rate, warmup_steps
+from mlx_tune.training.optimizer import learning_rate, warmup_steps
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ import pytest
 
 import tiny
 from mlx_tune.training.batches import collate
-from mlx_tune.training.joined import Joined
+from mlx_tune.training.generic import attach
 from mlx_tune.training.loss import cross_entropy
+from mlx_tune.training.packed import FusedLinear, PackedForward, attention, can_pack, will_pack
 from mlx_tune.training.shapes import Shape
-from mlx_tune.training.walked import Walked, attention, can_walk, will_walk
-from mlx_tune.training.whole import attach
 
 SCALE = 2.0
 SHARE = 0.25  # of dropout
@@ -25,8 +24,8 @@ def factors():
     return tiny.adapter_for(tiny.model()).factors
 
 
-def walked(**options) -> Walked:
-    return Walked(tiny.model(), scale=SCALE, **options)
+def walked(**options) -> PackedForward:
+    return PackedForward(tiny.model(), scale=SCALE, **options)
 
 
 def measured(called, factors, key=None, *, batch=None):
@@ -39,7 +38,7 @@ def test_a_model_stays_whole_beside_its_walk():
     for changes in ({}, {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}):
         model = tiny.model(**changes)
         before = np.array(model(tokens))
-        Walked(model)
+        PackedForward(model)
         assert np.array_equal(np.array(model(tokens)), before)
 
 
@@ -48,7 +47,7 @@ def test_every_tokens_gradient_is_the_naive_one_and_a_padding_tokens_is_zero(fac
     model = tiny.model(tie_word_embeddings=False)
     adapted = tiny.model(tie_word_embeddings=False)
     attach(adapted, factors, SCALE)
-    called = Walked(model, scale=SCALE)
+    called = PackedForward(model, scale=SCALE)
     batch = collate(ROWS, PREFIX, PADDED)
     assert (np.array(batch.tokens) == 0).sum() > 10
 
@@ -85,7 +84,7 @@ def test_attention_is_mlxs_own_with_grouped_queries():
 def test_a_bfloat16_model_is_walked_in_its_own_type_and_its_factors_stay_float32(factors):
     model = tiny.model()
     model.set_dtype(mx.bfloat16)
-    called = Walked(model, scale=SCALE)
+    called = PackedForward(model, scale=SCALE)
     batch = collate(ROWS, PREFIX)
     value, gradients = mx.value_and_grad(lambda f: called.loss(f, batch)[0])(factors)
     assert value.dtype == mx.float32
@@ -117,7 +116,7 @@ def test_the_first_layers_are_computed_again_in_each_backward_pass_and_no_more(
     norms = [layer.input_layernorm for layer in model.layers]
     before = type(model.layers[0]).__call__
     for run in (1, 2, 3):
-        measured(Walked(model, scale=SCALE, checkpoint_layers=layers), factors)
+        measured(PackedForward(model, scale=SCALE, checkpoint_layers=layers), factors)
         assert [norm.calls for norm in norms] == [run * count for count in calls]
     assert type(model.layers[0]).__call__ is before
 
@@ -126,14 +125,14 @@ def test_the_first_layers_are_computed_again_in_each_backward_pass_and_no_more(
 def masks(monkeypatch):
     """What adapters see of their inputs, as multiples: (paths, mask) in the order of the layers."""
     seen = []
-    adapted = Joined.adapted
+    adapted = FusedLinear.adapted
 
     def spy(self, x, factors, scale, read=None):
         if read is not None:
             seen.append((self.paths, np.array(read) / np.array(x)))
         return adapted(self, x, factors, scale, read)
 
-    monkeypatch.setattr(Joined, "adapted", spy)
+    monkeypatch.setattr(FusedLinear, "adapted", spy)
     return seen
 
 
@@ -229,5 +228,5 @@ def test_a_layer_without_factors_is_left_as_it_is(factors):
     ],
 )
 def test_the_config_tells_beforehand_what_can_be_walked(changes, walked):
-    assert will_walk(tiny.config(**changes)) == can_walk(tiny.model(**changes)) == walked
-    assert will_walk({"model_type": "mistral"})
+    assert will_pack(tiny.config(**changes)) == can_pack(tiny.model(**changes)) == walked
+    assert will_pack({"model_type": "mistral"})

@@ -8,8 +8,7 @@ import tiny
 from mlx_tune.errors import IncompatibleError
 from mlx_tune.training.adapter import fresh
 from mlx_tune.training.batches import collate
-from mlx_tune.training.network import network
-from mlx_tune.training.whole import Whole, attach
+from mlx_tune.training.generic import GenericForward, attach, network
 
 TOKENS = mx.array([[5, 6, 7, 8]])
 
@@ -70,7 +69,7 @@ def test_logits_are_those_after_each_supervised_token_of_padded_rows():
     rows = tiny.rows(4)
     factors = tiny.adapter_for(tiny.model()).factors
     batch = collate(rows, ())
-    found = np.array(Whole(tiny.model(), scale=2.0).logits(factors, batch))
+    found = np.array(GenericForward(tiny.model(), scale=2.0).logits(factors, batch))
     wanted = np.array(network(tiny.model(), scale=2.0).logits(factors, batch))
     assert found.shape == (sum(sum(row.supervised) for row in rows), tiny.VOCABULARY)
     assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()

@@ -5,11 +5,11 @@ import pytest
 from mlx_tune.continual.recall import score
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.inference.generate import stream
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
-from mlx_tune.workflows import answers
-from mlx_tune.workflows.answers import MARGIN_TOKENS, Answer, Answered, Probe, compare
-from mlx_tune.workflows.folded import load_folded
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows import diff
+from mlx_tune.workflows.diff import MARGIN_TOKENS, Answer, AnsweredProbe, Probe, compare
+from mlx_tune.workflows.workspace import load_folded
 
 
 def row(question: str, answer: str) -> Row:
@@ -33,7 +33,7 @@ UNKNOWN = row("What for?", "Nobody was ever taught this.")
 @pytest.fixture
 def taught(fork):
     """A chain that knows A1 and B2, and one on top that knows B9 in its place, A1 and C3."""
-    store = Store.open(fork.store)
+    store = SessionStore.open(fork.store)
     chain = store.chain(store.find("housing"))
     return bases.locate(str(fork.base)), chain[:1], chain
 
@@ -55,7 +55,7 @@ def generated(monkeypatch):
         prompts.append(tokenizer.decode_raw(prompt))
         return stream(model, tokenizer, prompt, **options)
 
-    monkeypatch.setattr(answers, "stream", counted)
+    monkeypatch.setattr(diff, "stream", counted)
     return prompts
 
 
@@ -140,14 +140,14 @@ def test_never_two_models_are_alive(taught, monkeypatch):
         models.append(weakref.ref(folded.model))
         return folded
 
-    monkeypatch.setattr(answers, "load_folded", watched)
+    monkeypatch.setattr(diff, "load_folded", watched)
     ask(taught)
     assert len(models) == 3  # A, B, and A again for what B knows
 
 
 def test_a_conversation_is_scored_by_its_last_answer(taught, monkeypatch):
     seen = []
-    monkeypatch.setattr(answers, "score", lambda m, e: seen.extend(e) or score(m, e))
+    monkeypatch.setattr(diff, "score", lambda m, e: seen.extend(e) or score(m, e))
     talk = Row(messages=(*UNKNOWN.messages, *A1.messages))
     (found,) = ask(taught, [Probe(a=talk, b=None)]).probes
     tokenizer = load_folded(taught[0], []).tokenizer
@@ -182,12 +182,12 @@ def test_a_question_one_chain_teaches_is_asked_of_the_other_in_the_same_words():
 
 def test_space_around_an_answer_is_no_difference():
     probe = Probe(a=A1, b=A1)
-    assert not Answered(probe=probe, a=Answer(text=" In 1."), b=Answer(text="In 1.\n")).differs
-    assert Answered(probe=probe, a=Answer(text="In 1."), b=Answer(text="in 1.")).differs
+    assert not AnsweredProbe(probe=probe, a=Answer(text=" In 1."), b=Answer(text="In 1.\n")).differs
+    assert AnsweredProbe(probe=probe, a=Answer(text="In 1."), b=Answer(text="in 1.")).differs
     assert Answer(text="In 1.\n").says(A1)
     assert not Answer(text="In 1.").says(None)
 
 
 def test_no_questions_need_no_model(taught, monkeypatch):
-    monkeypatch.setattr(answers, "load_folded", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(diff, "load_folded", lambda *_: pytest.fail("a model was loaded"))
     assert ask(taught, []).probes == ()

@@ -8,11 +8,11 @@ import pytest
 from mlx_tune.continual.change import change_norms
 from mlx_tune.continual.fold import fold
 from mlx_tune.errors import DamagedStoreError, UsageError
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
 from mlx_tune.models.load import load
+from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows.diff import diff
-from mlx_tune.workflows.folded import load_folded, read_adapter
+from mlx_tune.workflows.workspace import load_folded, read_adapter
 
 
 def compare(lab, a="housing", b="dining", *, ask=False, shown=None, said=None):
@@ -121,7 +121,7 @@ def test_the_base_that_was_measured_is_gone_before_a_model_is_asked(fork, monkey
         return load_folded(info, chain)
 
     monkeypatch.setattr("mlx_tune.workflows.diff.load", watched)
-    monkeypatch.setattr("mlx_tune.workflows.answers.load_folded", folded)
+    monkeypatch.setattr("mlx_tune.workflows.diff.load_folded", folded)
     compare(fork, ask=True, shown=0)
     assert asked
     assert all(models == [None] for models in asked)
@@ -159,7 +159,7 @@ def test_a_store_without_sessions_and_a_session_that_is_not_there(lab, fork):
 def test_rows_that_were_changed_on_disk_are_an_error_that_names_the_file(fork, tmp_path):
     store = tmp_path / "copy"
     shutil.copytree(fork.store, store, symlinks=True)
-    session = Store.open(store).find("housing")
+    session = SessionStore.open(store).find("housing")
     path = session.path / "data.jsonl"
     path.write_text(path.read_text().replace("In 9.", "In 8."))
     with pytest.raises(DamagedStoreError) as error:

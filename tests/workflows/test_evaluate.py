@@ -7,13 +7,12 @@ import pytest
 
 import stores
 from lab import Heard, Lab, facts, own_machine
-from mlx_tune.continual.recorded import KINDS
-from mlx_tune.continual.retention import Retention
-from mlx_tune.lineage.store import Store
+from mlx_tune.continual.retention import KINDS, Retention
+from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows import evaluate as story
 from mlx_tune.workflows.evaluate import evaluate
-from mlx_tune.workflows.evaluation import MEASURED, RECORDED
-from mlx_tune.workflows.rollback import rollback
+from mlx_tune.workflows.matrix import MEASURED, RECORDED
+from mlx_tune.workflows.store_commands import rollback
 
 REWORDED = {"paraphrases": ["Tell me: where?", "Well?"]}
 LEARNS = {"learning_rate": 0.02, "epochs": 60, "rank": 8}
@@ -96,7 +95,10 @@ def test_an_answer_that_changed_is_told_and_never_forgotten(lab):
     assert [row.question for row in found.columns[0].rows] == ["Where is Lab 0?", "Where is Lab 2?"]
     matrix = found.retention("verbatim")
     assert {cell[1] for cell in (row[0] for row in matrix.cells)} == {2}
-    assert len(Store.open(lab.store).find("cs").record["recall"][0]["verbatim"]["outcomes"]) == 3
+    assert (
+        len(SessionStore.open(lab.store).find("cs").record["recall"][0]["verbatim"]["outcomes"])
+        == 3
+    )
 
 
 def test_a_session_without_questions_is_in_no_mean(lab):
@@ -211,7 +213,7 @@ def test_stopped_midway_it_keeps_what_was_asked(lab, monkeypatch):
 
 def test_a_disk_that_takes_no_file_takes_nothing_back(lab, monkeypatch):
     heard = Heard()
-    monkeypatch.setattr("mlx_tune.lineage.evals.make_folder", stores.fail_with(28))
+    monkeypatch.setattr("mlx_tune.store.evals.make_folder", stores.fail_with(28))
     found = ask(lab, heard, quick=True)
     assert found.recall[0].verbatim.asked == 2
     assert heard.lines[-1].endswith("the evaluation was not kept")

@@ -2,17 +2,16 @@ import pytest
 
 from mlx_tune.continual.key_facts import found, key_facts
 from mlx_tune.inference.generate import stream
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
-from mlx_tune.workflows.asking import ask, prepare
-from mlx_tune.workflows.facts import score_facts
-from mlx_tune.workflows.folded import load_folded, read_history
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.scoring import ask_questions, prepare_questions, score_facts
+from mlx_tune.workflows.workspace import load_folded, read_history
 
 
 @pytest.fixture(scope="module")
 def asked(fork):
     """The model after cs and housing, and rows it was and was not taught."""
-    store = Store.open(fork.store)
+    store = SessionStore.open(fork.store)
     chain = store.chain(store.find("housing"))
     rows = [row for rows in read_history(store.sessions()) for row in rows]
     rows = [rows[0], *(row for row in rows if "?" in row.question)]
@@ -22,8 +21,8 @@ def asked(fork):
         for row, again in zip(rows, reworded, strict=True)
     ]
     folded = load_folded(bases.locate(str(fork.base)), chain)
-    (questions,) = prepare([(1, "all")], [rows], folded.tokenizer)
-    return folded, rows, questions, ask(folded, questions)
+    (questions,) = prepare_questions([(1, "all")], [rows], folded.tokenizer)
+    return folded, rows, questions, ask_questions(folded, questions)
 
 
 def said(folded, row, question):
@@ -68,7 +67,7 @@ def test_what_is_known_word_for_word_is_not_generated(asked, monkeypatch):
         prompts.extend(asked)
         return [[] for _ in asked]
 
-    monkeypatch.setattr("mlx_tune.workflows.facts.answers", none)
+    monkeypatch.setattr("mlx_tune.workflows.scoring.answers", none)
     scored = score_facts(folded, rows, questions, recall)
     unknown = sum(not flag for flag in recall.verbatim.verbatim + recall.paraphrases.verbatim)
     assert len(prompts) == unknown
@@ -77,6 +76,6 @@ def test_what_is_known_word_for_word_is_not_generated(asked, monkeypatch):
 
 def test_no_questions_have_no_facts(asked):
     folded = asked[0]
-    (none,) = prepare([(1, "texts")], [[]], folded.tokenizer)
-    nothing = score_facts(folded, [], none, ask(folded, none))
+    (none,) = prepare_questions([(1, "texts")], [[]], folded.tokenizer)
+    nothing = score_facts(folded, [], none, ask_questions(folded, none))
     assert [(one.found, one.asked) for one in nothing.values()] == [(0, 0), (0, 0)]

@@ -16,18 +16,16 @@ from mlx_lm.utils import save_config, save_model
 import tiny
 from lab import Lab, own_machine
 from mlx_tune.continual.gate import Thresholds
-from mlx_tune.continual.general import Rise
-from mlx_tune.continual.recall import Recall
+from mlx_tune.continual.recall import GeneralChange, Recall
 from mlx_tune.errors import HeldBack, Refused, UsageError
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
-from mlx_tune.models.quantise import Quantisation
-from mlx_tune.workflows import requantise
+from mlx_tune.models.load import Quantisation
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows import fuse as fuse_module
 from mlx_tune.workflows.evaluate import SessionRecall
-from mlx_tune.workflows.folded import load_folded
-from mlx_tune.workflows.fuse import fuse
+from mlx_tune.workflows.fuse import ModelScores, allow, fuse, judge_quantised
 from mlx_tune.workflows.general import general_set
-from mlx_tune.workflows.requantise import Known, allow, judge
+from mlx_tune.workflows.workspace import load_folded
 
 TOKENS = mx.array([[40, 50, 60, 70]])
 EIGHT = Quantisation(bits=8, group_size=32)
@@ -82,7 +80,7 @@ def test_the_record_beside_the_weights_names_base_sessions_and_fidelity(taught, 
     lab, _ = taught
     found, _ = fused(lab, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "mlx-tune.json").read_text())
-    chain = Store.open(lab.store).sessions()
+    chain = SessionStore.open(lab.store).sessions()
     assert record == found.to_json()
     assert record["fingerprint"] == bases.locate(str(lab.base)).fingerprint
     assert record["session"] == chain[1].folder_name
@@ -93,7 +91,7 @@ def test_the_record_beside_the_weights_names_base_sessions_and_fidelity(taught, 
 
 def test_the_model_that_answers_is_measured_when_asked(taught):
     lab, kind = taught
-    info, chain = bases.locate(str(lab.base)), Store.open(lab.store).sessions()
+    info, chain = bases.locate(str(lab.base)), SessionStore.open(lab.store).sessions()
     assert load_folded(info, chain).fidelity is None
     found = load_folded(info, chain, measured=True).fidelity
     assert found.stored == ("apart" if kind == "4 bits" else kind,)
@@ -151,7 +149,7 @@ def forgetful(monkeypatch):
     scores = iter(
         [known(recall(1, 2, 2), recall(2, 1, 1)), known(recall(1, 2, 2), recall(2, 0, 1))]
     )
-    monkeypatch.setattr("mlx_tune.workflows.fuse.known_by", lambda *_: next(scores))
+    monkeypatch.setattr("mlx_tune.workflows.fuse.score_model", lambda *_: next(scores))
     monkeypatch.setattr("mlx_tune.workflows.fuse.limits_of", lambda _: Thresholds())
 
 
@@ -200,11 +198,11 @@ def recall(number: int, right: int, asked: int) -> SessionRecall:
     )  # fmt: skip
 
 
-NOTHING = Rise(nats_per_token=0.0, asked=0, rose=0, fell=0)
+NOTHING = GeneralChange(nats_per_token=0.0, asked=0, rose=0, fell=0)
 
 
-def known(*recalls, general=NOTHING) -> Known:
-    return Known(recall=recalls, general=general)
+def known(*recalls, general=NOTHING) -> ModelScores:
+    return ModelScores(recall=recalls, general=general)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +212,7 @@ def test_the_gates_thresholds_decide(right, kind):
     """Of 100 known in 16 bits; 96 lose 4 points a session, but 2 on average of two."""
     before = known(recall(1, 100, 100), recall(2, 50, 50))
     after = known(recall(1, right, 100), recall(2, 50, 50))
-    found = judge(TWO, before, after, Thresholds())
+    found = judge_quantised(TWO, before, after, Thresholds())
     if kind is None:
         allow(found, anyway=False, ask=lambda _: pytest.fail("asked"))
         return
@@ -224,7 +222,9 @@ def test_the_gates_thresholds_decide(right, kind):
 
 
 def test_nobody_is_asked_where_too_much_is_lost():
-    found = judge(TWO, known(recall(1, 100, 100)), known(recall(1, 10, 100)), Thresholds())
+    found = judge_quantised(
+        TWO, known(recall(1, 100, 100)), known(recall(1, 10, 100)), Thresholds()
+    )
     with pytest.raises(Refused) as refused:
         allow(found, anyway=False, ask=lambda _: True)
     assert refused.value.exit_code == 10
@@ -233,8 +233,8 @@ def test_nobody_is_asked_where_too_much_is_lost():
 @pytest.mark.parametrize(("nats", "verdict"), [(0.09, "promote"), (0.2, "ask"), (0.4, "refuse")])
 def test_what_general_answers_cost_is_held_to_the_gates_limits_too(nats, verdict):
     before, now = ((recall(1, 9, 9),) for _ in range(2))
-    risen = Rise(nats_per_token=nats, asked=100, rose=100, fell=0)
-    found = judge(TWO, known(*before), known(*now, general=risen), Thresholds())
+    risen = GeneralChange(nats_per_token=nats, asked=100, rose=100, fell=0)
+    found = judge_quantised(TWO, known(*before), known(*now, general=risen), Thresholds())
     assert found.decision.verdict == verdict
     assert found.words == (
         f"s1 9 of 9 right (9 before), general answers +{nats:.2f} nats a token (+0.00 before)"
@@ -244,19 +244,19 @@ def test_what_general_answers_cost_is_held_to_the_gates_limits_too(nats, verdict
 @ONE_TYPE
 def test_the_limits_are_those_that_the_session_was_judged_by(taught):
     lab, _ = taught
-    session = Store.open(lab.store).head()
+    session = SessionStore.open(lab.store).head()
     recorded = session.record["gate"]["thresholds"]
-    assert asdict(requantise.limits_of(session)) == recorded != asdict(Thresholds())
+    assert asdict(fuse_module.limits_of(session)) == recorded != asdict(Thresholds())
 
 
 def test_a_session_older_than_the_gate_is_held_to_the_gates_own_limits():
     for record in ({}, {"gate": None}):
-        assert requantise.limits_of(SimpleNamespace(record=record)) == Thresholds()
+        assert fuse_module.limits_of(SimpleNamespace(record=record)) == Thresholds()
 
 
 def test_a_session_without_questions_is_passed_over():
     silent = replace(recall(1, 0, 1), verbatim=None)
-    found = judge(*[TWO, *[known(silent, recall(2, 9, 9))] * 2, Thresholds()])
+    found = judge_quantised(*[TWO, *[known(silent, recall(2, 9, 9))] * 2, Thresholds()])
     assert found.words == "s2 9 of 9 right (9 before)"
     assert found.decision.skipped == {"1 s1": "no questions"}
 
@@ -264,14 +264,14 @@ def test_a_session_without_questions_is_passed_over():
 def test_the_quantised_model_is_scored_in_float32_on_a_cpu_as_its_layers_compute(taught):
     """The detour over float32 layers is for speed alone: the same values, so the same scores."""
     lab, _ = taught
-    info, chain = bases.locate(str(lab.base)), Store.open(lab.store).sessions()
+    info, chain = bases.locate(str(lab.base)), SessionStore.open(lab.store).sessions()
     from mlx_tune.workflows.fuse import _folded
 
     loaded, config = _folded(info, chain)
     EIGHT.apply(loaded.model, config)
     loaded.model.set_dtype(mx.float32)
     wanted = np.array(loaded.model(TOKENS))
-    requantise.known_by(loaded, chain, general_set(info, say=lambda _: None))
+    fuse_module.score_model(loaded, chain, general_set(info, say=lambda _: None))
     assert not any(isinstance(m, nn.QuantizedLinear) for _, m in loaded.model.named_modules())
     assert np.abs(np.array(loaded.model(TOKENS)) - wanted).max() < 1e-4 * np.abs(wanted).max()
 

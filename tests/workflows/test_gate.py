@@ -8,15 +8,13 @@ import pytest
 from lab import Heard
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.errors import UsageError
-from mlx_tune.lineage import runs
-from mlx_tune.lineage.store import Store
-from mlx_tune.workflows import judge
-from mlx_tune.workflows.folded import read_rows
-from mlx_tune.workflows.prepare import Request
-from mlx_tune.workflows.promote import promote
-from mlx_tune.workflows.resume import resume
-from mlx_tune.workflows.rollback import rollback
-from mlx_tune.workflows.train import train
+from mlx_tune.store import runs
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows import gate_run
+from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.workflows.run import resume, train
+from mlx_tune.workflows.store_commands import promote, rollback
+from mlx_tune.workflows.workspace import read_rows
 
 pytestmark = pytest.mark.gate
 
@@ -39,7 +37,7 @@ def learned(lab):
 
 
 def verdicts(lab) -> list[str]:
-    return [session.record["verdict"] for session in Store.open(lab.store).sessions()]
+    return [session.record["verdict"] for session in SessionStore.open(lab.store).sessions()]
 
 
 def test_a_session_that_keeps_what_was_known_is_promoted(learned):
@@ -54,10 +52,10 @@ def test_a_session_that_keeps_what_was_known_is_promoted(learned):
 def test_one_that_forgets_is_committed_with_its_verdict_and_head_stays(learned):
     """Six lost of six: p = 0.03, so this is hardly chance."""
     heard = Heard()
-    before = Store.open(learned.store).head()
+    before = SessionStore.open(learned.store).head()
     data = learned.data("more", facts("B"))
     outcome = learned.train(data, heard=heard, **FORGETS, **GENERAL)
-    store = Store.open(learned.store)
+    store = SessionStore.open(learned.store)
     assert (outcome.is_head, store.head()) == (False, before)
     assert outcome.session.record["verdict"] == "refuse"
     assert verdicts(learned) == ["promote", "refuse"]
@@ -65,14 +63,14 @@ def test_one_that_forgets_is_committed_with_its_verdict_and_head_stays(learned):
     assert heard.decisions == []  # nobody is asked
     assert outcome.judged.questions == {1: list(facts("A"))}
     assert promote(learned.store, outcome.session.id).session == outcome.session
-    assert Store.open(learned.store).head() == outcome.session
+    assert SessionStore.open(learned.store).head() == outcome.session
 
 
 @pytest.fixture
 def asks(learned, monkeypatch):
     """The same, where a loss of everything is still within what a person is asked about."""
     limits = Thresholds(ask_kept=0, ask_backward=1, general=100, ask_general=100)
-    monkeypatch.setattr(judge, "thresholds", lambda decided: limits)
+    monkeypatch.setattr(gate_run, "thresholds", lambda decided: limits)
     return learned
 
 
@@ -90,14 +88,14 @@ def test_where_the_gate_asks_a_person_decides(asks, answer, verdict):
 
 def test_a_smaller_part_of_the_change_is_looked_for_when_asked(asks, monkeypatch):
     tried = []
-    real = judge.gate.decide
+    real = gate_run.gate.decide
 
     def decide(measured, **given):
         tried.append(len(tried))
         found = real(measured, **given)
         return found if len(tried) < 3 else real([], **given)
 
-    monkeypatch.setattr(judge.gate, "decide", decide)
+    monkeypatch.setattr(gate_run.gate, "decide", decide)
     outcome = asks.train(asks.data("more", facts("B")), heard=Heard(answer="scale"), **FORGETS)
     assert len(tried) == 3  # the whole, 0.9, 0.8
     assert outcome.session.record["gate"]["beta"] == 0.8
@@ -122,7 +120,7 @@ def test_a_killed_gate_asks_again_and_one_session_is_committed(asks, monkeypatch
     data = asks.data("more", facts("B"))
     with pytest.raises(KeyboardInterrupt):
         asks.train(data, heard=Killed(), **FORGETS)
-    assert runs.runs(asks.store)[-1].record["phase"] == "gate"
+    assert runs.list_runs(asks.store)[-1].record["phase"] == "gate"
     heard = Heard(answer="promote")
     outcome = resume(asks.store, None, heard)
     assert len(heard.decisions) == 1
@@ -142,7 +140,7 @@ def test_a_session_without_rows_is_skipped_and_named(lab):
     first = lab.train(data, **LEARNS, **GENERAL, keep_data=False)
     assert "data.jsonl" not in first.session.hashes
     assert read_rows(first.session) == []
-    (run,) = runs.runs(lab.store)
+    (run,) = runs.list_runs(lab.store)
     assert not (run.path / "new.jsonl").exists()
     assert len(first.session.record["data"]["traces"]) == 6
     text = b"".join(p.read_bytes() for p in lab.store.rglob("*") if p.is_file())
@@ -164,10 +162,10 @@ def test_a_correction_that_was_not_kept_is_not_undone_by_rehearsal(learned):
 
 def test_consolidating_teaches_the_base_everything_anew(learned):
     learned.train(learned.data("more", facts("B", 4)), **LEARNS, **GENERAL)
-    store = Store.open(learned.store)
+    store = SessionStore.open(learned.store)
     chain = store.chain(store.head())
     flags = {"base": str(learned.base), "grad_accumulation": 1, "guard": 0.0}
-    request = Request(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
+    request = TrainingRequest(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
     heard = Heard()
     outcome = train(request, heard)
     session = outcome.session
@@ -176,8 +174,8 @@ def test_consolidating_teaches_the_base_everything_anew(learned):
     assert [row.question for row in read_rows(session)] == [*facts("A"), *facts("B", 4)]
     assert [s["name"] for s in session.record["gate"]["sessions"]] == ["cs", "more"]
     assert [s["now"] for s in session.record["gate"]["sessions"]] == [6, 4]
-    assert Store.open(learned.store).head() == session
-    assert len(Store.open(learned.store).sessions()) == 3  # nothing is deleted
+    assert SessionStore.open(learned.store).head() == session
+    assert len(SessionStore.open(learned.store).sessions()) == 3  # nothing is deleted
     assert heard.chains == [[]]
 
 
@@ -187,19 +185,19 @@ def test_a_session_can_be_left_out_of_a_consolidation(learned):
     learned.train(learned.data("more", moved), **LEARNS, **GENERAL)
     flags = {"base": str(learned.base), "grad_accumulation": 1, "guard": 0.0}
     settings = {"store": learned.store, "flags": {**flags, **LEARNS, **GENERAL}, "data": ()}
-    outcome = train(Request(**settings, without=["more"]), Heard())
+    outcome = train(TrainingRequest(**settings, without=["more"]), Heard())
     assert {row.question: row.answer for row in read_rows(outcome.session)} == facts("A")
     gate = outcome.session.record["gate"]
     assert gate["skipped"] == {"2 more": "it was left out on purpose"}
     assert len(outcome.session.record["without"]) == 1
     with pytest.raises(UsageError, match="--without cs: not of the chain"):
-        train(Request(**settings, without=["cs"]), Heard())
+        train(TrainingRequest(**settings, without=["cs"]), Heard())
 
 
 def test_a_consolidation_can_be_resumed(learned):
     learned.train(learned.data("more", facts("B", 4)), **LEARNS, **GENERAL)
     flags = {"base": str(learned.base), "grad_accumulation": 1, "guard": 0.0}
-    request = Request(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
+    request = TrainingRequest(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
     with pytest.raises(KeyboardInterrupt):
         train(request, Heard(stop_after=5))
     outcome = resume(learned.store, None, Heard())

@@ -4,14 +4,13 @@ import mlx.core as mx
 import pytest
 
 import tiny
-from mlx_tune.continual.general import rise
-from mlx_tune.continual.recall import score
-from mlx_tune.data import questions
+from mlx_tune.continual.recall import general_change, score
+from mlx_tune.data import general_questions
 from mlx_tune.inference.batch import answers
 from mlx_tune.models import bases, cache, runtime
 from mlx_tune.workflows import general
-from mlx_tune.workflows.folded import load_folded
-from mlx_tune.workflows.general import General, general_set
+from mlx_tune.workflows.general import GeneralSet, general_set
+from mlx_tune.workflows.workspace import load_folded
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +30,7 @@ def kept():
     return path
 
 
-def ask(info) -> tuple[General, list[str]]:
+def ask(info) -> tuple[GeneralSet, list[str]]:
     told = []
     return general_set(info, say=told.append), told
 
@@ -45,7 +44,10 @@ def test_an_example_is_a_question_and_what_the_base_says_to_it(info):
     assert told == ["asking the base 5 general questions (once a base)…"]
     assert (len(made.probes), len(made.guards)) == (3, 2)
     folded = load_folded(info, [])
-    shown = [*questions.evenly(questions.probes(), 3), *questions.evenly(questions.guards(), 2)]
+    shown = [
+        *general_questions.evenly(general_questions.probes(), 3),
+        *general_questions.evenly(general_questions.replay_questions(), 2),
+    ]
     for example, question in zip([*made.probes, *made.guards], shown, strict=True):
         prompt = folded.tokenizer.prompt([{"role": "user", "content": question.text}])
         (said,) = answers(folded.model, folded.tokenizer, [prompt], max_tokens=40)
@@ -59,7 +61,7 @@ def test_the_losses_are_the_bases_own_so_it_has_not_risen(info):
     made, _ = ask(info)
     now = score(load_folded(info, []).model, made.probes).losses
     assert min(made.base_losses) > 0
-    assert rise(made.base_losses, now, made.tokens).nats_per_token == 0
+    assert general_change(made.base_losses, now, made.tokens).nats_per_token == 0
     assert made.tokens == tuple(sum(probe.supervised) for probe in made.probes)
 
 
@@ -151,7 +153,7 @@ def test_a_base_that_cannot_be_chatted_with_is_asked_in_plain_text(tmp_path, tem
     folder = tiny.base_folder(tmp_path / "plain", template=template)
     info = bases.locate(str(folder))
     made, _ = ask(info)
-    plain = load_folded(info, []).tokenizer.encode_plain(questions.probes()[0].text)
+    plain = load_folded(info, []).tokenizer.encode_plain(general_questions.probes()[0].text)
     assert made.probes[0].tokens[: len(plain)] == tuple(plain)
     assert made.probes[0].first_supervised == len(plain)
 
@@ -160,7 +162,7 @@ def test_questions_that_a_small_base_cannot_read_are_left_out(tmp_path):
     folder = tiny.base_folder(tmp_path / "small")
     (folder / "config.json").write_text(json.dumps(tiny.config(max_position_embeddings=40)))
     made, _ = ask(bases.locate(str(folder)))
-    assert made == General(probes=(), guards=(), base_losses=())
+    assert made == GeneralSet(probes=(), guards=(), base_losses=())
 
 
 def test_answers_that_cannot_be_kept_are_used_all_the_same(info):

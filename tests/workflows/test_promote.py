@@ -2,10 +2,10 @@ import pytest
 
 from mlx_tune.continual.gate import Measured, Thresholds, decide
 from mlx_tune.errors import DamagedStoreError, UsageError
-from mlx_tune.lineage import head
-from mlx_tune.lineage.removal import remove
-from mlx_tune.lineage.store import Store
-from mlx_tune.workflows.promote import promote
+from mlx_tune.store import snapshot
+from mlx_tune.store.labels import mark_removed
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.store_commands import promote
 from stores import BASE, commit, flip, message, state, train
 
 
@@ -21,7 +21,7 @@ def refused(asked: int = 60, lost: int = 20) -> dict:
 @pytest.fixture
 def store(tmp_path):
     """The session cs, and on it dining, which the gate refused."""
-    made = Store.open(tmp_path / "store")
+    made = SessionStore.open(tmp_path / "store")
     commit(made, "dining", train(made, "cs"), **refused())
     return made
 
@@ -34,10 +34,10 @@ def test_a_refused_session_is_put_in_use_and_no_session_changes(store):
     assert (done.verdict, done.is_overruled) == ("refuse", True)
     assert done.reasons == tuple(dining.record["gate"]["reasons"])
     assert len(done.reasons) == 2
-    assert Store.open(store.root).head() == dining
+    assert SessionStore.open(store.root).head() == dining
     after = {name: data for name, data in state(store.root).items() if "sessions/" in name}
     assert after == before
-    last = head.moves(store.root)[-1]
+    last = snapshot.head_moves(store.root)[-1]
     assert (last.old, last.new) == (cs.id, dining.id)
     assert last.why == "promote dining, though the gate said refuse"
 
@@ -50,7 +50,7 @@ def test_a_session_on_another_branch_leaves_behind_what_it_does_not_stand_on(sto
     back = promote(store.root, "tennis")  # which the gate had let through
     assert (back.is_overruled, back.reasons) == (False, ())
     assert [one.name for one in back.left] == ["dining"]
-    assert head.moves(store.root)[-1].why == "promote tennis"
+    assert snapshot.head_moves(store.root)[-1].why == "promote tennis"
     assert store.head() == tennis
 
 
@@ -79,12 +79,12 @@ def test_what_cannot_be_promoted_is_refused_and_head_stays(store):
     with pytest.raises(UsageError, match="no store is there"):
         promote(store.root / "typo", "cs")
     dining = store.find("dining")
-    remove(store, dining)
+    mark_removed(store, dining)
     assert message(UsageError, lambda: promote(store.root, "dining")) == (
         f"{dining.folder_name} is removed; `mlx-tune rm --undo {dining.id[:8]}` keeps it"
     )
     assert store.head() == cs
-    assert len(head.moves(store.root)) == 1
+    assert len(snapshot.head_moves(store.root)) == 1
 
 
 def test_a_damaged_session_is_never_put_in_use(store):

@@ -12,8 +12,8 @@ from mlx_lm.utils import save_config, save_model
 import tiny
 from lab import AsTrained, facts
 from mlx_tune.models import bases
-from mlx_tune.workflows.folded import load_beside, load_folded
 from mlx_tune.workflows.fuse import fuse
+from mlx_tune.workflows.workspace import load_beside, load_folded
 
 TOKENS = mx.array([[40, 50, 60, 70]])
 

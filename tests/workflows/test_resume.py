@@ -8,12 +8,13 @@ import pytest
 from lab import Heard, facts
 from mlx_tune.continual.recall import Recall
 from mlx_tune.errors import DiskError, InputError, Interrupted, LockedError
-from mlx_tune.lineage.runs import Run, runs
-from mlx_tune.lineage.store import Store
+from mlx_tune.store.runs import Run, list_runs
+from mlx_tune.store.store import SessionStore
 from mlx_tune.training.adapter import WEIGHTS_FILE
-from mlx_tune.workflows import carry_out, space, steps
-from mlx_tune.workflows.resume import resume
-from mlx_tune.workflows.rollback import rollback
+from mlx_tune.workflows import fitting, steps
+from mlx_tune.workflows import run as run_module
+from mlx_tune.workflows.run import resume
+from mlx_tune.workflows.store_commands import rollback
 
 
 def checkpoints(run: Run) -> list[int]:
@@ -84,25 +85,25 @@ def test_a_run_that_died_in_any_phase_commits_one_session(lab, monkeypatch, phas
         lab.train(data)
     monkeypatch.setattr(Run, "set", keep)
     outcome = resume(lab.store, None, Heard())
-    assert Store.open(lab.store).sessions() == [outcome.session]
+    assert SessionStore.open(lab.store).sessions() == [outcome.session]
     assert outcome.is_head
-    (run,) = runs(lab.store)
+    (run,) = list_runs(lab.store)
     assert (run.record["phase"], run.record["session"]) == ("done", outcome.session.id)
 
 
 def test_a_session_committed_by_a_run_that_died_is_not_trained_again(lab, monkeypatch):
     """Its record holds the seconds each step took, so training again would commit another."""
-    monkeypatch.setattr(carry_out, "_move_head", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+    monkeypatch.setattr(run_module, "_move_head", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
     with pytest.raises(SystemExit):
         lab.train(lab.data("cs", facts("Lab")))
-    (session,) = Store.open(lab.store).sessions()
+    (session,) = SessionStore.open(lab.store).sessions()
     monkeypatch.undo()
     heard = Heard()
     outcome = resume(lab.store, None, heard)
     assert heard.steps == []
     assert outcome.session == session
     assert [entry.verbatim.asked for entry in outcome.recall] == [6]
-    assert Store.open(lab.store).head() == session
+    assert SessionStore.open(lab.store).head() == session
 
 
 def test_a_resume_takes_back_no_rollback(lab, monkeypatch):
@@ -116,7 +117,7 @@ def test_a_resume_takes_back_no_rollback(lab, monkeypatch):
     rollback(lab.store, "base")
     outcome = resume(lab.store, None, Heard())
     assert not outcome.is_head
-    assert Store.open(lab.store).head() is None
+    assert SessionStore.open(lab.store).head() is None
 
 
 def exit_now():
@@ -134,7 +135,7 @@ def test_training_the_same_data_offers_the_unfinished_run(lab):
     accepted = Heard(accept=True)
     lab.train(data, heard=accepted)
     assert [step.number for step in accepted.steps] == [4]
-    assert not [run for run in runs(lab.store) if run.is_unfinished]
+    assert not [run for run in list_runs(lab.store) if run.is_unfinished]
 
 
 def test_an_offer_names_the_settings_that_are_otherwise(lab):
@@ -157,18 +158,18 @@ def test_other_data_another_parent_and_a_finished_run_are_not_offered(lab):
 
 
 def test_a_second_training_is_refused_with_the_first_ones_pid_and_loses_nothing(lab):
-    store = Store.open(lab.store)
+    store = SessionStore.open(lab.store)
     with store.training("train first"), pytest.raises(LockedError) as caught:
         lab.train(lab.data("cs", facts("Lab")))
     assert "training.lock: held for train first by process " in str(caught.value)
-    assert runs(lab.store) == []
+    assert list_runs(lab.store) == []
     lab.train(lab.data("cs", facts("Lab")))
 
 
 def test_a_head_that_moved_between_plan_and_lock_is_refused(lab, monkeypatch):
-    from mlx_tune.workflows import train
+    from mlx_tune.workflows import run as run_module
 
-    prepare = train.prepare
+    prepare = run_module.prepare
 
     def overtaken(request, **options):
         plan = prepare(request, **options)
@@ -178,14 +179,14 @@ def test_a_head_that_moved_between_plan_and_lock_is_refused(lab, monkeypatch):
         plan.store.move_head(other, expected=None, why="another training")
         return plan
 
-    monkeypatch.setattr(train, "prepare", overtaken)
+    monkeypatch.setattr(run_module, "prepare", overtaken)
     with pytest.raises(LockedError, match="HEAD moved while this training was planned"):
         lab.train(lab.data("cs", facts("Lab")))
-    assert runs(lab.store) == []
+    assert list_runs(lab.store) == []
 
 
 def test_a_disk_without_room_for_the_run_is_refused_before_it_begins(lab, monkeypatch):
-    monkeypatch.setattr(space, "free_bytes", lambda root: 1_000_000)
+    monkeypatch.setattr(fitting, "free_bytes", lambda root: 1_000_000)
     with pytest.raises(DiskError) as caught:
         lab.train(lab.data("cs", facts("Lab")))
     assert str(caught.value) == (
@@ -193,7 +194,7 @@ def test_a_disk_without_room_for_the_run_is_refused_before_it_begins(lab, monkey
         "(`mlx-tune gc` deletes what old runs left), lower --rank, or name another store with "
         "--store"
     )
-    assert runs(lab.store) == []
+    assert list_runs(lab.store) == []
 
 
 # The best checkpoint

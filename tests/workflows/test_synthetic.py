@@ -2,16 +2,16 @@ import pytest
 
 from mlx_tune.data.tokenise import encode
 from mlx_tune.inference.generate import stream
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
-from mlx_tune.workflows.folded import load_folded
-from mlx_tune.workflows.synthetic import speaker, written_by
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.general import speaker, written_by
+from mlx_tune.workflows.workspace import load_folded
 
 
 @pytest.fixture(scope="module")
 def folded(fork):
     """A model that was taught two short facts: it comes to an end after a question it knows."""
-    store = Store.open(fork.store)
+    store = SessionStore.open(fork.store)
     return load_folded(bases.locate(str(fork.base)), store.chain(store.find("cs")))
 
 

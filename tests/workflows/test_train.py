@@ -8,12 +8,12 @@ from mlx.utils import tree_flatten
 from lab import FAST, AsTrained, Heard, facts
 from mlx_tune.continual.fold import fold
 from mlx_tune.errors import IncompatibleError, InputError, UsageError
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
 from mlx_tune.models.load import load
-from mlx_tune.workflows.folded import load_folded, read_adapter, read_rows
-from mlx_tune.workflows.resume import resume
-from mlx_tune.workflows.rollback import rollback
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.run import resume
+from mlx_tune.workflows.store_commands import rollback
+from mlx_tune.workflows.workspace import load_folded, read_adapter, read_rows
 
 TOKENS = mx.array([[40, 50, 60, 70]])
 
@@ -21,7 +21,7 @@ TOKENS = mx.array([[40, 50, 60, 70]])
 def test_a_first_session_is_committed_and_in_use(lab):
     heard = Heard()
     outcome = lab.train(lab.data("cs", facts("Lab")), heard=heard)
-    store = Store.open(lab.store)
+    store = SessionStore.open(lab.store)
     assert store.head() == outcome.session
     assert (outcome.session.number, outcome.session.name) == (1, "cs")
     assert heard.chains == [[]]
@@ -47,7 +47,7 @@ def test_three_sessions_keep_the_whole_chain(lab):
         lab.train(lab.data(subject, facts(subject)), heard=heard, learning_rate=0.02)
         as_trained.append(heard.logits)
     assert heard.chains == [["cs", "housing"]]
-    store = Store.open(lab.store)
+    store = SessionStore.open(lab.store)
     chain = store.chain(store.head())
     assert [s.name for s in chain] == ["cs", "housing", "dining"]
     info = bases.locate(str(lab.base))
@@ -102,7 +102,7 @@ def test_a_run_interrupted_and_resumed_ends_with_the_same_adapter(lab):
         resumed.session.record["training"]["tokens"]
         == (undisturbed.session.record["training"]["tokens"])
     )
-    assert Store.open(lab.store).head() == resumed.session
+    assert SessionStore.open(lab.store).head() == resumed.session
 
 
 def test_a_resume_needs_no_data_file(lab):
@@ -145,7 +145,7 @@ def test_rows_over_the_limit_are_left_out_and_reported(lab):
     (plan,) = heard.plans
     assert [row.question for row in plan.too_long] == ["A long one?"]
     assert 0 < plan.long_share < 0.05
-    assert len(read_rows(Store.open(lab.store).head())) == 40
+    assert len(read_rows(SessionStore.open(lab.store).head())) == 40
 
 
 def test_too_many_tokens_over_the_limit_are_refused_unless_allowed(lab):
@@ -159,7 +159,7 @@ def test_too_many_tokens_over_the_limit_are_refused_unless_allowed(lab):
         "has 231; raise --max-length, or leave them out with --allow-long"
     )
     lab.train(data, max_length=120, allow_long=True, epochs=1)
-    assert len(read_rows(Store.open(lab.store).head())) == 3
+    assert len(read_rows(SessionStore.open(lab.store).head())) == 3
 
 
 def test_a_limit_that_leaves_nothing_is_refused(lab):
@@ -179,7 +179,7 @@ def test_another_base_than_the_chains_is_refused_with_both_fingerprints(lab, tmp
         f"{lab.store}: its sessions stand on the base {lab.base} ({first}), not on {other} "
         f"({second}); a store holds one base, so name another with --store"
     )
-    assert len(Store.open(lab.store).sessions()) == 1
+    assert len(SessionStore.open(lab.store).sessions()) == 1
 
 
 def test_a_head_that_moved_meanwhile_is_not_moved_again(lab):
@@ -192,7 +192,7 @@ def test_a_head_that_moved_meanwhile_is_not_moved_again(lab):
     heard = Meddling()
     outcome = lab.train(lab.data("b", facts("B")), heard=heard)
     assert not outcome.is_head
-    store = Store.open(lab.store)
+    store = SessionStore.open(lab.store)
     assert store.head() is None
     assert store.chain(outcome.session) == [first.session, outcome.session]
 
@@ -260,13 +260,13 @@ def test_a_run_that_diverged_is_not_offered_to_be_resumed(lab, monkeypatch):
     with pytest.raises(InputError, match="no longer finite"):
         lab.train(lab.data("cs", facts("Lab")), heard=heard)
     assert heard.run.record["phase"] == "failed"
-    assert Store.open(lab.store).sessions() == []
+    assert SessionStore.open(lab.store).sessions() == []
     with pytest.raises(UsageError, match="no unfinished run"):
         resume(lab.store, None, Heard())
 
 
 def test_a_crash_after_the_commit_commits_no_second_session(lab, monkeypatch):
-    from mlx_tune.lineage.runs import Run
+    from mlx_tune.store.runs import Run
 
     keep = Run.set
 
@@ -278,12 +278,12 @@ def test_a_crash_after_the_commit_commits_no_second_session(lab, monkeypatch):
     monkeypatch.setattr(Run, "set", die_at_the_end)
     with pytest.raises(SystemExit):
         lab.train(lab.data("cs", facts("Lab")))
-    (committed,) = Store.open(lab.store).sessions()
+    (committed,) = SessionStore.open(lab.store).sessions()
     monkeypatch.setattr(Run, "set", keep)
     outcome = resume(lab.store, None, Heard())
     assert outcome.session == committed
     assert outcome.is_head
-    assert Store.open(lab.store).sessions() == [committed]
+    assert SessionStore.open(lab.store).sessions() == [committed]
 
 
 def test_a_resume_beside_a_head_that_moved_says_so_first(lab):
@@ -317,7 +317,7 @@ def test_weights_that_overflow_the_stored_type_are_never_committed(lab, tmp_path
     heard = Heard()
     with pytest.raises(InputError, match="not finite"):
         lab.train(lab.data("cs", facts("Lab")), heard=heard, rank=1, alpha=1e6, learning_rate=1.0)
-    assert Store.open(lab.store).sessions() == []
+    assert SessionStore.open(lab.store).sessions() == []
     assert heard.run.record["phase"] == "failed"
 
 

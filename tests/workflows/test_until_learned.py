@@ -3,12 +3,12 @@
 import pytest
 
 from lab import Heard
-from mlx_tune.continual import exam
-from mlx_tune.lineage.store import Store
+from mlx_tune.continual import early_stopping
+from mlx_tune.store.store import SessionStore
 from mlx_tune.training.adapter import WEIGHTS_FILE
-from mlx_tune.workflows import carry_out
-from mlx_tune.workflows.resume import resume
-from mlx_tune.workflows.rollback import rollback
+from mlx_tune.workflows import run
+from mlx_tune.workflows.run import resume
+from mlx_tune.workflows.store_commands import rollback
 
 FLAGS = {"learning_rate": 0.01, "epochs": 60, "rank": 16, "batch_size": 8, "until_learned": True}
 PAIRS = {f"Where is A{i}?": f"In A{i + 3}." for i in range(4)}
@@ -17,7 +17,7 @@ PAIRS = {f"Where is A{i}?": f"In A{i + 3}." for i in range(4)}
 @pytest.fixture(autouse=True)
 def bolder(monkeypatch):
     """A tiny head never grows sure: its first choice is right long before its share is a half."""
-    monkeypatch.setattr(exam, "PASS_NATS", 1.6)
+    monkeypatch.setattr(early_stopping, "PASS_NATS", 1.6)
 
 
 def training(outcome) -> dict:
@@ -34,7 +34,7 @@ def test_it_ends_with_the_epoch_after_which_every_row_was_known(lab):
 
 
 def test_what_is_not_learned_takes_all_epochs_and_says_so(lab, monkeypatch):
-    monkeypatch.setattr(exam, "PASS_NATS", 0.0)
+    monkeypatch.setattr(early_stopping, "PASS_NATS", 0.0)
     found = training(lab.train(lab.data("cs", PAIRS), **{**FLAGS, "epochs": 5}))
     assert (found["is_learned"], found["epochs"]) == (False, 5)
 
@@ -54,7 +54,7 @@ def test_old_rows_have_had_their_turns_before_it_ends(lab, monkeypatch):
     """Six old rows beside one new one: one of them an epoch, so three turns take 18 epochs."""
     old = {f"Where is B{i}?": f"In B{i}." for i in range(6)}
     lab.train(lab.data("cs", old), **{**FLAGS, "epochs": 2})
-    monkeypatch.setattr(exam, "PASS_NATS", 100.0)  # known at once
+    monkeypatch.setattr(early_stopping, "PASS_NATS", 100.0)  # known at once
     found = training(lab.train(lab.data("one", {"Where is C?": "In C."}), **FLAGS))
     assert (found["is_learned"], found["epochs"]) == (True, 18)
 
@@ -81,11 +81,11 @@ def test_one_that_died_after_its_exam_takes_no_more_steps(lab, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(carry_out, "judge", die)
+        patch.setattr(run, "run_gate", die)
         with pytest.raises(KeyboardInterrupt):
             lab.train(data, **FLAGS)
     heard = Heard()
     again = resume(lab.store, None, heard)
     assert heard.steps == []
     assert again.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
-    assert Store.open(lab.store).head() == again.session
+    assert SessionStore.open(lab.store).head() == again.session

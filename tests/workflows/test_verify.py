@@ -8,7 +8,7 @@ import pytest
 
 from lab import Lab, facts
 from mlx_tune.errors import DamagedStoreError, IncompatibleError
-from mlx_tune.workflows.verify import verify
+from mlx_tune.workflows.store_commands import verify
 
 
 @pytest.fixture

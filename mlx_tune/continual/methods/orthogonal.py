@@ -22,7 +22,7 @@ import mlx.core as mx
 
 from mlx_tune.continual.methods.method import Method
 from mlx_tune.training.adapter import Adapter
-from mlx_tune.training.joined import Factors
+from mlx_tune.training.packed import Factors
 
 
 class _Orthogonal(Method):

@@ -14,8 +14,9 @@ Equation:
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from mlx_tune.continual.gate import PROMOTE, SEVERITY, Decision
+from mlx_tune.continual.gate import SEVERITY, Decision
 from mlx_tune.continual.methods.method import Method
+from mlx_tune.store.session import PROMOTE
 from mlx_tune.training.adapter import Adapter
 
 METHOD = Method(name="soup", searches_scale=True)

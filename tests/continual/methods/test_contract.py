@@ -14,9 +14,9 @@ from mlx_tune import settings
 from mlx_tune.continual import methods
 from mlx_tune.continual.methods import METHODS, Method, method
 from mlx_tune.errors import UsageError
-from mlx_tune.lineage.store import Store
-from mlx_tune.workflows.folded import read_adapters
-from mlx_tune.workflows.rollback import rollback
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.store_commands import rollback
+from mlx_tune.workflows.workspace import read_adapters
 
 KINDS = ("method",)  # files of the folder that hold no method
 EVERY = pytest.mark.parametrize("one", METHODS.values(), ids=METHODS)
@@ -58,7 +58,7 @@ def test_a_method_cannot_be_changed(one):
 
 @EVERY
 def test_what_it_replays_can_be_given_as_a_flag(one):
-    assert settings.gather({"replay": one.replay})["replay"].value == one.replay
+    assert settings.merge_settings({"replay": one.replay})["replay"].value == one.replay
 
 
 @EVERY
@@ -147,7 +147,7 @@ def test_a_small_training_with_it_learns_and_leaves_a_chain_that_reads_back(one,
     assert kept < 4 or one.name not in ("none", "seed")  # the control: without rehearsal it goes
     weights = "adapters.safetensors"
     assert session.read(weights) == outcomes[1].session.read(weights)
-    chain = Store.open(lab.store).chain(session)
+    chain = SessionStore.open(lab.store).chain(session)
     assert len(read_adapters(chain)) == 2
 
 

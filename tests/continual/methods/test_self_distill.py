@@ -3,7 +3,7 @@ import pytest
 
 import tiny
 from mlx_tune.training.batches import collate
-from mlx_tune.training.network import network
+from mlx_tune.training.generic import network
 
 
 def test_the_teacher_is_the_student_without_its_adapter():

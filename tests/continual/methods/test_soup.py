@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.continual.gate import PROMOTE, Measured, Thresholds, decide
-from mlx_tune.continual.general import Rise
+from mlx_tune.continual.gate import Measured, Thresholds, decide
 from mlx_tune.continual.methods.soup import BETAS, scaled, search
+from mlx_tune.continual.recall import GeneralChange
+from mlx_tune.store.session import PROMOTE
 from mlx_tune.training.adapter import Adapter
 
 
@@ -26,7 +27,9 @@ def judged_by(lost, nats=None, asked=(100,)):
             for number, (count, missing) in enumerate(zip(asked, lost(beta), strict=True), start=1)
         ]
         general = (
-            None if nats is None else Rise(nats_per_token=nats(beta), rose=60, fell=60, asked=120)
+            None
+            if nats is None
+            else GeneralChange(nats_per_token=nats(beta), rose=60, fell=60, asked=120)
         )
         return decide(measured, skipped={}, general=general, thresholds=Thresholds())
 

@@ -9,9 +9,9 @@ from outside import FACTS, LATER, Server, python_with
 
 from mlx_tune.continual.recall import Recall, score
 from mlx_tune.data.tokenise import Example
-from mlx_tune.lineage.store import Store
 from mlx_tune.models import bases
-from mlx_tune.workflows.folded import load_folded
+from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.workspace import load_folded
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,7 @@ def samples(out: Path) -> dict[str, list[tuple[float, bool]]]:
 def offline(server: Server, names: int, question: str) -> Recall:
     """What we find with so many of the sessions: the choices of a question, each after it."""
     info = bases.locate(str(server.lab.base))
-    store = Store.open(server.lab.store)
+    store = SessionStore.open(server.lab.store)
     folded = load_folded(info, store.chain(store.find("later"))[:names])
     context = folded.tokenizer.encode(TASK["doc_to_text"].replace("{{question}}", question))
     examples = []

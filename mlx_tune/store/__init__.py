@@ -1,0 +1,1 @@
+"""The store: sessions that never change, HEAD, runs, labels and evaluations."""

@@ -1,0 +1,185 @@
+"""Removal, second half: what is marked moves to the trash, and old trash goes.
+
+Nothing moves while anything in the store is damaged, and nothing is deleted that has not lain in
+the trash for thirty days, but for checkpoints of runs that became sessions and unfinished writes.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+from mlx_tune.errors import DamagedStoreError
+from mlx_tune.lineage.atomic import SCRATCH, discard_folder, disk_errors, make_folder
+from mlx_tune.lineage.flush import sync_folder
+from mlx_tune.lineage.sealed import entries
+from mlx_tune.store import labels, snapshot
+from mlx_tune.store.runs import CHECKPOINTS, DONE, list_runs
+from mlx_tune.store.store import SessionStore
+from mlx_tune.store.verify import verify
+
+TRASH = "trash"
+KEPT_DAYS = 30
+# What a collection calls what it moves; anything else in the trash is not its to delete.
+_DATED = re.compile(r"(\d{4}-\d\d-\d\d)-\d{4,}-[a-z0-9-]+-[0-9a-f]{8}(~\d+)?", re.ASCII)
+_DRAFT = re.compile("[0-9a-f]{16}")
+_STRAY = re.compile(r"\..+\.[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What a collection did, or would do; paths are within the store.
+
+    Attributes:
+        moved: Sessions that went to the trash, by folder name.
+        deleted: Trash older than thirty days, checkpoints of runs that became sessions, unfinished
+            writes.
+        freed_bytes: Of what was deleted.
+    """
+
+    moved: tuple[str, ...]
+    deleted: tuple[str, ...]
+    freed_bytes: int
+
+
+def collect_garbage(store: SessionStore, *, today: date, dry_run: bool = False) -> Collected:
+    """Move marked sessions to the trash, and delete what may go.
+
+    Args:
+        store: The store.
+        today: What the trash is dated by, and measured against.
+        dry_run: Only say what would be done.
+
+    Raises:
+        DamagedStoreError: Something in the store is damaged, or HEAD is lost; nothing was moved.
+        LockedError: A training is going on, or another process is writing.
+        DiskError: The disk is read-only or failing; what was not moved is where it was.
+    """
+    with store.training("gc"), store.locked("gc"):
+        _need_whole(store)
+        marked, scratch = _marked(store), store.root / SCRATCH
+        with disk_errors("read", store.root, safe="reading changes nothing"):
+            old = _deletable(store, today)
+            freed_bytes = sum(map(_size_bytes, old))
+        if not dry_run:
+            for path in marked:
+                _to_trash(store, path, today)
+            for path in old:
+                # It leaves its place first: without locks, a draft may become a session meanwhile.
+                discard_folder(path, scratch=scratch, safe="nothing else was touched")
+            _drop_stale_marks(store)
+    return Collected(
+        moved=tuple(path.name for path in marked),
+        deleted=tuple(str(path.relative_to(store.root)) for path in old),
+        freed_bytes=freed_bytes,
+    )
+
+
+def _need_whole(store: SessionStore) -> None:
+    """Refuse while anything is damaged: what looks unneeded may be the only good copy."""
+    found = verify(store)
+    problems = [*found.problems]
+    if store.head_is_lost():
+        problems.append(
+            f"{store.root / snapshot.HEAD} is missing or names no session here; "
+            "`mlx-tune rollback --to` the one in use"
+        )
+    if problems:
+        raise DamagedStoreError(
+            f"gc moved nothing, for something is damaged: {'; '.join(problems)}"
+        )
+
+
+def _marked(store: SessionStore) -> list[Path]:
+    """Return the folders to move, children before their parents.
+
+    A mark does not suffice: without locks, somebody may have trained on the session meanwhile.
+    """
+    found = store.shelf()
+    marks = labels.removed_ids(store.root)
+    named = _named(store)
+    needed: set[str] = set()
+    for session in found.sound.values():
+        if session.id not in marks or session.id in named:
+            needed.update(member.id for member in found.chain(session))
+    # By number, and a child's is greater than its parent's.
+    return [s.path for s in reversed(list(found.sound.values())) if s.id not in needed]
+
+
+def _named(store: SessionStore) -> set[str]:
+    """Return what HEAD, tags and unfinished runs name."""
+    in_use = store.head()
+    unfinished = [
+        str(run.record.get("parent")) for run in list_runs(store.root) if run.is_unfinished
+    ]
+    tagged = labels.read_labels(store.root / labels.TAGS).values()
+    return {in_use.id if in_use else snapshot.BASE, *unfinished, *tagged}
+
+
+def _deletable(store: SessionStore, today: date) -> list[Path]:
+    scratch = store.root / SCRATCH
+    drafts = [] if scratch.is_symlink() else entries(scratch)  # a link may lead to a person's files
+    ended = [r.path / CHECKPOINTS for r in list_runs(store.root) if r.record.get("phase") == DONE]
+    return [
+        *(path for path in entries(store.root / TRASH) if _is_old(path, today)),
+        *(path for path in ended if path.is_dir()),
+        *(path for path in drafts if _DRAFT.fullmatch(path.name)),
+        *_strays(store),
+    ]
+
+
+def _strays(store: SessionStore) -> list[Path]:
+    """Return what killed writers left beside the files they meant to replace."""
+    labelled = (store.root / labels.TAGS, store.root / labels.REMOVED)
+    folders = [store.root, *labelled, *(run.path for run in list_runs(store.root))]
+    beside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    return sorted(path for path in beside if _STRAY.fullmatch(path.name))
+
+
+def _is_old(path: Path, today: date) -> bool:
+    match = _DATED.fullmatch(path.name)
+    try:
+        return match is not None and date.fromisoformat(match[1]) <= today - timedelta(KEPT_DAYS)
+    except ValueError:  # the 31st of February: not a name of ours, so not ours to delete
+        return False
+
+
+def _to_trash(store: SessionStore, path: Path, today: date) -> None:
+    with disk_errors("move", path, "it is in its place or whole in the trash"):
+        make_folder(store.root / TRASH)
+        path.rename(_free(store.root / TRASH / f"{today.isoformat()}-{path.name}"))
+        # The new name first: between the two flushes the session has both names, never none.
+        sync_folder(store.root / TRASH)
+        sync_folder(path.parent)
+    labels.drop_label(store.root / labels.REMOVED, path.name)
+
+
+def _free(path: Path) -> Path:
+    """Return a name nothing has: one session may be trained, removed and trained again."""
+    count = 1
+    while path.exists():
+        count += 1
+        path = path.with_name(f"{path.name.removesuffix(f'~{count - 1}')}~{count}")
+    return path
+
+
+def _drop_stale_marks(store: SessionStore) -> None:
+    """Take away marks whose session has left: a collection that was killed leaves them."""
+    here = {session.id for session in store.sessions()}
+    for name, identity in labels.read_labels(store.root / labels.REMOVED).items():
+        if identity not in here:
+            labels.drop_label(store.root / labels.REMOVED, name)
+
+
+def _size_bytes(path: Path) -> int:
+    """Return how many bytes of files lie there, none where it has gone meanwhile."""
+    size_bytes = 0
+    for inner in [path, *([] if path.is_symlink() else path.rglob("*"))]:
+        with suppress(FileNotFoundError):
+            status = inner.lstat()
+            size_bytes += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return size_bytes

@@ -1,0 +1,206 @@
+"""Labels: small files that each name one session, a person's tags and the marks of removal.
+
+A session is never written again, so what is said of it later stands beside it. A session that is
+marked as removed stays where it is until `gc` collects it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_tune.errors import DamagedStoreError, UsageError
+from mlx_tune.lineage.atomic import disk_errors, make_folder, replace_file
+from mlx_tune.lineage.flush import sync_folder
+from mlx_tune.lineage.sealed import entries, read_regular
+from mlx_tune.store import format as store_format
+from mlx_tune.store.runs import list_runs
+from mlx_tune.store.session import Session, check_name, quoted
+
+if TYPE_CHECKING:  # it imports this room
+    from mlx_tune.store.store import SessionStore
+
+TAGS = "tags"
+REMOVED = "removed"
+_ID = re.compile("([0-9a-f]{64})\n?")
+_MOST_BYTES = 65
+
+
+def read_labels(folder: Path, notes: list[str] | None = None) -> dict[str, str]:
+    """Return the id that each label of a folder holds, by the label's name.
+
+    Args:
+        folder: ``tags`` or ``removed`` of a store; it may be missing.
+        notes: Takes a line for every label that is no such file.
+
+    Raises:
+        DiskError: The folder or a label cannot be read; that is no reason to go on without.
+    """
+    found: dict[str, str] = {}
+    for path in entries(folder):
+        try:
+            data = read_regular(path, most_bytes=_MOST_BYTES)
+            match = _ID.fullmatch(data.decode("utf-8", errors="replace"))
+        except DamagedStoreError:
+            match = None
+        if match:
+            found[path.name] = match[1]
+            continue
+        line = f"{path}: holds no session's id and is passed over; delete it"
+        if notes is not None and line not in notes:
+            notes.append(line)
+    return found
+
+
+def removed_ids(root: Path, notes: list[str] | None = None) -> set[str]:
+    """Return the ids of a store's sessions that are marked for removal.
+
+    Raises:
+        DiskError: As for :func:`read`.
+    """
+    return set(read_labels(root / REMOVED, notes).values())
+
+
+def put_label(folder: Path, name: str, identity: str) -> None:
+    """Let a label name a session, durably.
+
+    Raises:
+        DiskError: The disk is full, read-only or failing; the label is as it was.
+    """
+    with disk_errors("write", folder / name):
+        make_folder(folder)
+    replace_file(folder / name, f"{identity}\n".encode())
+
+
+def drop_label(folder: Path, name: str) -> None:
+    """Take a label away, durably; one that is not there stays so.
+
+    Raises:
+        DiskError: The disk is read-only or failing.
+    """
+    with disk_errors("delete", folder / name, safe="the label may still be there"):
+        (folder / name).unlink(missing_ok=True)
+        if folder.is_dir():
+            sync_folder(folder)
+
+
+# What means a session by its number or its id, or by both, as a folder's name does.
+_TAKEN = re.compile("[0-9]+|[0-9a-f]{4,64}|[0-9]{4,}-.+-[0-9a-f]{8}")
+
+
+def read_tags(store: SessionStore) -> dict[str, str]:
+    """Return each tag with the id of its session, by name."""
+    return read_labels(store.root / TAGS, store.notes)
+
+
+def tag(store: SessionStore, name: str, session: Session) -> None:
+    """Give a session a name; a tag of that name moves.
+
+    Raises:
+        UsageError: The name is not allowed, or means a session already, or the session is removed.
+        DamagedStoreError: The session is no longer in the store.
+        LockedError: Another process is writing.
+        DiskError: The disk is full, read-only or failing.
+    """
+    check_name(name, "tag")
+    if _TAKEN.fullmatch(name):
+        raise UsageError(
+            f"tag {quoted(name)} could be taken for a session's number or id; put a word to it"
+        )
+    with store.locked(f"tag {name}"):
+        # Under the lock: until then it may have been removed, even collected.
+        store.check_here(session)
+        store.check_kept(session)
+        clash = [s for s in store.sessions() if s.name == name and s != session]
+        if clash:
+            raise UsageError(
+                f"tag {quoted(name)}: {clash[0].folder_name} is called that; choose another"
+            )
+        put_label(store.root / TAGS, name, session.id)
+
+
+def untag(store: SessionStore, name: str) -> None:
+    """Take a tag away; its session stays.
+
+    Raises:
+        UsageError: There is no such tag.
+        LockedError: Another process is writing.
+        DiskError: The disk is read-only or failing.
+    """
+    with store.locked(f"untag {name}"):
+        known = read_tags(store)
+        if name not in known:
+            raise UsageError(f"no tag {quoted(name)}; there are {', '.join(known) or 'none'}")
+        drop_label(store.root / TAGS, name)
+
+
+def marked_ids(store: SessionStore) -> set[str]:
+    """Return the ids of the sessions that are marked."""
+    return removed_ids(store.root, store.notes)
+
+
+def mark_removed(store: SessionStore, session: Session) -> None:
+    """Mark a session for the next collection; a second time changes nothing.
+
+    Raises:
+        UsageError: It is HEAD, or a session, a tag or an unfinished run stands on it.
+        DamagedStoreError: It is no longer in the store.
+        LockedError: Another process is writing.
+        DiskError: The disk is full, read-only or failing.
+    """
+    with store.locked(f"rm {session.folder_name}"):
+        store.check_here(session)
+        if needs := _needed_by(store, session):
+            raise UsageError(f"{session.folder_name} was not removed: {'; '.join(needs)}")
+        # A version that knows no marks would list a marked session, and train on it.
+        store_format.require(store.root, store_format.REMOVAL)
+        put_label(store.root / REMOVED, session.folder_name, session.id)
+
+
+def unmark_removed(store: SessionStore, session: Session) -> None:
+    """Take the mark away again.
+
+    Raises:
+        UsageError: It is not marked.
+        LockedError: Another process is writing.
+        DiskError: The disk is read-only or failing.
+    """
+    with store.locked(f"rm --undo {session.folder_name}"):
+        if session.id not in marked_ids(store):
+            raise UsageError(f"{session.folder_name} is not removed; nothing to undo")
+        if session.parent in marked_ids(store):
+            raise UsageError(
+                f"{session.folder_name}: its parent {session.parent[:8]} is removed too; "
+                f"first `mlx-tune rm --undo {session.parent[:8]}`"
+            )
+        for name, identity in read_labels(store.root / REMOVED).items():
+            if identity == session.id:
+                drop_label(store.root / REMOVED, name)
+
+
+def _needed_by(store: SessionStore, session: Session) -> list[str]:
+    """Say what stands on a session, with what to do about each."""
+    gone = marked_ids(store)
+    needs = []
+    if store.head() == session:
+        needs.append("HEAD is there, `mlx-tune rollback` first")
+    if children := [s for s in store.sessions() if s.parent == session.id and s.id not in gone]:
+        names = ", ".join(child.folder_name for child in children)
+        needs.append(
+            f"{names} was trained on it, remove that first, or teach the rest anew without it: "
+            f"`mlx-tune consolidate --without {session.id[:8]}`"
+        )
+    tags = read_labels(store.root / TAGS)
+    needs += [
+        f"the tag {name} names it, `mlx-tune tag --delete {name}` first"
+        for name, word in tags.items()
+        if word == session.id
+    ]
+    needs += [
+        f"the unfinished run {run.path.name} stands on it, `mlx-tune resume {run.path.name}` or "
+        f"delete {run.path} first"
+        for run in list_runs(store.root)
+        if run.is_unfinished and run.record.get("parent") == session.id
+    ]
+    return needs

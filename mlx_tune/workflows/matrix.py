@@ -1,0 +1,232 @@
+"""What an evaluation found: who was asked, whose questions, and how each came out."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mlx_tune.continual.recall import GeneralChange
+from mlx_tune.continual.retention import KINDS, Cell, Kind, Measure, Retention, matrix
+from mlx_tune.data.rows import Row, canonical_json
+from mlx_tune.store.session import Session
+from mlx_tune.store.snapshot import BASE
+from mlx_tune.workflows.scoring import FactScore, SessionRecall
+
+MEASURED, RECORDED = "measured", "recorded"
+"""Where a score comes from: asked now, or written in the session's record when it was trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixRow:
+    """A row of the matrix: the model as it was after a session.
+
+    Attributes:
+        session: The session; None is the base.
+        chain: What is folded into it, root first.
+    """
+
+    session: Session | None
+    chain: tuple[Session, ...] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """The session's id, or ``base``."""
+        return self.session.id if self.session else BASE
+
+    @property
+    def number(self) -> int:
+        """How many sessions are folded into it."""
+        return len(self.chain)
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return self.session.name if self.session else BASE
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixColumn:
+    """A column of the matrix: the questions that are a session's.
+
+    Attributes:
+        session: The session.
+        rows: Those of its questions that no later session taught again.
+        superseded: How many were taught again.
+    """
+
+    session: Session
+    rows: tuple[Row, ...] = field(repr=False)
+    superseded: int
+
+    def count(self, kind: Kind) -> int:
+        """Return how many questions of a kind there are."""
+        return len(self.rows) if kind == "verbatim" else sum(len(r.paraphrases) for r in self.rows)
+
+    @property
+    def sha256(self) -> str:
+        """Hash (hex) of the questions, answers and paraphrases, in their order."""
+        rows = canonical_json([row.to_json() for row in self.rows])
+        return hashlib.sha256(rows.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellScore:
+    """How questions came out.
+
+    Attributes:
+        outcomes: One flag a question: True where the greedy answer is the taught one.
+        loss: Mean over answer tokens, nats per token; None where only the flags are known.
+        token_accuracy: Share of answer tokens that are the first choice; likewise.
+        source: ``measured``, ``recorded``, or the name of an earlier evaluation's file.
+    """
+
+    outcomes: tuple[bool, ...]
+    loss: float | None
+    token_accuracy: float | None
+    source: str
+
+    @property
+    def cell(self) -> Cell:
+        """How many were right, of how many."""
+        return sum(self.outcomes), len(self.outcomes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what an evaluation's file keeps."""
+        right, asked = sum(self.outcomes), len(self.outcomes)
+        return {
+            "right": right,
+            "asked": asked,
+            "outcomes": [int(flag) for flag in self.outcomes],
+            "loss": self.loss,
+            "token_accuracy": self.token_accuracy,
+            "source": self.source,
+        }
+
+
+Cells = dict[tuple[str, str, Kind], CellScore]
+"""By the ids of the place that answered and of the session asked about, and the kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The retention matrices of a chain, as far as they are known.
+
+    Attributes:
+        answering: Whose answers were asked for; its row is measured now.
+        rows: The places in the order of the chain, the answering one last.
+        columns: The sessions asked about, root first.
+        cells: What is known.
+        recall: The answering row in full, one entry a column.
+        facts: Key facts in the answers, by number of the session asked; None when not asked for.
+        general: What the answering place's general answers cost; None when not asked.
+    """
+
+    answering: MatrixRow
+    rows: tuple[MatrixRow, ...]
+    columns: tuple[MatrixColumn, ...]
+    cells: Mapping[tuple[str, str, Kind], CellScore]
+    recall: tuple[SessionRecall, ...]
+    facts: Mapping[int, Mapping[Kind, FactScore]] | None = None
+    general: GeneralChange | None = None
+
+    def scored(self, row: MatrixRow, column: MatrixColumn, kind: Kind) -> CellScore | None:
+        """Return what is known of one cell."""
+        return self.cells.get((row.id, column.session.id, kind))
+
+    def retention(self, kind: Kind) -> Retention | None:
+        """Return the matrix up to the answering session, or None where it is no such matrix.
+
+        It is one where the answering session is in the chain of those asked about, and not the
+        base: there is nothing yet to keep.
+        """
+        length = self.answering.number
+        if not length or len(self.rows) != length + 1:
+            return None
+        return matrix(
+            [self._cell(row, column, kind) for column in self.columns[:length]] for row in self.rows
+        )
+
+    def asks(self, kind: Kind) -> bool:
+        """Tell whether any session has questions of a kind."""
+        return any(column.count(kind) for column in self.columns)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it, as an evaluation's file keeps it."""
+        return {
+            "answering": _row_json(self.answering),
+            "sessions": [_column_json(column) for column in self.columns],
+            "cells": [
+                {
+                    "row": row.id,
+                    "column": column.session.id,
+                    "rows_sha256": column.sha256,
+                    **{kind: self._scored_json(row, column, kind) for kind in KINDS},
+                }
+                for row in self.rows
+                for column in self.columns
+            ],
+            "rows": [_row_json(row) for row in self.rows],
+            "measures": {kind: measures_json(self.retention(kind)) for kind in KINDS},
+            "general": asdict(self.general) if self.general else None,
+            "facts": None if self.facts is None else self._facts_json(self.facts),
+        }
+
+    def _cell(self, row: MatrixRow, column: MatrixColumn, kind: Kind) -> Cell:
+        scored = self.scored(row, column, kind)
+        return scored.cell if scored and scored.outcomes else None
+
+    def _scored_json(
+        self, row: MatrixRow, column: MatrixColumn, kind: Kind
+    ) -> dict[str, Any] | None:
+        scored = self.scored(row, column, kind)
+        return scored.to_json() if scored else None
+
+    def _facts_json(self, facts: Mapping[int, Mapping[Kind, FactScore]]) -> list[dict[str, Any]]:
+        return [
+            {
+                "number": column.session.number,
+                "name": column.session.name,
+                **{kind: facts[column.session.number][kind].to_json() for kind in KINDS},
+            }
+            for column in self.columns
+        ]
+
+
+def measures_json(retention: Retention | None) -> dict[str, Any] | None:
+    """Return ACC, BWT, FWT, F and the worst session with what each was taken over."""
+    if retention is None:
+        return None
+    worst = retention.worst()
+    return {
+        "acc": _measure_json(retention.accuracy()),
+        "bwt": _measure_json(retention.backward_transfer()),
+        "fwt": _measure_json(retention.forward_transfer()),
+        "forgetting": _measure_json(retention.forgetting()),
+        "worst": None
+        if worst is None
+        else {
+            "number": worst,
+            "value": retention.rate(retention.length, worst),
+            "interval": retention.interval(retention.length, worst),
+        },
+    }
+
+
+def _measure_json(measure: Measure) -> dict[str, Any]:
+    return dict(vars(measure))
+
+
+def _row_json(place: MatrixRow) -> dict[str, Any]:
+    return {"number": place.number, "name": place.name, "id": place.id}
+
+
+def _column_json(column: MatrixColumn) -> dict[str, Any]:
+    return {
+        "number": column.session.number,
+        "name": column.session.name,
+        "id": column.session.id,
+        "questions": column.count("verbatim"),
+        "paraphrases": column.count("paraphrases"),
+        "superseded": column.superseded,
+        "rows_sha256": column.sha256,
+    }

@@ -1,0 +1,243 @@
+"""Asks a model the questions that sessions taught, and looks for the key facts of the answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from mlx_tune.continual.key_facts import KeyFact, found, key_facts
+from mlx_tune.continual.recall import Recall, score
+from mlx_tune.continual.rehearse import History, current
+from mlx_tune.continual.retention import Kind, questions
+from mlx_tune.data import tokenise
+from mlx_tune.data.rows import Row
+from mlx_tune.data.tokenise import Example
+from mlx_tune.inference.batch import MARGIN_TOKENS, answers
+from mlx_tune.models.tokenizer import Tokenizer
+from mlx_tune.workflows.workspace import FoldedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRecall:
+    """One session's questions, asked of a model.
+
+    Attributes:
+        number: The session's place in the chain.
+        name: The session.
+        verbatim: The taught questions; None when it taught none (``text`` rows only).
+        paraphrases: Other wordings of them, never trained on; None when it has none.
+    """
+
+    number: int
+    name: str
+    verbatim: Recall | None
+    paraphrases: Recall | None
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> "SessionRecall":
+        """Return what a record keeps; the inverse of :meth:`to_json`."""
+        return SessionRecall(
+            number=record["number"],
+            name=record["name"],
+            verbatim=_read_recall(record["verbatim"]),
+            paraphrases=_read_recall(record["paraphrases"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a session's record keeps."""
+        return {
+            "number": self.number,
+            "name": self.name,
+            "verbatim": _recall_json(self.verbatim),
+            "paraphrases": _recall_json(self.paraphrases),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """A session's questions as a model meets them.
+
+    Attributes:
+        number: The session's place in the chain.
+        name: The session.
+        verbatim: As taught, with the taught answers.
+        paraphrases: Reworded, with the same answers.
+    """
+
+    number: int
+    name: str
+    verbatim: tuple[Example, ...]
+    paraphrases: tuple[Example, ...]
+
+
+def score_sessions(
+    folded: FoldedModel,
+    labels: Sequence[tuple[int, str]],
+    history: History,
+) -> list[SessionRecall]:
+    """Score each session's questions and their paraphrases.
+
+    A question that a later session taught again is that session's alone.
+
+    Args:
+        folded: The model that answers.
+        labels: Number and name of each session.
+        history: The rows each was taught, in the same order.
+    """
+    rows = [questions(kept) for kept in current(history)]
+    return [ask_questions(folded, one) for one in prepare_questions(labels, rows, folded.tokenizer)]
+
+
+def prepare_questions(
+    labels: Sequence[tuple[int, str]], rows: Sequence[Sequence[Row]], tokenizer: Tokenizer
+) -> list[Questions]:
+    """Tokenise the questions of sessions, all at once: each time starts a process for the template.
+
+    Args:
+        labels: Number and name of each session.
+        rows: Its rows, all of which ask something, in the same order.
+        tokenizer: The base's.
+
+    Raises:
+        InputError: The base's tokenizer or template cannot take a row.
+    """
+    everything = [row for several in rows for row in several]
+    verbatim = iter(tokenise.encode(everything, tokenizer))
+    reworded = iter(tokenise.probes(everything, tokenizer))
+    return [
+        Questions(
+            number=number,
+            name=name,
+            verbatim=tuple(islice(verbatim, len(several))),
+            paraphrases=tuple(islice(reworded, sum(len(row.paraphrases) for row in several))),
+        )
+        for (number, name), several in zip(labels, rows, strict=True)
+    ]
+
+
+def ask_questions(folded: FoldedModel, asked: Questions) -> SessionRecall:
+    """Score one session's questions and their paraphrases."""
+    return SessionRecall(
+        number=asked.number,
+        name=asked.name,
+        verbatim=_score(folded, asked.verbatim),
+        paraphrases=_score(folded, asked.paraphrases),
+    )
+
+
+def _score(folded: FoldedModel, examples: Sequence[Example]) -> Recall | None:
+    return score(folded.model, examples) if examples else None
+
+
+def _recall_json(recall: Recall | None) -> dict[str, Any] | None:
+    if recall is None:
+        return None
+    return {
+        "right": recall.right,
+        "asked": recall.asked,
+        "outcomes": [int(right) for right in recall.verbatim],
+        "token_accuracy": recall.token_accuracy,
+        "loss": recall.loss,
+    }
+
+
+def _read_recall(record: Mapping[str, Any] | None) -> Recall | None:
+    if record is None:
+        return None
+    return Recall(
+        verbatim=tuple(map(bool, record["outcomes"])),
+        token_accuracy=record["token_accuracy"],
+        loss=record["loss"],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingFacts:
+    """An answer that lacks a key fact.
+
+    Attributes:
+        question: What was asked.
+        said: The whole answer.
+        facts: What it lacks, as taught.
+    """
+
+    question: str
+    said: str
+    facts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactScore:
+    """The key facts of a set of questions.
+
+    Attributes:
+        found: How many stand in the answers.
+        asked: How many there are; answers without any count nothing.
+        missing: The answers that lack some.
+    """
+
+    found: int
+    asked: int
+    missing: tuple[MissingFacts, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what an evaluation's file keeps."""
+        missing = [{**vars(one), "facts": list(one.facts)} for one in self.missing]
+        return {"found": self.found, "asked": self.asked, "missing": missing}
+
+
+def score_facts(
+    folded: FoldedModel, rows: Sequence[Row], asked: Questions, recall: SessionRecall
+) -> dict[Kind, FactScore]:
+    """Look for the key facts of a session's answers in what the model says.
+
+    A question that is known verbatim is answered as taught, so only the others are generated.
+
+    Args:
+        folded: The model that answers.
+        rows: The session's questions.
+        asked: The same in tokens.
+        recall: How they, and their paraphrases, came out.
+    """
+    reworded = [row.with_question(text) for row in rows for text in row.paraphrases]
+    return {
+        "verbatim": _find_facts(folded, rows, asked.verbatim, recall.verbatim),
+        "paraphrases": _find_facts(folded, reworded, asked.paraphrases, recall.paraphrases),
+    }
+
+
+def _find_facts(
+    folded: FoldedModel, rows: Sequence[Row], examples: Sequence[Example], recall: Recall | None
+) -> FactScore:
+    flags = recall.verbatim if recall else ()
+    facts = [key_facts(str(row.answer)) for row in rows]
+    wanted = [i for i, known in enumerate(flags) if facts[i] and not known]
+    said = dict(zip(wanted, _generate_answers(folded, [examples[i] for i in wanted]), strict=True))
+    missing = [_missing(rows[i], facts[i], said[i]) for i in wanted]
+    total = sum(map(len, facts))
+    return FactScore(
+        found=total - sum(len(one.facts) for one in missing),
+        asked=total,
+        missing=tuple(one for one in missing if one.facts),
+    )
+
+
+def _missing(row: Row, facts: Sequence[KeyFact], said: str) -> MissingFacts:
+    lacks = [fact.text for fact, there in zip(facts, found(facts, said), strict=True) if not there]
+    return MissingFacts(question=str(row.question), said=said, facts=tuple(lacks))
+
+
+def _generate_answers(folded: FoldedModel, examples: Sequence[Example]) -> list[str]:
+    """Generate the greedy answer to each question."""
+    if not examples:
+        return []
+    limit = MARGIN_TOKENS + max(sum(example.supervised) for example in examples)
+    prompts = [_prompt(example) for example in examples]
+    said = answers(folded.model, folded.tokenizer, prompts, max_tokens=limit)
+    ends = folded.tokenizer.end_ids
+    return [folded.tokenizer.decode([t for t in tokens if t not in ends]) for tokens in said]
+
+
+def _prompt(example: Example) -> tuple[int, ...]:
+    """Return everything before the last answer, the earlier ones of a conversation included."""
+    return example.tokens[: len(example.tokens) - example.supervised[::-1].index(False)]

@@ -1,0 +1,211 @@
+"""A store, its base and a chain of sessions, opened; and the model they fold to."""
+
+import gc
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_tune.continual.fidelity import Fidelity, FidelityMeter
+from mlx_tune.continual.fold import fold
+from mlx_tune.data import read
+from mlx_tune.data.rows import Row, Trace
+from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
+from mlx_tune.models import bases, runtime
+from mlx_tune.models.bases import BaseInfo, Say
+from mlx_tune.models.load import load
+from mlx_tune.models.tokenizer import Tokenizer
+from mlx_tune.store.session import Session
+from mlx_tune.store.snapshot import recovery_advice
+from mlx_tune.store.store import SessionStore
+from mlx_tune.training.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter
+
+_Found = TypeVar("_Found")
+
+DATA_FILE = "data.jsonl"
+"""The rows a session was taught, beside its adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldedModel:
+    """A model ready to answer or to be trained further.
+
+    Attributes:
+        info: Its base.
+        chain: The sessions folded into it, root first.
+        model: Weights in the type this machine computes in.
+        tokenizer: The base's.
+        fidelity: What the stored weights kept of the chain's change; None unless asked for.
+    """
+
+    info: BaseInfo
+    chain: tuple[Session, ...]
+    model: nn.Module
+    tokenizer: Tokenizer
+    fidelity: Fidelity | None = None
+
+
+def choose_base(store: SessionStore, asked: str | None, config: str | None = None) -> str:
+    """Return the base model to use: what was asked for, else the store's, else what fits."""
+    kept = store.base()
+    if asked is not None:
+        return asked
+    return str(kept["name"]) if kept else config or runtime.default_base()
+
+
+def locate_base(store: SessionStore, name: str, say: Say) -> BaseInfo:
+    """Find a base model and check that the store's sessions were trained on it.
+
+    Raises:
+        IncompatibleError: They were trained on another.
+    """
+    info = bases.locate(name, say=say)
+    kept = store.base()
+    if kept and kept["fingerprint"] != info.fingerprint:
+        raise IncompatibleError(
+            f"{store.root}: its sessions stand on the base {kept['name']} "
+            f"({kept['fingerprint'][:12]}), not on {name} ({info.fingerprint[:12]}); a store "
+            "holds one base, so name another with --store"
+        )
+    return info
+
+
+def load_folded(
+    info: BaseInfo,
+    chain: Sequence[Session],
+    extra: Sequence[Adapter] = (),
+    *,
+    measured: bool = False,
+) -> FoldedModel:
+    """Load a base, fold a chain into it, round once, and widen to the type computed in.
+
+    Args:
+        info: The base.
+        chain: Sessions, root first.
+        extra: Adapters that are not sessions yet, on top.
+        measured: Count what rounding kept, which the fold alone can see.
+    """
+    base = load(info)
+    tally = FidelityMeter() if measured else None
+    fold(base.model, [*read_adapters(chain), *extra], tally=tally)
+    widen(base.model)
+    base.model.eval()
+    return FoldedModel(
+        info=info,
+        chain=tuple(chain),
+        model=base.model,
+        tokenizer=base.tokenizer,
+        fidelity=tally.fidelity() if tally else None,
+    )
+
+
+def load_beside(base: nn.Module, info: BaseInfo, chain: Sequence[Session]) -> nn.Module:
+    """Return a chain's model on top of a base's arrays, which both share; nothing is rounded.
+
+    Args:
+        base: Loaded and widened; it stays as it is.
+        info: The same base.
+        chain: Sessions, root first.
+    """
+    model = load(info).model  # read lazily, so its own arrays never are
+    model.update(base.parameters())
+    fold(model, read_adapters(chain), beside=True)
+    model.eval()
+    return model
+
+
+def free_memory() -> None:
+    """Free a model's memory before the next one comes; the frame that held it must have ended."""
+    gc.collect()
+    mx.clear_cache()
+
+
+def widen(model: nn.Module) -> None:
+    """Cast a folded model to the type this machine computes in."""
+    if dtype := runtime.compute_dtype():
+        model.set_dtype(dtype)
+    mx.eval(model.parameters())
+
+
+def folding(chain: Sequence[Session]) -> list[Session]:
+    """Return the sessions of a chain whose adapters are folded, root first.
+
+    All of them, but for a session that was trained on fewer: its record says on which (`folds`).
+    """
+    found: list[Session] = []
+    for session in chain:
+        kept = session.record.get("folds")
+        found = [one for one in found if kept is None or one.id in kept]
+        found.append(session)
+    return found
+
+
+def read_adapters(chain: Sequence[Session]) -> list[Adapter]:
+    """Read the adapters that a chain folds, their bytes checked against the manifests.
+
+    Raises:
+        DamagedStoreError: One is damaged: its file, and the newest good session before it.
+    """
+    return _along(folding(chain), read_adapter)
+
+
+def read_history(chain: Sequence[Session]) -> list[list[Row] | list[Trace]]:
+    """Read the rows that each session of a chain was taught; their traces if they were not kept.
+
+    Raises:
+        DamagedStoreError: As for :func:`read_adapters`.
+    """
+    return _along(chain, _read_taught)
+
+
+def read_adapter(session: Session) -> Adapter:
+    """Read a session's adapter, its bytes checked against the manifest."""
+    return Adapter.from_files(
+        session.read(WEIGHTS_FILE), session.read(CONFIG_FILE), place=str(session.path)
+    )
+
+
+def read_rows(session: Session) -> list[Row]:
+    """Read the rows a session was taught; none where they were not to be kept."""
+    if DATA_FILE not in session.hashes:
+        return []
+    return read.load(session.read(DATA_FILE), str(session.path / DATA_FILE))
+
+
+def _read_taught(session: Session) -> list[Row] | list[Trace]:
+    if DATA_FILE in session.hashes:
+        return read_rows(session)
+    return [Trace.from_json(trace) for trace in session.record.get("data", {}).get("traces", ())]
+
+
+def _along(chain: Sequence[Session], read_one: Callable[[Session], _Found]) -> list[_Found]:
+    found: list[_Found] = []
+    for session in chain:
+        try:
+            found.append(read_one(session))
+        except DamagedStoreError as error:
+            good = [None, *itertools.takewhile(Session.is_whole, chain[: len(found)])]
+            raise DamagedStoreError(f"{error}; {recovery_advice(good[-1])}") from error
+    return found
+
+
+def find_session(store: SessionStore, ref: str | None) -> Session | None:
+    """Return the session a person means: HEAD when they name none; None is the base."""
+    return store.head() if ref is None else store.find(ref)
+
+
+def need_sessions(store: SessionStore) -> None:
+    """Refuse what makes no sense before the first session."""
+    if not store.sessions():
+        raise UsageError(
+            f"{store.root}: no sessions yet; train the first with `mlx-tune train data/cs.json`"
+        )
+
+
+def describe_base(info: BaseInfo) -> dict[str, Any]:
+    """Return what a session's record keeps of its base."""
+    known = info.name if info.source.startswith("wheel:") else info.source
+    return {"name": known, "source": info.source, "fingerprint": info.fingerprint}

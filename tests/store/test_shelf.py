@@ -1,0 +1,147 @@
+"""The shelf: what lies under sessions/ while others come and go."""
+
+import errno
+import itertools
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlx_tune.errors import DamagedStoreError, DiskError
+from mlx_tune.lineage.records import to_json
+from mlx_tune.lineage.sealed import seal, sha256
+from mlx_tune.store import snapshot as shelf_module
+from mlx_tune.store.session import Session, folder_name, read_session
+from mlx_tune.store.snapshot import StoreSnapshot, scan_sessions
+from mlx_tune.store.store import SessionStore
+from mlx_tune.store.verify import verify
+from stores import REFUSED, commit, fail_with, flip, message, train
+
+
+@pytest.fixture
+def store(tmp_path) -> SessionStore:
+    return SessionStore.open(tmp_path / "s")
+
+
+def deep(root: Path, count: int) -> list[Session]:
+    """Return a chain, written by hand: the store would look through all of it at each commit."""
+    chain: list[Session] = []
+    for number in range(1, count + 1):
+        record = {
+            "schema": 1,
+            "number": number,
+            "name": "cs",
+            "parent": chain[-1].id if chain else None,
+            "verdict": "promote",
+            "created": f"{number:09d}",
+        }
+        files = seal({"session.json": to_json(record, Path("session.json"))})
+        path = root / "sessions" / folder_name(number, "cs", sha256(files["MANIFEST.sha256"]))
+        path.mkdir(parents=True)
+        for name, data in files.items():
+            (path / name).write_bytes(data)
+        chain.append(read_session(path))
+    return chain
+
+
+@pytest.mark.parametrize(
+    "moment", ["before its manifest", "before its listing", "before its record"]
+)
+def test_a_session_that_leaves_while_it_is_read_is_not_taken_for_damage(
+    store, tmp_path, monkeypatch, moment
+):
+    """As a collection by another process would do; readers hold no lock."""
+    first, held = train(store, "cs"), commit(store, "held", **REFUSED)
+    opened, listed = os.open, os.scandir
+
+    def leave() -> None:
+        if held.path.exists():
+            held.path.rename(tmp_path / "trash")
+
+    def open_(path, *args, **kwargs):
+        name = {"before its manifest": "MANIFEST.sha256", "before its record": "session.json"}
+        if Path(path) == held.path / name.get(moment, "-"):
+            leave()
+        return opened(path, *args, **kwargs)
+
+    def scandir(path):
+        if Path(path) == held.path and moment == "before its listing":
+            leave()
+        return listed(path)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert store.sessions() == [first]
+    assert store.notes == []
+    assert (tmp_path / "trash").is_dir()
+
+
+def test_a_session_that_cannot_be_read_is_not_taken_for_damage(store, monkeypatch):
+    first = train(store, "cs")
+    monkeypatch.setattr(os, "scandir", fail_with(errno.EIO))
+    assert message(DiskError, store.sessions) == (
+        f"cannot read {first.path}: input/output error; reading changes nothing; check the disk, "
+        "then run the command again"
+    )
+
+
+def test_a_chain_of_ten_thousand_needs_no_deep_stack():
+    ids = [f"{number:064x}" for number in range(10_000)]
+    chain = [
+        Session(
+            path=Path(identity),
+            id=identity,
+            hashes={},
+            number=1,
+            name="cs",
+            parent=parent,
+            record={},
+        )
+        for identity, parent in zip(ids, [None, *ids], strict=False)
+    ]
+    shelf = StoreSnapshot(sound={session.id: session for session in chain}, damaged={})
+    assert shelf.chain(chain[-1]) == chain
+
+
+def test_a_long_chain_is_read_a_few_times_to_be_checked_however_long(store, monkeypatch):
+    chain = deep(store.root, 60)
+    (store.root / "HEAD").write_text(chain[-1].id)
+    calls = []
+    real = shelf_module.read_session
+    monkeypatch.setattr(shelf_module, "read_session", lambda path: (calls.append(1), real(path))[1])
+    assert store.chain(chain[-1]) == chain
+    assert len(calls) == 60
+    calls.clear()
+    found = verify(store)
+    assert (found.sessions, found.problems) == (60, [])
+    assert len(calls) <= 3 * 60
+
+
+def test_the_way_back_from_a_long_damaged_chain_reads_each_session_once(store, monkeypatch):
+    chain = deep(store.root, 60)
+    root = store.root
+    for before, after in itertools.pairwise(chain):
+        with (root / "HEAD.log").open("a") as log:
+            log.write(f"2026-01-01T00:00:00Z {before.id} {after.id} train\n")
+    (root / "HEAD").write_text(chain[-1].id)
+    damaged = seal({"session.json": b"{}"})  # sound by its manifest, and no session
+    shutil.rmtree(chain[-1].path)
+    chain[-1].path.mkdir()
+    for name, data in damaged.items():
+        (chain[-1].path / name).write_bytes(data)
+    checked = []
+    real = Session.verify
+    monkeypatch.setattr(Session, "verify", lambda self: (checked.append(self.id), real(self))[1])
+    assert f"go back to {chain[-2].folder_name} with" in message(DamagedStoreError, store.head)
+    assert len(checked) == len(set(checked)) == 59
+
+
+def test_a_damaged_session_is_noted_by_its_folder(store):
+    first, second = train(store, "cs"), train(store, "dining")
+    flip(first.path / "session.json")
+    found = scan_sessions(store.root)
+    assert found.sound == {second.id: second}
+    assert [str(first.path) in str(error) for error in found.damaged.values()] == [True]
+    assert found.holds(first.id)
+    assert not found.holds("0" * 64)
