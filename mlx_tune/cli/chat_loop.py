@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mlx_tune.cli.console import say
 from mlx_tune.errors import UsageError
-from mlx_tune.inference.conversation import Conversation
+from mlx_tune.inference import Conversation
 from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows.workspace import (

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from mlx_tune.inference.logprobs import Scored
+from mlx_tune.inference import Logprob
 from mlx_tune.serving.job import Ask, Piece, Step
 from mlx_tune.serving.replies import ChatReply
 from mlx_tune.serving.tally import Tally
@@ -98,5 +98,5 @@ def _logprobs(steps: Sequence[Step], ask: Ask) -> dict[str, Any] | None:
     }
 
 
-def _one(scored: Scored) -> dict[str, Any]:
-    return {"token": scored.text, "logprob": scored.logprob, "bytes": list(scored.spelt)}
+def _one(one: Logprob) -> dict[str, Any]:
+    return {"token": one.text, "logprob": one.logprob, "bytes": list(one.raw)}

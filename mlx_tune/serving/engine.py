@@ -12,8 +12,7 @@ from functools import partial
 import mlx.core as mx
 
 from mlx_tune.errors import MlxTuneError
-from mlx_tune.inference.logprobs import scored
-from mlx_tune.inference.prompt_scores import prompt_logprobs
+from mlx_tune.inference import prompt_logprobs, token_logprobs
 from mlx_tune.serving.job import Ask, Failure, Job, Piece, Step
 from mlx_tune.serving.models import Models, Served
 from mlx_tune.serving.shelf import Choice
@@ -188,7 +187,7 @@ class Engine:
             if job.ask.max_tokens == 0:
                 self._finish(job, Piece(text="", tokens=0, finish="length"))
                 return
-            self.counts.saved_tokens += served.begin(job, self._models.spelling)
+            self.counts.saved_tokens += served.begin(job, self._models.token_bytes)
         except Exception as error:  # one request's fault must not end the others'
             self._finish(job, _failure(error))
 
@@ -200,13 +199,13 @@ class Engine:
         """Return the prompt as the answer's beginning, scored where that is asked for."""
         if ask.alternatives is None:
             return Piece(text=text, tokens=0)
-        spelt = self._models.spelling
+        token_bytes = self._models.token_bytes
         certain = mx.zeros((ask.prompt[0] + 1,))
-        chosen, _ = scored(certain, ask.prompt[0], 0, spelt, first=True)
+        chosen, _ = token_logprobs(certain, ask.prompt[0], 0, token_bytes, first=True)
         steps = [Step(chosen=chosen, is_first=True)]
         rest = zip(ask.prompt[1:], prompt_logprobs(served.model, ask.prompt), strict=True)
         for token, logprobs in rest:
-            chosen, others = scored(logprobs, token, ask.alternatives, spelt)
+            chosen, others = token_logprobs(logprobs, token, ask.alternatives, token_bytes)
             steps.append(Step(chosen=chosen, others=tuple(others)))
         return Piece(text=text, tokens=0, steps=tuple(steps))
 
@@ -229,13 +228,13 @@ class Engine:
 
     def _step(self, served: Served) -> None:
         for token in served.batcher.step():
-            answer = served.answers.get(token.number)
+            answer = served.answers.get(token.uid)
             if answer is None:
                 continue
             self.counts.generated_tokens += 1
             event = answer.add(token)
             if isinstance(event, Failure) or (event and event.finish):
-                served.end([token.number])
+                served.end([token.uid])
                 self._finish(answer.job, event)
             elif event:
                 answer.job.deliver(event)

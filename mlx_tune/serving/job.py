@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mlx_tune.inference.constrained import Constraint
-from mlx_tune.inference.logprobs import Scored
-from mlx_tune.inference.sampling import Sampling
+from mlx_tune.inference import Logprob, Sampling
+from mlx_tune.inference.grammar import Grammar
 from mlx_tune.serving.shelf import Choice
 from mlx_tune.serving.tools import Offered
 
@@ -35,7 +34,7 @@ class Ask:
     alternatives: int | None = None
     continues: bool = False
     echo: str | None = None
-    constraint: Constraint | None = None
+    constraint: Grammar | None = None
     offered: Offered | None = None
 
 
@@ -43,8 +42,8 @@ class Ask:
 class Step:
     """A token and what else was likely there; its own likelihood is None for a text's first."""
 
-    chosen: Scored
-    others: tuple[Scored, ...] = ()
+    chosen: Logprob
+    others: tuple[Logprob, ...] = ()
     is_first: bool = False
 
 

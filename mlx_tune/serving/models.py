@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from mlx_tune.inference.batcher import Batcher
-from mlx_tune.inference.spelling import Spelling, spelling
+from mlx_tune.inference import Batcher, TokenBytes
 from mlx_tune.models.bases import BaseInfo
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.serving.answer import Answer
@@ -40,11 +39,11 @@ class Served:
     batcher: Batcher
     answers: dict[int, Answer]
 
-    def begin(self, job: Job, spelt: Spelling) -> int:
+    def begin(self, job: Job, token_bytes: TokenBytes) -> int:
         """Let an answer grow; return how many tokens of its prompt need not be read."""
         ask = job.ask
         processors = list(ask.sampling.processors(len(ask.prompt)))
-        grammar = ask.constraint.begin() if ask.constraint else None
+        grammar = ask.constraint.processor() if ask.constraint else None
         if grammar is not None:  # last, so that nothing allows again what it forbids
             processors.append(grammar)
         number = self.batcher.add(
@@ -53,8 +52,8 @@ class Served:
             sampler=ask.sampling.sampler(),
             processors=processors,
         )
-        self.answers[number] = Answer(job, spelt, grammar)
-        return self.batcher.known(number)
+        self.answers[number] = Answer(job, token_bytes, grammar)
+        return self.batcher.cached_tokens(number)
 
     def end(self, numbers: list[int]) -> None:
         """Let go of answers, whole or not."""
@@ -68,7 +67,7 @@ class Models:
 
     Attributes:
         tokenizer: The base's, which all share.
-        spelling: Of its tokens.
+        token_bytes: Of its tokens.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Models:
             prefix_bytes: Of keys and values that each may keep for prompts that begin alike.
             memory_bytes: What there is for all of it.
         """
-        self.tokenizer, self.spelling = tokenizer, spelling(tokenizer)
+        self.tokenizer, self.token_bytes = tokenizer, TokenBytes.of(tokenizer)
         self._info, self._most, self._prefix_bytes = info, most, prefix_bytes
         self._memory_bytes, self._weights_bytes = memory_bytes, 0
         self._base: nn.Module | None = None

@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from mlx_tune.errors import InputError, MlxTuneError
-from mlx_tune.inference.constrained import Constraint, Constraints
-from mlx_tune.inference.sampling import Sampling
-from mlx_tune.inference.spelling import spelling
+from mlx_tune.inference import Sampling, TokenBytes
+from mlx_tune.inference.grammar import Grammar, GrammarCompiler
 from mlx_tune.models.template import Renderer
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.serving.job import Ask
@@ -52,8 +51,8 @@ class Reader:
         self._renderer = Renderer()
         self._tokenizer = replace(tokenizer, renderer=self._renderer)
         self._vocabulary, self.context = vocabulary, context
-        self._spelling = spelling(tokenizer)
-        self._constraints: Constraints | None = None
+        self._token_bytes = TokenBytes.of(tokenizer)
+        self._grammars: GrammarCompiler | None = None
 
     def close(self) -> None:
         """End the process that renders conversations."""
@@ -137,8 +136,8 @@ class Reader:
         return found
 
     def _spelt(self, tokens: Sequence[int]) -> str:
-        spelt = b"".join(self._spelling(token, first=i == 0) for i, token in enumerate(tokens))
-        return spelt.decode(errors="replace")
+        raw = b"".join(self._token_bytes(token, first=i == 0) for i, token in enumerate(tokens))
+        return raw.decode(errors="replace")
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
         wrong = next((i for i in ids if not 0 <= i < self._vocabulary), None)
@@ -216,15 +215,15 @@ class Reader:
             raise RequestError(f"logit_bias: {text!r} is no token id", param="logit_bias")
         return int(text)
 
-    def _constraint(self, wanted: Any) -> Constraint | None:
+    def _constraint(self, wanted: Any) -> Grammar | None:
         if wanted is None or wanted.type == "text":
             return None
         try:
-            if self._constraints is None:
-                self._constraints = Constraints(self._tokenizer)
+            if self._grammars is None:
+                self._grammars = GrammarCompiler(self._tokenizer)
             if wanted.type == "json_object":
-                return self._constraints.json_object()
-            return self._constraints.json_schema(wanted.json_schema.schema_)
+                return self._grammars.json_object()
+            return self._grammars.json_schema(wanted.json_schema.schema_)
         except MlxTuneError as error:
             raise RequestError(str(error), param="response_format") from error
 

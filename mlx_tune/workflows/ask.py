@@ -10,8 +10,7 @@ from pathlib import Path
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.errors import InputError
-from mlx_tune.inference.batch import WIDTH, answers
-from mlx_tune.inference.generate import context_tokens
+from mlx_tune.inference import BATCH_SIZE, batch_generate, context_tokens
 from mlx_tune.models.bases import Say
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.store.store import SessionStore
@@ -108,10 +107,10 @@ def ask(
 def _answers(
     folded: FoldedModel, prompts: Sequence[_Prompt], max_tokens: int
 ) -> Iterator[AnswerRecord]:
-    for begin in range(0, len(prompts), WIDTH):
-        several = prompts[begin : begin + WIDTH]
+    for begin in range(0, len(prompts), BATCH_SIZE):
+        several = prompts[begin : begin + BATCH_SIZE]
         asked = [prompt.tokens for prompt in several]
-        said = answers(folded.model, folded.tokenizer, asked, max_tokens=max_tokens)
+        said = batch_generate(folded.model, folded.tokenizer, asked, max_tokens=max_tokens)
         for prompt, tokens in zip(several, said, strict=True):
             yield _answer_record(prompt, tokens, folded.tokenizer)
 

@@ -16,8 +16,7 @@ from mlx_tune.continual.rehearse import current
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
-from mlx_tune.inference.batch import MARGIN_TOKENS
-from mlx_tune.inference.generate import stream
+from mlx_tune.inference import MARGIN_TOKENS, stream
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load, load_tokenizer
 from mlx_tune.models.tokenizer import Tokenizer
@@ -258,7 +257,7 @@ def _generate(folded: FoldedModel, example: Example, max_tokens: int) -> Answer:
     prompt = example.tokens[: example.first_supervised]
     pieces = list(stream(folded.model, folded.tokenizer, prompt, max_tokens=max_tokens))
     text = "".join(piece.text for piece in pieces)
-    return Answer(text=text, is_cut=pieces[-1].finish == "length")
+    return Answer(text=text, is_cut=pieces[-1].finish_reason == "length")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,7 @@ from mlx_tune.data.general_questions import Question
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError, UsageError
-from mlx_tune.inference.batch import answers
-from mlx_tune.inference.generate import stream
+from mlx_tune.inference import batch_generate, stream
 from mlx_tune.lineage.atomic import make_folder, replace_file
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
@@ -116,7 +115,7 @@ def _ask(info: BaseInfo, probes: Sequence[Question], guards: Sequence[Question])
     prompts = _prompts(folded.tokenizer, asked)
     reads = getattr(folded.model.args, "max_position_embeddings", None)
     fits = [i for i, prompt in enumerate(prompts) if not reads or len(prompt) < reads]
-    said = answers(
+    said = batch_generate(
         folded.model, folded.tokenizer, [prompts[i] for i in fits], max_tokens=MAX_TOKENS
     )
     examples = {
@@ -216,7 +215,7 @@ def speaker(folded: FoldedModel, *, max_tokens: int) -> Speak:
 
     def speak(prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> list[Said]:
         if temperature == 0:
-            said = answers(folded.model, folded.tokenizer, prompts, max_tokens=max_tokens)
+            said = batch_generate(folded.model, folded.tokenizer, prompts, max_tokens=max_tokens)
             return [_finished_text(folded, tokens) for tokens in said]
         mx.random.seed(seed)  # the sampler draws from MLX's own state; training never does
         return [_drawn(folded, prompt, max_tokens, temperature) for prompt in prompts]
@@ -240,5 +239,5 @@ def _drawn(folded: FoldedModel, prompt: Sequence[int], max_tokens: int, temperat
             temperature=temperature,
         )
     )
-    ended = bool(pieces) and pieces[-1].finish == "stop"
+    ended = bool(pieces) and pieces[-1].finish_reason == "stop"
     return Said(text="".join(piece.text for piece in pieces), ended=ended)

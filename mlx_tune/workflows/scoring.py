@@ -12,7 +12,7 @@ from mlx_tune.continual.retention import Kind, questions
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
-from mlx_tune.inference.batch import MARGIN_TOKENS, answers
+from mlx_tune.inference import MARGIN_TOKENS, batch_generate
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.workflows.workspace import FoldedModel
 
@@ -233,7 +233,7 @@ def _generate_answers(folded: FoldedModel, examples: Sequence[Example]) -> list[
         return []
     limit = MARGIN_TOKENS + max(sum(example.supervised) for example in examples)
     prompts = [_prompt(example) for example in examples]
-    said = answers(folded.model, folded.tokenizer, prompts, max_tokens=limit)
+    said = batch_generate(folded.model, folded.tokenizer, prompts, max_tokens=limit)
     ends = folded.tokenizer.end_ids
     return [folded.tokenizer.decode([t for t in tokens if t not in ends]) for tokens in said]
 

@@ -78,7 +78,7 @@ def test_a_conversation_s_last_question_is_asked_after_the_rest_of_it(ask, tmp_p
         prompts.extend(tokenizer.decode_raw(prompt) for prompt in asked)
         return [[] for _ in asked]
 
-    monkeypatch.setattr(workflow, "answers", say_nothing)
+    monkeypatch.setattr(workflow, "batch_generate", say_nothing)
     assert ask(tmp_path / "d.json")[1].startswith("› Where?\n✗ ")
     assert prompts == [
         "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>\n"
@@ -105,15 +105,15 @@ def test_standard_input_that_asks_nothing_is_named(ask, monkeypatch):
 
 
 def test_batches_come_one_by_one_in_order(ask, questions, monkeypatch, capsys):
-    monkeypatch.setattr(workflow, "WIDTH", 2)
-    widths, printed, whole = [], [], workflow.answers
+    monkeypatch.setattr(workflow, "BATCH_SIZE", 2)
+    widths, printed, whole = [], [], workflow.batch_generate
 
     def counted(model, tokenizer, prompts, **options):
         widths.append(len(prompts))
         printed.append(capsys.readouterr().out)
         return whole(model, tokenizer, prompts, **options)
 
-    monkeypatch.setattr(workflow, "answers", counted)
+    monkeypatch.setattr(workflow, "batch_generate", counted)
     rest = ask(questions)[1]
     assert widths == [2, 1]
     assert printed == ["", "› Where is A?\nIn 1.\n\n› Where is C?\nIn 3.\n\n"]
@@ -147,7 +147,7 @@ def test_a_url_is_printed_whole(ask, tmp_path, monkeypatch):
     def say_a_url(model, tokenizer, prompts, *, max_tokens):
         return [tokenizer.encode(f"{'so long ' * 30}{URL}") for _ in prompts]
 
-    monkeypatch.setattr(workflow, "answers", say_a_url)
+    monkeypatch.setattr(workflow, "batch_generate", say_a_url)
     (tmp_path / "q.txt").write_text(f"Is it {URL}?\n")
     lines = ask(tmp_path / "q.txt")[1].splitlines()
     assert lines[0] == f"› Is it {URL}?"

@@ -286,8 +286,7 @@ def test_a_slip_in_chat_does_not_end_it(store, mlx_tune_command, monkeypatch):
 
 def saying(monkeypatch, *pieces):
     """Let the model say given pieces; an exception among them is raised there."""
-    from mlx_tune.inference import conversation
-    from mlx_tune.inference.generate import Piece
+    from mlx_tune.inference import GeneratedText, generate
 
     asked = []
 
@@ -296,9 +295,9 @@ def saying(monkeypatch, *pieces):
         for piece in pieces:
             if isinstance(piece, BaseException):
                 raise piece
-            yield Piece(text=piece, finish=None)
+            yield GeneratedText(text=piece, finish_reason=None)
 
-    monkeypatch.setattr(conversation, "stream", stream)
+    monkeypatch.setattr(generate, "stream", stream)
     return asked
 
 

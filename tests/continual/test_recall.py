@@ -5,7 +5,7 @@ import pytest
 import tiny
 from mlx_tune.continual.recall import score
 from mlx_tune.data.tokenise import Example
-from mlx_tune.inference.generate import stream
+from mlx_tune.inference import stream
 from mlx_tune.training.batches import shared_prefix
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.generic import attach
@@ -50,7 +50,7 @@ def test_the_forward_pass_says_what_generation_would(learned):
         prompt = tokenizer.prompt([{"role": "user", "content": question}])
         pieces = list(stream(model, tokenizer, prompt, max_tokens=40))
         said = "".join(piece.text for piece in pieces)
-        assert known == (said == answer and pieces[-1].finish == "stop"), (said, answer)
+        assert known == (said == answer and pieces[-1].finish_reason == "stop"), (said, answer)
     assert 0 < recall.right < recall.asked, "the fixture must know some answers and not others"
 
 

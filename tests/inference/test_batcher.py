@@ -1,4 +1,4 @@
-"""Answers side by side, with prompts that begin alike: what is known is not read again."""
+"""Answers side by side, with prompts that begin alike: a known prefix is not read again."""
 
 from dataclasses import replace
 
@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 
 import tiny
-from mlx_tune.inference.batch import answers
-from mlx_tune.inference.batcher import Batcher
-from mlx_tune.inference.prefix_cache import PrefixCache
-from mlx_tune.inference.sampling import Sampling
+from mlx_tune.inference import Batcher, PrefixCache, Sampling, batch_generate
 from mlx_tune.training.packed import can_pack
 
 LIMIT = 6
@@ -23,9 +20,9 @@ def prompts(*lengths, seed=0):
     return [random.integers(3, 250, length).tolist() for length in lengths]
 
 
-def say(batcher, *asked, sampling=None):
-    """The answers to prompts that are asked at once, by number."""
-    chosen = sampling or [Sampling()] * len(asked)
+def say(batcher, *several, sampling=None):
+    """The answers to prompts that are given at once, by number."""
+    chosen = sampling or [Sampling()] * len(several)
     numbers = [
         batcher.add(
             prompt,
@@ -33,13 +30,13 @@ def say(batcher, *asked, sampling=None):
             sampler=drawn.sampler(),
             processors=drawn.processors(len(prompt)),
         )
-        for prompt, drawn in zip(asked, chosen, strict=True)
+        for prompt, drawn in zip(several, chosen, strict=True)
     ]
-    said = {number: [] for number in numbers}
+    answers = {number: [] for number in numbers}
     while len(batcher):
         for token in batcher.step():
-            said[token.number].append(token.id)
-    return [said[number] for number in numbers]
+            answers[token.uid].append(token.token)
+    return [answers[number] for number in numbers]
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +44,15 @@ def model():
     return tiny.model()
 
 
-def greedy(model, *asked):
-    return answers(model, ENDLESS, asked, max_tokens=LIMIT)
+def greedy(model, *several):
+    return batch_generate(model, ENDLESS, several, max_tokens=LIMIT)
 
 
 def test_answers_side_by_side_are_those_of_each_alone(model):
-    asked = prompts(1, 40, 7, 600, 3)
-    wanted = [greedy(model, prompt)[0] for prompt in asked]
-    assert say(Batcher(model, ENDLESS), *asked) == wanted
-    assert [say(Batcher(model, ENDLESS), prompt)[0] for prompt in asked] == wanted
+    several = prompts(1, 40, 7, 600, 3)
+    wanted = [greedy(model, prompt)[0] for prompt in several]
+    assert say(Batcher(model, ENDLESS), *several) == wanted
+    assert [say(Batcher(model, ENDLESS), prompt)[0] for prompt in several] == wanted
 
 
 def test_one_that_joins_later_and_one_that_is_taken_out_change_no_other(model):
@@ -63,30 +60,30 @@ def test_one_that_joins_later_and_one_that_is_taken_out_change_no_other(model):
     batcher = Batcher(model, ENDLESS)
     options = {"max_tokens": LIMIT, "sampler": Sampling().sampler()}
     numbers = [batcher.add(first, **options), batcher.add(second, **options)]
-    said = {number: [] for number in numbers}
+    answers = {number: [] for number in numbers}
 
     def step():
         for token in batcher.step():
-            said[token.number].append(token.id)
+            answers[token.uid].append(token.token)
 
     step()
     step()
     numbers.append(batcher.add(third, **options))
-    said[numbers[2]] = []
+    answers[numbers[2]] = []
     batcher.remove([numbers[1]])
     while len(batcher):
         step()
     wanted = greedy(model, first, second, third)
-    assert [said[numbers[0]], said[numbers[2]]] == [wanted[0], wanted[2]]
-    assert said[numbers[1]] == wanted[1][: len(said[numbers[1]])]
-    assert len(said[numbers[1]]) < LIMIT
+    assert [answers[numbers[0]], answers[numbers[2]]] == [wanted[0], wanted[2]]
+    assert answers[numbers[1]] == wanted[1][: len(answers[numbers[1]])]
+    assert len(answers[numbers[1]]) < LIMIT
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma2"])
 def test_a_known_prefix_changes_no_answer(model_type):
     model = tiny.model(model_type=model_type)
     (first,) = prompts(40)
-    asked = {
+    several = {
         "the very same": first,
         "one that goes on": [*first, *prompts(9, seed=1)[0]],
         "its beginning": first[:17],
@@ -96,9 +93,9 @@ def test_a_known_prefix_changes_no_answer(model_type):
     }
     batcher = Batcher(model, ENDLESS, prefix_bytes=1 << 20)
     assert say(batcher, first) == greedy(model, first)
-    for what, prompt in asked.items():
+    for what, prompt in several.items():
         assert say(batcher, prompt) == greedy(model, prompt), what
-    at_once = list(asked.values())
+    at_once = list(several.values())
     assert say(batcher, *at_once) == [greedy(model, prompt)[0] for prompt in at_once]
     saved = batcher.prefixes.tokens_saved
     assert saved >= 39 + 40 + 16 + 20 if can_pack(model) else saved == 0
@@ -129,18 +126,18 @@ def test_a_known_prefix_changes_no_draw_and_no_penalty(model):
 def test_what_is_kept_stays_below_its_bytes_and_the_longest_unused_goes_first(model):
     room = 3 * (20 + LIMIT) * BYTES_A_TOKEN
     batcher = Batcher(model, ENDLESS, prefix_bytes=room)
-    asked = prompts(20, 20, 20, 20)
-    for prompt in asked[:3]:
+    several = prompts(20, 20, 20, 20)
+    for prompt in several[:3]:
         say(batcher, prompt)
-    assert batcher.prefixes.bytes_held == room
-    assert batcher.prefixes.find([*asked[0], 5])[1] == 20  # so the second is the oldest now
-    say(batcher, asked[3])
-    assert batcher.prefixes.bytes_held <= room
-    known = [batcher.prefixes.find([*prompt, 5])[1] for prompt in asked]
-    assert known == [20, 0, 20, 20]
+    assert batcher.prefixes.nbytes == room
+    assert batcher.prefixes.fetch([*several[0], 5])[1] == 20  # so the second is the oldest now
+    say(batcher, several[3])
+    assert batcher.prefixes.nbytes <= room
+    lengths = [batcher.prefixes.fetch([*prompt, 5])[1] for prompt in several]
+    assert lengths == [20, 0, 20, 20]
     batcher.close()
-    assert batcher.prefixes.bytes_held == 0
-    assert batcher.prefixes.find([*asked[0], 5]) == (None, 0)
+    assert batcher.prefixes.nbytes == 0
+    assert batcher.prefixes.fetch([*several[0], 5]) == (None, 0)
 
 
 def test_what_is_kept_is_all_that_its_arrays_hold(model):
@@ -151,16 +148,16 @@ def test_what_is_kept_is_all_that_its_arrays_hold(model):
     say(batcher, *prompts(*[500] * 8))
     mx.clear_cache()
     held = mx.get_active_memory() - before
-    assert batcher.prefixes.bytes_held == 8 * (500 + LIMIT) * BYTES_A_TOKEN
-    assert held < 1.2 * batcher.prefixes.bytes_held
+    assert batcher.prefixes.nbytes == 8 * (500 + LIMIT) * BYTES_A_TOKEN
+    assert held < 1.2 * batcher.prefixes.nbytes
 
 
 def test_what_is_larger_than_the_room_is_not_kept(model):
     batcher = Batcher(model, ENDLESS, prefix_bytes=100 * BYTES_A_TOKEN)
     say(batcher, *prompts(20, 200))
-    assert batcher.prefixes.bytes_held == (20 + LIMIT) * BYTES_A_TOKEN
-    assert Batcher(model, ENDLESS).prefixes.bytes_held == 0
+    assert batcher.prefixes.nbytes == (20 + LIMIT) * BYTES_A_TOKEN
+    assert Batcher(model, ENDLESS).prefixes.nbytes == 0
 
 
 def test_nothing_is_known_of_an_empty_cache():
-    assert PrefixCache(100).find([5, 6]) == (None, 0)
+    assert PrefixCache(100).fetch([5, 6]) == (None, 0)

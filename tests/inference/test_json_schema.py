@@ -42,43 +42,39 @@ def test_remarks_are_left_out_and_everything_else_is_kept_in_order():
 REFUSED = {
     "misspelt": (
         {"type": "object", "propertes": {}},
-        '#: "propertes" is nothing that an answer can be held to; did you mean "properties"?',
+        '#: "propertes" is an unsupported keyword; did you mean "properties"?',
     ),
     "unsupported": (
         {"properties": {"a": {"uniqueItems": True}}},
-        '#/properties/a: "uniqueItems" is nothing that an answer can be held to; leave it out',
+        '#/properties/a: "uniqueItems" is an unsupported keyword; leave it out',
     ),
-    "of the compiler": ({"x-guidance": {"lenient": True}}, '#: "x-guidance" is nothing'),
-    "within": ({"items": {"$id": "a"}}, '#/items: "$id" is nothing that an answer can be held to'),
-    "elsewhere": (
-        {"$ref": "http://127.0.0.1:9/x"},
-        "#/$ref points outside, to 'http://127.0.0.1:9/x', and nothing is fetched; put",
-    ),
-    "a file": ({"anyOf": [{"$ref": "file:///etc/passwd"}]}, "#/anyOf/0/$ref points outside"),
+    "of the compiler": ({"x-guidance": {"lenient": True}}, '#: "x-guidance" is an unsupported'),
+    "within": ({"items": {"$id": "a"}}, '#/items: "$id" is an unsupported keyword'),
     "no schema": ({"items": [{}]}, "#/items is not a schema; give an object, true or false"),
     "no list": ({"anyOf": {}}, "#/anyOf is not a list of schemas; make it one"),
     "no object": ({"properties": []}, "#/properties is not an object of schemas; make it one"),
+    "no definitions": ({"$defs": [{"x": 1}]}, "#/$defs is not an object of schemas; make it one"),
     "format": (
         {"type": ["integer", "null"], "format": "int32"},
         '#/format: only a "string" can be held to a format; leave it out',
     ),
+    "format of no type": ({"type": 5, "format": "date"}, '#/format: only a "string" can be'),
     "inexact": ({"const": 2**53 + 1}, "#/const is 9007199254740993, which a double cannot hold"),
     "inexact bound": ({"minimum": -(2**53) - 1}, "#/minimum is -9007199254740993, which a double"),
     "infinite": ({"enum": [{"a": [math.inf]}]}, "#/enum/0/a/0 is inf, which a double cannot hold"),
-    "no number": ({"multipleOf": math.nan}, "#/multipleOf is nan; give a number above 0"),
-    "no multiple": ({"multipleOf": "2"}, "#/multipleOf is '2'; give a number above 0"),
+    "no number": ({"multipleOf": math.nan}, "#/multipleOf is nan, which a double cannot hold"),
     "multiple": ({"multipleOf": 10007}, "#/multipleOf brings the least common multiple to 10,007"),
     "multiples": (
         {"allOf": [{"multipleOf": 0.97}, {"multipleOf": 1009}]},
         "#/allOf/1/multipleOf brings the least common multiple to 97,873, and the limit is 10,000",
     ),
-    "deep": (nested(32), "nested more than 32 deep, which is the limit; flatten it, or let"),
-    "deep constant": ({"const": json.loads("[" * 33 + "]" * 33)}, "nested more than 32 deep"),
+    "deep": (nested(64), "nested more than 64 deep, which is the limit; flatten it, or let"),
+    "deep constant": ({"const": json.loads("[" * 64 + "]" * 64)}, "nested more than 64 deep"),
     "wide": ({"enum": list(range(5000))}, "more than 5,000 parts, which is the limit (#/enum/499"),
     "long": ({"enum": ["a" * 5001]}, "a text at #/enum/0 has 5,001 characters, and the limit is"),
     "long name": ({"properties": {"a" * 5001: {}}}, "a text at #/properties has 5,001 characters"),
     "much": ({"enum": [f"{i}" + "a" * 4900 for i in range(21)]}, "the JSON schema is longer than"),
-    "lines": ({"properties": {"a\nb/": {"x": 1}}}, '#/properties/a\\nb/: "x" is nothing that'),
+    "lines": ({"properties": {"a\nb/": {"x": 1}}}, '#/properties/a\\nb/: "x" is an unsupported'),
 }
 
 
@@ -101,7 +97,7 @@ def test_a_schema_is_an_object(schema):
 @pytest.mark.parametrize(
     "schema",
     [
-        nested(31),
+        nested(63),
         {"multipleOf": 1_000_000},
         {"allOf": [{"multipleOf": 0.01}, {"multipleOf": 0.25}, {"multipleOf": 10000}]},
         {"const": 2**53},

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_tune.inference.batch import answers
+from mlx_tune.inference import batch_generate
 from mlx_tune.models import bases
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows.workspace import load_folded
@@ -35,7 +35,7 @@ def alone(folded):
     found = {}
     for name, one in folded.items():
         prompts = [one.tokenizer.prompt([{"role": "user", "content": q}]) for q in QUESTIONS]
-        said = answers(one.model, one.tokenizer, prompts, max_tokens=LIMIT)
+        said = batch_generate(one.model, one.tokenizer, prompts, max_tokens=LIMIT)
         for question, tokens in zip(QUESTIONS, said, strict=True):
             ended = tokens[-1] in one.tokenizer.end_ids
             text = one.tokenizer.decode(tokens[: -1 if ended else None])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from served import events, refused, right, served
 
-from mlx_tune.inference.batcher import Batcher
+from mlx_tune.inference import Batcher
 from mlx_tune.serving import engine as engine_module
 from mlx_tune.serving.models import Models
 from wire import connected, eventually, heard, request

@@ -2,8 +2,7 @@ import mlx.core as mx
 import pytest
 
 import tiny
-from mlx_tune.inference.batcher import Token
-from mlx_tune.inference.spelling import spelling
+from mlx_tune.inference import GeneratedToken, TokenBytes
 from mlx_tune.serving.answer import Answer
 from mlx_tune.serving.job import Ask, Job
 from mlx_tune.serving.shelf import Choice
@@ -17,10 +16,10 @@ def ended(*, continues: bool):
     """The last piece of an answer of one letter, which ended of itself."""
     choice = Choice(name="base", chain=(), is_folded=False)
     ask = Ask(choice=choice, prompt=(5,), max_tokens=9, alternatives=1, continues=continues)
-    answer = Answer(Job(ask=ask, deliver=lambda event: None), spelling(tiny.tokenizer()), None)
-    first = answer.add(Token(number=0, id=LETTER, logprobs=LOGPROBS, finish=None))
+    answer = Answer(Job(ask=ask, deliver=lambda event: None), TokenBytes.of(tiny.tokenizer()), None)
+    first = answer.add(GeneratedToken(uid=0, token=LETTER, logprobs=LOGPROBS, finish_reason=None))
     assert (first.text, len(first.steps)) == ("A", 1)
-    return answer.add(Token(number=0, id=END, logprobs=LOGPROBS, finish="stop"))
+    return answer.add(GeneratedToken(uid=0, token=END, logprobs=LOGPROBS, finish_reason="stop"))
 
 
 def test_where_a_text_goes_on_the_token_that_ends_it_is_told_and_not_shown():

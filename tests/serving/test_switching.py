@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from served import events, refused, right, served
 
 import tiny
-from mlx_tune.inference.batcher import Batcher
+from mlx_tune.inference import Batcher
 from mlx_tune.models import bases
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.serving import start

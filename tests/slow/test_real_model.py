@@ -16,7 +16,7 @@ import pytest
 
 from mlx_tune.continual.recall import score
 from mlx_tune.data import read, tokenise
-from mlx_tune.inference import batch
+from mlx_tune.inference import batch_generate
 from mlx_tune.models import bases
 from mlx_tune.models.catalogue import SMALL
 from mlx_tune.store.store import SessionStore
@@ -126,11 +126,11 @@ def test_scoring_says_what_generation_would(taught):
     wanted = [list(example.tokens[example.first_supervised :]) for example in examples]
     known = score(folded.model, examples).verbatim
     limit = max(map(len, wanted))
-    said = batch.answers(folded.model, folded.tokenizer, prompts, max_tokens=limit)
+    said = batch_generate(folded.model, folded.tokenizer, prompts, max_tokens=limit)
     assert known == tuple(a == b for a, b in zip(said, wanted, strict=True))
     assert len(set(known)) == 2, "some must be known and some not"
     alone = [
-        batch.answers(folded.model, folded.tokenizer, [prompt], max_tokens=limit)[0]
+        batch_generate(folded.model, folded.tokenizer, [prompt], max_tokens=limit)[0]
         for prompt in prompts[:4]
     ]
     assert alone == said[:4]

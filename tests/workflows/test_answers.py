@@ -4,7 +4,7 @@ import pytest
 
 from mlx_tune.continual.recall import score
 from mlx_tune.data.rows import Message, Row
-from mlx_tune.inference.generate import stream
+from mlx_tune.inference import stream
 from mlx_tune.models import bases
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows import diff

@@ -1,7 +1,7 @@
 import pytest
 
 from mlx_tune.continual.key_facts import found, key_facts
-from mlx_tune.inference.generate import stream
+from mlx_tune.inference import stream
 from mlx_tune.models import bases
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows.scoring import ask_questions, prepare_questions, score_facts
@@ -67,7 +67,7 @@ def test_what_is_known_word_for_word_is_not_generated(asked, monkeypatch):
         prompts.extend(asked)
         return [[] for _ in asked]
 
-    monkeypatch.setattr("mlx_tune.workflows.scoring.answers", none)
+    monkeypatch.setattr("mlx_tune.workflows.scoring.batch_generate", none)
     scored = score_facts(folded, rows, questions, recall)
     unknown = sum(not flag for flag in recall.verbatim.verbatim + recall.paraphrases.verbatim)
     assert len(prompts) == unknown

@@ -6,7 +6,7 @@ import pytest
 import tiny
 from mlx_tune.continual.recall import general_change, score
 from mlx_tune.data import general_questions
-from mlx_tune.inference.batch import answers
+from mlx_tune.inference import batch_generate
 from mlx_tune.models import bases, cache, runtime
 from mlx_tune.workflows import general
 from mlx_tune.workflows.general import GeneralSet, general_set
@@ -50,7 +50,7 @@ def test_an_example_is_a_question_and_what_the_base_says_to_it(info):
     ]
     for example, question in zip([*made.probes, *made.guards], shown, strict=True):
         prompt = folded.tokenizer.prompt([{"role": "user", "content": question.text}])
-        (said,) = answers(folded.model, folded.tokenizer, [prompt], max_tokens=40)
+        (said,) = batch_generate(folded.model, folded.tokenizer, [prompt], max_tokens=40)
         assert example.tokens == (*prompt, *said)
         assert example.first_supervised == len(prompt)
         assert example.supervised[len(prompt) :] == (True,) * len(said)
@@ -137,7 +137,7 @@ def test_a_file_of_another_base_is_not_believed(info, tmp_path):
 def test_a_cut_answer_gets_no_end_and_one_that_ended_has_it(info, monkeypatch):
     end = 2
     said = [[70, 71, end], [70] * 40, [end], [], [80, 81]]
-    monkeypatch.setattr(general, "answers", lambda *_, **__: said)
+    monkeypatch.setattr(general, "batch_generate", lambda *_, **__: said)
     made, _ = ask(info)
     assert [probe.tokens[-2:] for probe in made.probes] == [(71, end), (70, 70)]
     assert made.tokens == (3, 40)

@@ -1,7 +1,7 @@
 import pytest
 
 from mlx_tune.data.tokenise import encode
-from mlx_tune.inference.generate import stream
+from mlx_tune.inference import stream
 from mlx_tune.models import bases
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows.general import speaker, written_by

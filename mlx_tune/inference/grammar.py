@@ -1,7 +1,7 @@
-"""Answers held to a grammar: at each step, only tokens with which a whole answer can be reached.
+"""Answers held to a JSON schema: at each step, only tokens that can still lead to a whole answer.
 
-llguidance keeps the grammar and says which tokens those are; the mask is laid on the logits here,
-in MLX's own operations, so it works on every device.
+llguidance compiles a schema and says which tokens those are; the mask is applied to the logits
+here, in MLX's own operations, so it works on every device.
 
 Source:
     Moskal et al., llguidance, https://github.com/guidance-ai/llguidance (MIT).
@@ -23,11 +23,11 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from mlx_tune.errors import InputError, UsageError
 from mlx_tune.inference.json_schema import checked
-from mlx_tune.inference.spelling import Spelling, spelling
+from mlx_tune.inference.text import TokenBytes
 from mlx_tune.models.tokenizer import Tokenizer
 
 TRIAL_SECONDS = 10.0
-"""How long a trial may take by the clock; it counts its own work and gives up after a second."""
+"""How long a trial may take by the clock; it also ends after a second of its own work."""
 
 _LIMITS: dict[str, Any] = {
     # About 8 ms of work a step, and 100 MB of automaton; the defaults allow 16 ms and 500 MB.
@@ -41,15 +41,15 @@ _LIMITS: dict[str, Any] = {
 }
 # A model in a loop would otherwise put blanks between two tokens of JSON until it is cut off.
 _OPTIONS: Any = {"lenient": False, "whitespace_pattern": r"[ \n\r\t]{1,40}"}
-_TRIAL = Path(__file__).with_name("trial.py")
+_TRIAL_SCRIPT = Path(__file__).with_name("grammar_trial.py")
 _TOO_MUCH = "it takes too much time or memory"
-_REMEMBERED = 1000  # grammars that passed their trial
+_MAX_TRIED = 1000  # grammars that passed their trial and are remembered
 
 
-class Constraints:
-    """Makes grammars for one tokenizer; keep it, for its vocabulary takes a while to build.
+class GrammarCompiler:
+    """Compiles grammars for one tokenizer; keep it, for its vocabulary takes a while to build.
 
-    Any thread may ask it for constraints.
+    Any thread may call it.
 
     Args:
         tokenizer: The base's.
@@ -62,18 +62,18 @@ class Constraints:
         if not tokenizer.end_ids:
             raise InputError("this tokenizer has no end token, so no answer could be complete")
         self._ends = sorted(tokenizer.end_ids)
-        vocabulary = _Vocabulary(tokenizer, spelling(tokenizer))
+        vocabulary = _Vocabulary(tokenizer, TokenBytes.of(tokenizer))
         self._tokenizer = LLTokenizer(TokenizerWrapper(vocabulary), eos_token=self._ends)
         vocabulary.built = self._tokenizer
         self._passed: OrderedDict[bytes, None] = OrderedDict()
         self._lock = Lock()
 
-    def json_object(self) -> "Constraint":
-        """Return the constraint that an answer is one JSON object."""
-        return self._constraint({"type": "object"}, tried=True)
+    def json_object(self) -> "Grammar":
+        """Return the grammar of one JSON object."""
+        return self._compile({"type": "object"}, is_trusted=True)
 
-    def json_schema(self, schema: object) -> "Constraint":
-        """Return the constraint that an answer is a JSON value which a schema accepts.
+    def json_schema(self, schema: object) -> "Grammar":
+        """Return the grammar of a JSON value that a schema accepts.
 
         Properties come in the schema's order; those it does not name may come twice.
 
@@ -82,46 +82,46 @@ class Constraints:
                 first, which takes about a third of a second.
 
         Raises:
-            UsageError: Something in it cannot be kept to, or it takes too much to compile.
+            UsageError: An answer cannot be held to all of it, or it takes too much to compile.
         """
-        return self._constraint(checked(schema), tried=False)
+        return self._compile(checked(schema), is_trusted=False)
 
-    def _constraint(self, schema: dict[str, Any], *, tried: bool) -> "Constraint":
+    def _compile(self, schema: dict[str, Any], *, is_trusted: bool) -> "Grammar":
         try:
             grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_OPTIONS)
-        except ValueError as error:  # half a character, say
+        except ValueError as error:  # half of a surrogate pair, say
             raise _refusal(str(error)) from error
-        if not tried:
+        if not is_trusted:
             with self._lock:  # one trial at a time: many would starve the engine
                 self._try(grammar)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LLParserLimits(**_LIMITS))
         if matcher.is_error():
             raise _refusal(matcher.get_error())
-        return Constraint(matcher, self._ends)
+        return Grammar(matcher, self._ends)
 
     def _try(self, grammar: str) -> None:
-        known = hashlib.sha256(grammar.encode()).digest()
-        if known not in self._passed and (problem := _trial(grammar)):
+        digest = hashlib.sha256(grammar.encode()).digest()
+        if digest not in self._passed and (problem := _trial(grammar)):
             raise _refusal(problem)
-        self._passed[known] = None
-        self._passed.move_to_end(known)
-        if len(self._passed) > _REMEMBERED:
+        self._passed[digest] = None
+        self._passed.move_to_end(digest)
+        if len(self._passed) > _MAX_TRIED:
             self._passed.popitem(last=False)
 
 
-class Constraint:
-    """A grammar that any number of answers may be held to."""
+class Grammar:
+    """A compiled grammar that any number of answers may be held to."""
 
     def __init__(self, matcher: LLMatcher, ends: Sequence[int]) -> None:
         self._matcher, self._ends = matcher, tuple(ends)
 
-    def begin(self) -> "Grammar":
+    def processor(self) -> "GrammarProcessor":
         """Return the logits processor of one answer."""
-        return Grammar(self._matcher.deep_copy(), self._ends)
+        return GrammarProcessor(self._matcher.deep_copy(), self._ends)
 
 
-class Grammar:
-    """One answer's progress through a grammar: a logits processor of mlx-lm's kind.
+class GrammarProcessor:
+    """A logits processor of mlx-lm's kind that holds one answer to a grammar.
 
     It comes last among the processors, so that none of them allows again what is forbidden. It
     never raises an error: in a batch that would end every other answer too. After a problem only
@@ -134,7 +134,7 @@ class Grammar:
 
     def __init__(self, matcher: LLMatcher, ends: Sequence[int]) -> None:
         self._matcher, self._ends = matcher, frozenset(ends)
-        self._taken: int | None = None
+        self._consumed: int | None = None
         self._ended = False
         self.problem: str | None = None
 
@@ -147,20 +147,20 @@ class Grammar:
         """Return the logits with minus infinity for every token that is not allowed next.
 
         Args:
-            tokens: The prompt and what was said since, (length,); at the first call, all prompt.
+            tokens: The prompt and the answer so far, (length,); at the first call, all prompt.
             logits: Of the next token, (1, columns); columns beyond the vocabulary are padding.
         """
         count = tokens.shape[0]
-        if self._taken is not None and count > self._taken:
-            for token in np.array(tokens[self._taken :]):  # all but the newest was taken before
-                self._take(int(token))
-        self._taken = count
+        if self._consumed is not None and count > self._consumed:
+            for token in np.array(tokens[self._consumed :]):  # the others were consumed before
+                self._consume(int(token))
+        self._consumed = count
         allowed = mx.array(self._allowed(logits.shape[-1]))
         return mx.where(allowed, logits, mx.array(-mx.inf, dtype=logits.dtype))
 
-    def _take(self, token: int) -> None:
+    def _consume(self, token: int) -> None:
         if self._ended or self.problem:
-            return  # a generator runs one step ahead of what it hands out
+            return  # mlx-lm's generator is one step ahead of what it returns
         if token in self._ends:
             self._ended = True
         elif not self._matcher.consume_token(token):
@@ -171,8 +171,8 @@ class Grammar:
         if not (self._ended or self.problem):
             bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
             if not self._matcher.is_error():
-                known = np.unpackbits(bits, bitorder="little")[:columns]
-                mask[: len(known)] = known
+                flags = np.unpackbits(bits, bitorder="little")[:columns]
+                mask[: len(flags)] = flags
                 return mask
             self.problem = f"the grammar is too complex: {_first_line(self._matcher.get_error())}"
         mask[[end for end in self._ends if end < columns]] = True
@@ -180,27 +180,27 @@ class Grammar:
 
 
 class _Vocabulary:
-    """A tokenizer as llguidance wants one: the bytes of each token, and how a text is cut."""
+    """A tokenizer as llguidance wants one: the bytes of each token, and how a text is tokenised."""
 
     bos_token_id = None
     built: LLTokenizer
 
-    def __init__(self, tokenizer: Tokenizer, spelt: Spelling) -> None:
-        self._spelt, self._raw = spelt, tokenizer.wrapper.backend_tokenizer
-        self._structure = spelt.special | tokenizer.end_ids
+    def __init__(self, tokenizer: Tokenizer, token_bytes: TokenBytes) -> None:
+        self._token_bytes, self._backend = token_bytes, tokenizer.wrapper.backend_tokenizer
+        self._structure = token_bytes.special | tokenizer.end_ids
         self.eos_token_id = min(tokenizer.end_ids)
         self.special_token_ids = sorted(self._structure)
-        self.tokens = spelt.pieces
+        self.tokens = token_bytes.vocabulary
 
     def __call__(self, text: str) -> list[int]:
-        """Return the tokens a text is written with; asked where only one text is allowed."""
+        """Return the tokens of a text; called where the grammar allows only one text."""
         if not isinstance(text, str):
-            raise TypeError("text is wanted")  # TokenizerWrapper asks whether bytes would do
+            raise TypeError("expected a text")  # TokenizerWrapper tries whether bytes would do
         # Not the wrapper's encode: that sets the truncation, which another thread may be reading.
-        tokens = list(self._raw.encode(text, add_special_tokens=False).ids)
-        same = b"".join(map(self._spelt, tokens)) == text.encode()
-        # A text may spell a special token, or get a space put before it.
-        if same and self._structure.isdisjoint(tokens):
+        tokens = list(self._backend.encode(text, add_special_tokens=False).ids)
+        is_exact = b"".join(map(self._token_bytes, tokens)) == text.encode()
+        # A text may contain a special token's name, or get a space put before it.
+        if is_exact and self._structure.isdisjoint(tokens):
             return tokens
         return list(self.built.greedy_tokenize(text))
 
@@ -209,8 +209,8 @@ def _trial(grammar: str) -> str | None:
     """Compile a grammar in a child process; return what is wrong with it."""
     try:
         child = subprocess.run(
-            # As for chat templates: nothing about lends it modules.
-            [sys.executable, "-E", "-P", str(_TRIAL)],
+            # As for chat templates: it imports nothing from the environment or the folder.
+            [sys.executable, "-E", "-P", str(_TRIAL_SCRIPT)],
             input=json.dumps({"grammar": grammar, "limits": _LIMITS}).encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -218,7 +218,7 @@ def _trial(grammar: str) -> str | None:
             check=False,
         )
         return json.loads(child.stdout)["error"]
-    except (subprocess.TimeoutExpired, ValueError):  # killed: it left no answer
+    except (subprocess.TimeoutExpired, ValueError):  # killed, so there is no answer
         return _TOO_MUCH
 
 

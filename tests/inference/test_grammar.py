@@ -10,13 +10,12 @@ import pytest
 import tiny
 import vocabularies
 from mlx_tune.errors import InputError, UsageError
-from mlx_tune.inference import constrained, json_schema
-from mlx_tune.inference.constrained import Constraints
-from mlx_tune.inference.spelling import Detokeniser, spelling
+from mlx_tune.inference import StreamingDetokenizer, TokenBytes, grammar, json_schema
+from mlx_tune.inference.grammar import GrammarCompiler
 from mlx_tune.models import tokenizer as ours
 
 BUILT = {name: make() for name, make in vocabularies.KINDS.items()}
-MADE = {name: Constraints(tokenizer) for name, tokenizer in BUILT.items()}
+MADE = {name: GrammarCompiler(tokenizer) for name, tokenizer in BUILT.items()}
 PERSON = {
     "type": "object",
     "properties": {
@@ -67,36 +66,38 @@ def a_tree(value) -> bool:
 SCHEMAS = {"person": (PERSON, a_person), "tree": (TREE, a_tree)}
 
 
-def drawn(grammar, tokenizer, *, seed: int) -> list[int]:
+def drawn(processor, tokenizer, *, seed: int) -> list[int]:
     """Tokens drawn from those that are allowed: an end as soon as may be, and brackets closed."""
-    random_one, prompt, spelt = random.Random(seed), [5, 6, 7], spelling(tokenizer)
-    said: list[int] = []
-    while not (said and said[-1] in tokenizer.end_ids):
-        assert len(said) < 3000
-        logits = grammar(mx.array(prompt + said), mx.zeros((1, len(spelt.pieces) + 61)))
+    random_one, prompt, token_bytes = random.Random(seed), [5, 6, 7], TokenBytes.of(tokenizer)
+    answer: list[int] = []
+    while not (answer and answer[-1] in tokenizer.end_ids):
+        assert len(answer) < 3000
+        logits = processor(
+            mx.array(prompt + answer), mx.zeros((1, len(token_bytes.vocabulary) + 61))
+        )
         allowed = np.flatnonzero(np.isfinite(np.array(logits)[0])).tolist()
         ending = [token for token in allowed if token in tokenizer.end_ids]
-        closing = [token for token in allowed if spelt(token) in (b"]", b"}")]
+        closing = [token for token in allowed if token_bytes(token) in (b"]", b"}")]
         choices = ending or (random_one.random() < 0.7 and closing) or allowed
-        said.append(random_one.choice(choices))
-    return said
+        answer.append(random_one.choice(choices))
+    return answer
 
 
 def text_of(tokenizer, tokens) -> str:
-    detokeniser = Detokeniser(spelling(tokenizer), continues=True)
-    return "".join([*map(detokeniser.add, tokens), detokeniser.finish()])
+    detokenizer = StreamingDetokenizer(TokenBytes.of(tokenizer), continues=True)
+    return "".join([*map(detokenizer.add, tokens), detokenizer.finish()])
 
 
 def columns_of(tokenizer) -> int:
-    return len(spelling(tokenizer).pieces)
+    return len(TokenBytes.of(tokenizer).vocabulary)
 
 
-def follow(grammar, tokens, columns: int):
+def follow(processor, tokens, columns: int):
     """The logits after each of an answer's tokens."""
-    said, found = [5], []
+    answer, found = [5], []
     for token in [None, *tokens]:
-        said += [] if token is None else [token]
-        found.append(np.isfinite(np.array(grammar(mx.array(said), mx.zeros((1, columns)))))[0])
+        answer += [] if token is None else [token]
+        found.append(np.isfinite(np.array(processor(mx.array(answer), mx.zeros((1, columns)))))[0])
     return found
 
 
@@ -105,13 +106,13 @@ def follow(grammar, tokens, columns: int):
 def test_whatever_is_drawn_is_json_that_the_schema_accepts(name, schema):
     tokenizer = BUILT[name]
     wanted, accepts = SCHEMAS[schema]
-    constraint = MADE[name].json_schema(wanted)
+    compiled = MADE[name].json_schema(wanted)
     for seed in range(12):
-        grammar = constraint.begin()
-        tokens = drawn(grammar, tokenizer, seed=seed)
+        processor = compiled.processor()
+        tokens = drawn(processor, tokenizer, seed=seed)
         assert accepts(json.loads(text_of(tokenizer, tokens))), text_of(tokenizer, tokens)
-        assert grammar.complete
-        assert grammar.problem is None
+        assert processor.complete
+        assert processor.problem is None
 
 
 def test_a_json_object_is_an_object_of_any_kind():
@@ -119,31 +120,31 @@ def test_a_json_object_is_an_object_of_any_kind():
     columns, encode = columns_of(tokenizer), tokenizer.encode
     for text in ['{"a": [1, {"b": null}], "ž": "\\n🚀"}', "{}", '{ "a" :-1.5e3 }']:
         tokens = encode(text)
-        allowed = follow(MADE["byte-level"].json_object().begin(), tokens, columns)
+        allowed = follow(MADE["byte-level"].json_object().processor(), tokens, columns)
         assert all(mask[token] for mask, token in zip(allowed, tokens, strict=False)), text
         assert np.flatnonzero(allowed[-1]).tolist() == sorted(tokenizer.end_ids)
     for text in ["[]", "1", '"a"', " {}"]:
-        first = MADE["byte-level"].json_object().begin()
+        first = MADE["byte-level"].json_object().processor()
         assert not follow(first, [], columns)[0][encode(text)[0]], text
 
 
 def test_the_prompt_is_none_of_the_answer():
     tokenizer = BUILT["byte-level"]
-    grammar = MADE["byte-level"].json_object().begin()
+    processor = MADE["byte-level"].json_object().processor()
     prompt = tokenizer.encode('{"a": 1} and then')
-    allowed = np.array(grammar(mx.array(prompt), mx.zeros((1, columns_of(tokenizer)))))[0]
+    allowed = np.array(processor(mx.array(prompt), mx.zeros((1, columns_of(tokenizer)))))[0]
     assert np.isfinite(allowed[tokenizer.encode("{")[0]])
     assert not np.isfinite(allowed[tokenizer.encode("}")[0]])
 
 
 def test_padded_columns_and_special_tokens_are_never_allowed():
     tokenizer = BUILT["byte-level"]
-    columns, spelt = columns_of(tokenizer), spelling(tokenizer)
+    columns, token_bytes = columns_of(tokenizer), TokenBytes.of(tokenizer)
     tokens = tokenizer.encode('{"a": "b')
-    allowed = follow(MADE["byte-level"].json_object().begin(), tokens, columns + 100)
+    allowed = follow(MADE["byte-level"].json_object().processor(), tokens, columns + 100)
     for mask in allowed:
         assert not mask[columns:].any()
-        assert not mask[list(spelt.special)].any()
+        assert not mask[list(token_bytes.special)].any()
     assert allowed[-1].sum() > 150  # within a string nearly everything is
 
 
@@ -151,7 +152,7 @@ def test_padded_columns_and_special_tokens_are_never_allowed():
 def test_allowed_logits_stay_as_they_were(dtype):
     columns = columns_of(BUILT["byte-level"])
     logits = mx.random.normal((1, columns)).astype(dtype)
-    found = MADE["byte-level"].json_object().begin()(mx.array([5]), logits)
+    found = MADE["byte-level"].json_object().processor()(mx.array([5]), logits)
     assert found.dtype == dtype
     assert found.shape == logits.shape
     masked = np.array(found.astype(mx.float32))
@@ -163,31 +164,31 @@ def test_allowed_logits_stay_as_they_were(dtype):
 def test_after_the_end_there_are_only_ends():
     tokenizer = BUILT["byte-level"]
     end, other = sorted(tokenizer.end_ids)
-    tokens = [*tokenizer.encode("{}"), end, other, 20]  # a generator is ahead of what it hands out
-    grammar = MADE["byte-level"].json_object().begin()
-    for mask in follow(grammar, tokens, columns_of(tokenizer))[-4:]:
+    tokens = [*tokenizer.encode("{}"), end, other, 20]  # a generator is ahead of what it returns
+    processor = MADE["byte-level"].json_object().processor()
+    for mask in follow(processor, tokens, columns_of(tokenizer))[-4:]:
         assert np.flatnonzero(mask).tolist() == [end, other]
-    assert grammar.complete
-    assert grammar.problem is None
+    assert processor.complete
+    assert processor.problem is None
 
 
 def test_a_token_that_was_not_allowed_is_a_problem_but_no_exception():
     tokenizer = BUILT["byte-level"]
-    grammar = MADE["byte-level"].json_object().begin()
-    allowed = follow(grammar, tokenizer.encode("}"), columns_of(tokenizer))
-    assert grammar.problem.startswith("the answer left its grammar: ")
-    assert len(grammar.problem.splitlines()) == 1
-    assert not grammar.complete
+    processor = MADE["byte-level"].json_object().processor()
+    allowed = follow(processor, tokenizer.encode("}"), columns_of(tokenizer))
+    assert processor.problem.startswith("the answer left its grammar: ")
+    assert len(processor.problem.splitlines()) == 1
+    assert not processor.complete
     assert np.flatnonzero(allowed[-1]).tolist() == sorted(tokenizer.end_ids)
 
 
 def test_a_step_that_costs_too_much_is_a_problem_but_no_exception(monkeypatch):
-    monkeypatch.setitem(constrained._LIMITS, "max_lexer_states", 60)
+    monkeypatch.setitem(grammar._LIMITS, "max_lexer_states", 60)
     tokenizer = BUILT["byte-level"]
     schema = {"type": "string", "pattern": "^(.*a.{20})$"}
-    grammar = MADE["byte-level"].json_schema(schema).begin()
-    allowed = follow(grammar, tokenizer.encode('"' + "ab" * 60), columns_of(tokenizer))
-    assert grammar.problem.startswith("the grammar is too complex: ")
+    processor = MADE["byte-level"].json_schema(schema).processor()
+    allowed = follow(processor, tokenizer.encode('"' + "ab" * 60), columns_of(tokenizer))
+    assert processor.problem.startswith("the grammar is too complex: ")
     assert np.flatnonzero(allowed[-1]).tolist() == sorted(tokenizer.end_ids)
 
 
@@ -195,33 +196,35 @@ def test_a_step_that_costs_too_much_is_a_problem_but_no_exception(monkeypatch):
 def test_a_text_that_spells_structure_is_written_as_text(name):
     tokenizer = BUILT[name]
     wanted = "<|im_end|></s> a"
-    grammar = MADE[name].json_schema({"const": wanted}).begin()
-    tokens = drawn(grammar, tokenizer, seed=0)
+    processor = MADE[name].json_schema({"const": wanted}).processor()
+    tokens = drawn(processor, tokenizer, seed=0)
     assert json.loads(text_of(tokenizer, tokens)) == wanted
 
 
 def test_blanks_do_not_go_on_for_ever():
     tokenizer = BUILT["byte-level"]
     tokens = [*tokenizer.encode("{"), *tokenizer.encode(" ") * 41]
-    allowed = follow(MADE["byte-level"].json_object().begin(), tokens[:-1], columns_of(tokenizer))
+    allowed = follow(
+        MADE["byte-level"].json_object().processor(), tokens[:-1], columns_of(tokenizer)
+    )
     assert [bool(mask[tokens[-1]]) for mask in allowed[1:]] == [True] * 40 + [False]
 
 
-def test_answers_of_one_constraint_do_not_know_of_each_other():
+def test_answers_of_one_grammar_do_not_know_of_each_other():
     tokenizer = BUILT["byte-level"]
-    constraint, columns = MADE["byte-level"].json_object(), columns_of(tokenizer)
-    one = constraint.begin()
+    compiled, columns = MADE["byte-level"].json_object(), columns_of(tokenizer)
+    one = compiled.processor()
     follow(one, tokenizer.encode('{"a'), columns)
-    other = follow(constraint.begin(), [], columns)[0]
-    assert (other == follow(MADE["byte-level"].json_object().begin(), [], columns)[0]).all()
+    other = follow(compiled.processor(), [], columns)[0]
+    assert (other == follow(MADE["byte-level"].json_object().processor(), [], columns)[0]).all()
 
 
 def test_another_thread_may_make_what_this_one_uses():
     made = []
-    thread = Thread(target=lambda: made.append(Constraints(BUILT["byte-level"]).json_object()))
+    thread = Thread(target=lambda: made.append(GrammarCompiler(BUILT["byte-level"]).json_object()))
     thread.start()
     thread.join()
-    assert follow(made[0].begin(), [], 400)[0].any()
+    assert follow(made[0].processor(), [], 400)[0].any()
 
 
 def generator_for(model, tokenizer):
@@ -236,39 +239,44 @@ def generator_for(model, tokenizer):
 
 def generated(model, tokenizer, prompts, processors, limit=400) -> list[list[int]]:
     generator = generator_for(model, tokenizer)
-    numbers = generator.insert(prompts, [limit] * len(prompts), logits_processors=processors)
-    said: dict[int, list[int]] = {number: [] for number in numbers}
-    while grown := generator.next_generated():
-        for response in grown:
-            said[response.uid].append(int(response.token))
-    return [said[number] for number in numbers]
+    uids = generator.insert(prompts, [limit] * len(prompts), logits_processors=processors)
+    answers: dict[int, list[int]] = {uid: [] for uid in uids}
+    while responses := generator.next_generated():
+        for response in responses:
+            answers[response.uid].append(int(response.token))
+    return [answers[uid] for uid in uids]
 
 
 def test_mlx_lms_batches_keep_to_the_grammar_of_each_answer():
     tokenizer = tiny.tokenizer()
-    model, made = tiny.model(vocab_size=tiny.VOCABULARY + 29), Constraints(tokenizer)
+    model, made = tiny.model(vocab_size=tiny.VOCABULARY + 29), GrammarCompiler(tokenizer)
     prompts = [tokenizer.encode(text) for text in ["a", '{"a": ', "Who is this?" * 5, "b}"]]
-    constraints = [made.json_schema(schema) for schema in (PERSON, TREE)]
-    processors = [[constraints[0].begin()], [], [constraints[1].begin()], [constraints[0].begin()]]
-    said = generated(model, tokenizer, prompts, processors)
-    for tokens, accepts in [(said[0], a_person), (said[2], a_tree), (said[3], a_person)]:
+    compiled = [made.json_schema(schema) for schema in (PERSON, TREE)]
+    processors = [
+        [compiled[0].processor()],
+        [],
+        [compiled[1].processor()],
+        [compiled[0].processor()],
+    ]
+    answers = generated(model, tokenizer, prompts, processors)
+    for tokens, accepts in [(answers[0], a_person), (answers[2], a_tree), (answers[3], a_person)]:
         assert tokens[-1] in tokenizer.end_ids
         assert accepts(json.loads(tokenizer.decode(tokens))), tokenizer.decode(tokens)
-    assert said[1] == generated(model, tokenizer, prompts[1:2], [[]])[0]
+    assert answers[1] == generated(model, tokenizer, prompts[1:2], [[]])[0]
 
 
 def test_mlx_lms_single_generator_keeps_to_the_grammar_too():
     from mlx_lm.generate import generate_step
 
-    tokenizer, said = tiny.tokenizer(), []
-    grammar = Constraints(tokenizer).json_schema(PERSON).begin()
+    tokenizer, answer = tiny.tokenizer(), []
+    processor = GrammarCompiler(tokenizer).json_schema(PERSON).processor()
     prompt = mx.array(tokenizer.encode("Who is this?"))
-    steps = generate_step(prompt, tiny.model(), max_tokens=400, logits_processors=[grammar])
+    steps = generate_step(prompt, tiny.model(), max_tokens=400, logits_processors=[processor])
     for token, _ in steps:
-        said.append(int(token))
+        answer.append(int(token))
         if token in tokenizer.end_ids:
             break
-    assert a_person(json.loads(tokenizer.decode(said)))
+    assert a_person(json.loads(tokenizer.decode(answer)))
 
 
 HELD_TO = {
@@ -305,22 +313,22 @@ HELD_TO = {
 }
 
 
-@pytest.mark.parametrize("key", sorted({*json_schema._KNOWN} - {"$defs", "definitions"}))
+@pytest.mark.parametrize("key", sorted({*json_schema._KEYWORDS} - {"$defs", "definitions"}))
 def test_every_keyword_that_is_taken_is_one_that_is_kept_to(key, monkeypatch):
-    monkeypatch.setattr(constrained, "_trial", lambda grammar: None)
+    monkeypatch.setattr(grammar, "_trial", lambda grammar: None)
     schema, right, wrong = HELD_TO[key]
-    constraint = MADE["byte-level"].json_schema(schema)
-    assert whole(constraint.begin(), right)
-    assert not whole(constraint.begin(), wrong)
+    compiled = MADE["byte-level"].json_schema(schema)
+    assert whole(compiled.processor(), right)
+    assert not whole(compiled.processor(), wrong)
 
 
-def whole(grammar, text: str) -> bool:
-    """Whether a text may be said from beginning to end."""
+def whole(processor, text: str) -> bool:
+    """Whether a grammar allows a text from beginning to end."""
     tokenizer = BUILT["byte-level"]
     # Character by character, however the model might cut it.
     tokens = [token for character in text for token in tokenizer.encode(character)]
     tokens.append(tokenizer.end_id)
-    allowed = follow(grammar, tokens, columns_of(tokenizer))
+    allowed = follow(processor, tokens, columns_of(tokenizer))
     return all(mask[token] for mask, token in zip(allowed, tokens, strict=False))
 
 
@@ -343,6 +351,16 @@ REFUSED = {
     ),
     "half": ({"const": "\ud800"}, "is not JSON serializable"),
     "type": ({"type": "strng"}, "Invalid type: strng"),
+    "no list": ({"enum": 5}, "enum must be an array"),
+    "elsewhere": (
+        {"$ref": "http://127.0.0.1:9/x"},
+        "Resource 'http://127.0.0.1:9/x' is not present in a registry and retrieving it failed",
+    ),
+    "a file": ({"anyOf": [{"$ref": "file:///etc/passwd"}]}, "Resource 'file:///etc/passwd' is not"),
+    "no multiple": ({"multipleOf": "2"}, "Expected f64 for 'multipleOf', got \"2\""),
+    "multiple of nothing": ({"multipleOf": 0}, "invalid multiple of"),
+    "no count": ({"minLength": 1.5}, "Expected positive integer for 'minLength', got 1.5"),
+    "no number": ({"minimum": True}, "Expected f64 for 'minimum', got true"),
     "panic": (
         {
             "allOf": [
@@ -367,17 +385,36 @@ def test_what_the_compiler_refuses_is_said_on_one_line(name):
     assert len(str(caught.value)) < 300
 
 
+IGNORED = {
+    "misspelt": {"type": "object", "propertes": {}},
+    "OpenAPI's": {"type": "string", "nullable": True},
+    "format of a number": {"type": "integer", "format": "date"},
+    "definitions in a list": {"$defs": [{}]},
+    "rounded": {"const": 2**53 + 1},
+    "infinite": {"const": float("inf")},
+}
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_what_the_compiler_would_ignore_is_refused_before(name, monkeypatch):
+    schema = IGNORED[name]
+    with pytest.raises(UsageError, match="JSON schema: #"):
+        MADE["byte-level"].json_schema(schema)
+    monkeypatch.setattr(grammar, "checked", lambda schema: schema)
+    MADE["byte-level"].json_schema(schema)  # else the check could go
+
+
 def test_a_schema_that_takes_too_long_to_compile_is_given_up(monkeypatch):
     monkeypatch.setattr(json_schema, "MAX_MULTIPLE", 10**9)
-    monkeypatch.setattr(constrained, "TRIAL_SECONDS", 1000.0)  # its own second of work ends it
+    monkeypatch.setattr(grammar, "TRIAL_SECONDS", 1000.0)  # its own second of work ends it
     with pytest.raises(UsageError, match="it takes too much time or memory"):
         MADE["byte-level"].json_schema({"type": "integer", "multipleOf": 1_000_003})
 
 
 def test_a_thousand_optional_properties_are_not_too_many(monkeypatch):
-    monkeypatch.setattr(constrained, "_trial", lambda grammar: None)
+    monkeypatch.setattr(grammar, "_trial", lambda grammar: None)
     schema = {"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(1000)}}
-    assert whole(MADE["byte-level"].json_schema(schema).begin(), '{"p3": null, "p900": null}')
+    assert whole(MADE["byte-level"].json_schema(schema).processor(), '{"p3": null, "p900": null}')
 
 
 def test_a_schema_whose_steps_would_take_too_long_is_refused_beforehand():
@@ -390,27 +427,25 @@ def test_a_schema_whose_steps_would_take_too_long_is_refused_beforehand():
 
 
 def test_a_trial_that_takes_too_long_by_the_clock_is_given_up(monkeypatch):
-    monkeypatch.setattr(constrained, "TRIAL_SECONDS", 0.01)  # Python alone takes longer to start
+    monkeypatch.setattr(grammar, "TRIAL_SECONDS", 0.01)  # Python alone takes longer to start
     with pytest.raises(UsageError, match="it takes too much time or memory"):
-        Constraints(BUILT["byte-level"]).json_schema(PERSON)
+        GrammarCompiler(BUILT["byte-level"]).json_schema(PERSON)
 
 
 def test_a_compiler_that_breaks_down_is_said_in_words(monkeypatch):
-    monkeypatch.setattr(
-        constrained, "_trial", lambda grammar: "panic: assertion failed\n  0: <unk>"
-    )
+    monkeypatch.setattr(grammar, "_trial", lambda grammar: "panic: assertion failed\n  0: <unk>")
     with pytest.raises(UsageError, match=r"held to it: it takes too much time or memory; simplify"):
-        Constraints(BUILT["byte-level"]).json_schema(PERSON)
+        GrammarCompiler(BUILT["byte-level"]).json_schema(PERSON)
 
 
 def test_what_only_the_real_vocabulary_finds_wrong_is_refused_too(monkeypatch):
-    monkeypatch.setattr(constrained, "_trial", lambda grammar: None)
+    monkeypatch.setattr(grammar, "_trial", lambda grammar: None)
     with pytest.raises(UsageError, match="Invalid type: strng"):
         MADE["byte-level"].json_schema({"type": "strng"})
 
 
 def test_a_schema_is_tried_once_and_tried_again_if_it_failed(monkeypatch):
-    made, tried, run = Constraints(BUILT["byte-level"]), [], subprocess.run
+    made, tried, run = GrammarCompiler(BUILT["byte-level"]), [], subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda *a, **o: tried.append(1) or run(*a, **o))
     for _ in range(3):
         made.json_schema(PERSON)
@@ -425,4 +460,4 @@ def test_a_schema_is_tried_once_and_tried_again_if_it_failed(monkeypatch):
 def test_a_tokenizer_without_an_end_is_refused():
     tokenizer = ours.Tokenizer(wrapper=BUILT["byte-level"].wrapper, template=None)
     with pytest.raises(InputError, match="has no end token"):
-        Constraints(tokenizer)
+        GrammarCompiler(tokenizer)
