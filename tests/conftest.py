@@ -11,6 +11,9 @@ from hypothesis import settings
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads of theirs would only wait
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# transformers advises, at import, to install PyTorch.
+os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+
 # isort: split
 import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
 
@@ -20,13 +23,9 @@ import mlx.core as mx
 from mlx_tune.models import runtime, template
 from mlx_tune.models.template import Renderer
 
-sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import tiny`
-
 # isort: split
-from lab import ask_little
-
-# transformers advises, at import, to install PyTorch.
-os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+from helpers import tiny
+from helpers.training_lab import TrainingLab, isolated_environment, use_few_probes
 
 # The tolerances were measured there, and a GPU's float32 products may be TF32.
 mx.set_default_device(mx.cpu)
@@ -85,7 +84,7 @@ def few_questions(monkeypatch, request):
     its own limits.
     """
     if "real" not in request.keywords:
-        ask_little(monkeypatch, lenient="gate" not in request.keywords)
+        use_few_probes(monkeypatch, lenient="gate" not in request.keywords)
 
 
 @pytest.fixture(autouse=True)
@@ -98,17 +97,13 @@ def uncompiled(monkeypatch, request):
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
     """A tiny model as a folder."""
-    import tiny
-
     return tiny.base_folder(tmp_path_factory.mktemp("bases") / "tiny")
 
 
 @pytest.fixture
 def lab(tmp_path, tiny_base):
     """A store and a tiny base to train in."""
-    from lab import Lab
-
-    return Lab(root=tmp_path, base=tiny_base)
+    return TrainingLab(root=tmp_path, base=tiny_base)
 
 
 @pytest.fixture(scope="session")
@@ -117,12 +112,11 @@ def fork(tmp_path_factory, tiny_base):
 
     The first two know their answers word for word; the third was barely trained.
     """
-    from lab import Lab, own_machine
     from mlx_tune.workflows.store_commands import rollback
 
     learns = {"learning_rate": 0.02, "epochs": 40, "rank": 8}
-    with own_machine(tmp_path_factory.getbasetemp()):
-        made = Lab(root=tmp_path_factory.mktemp("fork"), base=tiny_base)
+    with isolated_environment(tmp_path_factory.getbasetemp()):
+        made = TrainingLab(root=tmp_path_factory.mktemp("fork"), base=tiny_base)
         made.train(made.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}), **learns)
         made.train(made.data("housing", {"where is b": "In 9.", "Where is C?": "In 3."}), **learns)
         rollback(made.store, None)

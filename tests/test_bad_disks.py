@@ -1,4 +1,4 @@
-"""The table of bad inputs, row 25: a disk that is full, read-only or failing, at any write."""
+"""A disk that is full, read-only or failing at any write of a training."""
 
 import errno
 import itertools
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Lab, facts, own_machine
+from helpers.training_lab import TrainingLab, facts, isolated_environment
 from mlx_tune.lineage import atomic, flush
 from mlx_tune.models import runtime
 from mlx_tune.store import snapshot
@@ -107,7 +107,7 @@ class Undisturbed:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, tiny_base) -> Undisturbed:
     folder = tmp_path_factory.mktemp("undisturbed")
-    lab = Lab(root=folder, base=tiny_base)
+    lab = TrainingLab(root=folder, base=tiny_base)
     disk = BadDisk(lab.store, -1, 0, stays=False)
     saved, moved = [], []
 
@@ -119,7 +119,7 @@ def undisturbed(tmp_path_factory, tiny_base) -> Undisturbed:
 
         return call
 
-    with own_machine(folder) as patch:
+    with isolated_environment(folder) as patch:
         lab.train(lab.data("one", facts("one", 2)), epochs=1, rank=2)
         before = shutil.copytree(lab.store, folder / "before", symlinks=True)
         patch.setattr(Run, "save_checkpoint", counted(Run.save_checkpoint, saved))
@@ -196,7 +196,7 @@ def trial(undisturbed, tmp_path, monkeypatch, mlx_tune_command):
 FAILURES = [(errno.ENOSPC, True), (errno.EROFS, True), (errno.EIO, False)]
 
 
-def test_row_25_a_bad_disk_at_a_call_of_each_kind(trial, undisturbed):
+def test_a_bad_disk_at_a_call_of_each_kind_loses_nothing(trial, undisturbed):
     """The slow test takes every call; these are the first of each kind."""
     pairs = list(zip(["", *undisturbed.calls], undisturbed.calls, strict=False))
     logged = pairs[: undisturbed.moved]  # what follows are links, which may fail
@@ -209,13 +209,13 @@ def test_row_25_a_bad_disk_at_a_call_of_each_kind(trial, undisturbed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("error", "stays"), FAILURES)
-def test_row_25_a_bad_disk_at_every_call(trial, undisturbed, error, stays):
+def test_a_bad_disk_at_any_call_loses_nothing(trial, undisturbed, error, stays):
     codes = [trial(n, error, stays=stays) for n in range(1, len(undisturbed.calls) + 1)]
     # The two links for the eye may fail, once the session is safe; nobody is stopped for that.
     assert (codes.count(0), codes.count(7)) == ((0, len(codes)) if stays else (2, len(codes) - 2))
 
 
-def test_row_25_what_fails_after_head_moved_does_not_say_that_it_did_not(
+def test_an_error_after_head_moved_does_not_say_that_it_did_not_move(
     undisturbed, trial, mlx_tune_command, monkeypatch
 ):
     shutil.copytree(undisturbed.before, "s", symlinks=True)
@@ -225,6 +225,6 @@ def test_row_25_what_fails_after_head_moved_does_not_say_that_it_did_not(
     assert "HEAD, sessions and the last checkpoint are as they were" not in said
 
 
-def test_row_25_a_disk_that_only_counts_changes_nothing(trial):
+def test_a_disk_that_only_counts_its_calls_changes_nothing(trial):
     """Otherwise the tests above would say nothing of what failed."""
     assert trial(-1, errno.EIO, stays=False) == 0

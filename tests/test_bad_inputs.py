@@ -1,7 +1,4 @@
-"""The table of bad inputs, row by row, at the command line: one line, its exit code, nothing lost.
-
-Rows that need more than a command line are tested where they live, and named here.
-"""
+"""Bad inputs at the command line: one line, its exit code, and nothing lost."""
 
 import json
 import shutil
@@ -9,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import Heard, own_machine
+from helpers import tiny
+from helpers.training_lab import RecordingObserver, isolated_environment
 from mlx_tune.workflows.prepare import TrainingRequest
 from mlx_tune.workflows.run import train
 
@@ -22,10 +20,13 @@ def taught(tmp_path_factory, tiny_base):
     """A store `s` of one session, trained once, and its data."""
     folder = tmp_path_factory.mktemp("taught")
     flags = {"base": str(tiny_base), "epochs": 1, "rank": 2}
-    with own_machine(tmp_path_factory.getbasetemp()) as patch:
+    with isolated_environment(tmp_path_factory.getbasetemp()) as patch:
         patch.chdir(folder)
         (folder / "good.json").write_text(json.dumps(GOOD))
-        train(TrainingRequest(data=[Path("good.json")], store=Path("s"), flags=flags), Heard())
+        train(
+            TrainingRequest(data=[Path("good.json")], store=Path("s"), flags=flags),
+            RecordingObserver(),
+        )
     return folder
 
 
@@ -53,7 +54,7 @@ def bad(tmp_path, tiny_base, taught, monkeypatch, mlx_tune_command):
     return train
 
 
-def test_row_1_a_missing_an_empty_file_and_a_folder_without_data(bad, tmp_path):
+def test_a_missing_file_an_empty_file_and_a_folder_without_data_are_refused(bad, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.json").touch()
     for name in ("nowhere.json", "folder", "empty.json", "notes.txt"):
@@ -66,20 +67,20 @@ def test_row_1_a_missing_an_empty_file_and_a_folder_without_data(bad, tmp_path):
         assert ".jsonl" in error
 
 
-def test_row_2_a_line_that_does_not_parse(bad):
+def test_a_jsonl_line_that_does_not_parse_is_named_by_line_and_column(bad):
     code, error = bad('{"text": "a"}\n\n{"text": b}\n', name="d.jsonl")
     assert code == 3
     assert error.startswith("error: d.jsonl:3:10: "), error
 
 
-def test_row_3_invalid_utf8_names_the_byte(bad):
+def test_invalid_utf8_is_named_by_its_byte_offset(bad):
     code, error = bad(b'[{"text": "\xff"}]')
     assert code == 3
     assert "data.json" in error
     assert "offset 11" in error
 
 
-def test_row_3_a_byte_order_mark_is_accepted(mlx_tune_command, tmp_path, tiny_base):
+def test_a_byte_order_mark_is_accepted(mlx_tune_command, tmp_path, tiny_base):
     path = tmp_path / "bom.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())
     code, _, _ = mlx_tune_command("plan", path, "--base", tiny_base, "--store", tmp_path / "s")
@@ -95,20 +96,20 @@ def test_row_3_a_byte_order_mark_is_accepted(mlx_tune_command, tmp_path, tiny_ba
         '[{"text": "a",\n "text": "b"}]',
     ],
 )
-def test_row_4_numbers_that_are_none_and_duplicate_keys(bad, text):
+def test_numbers_that_are_not_finite_and_duplicate_keys_are_refused(bad, text):
     code, error = bad(text)
     assert code == 3
     assert error.startswith(f"error: data.json:{1 + text.count(chr(10))}: "), error
     assert '"text"' in error
 
 
-def test_row_5_nesting_ten_thousand_deep(bad):
+def test_nesting_ten_thousand_deep_is_refused(bad):
     code, error = bad("[" * 10_000 + "]" * 10_000)
     assert code == 3
     assert "64" in error
 
 
-def test_row_5_a_file_that_is_too_large(bad, monkeypatch):
+def test_a_file_that_is_too_large_is_refused(bad, monkeypatch):
     from mlx_tune.data import strict_json
 
     monkeypatch.setattr(strict_json, "MAX_FILE_BYTES", 10)
@@ -126,14 +127,14 @@ def test_row_5_a_file_that_is_too_large(bad, monkeypatch):
         ({"instruction": 4, "response": "b"}, ["instruction", "is a number"]),
     ],
 )
-def test_row_6_fields_roles_empty_answers_and_numbers(bad, row, words):
+def test_an_unknown_field_or_role_an_empty_answer_and_a_number_are_named(bad, row, words):
     code, error = bad([row])
     assert code == 3
     assert error.startswith("error: data.json:"), error
     assert all(word in error for word in words), error
 
 
-def test_row_7_too_long_rows(bad):
+def test_rows_that_are_too_long_are_refused_unless_allowed(bad):
     code, error = bad([*GOOD, {"instruction": "a", "response": "b" * 900}])
     assert code == 3
     assert error == (
@@ -143,17 +144,16 @@ def test_row_7_too_long_rows(bad):
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_row_8_one_row_and_seven_train(mlx_tune_command, tmp_path, tiny_base, count):
+def test_one_row_trains_and_so_do_seven(mlx_tune_command, tmp_path, tiny_base, count):
     rows = [{"instruction": f"{i}?", "response": f"{i}."} for i in range(count)]
     (tmp_path / "d.json").write_text(json.dumps(rows))
     words = ("--base", tiny_base, "--store", tmp_path / "s", "--batch-size", 4, "--epochs", 1)
     code, out, _ = mlx_tune_command("train", tmp_path / "d.json", *words, "--json")
     assert code == 0
     assert json.loads(out)["recall"][0]["verbatim"]["asked"] == count
-    # tests/training/test_loop.py: every row is seen every epoch.
 
 
-def test_row_9_repeated_and_contradicting_rows_are_listed_before_training(
+def test_repeated_and_contradicting_rows_are_listed_before_training(
     mlx_tune_command, bad, tmp_path, tiny_base
 ):
     rows = [
@@ -176,7 +176,7 @@ def test_row_9_repeated_and_contradicting_rows_are_listed_before_training(
 @pytest.mark.parametrize(
     "name", ["..", "../up", "a/b", "a\x00b", "a\nb", "CS", "", "-x", "x" * 41, "ünï"]
 )
-def test_row_19_names_that_are_not_allowed(bad, name):
+def test_session_names_that_are_not_allowed_are_refused(bad, name):
     if "\x00" in name:  # no process can be given one: it ends a word
         from mlx_tune.errors import UsageError
         from mlx_tune.store.session import check_name
@@ -191,7 +191,7 @@ def test_row_19_names_that_are_not_allowed(bad, name):
 
 
 @pytest.mark.parametrize("weights", ["model.bin", "model.pt", "model.npy", "model.pickle"])
-def test_row_21_weights_that_are_no_safetensors(mlx_tune_command, tmp_path, weights):
+def test_a_base_with_weights_other_than_safetensors_is_refused(mlx_tune_command, tmp_path, weights):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text("{}")
     (tmp_path / "base" / weights).write_bytes(b"\x80\x04K\x01.")
@@ -208,7 +208,9 @@ def test_row_21_weights_that_are_no_safetensors(mlx_tune_command, tmp_path, weig
         ("tokenizer_config.json", "auto_map"),
     ],
 )
-def test_row_22_code_in_a_models_config(mlx_tune_command, tmp_path, tiny_base, name, key):
+def test_a_base_that_asks_to_run_its_own_code_is_refused(
+    mlx_tune_command, tmp_path, tiny_base, name, key
+):
     base = shutil.copytree(tiny_base, tmp_path / "base")
     config = json.loads((base / name).read_text())
     (base / name).write_text(json.dumps({**config, key: {"AutoTokenizer": ["evil.T", None]}}))
@@ -218,8 +220,7 @@ def test_row_22_code_in_a_models_config(mlx_tune_command, tmp_path, tiny_base, n
     assert "mlx-tune never does" in error
 
 
-def test_row_23_a_template_that_loops_for_ever(mlx_tune_command, tmp_path, monkeypatch):
-    import tiny
+def test_a_chat_template_that_loops_for_ever_is_stopped(mlx_tune_command, tmp_path, monkeypatch):
     from mlx_tune.models import template
 
     monkeypatch.setattr(template, "LIMIT_SECONDS", 1.0)
@@ -231,10 +232,9 @@ def test_row_23_a_template_that_loops_for_ever(mlx_tune_command, tmp_path, monke
     )
     assert code == 3
     assert "chat template: still running after 1 seconds" in error
-    # tests/models/test_chat_template.py: escapes, and 100 MB of output.
 
 
-def test_row_26_a_download_that_stops(mlx_tune_command, monkeypatch):
+def test_a_download_that_stops_says_how_to_go_on(mlx_tune_command, monkeypatch):
     def stop(repo, **options):
         raise ConnectionError("connection reset")
 
@@ -245,10 +245,9 @@ def test_row_26_a_download_that_stops(mlx_tune_command, monkeypatch):
         "error: could not fetch someone/model (connection reset); what came is kept, "
         "try again: mlx-tune base pull someone/model"
     )
-    # tests/models/test_bases.py: a wheel with another hash.
 
 
-def test_row_27_a_gated_model_without_a_token(mlx_tune_command, monkeypatch):
+def test_a_gated_model_without_a_token_says_how_to_get_one(mlx_tune_command, monkeypatch):
     from types import SimpleNamespace
 
     from huggingface_hub.errors import GatedRepoError
@@ -267,7 +266,7 @@ def test_row_27_a_gated_model_without_a_token(mlx_tune_command, monkeypatch):
         assert part in error
 
 
-def test_row_28_rollback_past_the_first_session(bad, mlx_tune_command, tmp_path):
+def test_a_rollback_past_the_first_session_is_refused(bad, mlx_tune_command, tmp_path):
     assert mlx_tune_command("rollback", "--store", "s")[0] == 0
     code, _, error = mlx_tune_command("rollback", "--store", "s")
     assert code == 2
@@ -275,7 +274,7 @@ def test_row_28_rollback_past_the_first_session(bad, mlx_tune_command, tmp_path)
     assert len(list((tmp_path / "s" / "sessions").iterdir())) == 1
 
 
-def test_row_28_fuse_onto_an_existing_folder(bad, mlx_tune_command, tmp_path):
+def test_fuse_onto_an_existing_folder_is_refused(bad, mlx_tune_command, tmp_path):
     (tmp_path / "mine").mkdir()
     code, _, error = mlx_tune_command("fuse", "--store", "s", "--out", "mine")
     assert code == 2

@@ -1,4 +1,4 @@
-"""The table of bad inputs, rows 10 to 24: stores that are not as they were left.
+"""Stores that are not as they were left.
 
 Each at the command line: one line with its place and the fix, its exit code, and nothing lost.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-import tiny
-from lab import Heard, Lab, facts, own_machine
+from helpers import tiny
+from helpers.training_lab import RecordingObserver, TrainingLab, facts, isolated_environment
 from mlx_tune.lineage.sealed import seal, sha256
 from mlx_tune.store.session import folder_name
 from mlx_tune.store.store import SessionStore
@@ -46,8 +46,8 @@ READS = {"chat": WEIGHTS, "log": RECORDS, "train": FILES, "fuse": WEIGHTS, "veri
 def made(tmp_path_factory, tiny_base) -> Path:
     """A store of three sessions in a chain, HEAD at the last; tests copy it."""
     folder = tmp_path_factory.mktemp("made")
-    with own_machine(folder):
-        lab = Lab(root=folder, base=tiny_base)
+    with isolated_environment(folder):
+        lab = TrainingLab(root=folder, base=tiny_base)
         for name in ("one", "two", "three"):
             lab.train(lab.data(name, facts(name, 2)), epochs=1, rank=2)
     return lab.store
@@ -110,19 +110,19 @@ def member(store: SessionStore, number: int) -> Path:
     return next((store.root / "sessions").glob(f"{number:04d}-*"))
 
 
-def interrupted(lab: Lab) -> Path:
+def interrupted(lab: TrainingLab) -> Path:
     """Stop a run of the lab's store after its second epoch; return its folder."""
-    heard = Heard(stop_after=2)
+    observer = RecordingObserver(stop_after=2)
     with pytest.raises(KeyboardInterrupt):
-        lab.train(lab.data("more", facts("more", 2)), heard=heard, epochs=3, rank=2)
-    return heard.run.path
+        lab.train(lab.data("more", facts("more", 2)), observer=observer, epochs=3, rank=2)
+    return observer.run.path
 
 
 @pytest.fixture
-def own(tmp_path, tiny_base, monkeypatch) -> Lab:
+def own(tmp_path, tiny_base, monkeypatch) -> TrainingLab:
     """A lab whose store is `s`, on a base of its own that a test may spoil."""
 
-    class Here(Lab):
+    class Here(TrainingLab):
         @property
         def store(self) -> Path:
             return Path("s")
@@ -134,7 +134,7 @@ def own(tmp_path, tiny_base, monkeypatch) -> Lab:
 
 
 @pytest.mark.parametrize("name", ["new.jsonl", "old.jsonl"])
-def test_row_10_a_runs_rows_that_changed_since_its_checkpoint(own, call, name):
+def test_a_run_whose_rows_changed_since_its_checkpoint_is_not_resumed(own, call, name):
     run = interrupted(own)
     began = json.loads((run / "run.json").read_text())
     path = run / name
@@ -153,7 +153,9 @@ def test_row_10_a_runs_rows_that_changed_since_its_checkpoint(own, call, name):
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize(("place", "number"), [("HEAD", 3), ("ancestor", 2)])
-def test_row_12_a_flipped_byte(store, call, place, number, file, command):
+def test_a_flipped_byte_is_found_by_every_command_that_reads_it(
+    store, call, place, number, file, command
+):
     good = store.find(str(number - 1))
     spoilt = member(store, number)
     flip(spoilt / file)
@@ -171,9 +173,7 @@ def test_row_12_a_flipped_byte(store, call, place, number, file, command):
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("number", [3, 2])
-def test_row_12_the_way_back_from_a_flipped_byte_leads_to_a_model_that_answers(
-    store, call, number, file
-):
+def test_the_way_back_from_a_flipped_byte_leads_to_a_model_that_answers(store, call, number, file):
     flip(member(store, number) / file)
     assert call("rollback", "--to", number - 1, keeps=False)[0] == 0
     assert call(*COMMANDS["chat"])[0] == 0
@@ -200,7 +200,7 @@ def spoil(base: Path, kind: str) -> Path:
 @pytest.mark.parametrize("command", ["chat", "train", "fuse"])
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.parametrize("named", [True, False])
-def test_row_15_another_base_tokenizer_or_template(own, call, named, kind, command):
+def test_another_base_tokenizer_or_template_is_refused(own, call, named, kind, command):
     was = SessionStore.open(own.store).base()["fingerprint"]
     other = spoil(own.root / "other" if named else own.base, kind)
     words = ("--base", other) if named else ()
@@ -217,7 +217,7 @@ def test_row_15_another_base_tokenizer_or_template(own, call, named, kind, comma
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_row_15_a_resume_on_another_base(own, call, kind):
+def test_a_resume_on_another_base_is_refused(own, call, kind):
     interrupted(own)
     spoil(own.base, kind)
     code, _, error, _ = call("resume")
@@ -253,7 +253,7 @@ EVERY = {
         ),
     ],
 )
-def test_row_16_a_store_of_a_newer_version(store, call, record, message, command):
+def test_a_store_of_a_newer_version_is_refused(store, call, record, message, command):
     (store.root / "format.json").write_text(json.dumps(record))
     code, out, error, _ = call(*EVERY[command])
     assert (code, out, error) == (5, "", f"s/format.json: {message}")
@@ -261,7 +261,7 @@ def test_row_16_a_store_of_a_newer_version(store, call, record, message, command
 
 
 @pytest.mark.parametrize("command", EVERY)
-def test_row_16_a_session_of_a_newer_version(store, call, command):
+def test_a_session_of_a_newer_version_is_refused(store, call, command):
     path = resealed(member(store, 3), schema=2)
     code, out, error, _ = call(*EVERY[command])
     assert (code, out) == (5, "")
@@ -282,7 +282,7 @@ def resealed(path: Path, **changes: object) -> Path:
     return path.rename(path.with_name(name))
 
 
-def test_row_16_a_run_of_a_newer_version(own, call):
+def test_a_run_of_a_newer_version_is_not_resumed(own, call):
     run = interrupted(own)
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "schema": 2}))
@@ -321,7 +321,7 @@ def lose_head(store: SessionStore, kind: str, source: str) -> Path:
 
 @pytest.mark.parametrize("kind", GARBAGE)
 @pytest.mark.parametrize("source", [LOG, PROMOTED])
-def test_row_17_a_head_that_is_missing_or_garbage_is_rebuilt(store, call, source, kind):
+def test_a_head_that_is_missing_or_garbage_is_rebuilt(store, call, source, kind):
     """HEAD.log knows that a rollback followed the last training; without it nobody can."""
     assert call("rollback", keeps=False)[0] == 0
     head = lose_head(store, kind, source)
@@ -334,7 +334,7 @@ def test_row_17_a_head_that_is_missing_or_garbage_is_rebuilt(store, call, source
 
 
 @pytest.mark.parametrize("command", [c for c in EVERY if c not in ("rm", "gc", "resume")])
-def test_row_17_every_command_works_on_and_says_so(store, call, command):
+def test_every_command_works_without_a_head_and_says_so(store, call, command):
     (store.root / "HEAD").unlink()
     changes = command in ("train", "rollback", "promote")
     code, out, _, said = call(*EVERY[command], keeps=not changes)
@@ -345,7 +345,7 @@ def test_row_17_every_command_works_on_and_says_so(store, call, command):
         assert "HEAD is missing" not in call("log")[3]
 
 
-def test_row_17_gc_moves_nothing_while_head_is_garbage(store, call):
+def test_gc_moves_nothing_while_head_is_garbage(store, call):
     lose_head(store, "noise", LOG)
     code, out, error, _ = call("gc")
     assert (code, out) == (4, "")
@@ -353,7 +353,7 @@ def test_row_17_gc_moves_nothing_while_head_is_garbage(store, call):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_row_18_a_parent_that_is_missing(store, call, tmp_path, command):
+def test_a_parent_that_is_missing_is_named_with_the_way_back(store, call, tmp_path, command):
     parent = store.find("2")
     parent.path.rename(tmp_path / "away")
     code, _, error, _ = call(*COMMANDS[command])
@@ -368,7 +368,7 @@ def test_row_18_a_parent_that_is_missing(store, call, tmp_path, command):
     assert call("verify")[0] == 0
 
 
-def test_row_18_a_cycle_cannot_be_made(store, call):
+def test_a_cycle_of_sessions_cannot_be_made(store, call):
     """An id covers the parent's id: whoever changes a parent has made another session."""
     one, two = store.find("1"), store.find("2")
     path, record = one.path / "session.json", json.loads((one.path / "session.json").read_text())
@@ -424,7 +424,7 @@ KINDS = {"link": symlink, "FIFO": fifo, "device": device, "socket": unix_socket,
 @pytest.mark.parametrize("command", ["log", "chat", "verify"])
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_row_20_what_is_no_file_inside_a_session(store, call, kind, file, command):
+def test_a_session_file_that_is_no_regular_file_is_refused(store, call, kind, file, command):
     session = member(store, 3)
     KINDS[kind](session / file)
     code, _, error, _ = call(*COMMANDS[command])
@@ -439,7 +439,7 @@ def test_row_20_what_is_no_file_inside_a_session(store, call, kind, file, comman
 
 @pytest.mark.parametrize("name", ["extra", ".hidden", "session.json~"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_row_20_what_is_no_file_and_nobody_named(store, call, kind, name):
+def test_an_extra_entry_in_a_session_that_is_no_regular_file_is_refused(store, call, kind, name):
     session = member(store, 3)
     (session / name).touch()
     KINDS[kind](session / name)
@@ -448,7 +448,7 @@ def test_row_20_what_is_no_file_and_nobody_named(store, call, kind, name):
     assert error.startswith(f"{session}: '{name}' is not a regular file; run `mlx-tune doctor`")
 
 
-def test_row_20_a_link_in_the_place_of_a_session(store, call, tmp_path):
+def test_a_link_in_the_place_of_a_session_is_refused(store, call, tmp_path):
     session = member(store, 3)
     session.symlink_to(session.rename(tmp_path / "elsewhere"))
     code, _, error, _ = call("log")
@@ -478,7 +478,7 @@ def holder(store):
 
 
 @pytest.mark.parametrize("command", ["train", "resume", "gc"])
-def test_row_24_two_trainings_at_once(store, call, holder, command):
+def test_a_second_training_at_once_is_refused(store, call, holder, command):
     if command == "resume":  # there has to be a run to go on with
         run = next((store.root / "runs").glob("*-three"))
         record = json.loads((run / "run.json").read_text())
@@ -494,6 +494,6 @@ def test_row_24_two_trainings_at_once(store, call, holder, command):
     assert sorted((store.root / "runs").iterdir()) == runs
 
 
-def test_row_24_everything_else_works_beside_a_training(store, call, holder):
+def test_everything_else_works_beside_a_training(store, call, holder):
     for command in ("log", "chat", "verify", "fuse", "rollback", "tag"):
         assert call(*EVERY[command], keeps=command != "rollback")[0] == 0, command

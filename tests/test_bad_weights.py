@@ -1,4 +1,4 @@
-"""Rows 11, 13 and 14 of bad inputs, at the command line: weights that were damaged and resealed.
+"""Weights that were damaged, and sessions resealed around the damage, at the command line.
 
 A session's manifest is made to agree with the damage, so that only reading the weights finds it.
 """
@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-import tiny
-from lab import Lab, own_machine
+from helpers import tiny
+from helpers.training_lab import TrainingLab, isolated_environment
 from mlx_tune.lineage.sealed import manifest, sha256
 from mlx_tune.store import snapshot
 from mlx_tune.store.session import MANIFEST, folder_name, read_session
@@ -68,8 +68,8 @@ class Bad:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_base):
     """A store with one session, trained once."""
-    with own_machine(tmp_path_factory.getbasetemp()):
-        made = Lab(root=tmp_path_factory.mktemp("trained"), base=tiny_base)
+    with isolated_environment(tmp_path_factory.getbasetemp()):
+        made = TrainingLab(root=tmp_path_factory.mktemp("trained"), base=tiny_base)
         made.train(made.data("one", {"One?": "One."}), epochs=1)
     return made.store
 
@@ -155,7 +155,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_row_11_a_sessions_weights(bad, kind):
+def test_damaged_weights_of_a_session_are_refused_and_the_way_back_is_named(bad, kind):
     bad.reseal(WEIGHTS, DAMAGE[kind])
     code, error = bad("chat", "-p", "Hi")
     assert code == 4
@@ -174,7 +174,7 @@ def test_row_11_a_sessions_weights(bad, kind):
         ("fuse", "--out", "fused"),
     ],
 )
-def test_row_11_every_command_that_reads_a_sessions_weights(bad, words):
+def test_every_command_that_reads_a_sessions_weights_refuses_damaged_ones(bad, words):
     bad.reseal(WEIGHTS, DAMAGE["a hole"])
     code, error = bad(*words)
     assert code == 4
@@ -182,7 +182,7 @@ def test_row_11_every_command_that_reads_a_sessions_weights(bad, words):
     assert not (bad.root / "fused").exists()
 
 
-def test_row_11_mlx_takes_what_is_refused(bad):
+def test_mlx_loads_most_of_the_damage_that_is_refused(bad):
     """The control: were the check left out, most of this damage would be loaded."""
     file = (bad.session / WEIGHTS).read_bytes()
     for kind in ("overlapping", "a hole", "trailing bytes", "duplicate"):
@@ -191,7 +191,7 @@ def test_row_11_mlx_takes_what_is_refused(bad):
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_row_11_a_base_models_weights(bad, kind):
+def test_damaged_weights_of_a_base_model_are_refused(bad, kind):
     path = bad.base / "model.safetensors"
     path.write_bytes(DAMAGE[kind](path.read_bytes()))
     code, error = bad("chat", "-p", "Hi", "--base", "base")
@@ -210,7 +210,7 @@ def test_row_11_a_base_models_weights(bad, kind):
         ("fuse", "--out", "fused"),
     ],
 )
-def test_row_11_a_base_whose_sizes_and_times_say_nothing(bad, words):
+def test_damage_to_a_base_is_found_though_size_and_time_are_unchanged(bad, words):
     assert bad.command("base", "show", "base")[0] == 0  # its fingerprint is taken, and recorded
     path = bad.base / "model.safetensors"
     before = path.stat()
@@ -241,7 +241,7 @@ def with_value(value: float) -> Callable[[dict], dict]:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_row_13_weights_that_are_not_finite(bad, value):
+def test_weights_that_are_not_finite_are_refused(bad, value):
     bad.reseal(WEIGHTS, changed(with_value(value)))
     code, error = bad("chat", "-p", "Hi")
     assert code == 3
@@ -251,9 +251,7 @@ def test_row_13_weights_that_are_not_finite(bad, value):
     )
 
 
-def test_row_13_a_loss_that_diverges_is_never_promoted_and_the_last_checkpoint_stays(
-    bad, monkeypatch
-):
+def test_a_loss_that_diverges_is_never_promoted_and_the_last_checkpoint_stays(bad, monkeypatch):
     from mlx_tune.training.loop import Trainer
 
     compute = Trainer.loss_and_gradients
@@ -342,7 +340,7 @@ NO_RANK = (
     ],
     ids=["shape", "modules", "rank", "turned"],
 )
-def test_row_14_an_adapter_of_another_shape_rank_or_module_set(bad, change, start, differences):
+def test_an_adapter_of_another_shape_rank_or_module_set_is_refused(bad, change, start, differences):
     bad.reseal(WEIGHTS, changed(change))
     place = f"{bad.session.relative_to(bad.root)}/" if start == NO_RANK else ""
     for words in (("chat", "-p", "Hi"), ("train", "two.json", "--epochs", 1)):
@@ -351,7 +349,7 @@ def test_row_14_an_adapter_of_another_shape_rank_or_module_set(bad, change, star
         assert error == f"error: {place}{start}{'; '.join(differences)}"
 
 
-def test_row_14_an_adapter_may_lack_a_projection_that_its_config_names(bad):
+def test_an_adapter_may_lack_a_projection_that_its_config_names(bad):
     bad.reseal(WEIGHTS, changed(lambda a: {n: w for n, w in a.items() if "q_proj" not in n}))
     assert "self_attn.q_proj" in (bad.session / CONFIG).read_text()
     assert bad("chat", "-p", "Hi") == (0, "")
@@ -373,7 +371,7 @@ def test_row_14_an_adapter_may_lack_a_projection_that_its_config_names(bad):
         ),
     ],
 )
-def test_row_14_a_malformed_config_is_one_line(bad, text, complaint):
+def test_a_malformed_adapter_config_is_refused_in_one_line(bad, text, complaint):
     bad.reseal(CONFIG, lambda file: text)
     code, error = bad("chat", "-p", "Hi")
     assert code == 4

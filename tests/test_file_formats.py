@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Heard, Lab, facts, own_machine
+from helpers.training_lab import RecordingObserver, TrainingLab, facts, isolated_environment
 from mlx_tune.continual.early_stopping import EarlyStopping
 from mlx_tune.lineage import lock
 from mlx_tune.models.load import Quantisation
@@ -55,8 +55,8 @@ def store(tmp_path_factory, tiny_base) -> SessionStore:
     interrupted run; and beside it a cache and a fused model.
     """
     folder = tmp_path_factory.mktemp("formats")
-    with own_machine(folder):
-        lab = Lab(root=folder, base=tiny_base)
+    with isolated_environment(folder):
+        lab = TrainingLab(root=folder, base=tiny_base)
         store = SessionStore.open(lab.store)
         sessions = []
         for name in ("one", "two", "three"):
@@ -74,14 +74,14 @@ def store(tmp_path_factory, tiny_base) -> SessionStore:
         six = {"method": "seed", "keep_data": False, "guard": 0.5, "epochs": 1}
         lab.train(lab.data("six", facts("six", 2)), **six)
         rollback(lab.store, five.id)
-        train(replace(lab.request(epochs=1, rank=2), data=()), Heard())  # consolidated
+        train(replace(lab.request(epochs=1, rank=2), data=()), RecordingObserver())  # consolidated
         rollback(lab.store, five.id)
-        asked = {"session": None, "base": None, "say": Heard().say}
+        asked = {"session": None, "base": None, "say": RecordingObserver().say}
         evaluate(lab.store, on=None, facts=True, **asked)
         eight = Quantisation(bits=8, group_size=32)
         fuse(lab.store, out=lab.store.parent / "fused", quantise=eight, anyway=True, **asked)
         with pytest.raises(KeyboardInterrupt):
-            lab.train(lab.data("four", facts("four", 2)), heard=Heard(stop_after=1))
+            lab.train(lab.data("four", facts("four", 2)), observer=RecordingObserver(stop_after=1))
     return store
 
 

@@ -9,7 +9,7 @@ def sized(rows: int, *, hidden=3072, **given):
     return plan(rows, hidden_size=hidden, loss_chunk=64, given=chosen)
 
 
-# rows, rank, alpha, epochs, batch, accumulation, max length: rows S2 to S5 of the mission's table
+# rows, rank, alpha, epochs, batch, accumulation, max length, at the edges of each size
 TABLE = [
     (1, 8, 16, 10, 2, 4, 512),
     (99, 8, 16, 10, 2, 4, 512),
@@ -24,7 +24,9 @@ TABLE = [
 @pytest.mark.parametrize(
     ("rows", "rank", "alpha", "epochs", "batch", "accumulation", "length"), TABLE
 )
-def test_the_table(rows, rank, alpha, epochs, batch, accumulation, length):
+def test_the_number_of_rows_decides_rank_epochs_and_batches(
+    rows, rank, alpha, epochs, batch, accumulation, length
+):
     found = sized(rows)
     assert found.rank.value == rank
     assert found.alpha.value == alpha

@@ -6,7 +6,7 @@ import pytest
 from benchmarks import retention, retention_cell, retention_checks, retention_report
 from benchmarks.retention import Chain, Setup
 from benchmarks.retention_cell import Follows, Task
-from lab import FAST, Heard
+from helpers.training_lab import FAST_SETTINGS, RecordingObserver
 from mlx_tune.settings import merge_settings
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows import store_commands
@@ -28,7 +28,7 @@ def task(tiny_base, tmp_path, *, number: int = 2, joint: bool = False, facts="pl
     )
     chain = Chain(arm="joint" if joint else "default", order=1, seed=4)
     made = retention.task_of(tmp_path, setup, chain, number)
-    flags = {**made.flags, **FAST}
+    flags = {**made.flags, **FAST_SETTINGS}
     return Task(**{**vars(made), "flags": flags})
 
 
@@ -200,7 +200,10 @@ def test_a_cell_goes_on_with_the_run_that_was_interrupted(tiny_base, tmp_path):
     flags = {"base": told.base, "name": told.name, **told.flags}
     store = tmp_path / "default-1-4" / "store"
     with pytest.raises(KeyboardInterrupt):
-        train(TrainingRequest(data=told.data, store=store, flags=flags), Heard(stop_after=1))
+        train(
+            TrainingRequest(data=told.data, store=store, flags=flags),
+            RecordingObserver(stop_after=1),
+        )
     (begun,) = (store / "runs").iterdir()
     assert retention_cell.carry_out(told)["training"]["run"] == begun.name
 

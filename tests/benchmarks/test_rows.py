@@ -1,8 +1,8 @@
 import pytest
 
-import tiny
 from benchmarks import rows
 from benchmarks.sides.job import TokenRow
+from helpers import tiny
 
 
 def test_drawn_rows_share_a_prefix_and_have_lengths_spread_evenly():

@@ -1,6 +1,6 @@
 import json
 
-from fake_api import running
+from helpers.fake_api import running
 from mlx_tune.workflows.api_checks import listing
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import Heard, own_machine
+from helpers.training_lab import RecordingObserver, isolated_environment
 from mlx_tune.workflows.prepare import TrainingRequest
 from mlx_tune.workflows.run import train
 
@@ -24,13 +24,15 @@ def taught(tmp_path_factory, tiny_base):
     """A folder with data and a store of two sessions, `cs` and `housing`, trained once."""
     folder = tmp_path_factory.mktemp("taught")
     flags = {"base": str(tiny_base), "epochs": 1, "rank": 2}
-    with own_machine(tmp_path_factory.getbasetemp()) as patch:
+    with isolated_environment(tmp_path_factory.getbasetemp()) as patch:
         patch.chdir(folder)
         for name in ("cs", "housing"):
             rows = [{**row, "instruction": f"{name}: {row['instruction']}"} for row in ROWS]
             (folder / f"{name}.json").write_text(json.dumps(rows))
             data = [Path(f"{name}.json")]
-            train(TrainingRequest(data=data, store=Path("adapters"), flags=flags), Heard())
+            train(
+                TrainingRequest(data=data, store=Path("adapters"), flags=flags), RecordingObserver()
+            )
     return folder
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import adapter_files
 from mlx_tune.store.gc import collect_garbage
 from mlx_tune.store.store import SessionStore
-from stores import adapter_files
 
 BASE = {"name": "smollm2-135m", "source": "wheel:small", "fingerprint": "f" * 64}
 REASONS = [

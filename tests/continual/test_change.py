@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
+from helpers import tiny
 from mlx_tune.continual.change import Change, change_norms, weight_norms
 from mlx_tune.errors import IncompatibleError
 from mlx_tune.training.adapter import Adapter

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
-import tiny
+from helpers import tiny
 from mlx_tune.continual import fidelity
 from mlx_tune.continual.change import change_norms, weight_norms
 from mlx_tune.continual.fidelity import APART, Fidelity, FidelityMeter, Survival

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-import tiny
+from helpers import tiny
 from mlx_tune.continual.fold import UnmergedLinear, delta, fold, negated_factors
 from mlx_tune.continual.recall import score
 from mlx_tune.errors import IncompatibleError

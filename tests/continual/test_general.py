@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
+from helpers import tiny
 from mlx_tune.continual.recall import GeneralChange, general_change, score
 
 NATS = st.floats(0, 1e3)

@@ -2,8 +2,7 @@ import dataclasses
 
 import pytest
 
-import templates
-import tiny
+from helpers import chat_templates, tiny
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.data.tokenise import encode
 from mlx_tune.errors import InputError
@@ -22,9 +21,9 @@ def supervised(example, tokenizer) -> str:
     return tokenizer.decode_raw([token for token, flag in pairs if flag])
 
 
-@pytest.fixture(params=sorted(templates.ALL))
+@pytest.fixture(params=sorted(chat_templates.ALL))
 def tokenizer(request):
-    template, specials = templates.ALL[request.param]
+    template, specials = chat_templates.ALL[request.param]
     return tiny.tokenizer(template, specials)
 
 
@@ -76,7 +75,7 @@ def test_there_is_at_most_one_start_token(tokenizer):
 
 
 def test_a_system_message_is_kept_and_not_supervised():
-    tokenizer = tiny.tokenizer(templates.QWEN25)
+    tokenizer = tiny.tokenizer(chat_templates.QWEN25)
     row = Row(
         messages=(
             Message(role="system", content="Be brief."),

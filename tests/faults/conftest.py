@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import cases, disks, traced
+from helpers.faults import cases, disks, traced
 
 TALLY = pytest.StashKey[list[str]]()
 MEMORY = Path("/dev/shm")

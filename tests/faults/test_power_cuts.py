@@ -9,10 +9,10 @@ from itertools import product
 
 import pytest
 
-from faults import cases, disks
-from faults.broken import MOST_FILES, UNFLUSHED_LOG
-from faults.operations import OPERATIONS
-from faults.traced import Call
+from helpers.faults import cases, disks
+from helpers.faults.broken import MOST_FILES, UNFLUSHED_LOG
+from helpers.faults.operations import OPERATIONS
+from helpers.faults.traced import Call
 
 pytestmark = pytest.mark.slow
 

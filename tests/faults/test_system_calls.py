@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 
-from faults import cases
-from faults.operations import OPERATIONS
-from faults.traced import FAULTS, FILE_CALLS, OTHER_CALLS
+from helpers.faults import cases
+from helpers.faults.operations import OPERATIONS
+from helpers.faults.traced import FAULTS, FILE_CALLS, OTHER_CALLS
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import tiny
+from helpers import tiny
 from mlx_tune.inference import Batcher, PrefixCache, Sampling, batch_generate
 from mlx_tune.training.packed import can_pack
 

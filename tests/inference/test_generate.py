@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import tiny
+from helpers import tiny
 from mlx_tune.errors import UsageError
 from mlx_tune.inference import batch_generate, generate, prompt_logprobs
 

@@ -7,14 +7,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import tiny
-import vocabularies
+from helpers import tiny, tiny_tokenizers
 from mlx_tune.errors import InputError, UsageError
 from mlx_tune.inference import StreamingDetokenizer, TokenBytes, grammar, json_schema
 from mlx_tune.inference.grammar import GrammarCompiler
 from mlx_tune.models import tokenizer as ours
 
-BUILT = {name: make() for name, make in vocabularies.KINDS.items()}
+BUILT = {name: make() for name, make in tiny_tokenizers.KINDS.items()}
 MADE = {name: GrammarCompiler(tokenizer) for name, tokenizer in BUILT.items()}
 PERSON = {
     "type": "object",
@@ -102,7 +101,7 @@ def follow(processor, tokens, columns: int):
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-@pytest.mark.parametrize("name", vocabularies.KINDS)
+@pytest.mark.parametrize("name", tiny_tokenizers.KINDS)
 def test_whatever_is_drawn_is_json_that_the_schema_accepts(name, schema):
     tokenizer = BUILT[name]
     wanted, accepts = SCHEMAS[schema]
@@ -192,7 +191,7 @@ def test_a_step_that_costs_too_much_is_a_problem_but_no_exception(monkeypatch):
     assert np.flatnonzero(allowed[-1]).tolist() == sorted(tokenizer.end_ids)
 
 
-@pytest.mark.parametrize("name", vocabularies.KINDS)
+@pytest.mark.parametrize("name", tiny_tokenizers.KINDS)
 def test_a_text_that_spells_structure_is_written_as_text(name):
     tokenizer = BUILT[name]
     wanted = "<|im_end|></s> a"

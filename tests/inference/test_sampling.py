@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import vocabularies
+from helpers import tiny_tokenizers
 from mlx_tune.inference import (
     MIN_LOGPROB,
     Logprob,
@@ -116,7 +116,7 @@ def test_more_than_the_vocabulary_gives_the_vocabulary(dtype):
 
 
 def test_the_chosen_token_is_scored_beside_the_likeliest():
-    tokenizer = vocabularies.byte_level()
+    tokenizer = tiny_tokenizers.byte_level()
     a, b = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
     logprobs = mx.full((len(TokenBytes.of(tokenizer).vocabulary),), -9.0)
     logprobs[a], logprobs[b] = -0.25, -1.5
@@ -126,7 +126,7 @@ def test_the_chosen_token_is_scored_beside_the_likeliest():
 
 
 def test_a_token_that_is_half_a_character_is_written_by_its_bytes():
-    tokenizer = vocabularies.sentencepiece()
+    tokenizer = tiny_tokenizers.sentencepiece()
     tokens = tokenizer.encode("数")[1:]
     logprobs = mx.zeros((len(TokenBytes.of(tokenizer).vocabulary),))
     found = [token_logprobs(logprobs, token, 0, TokenBytes.of(tokenizer))[0] for token in tokens]
@@ -135,7 +135,7 @@ def test_a_token_that_is_half_a_character_is_written_by_its_bytes():
 
 
 def test_the_first_token_of_an_answer_has_no_space_that_is_not_the_answers():
-    tokenizer = vocabularies.sentencepiece()
+    tokenizer = tiny_tokenizers.sentencepiece()
     token = tokenizer.encode("kůň")[0]
     logprobs = mx.zeros((len(TokenBytes.of(tokenizer).vocabulary),))
     texts = [
@@ -146,7 +146,7 @@ def test_the_first_token_of_an_answer_has_no_space_that_is_not_the_answers():
 
 
 def test_what_cannot_come_has_a_number_that_json_can_write():
-    tokenizer = vocabularies.byte_level()
+    tokenizer = tiny_tokenizers.byte_level()
     for number in (-mx.inf, mx.nan):
         logprobs = mx.full((len(TokenBytes.of(tokenizer).vocabulary),), number)
         chosen, best = token_logprobs(logprobs, 5, 3, TokenBytes.of(tokenizer))

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders
 
-import vocabularies
+from helpers import tiny_tokenizers
 from mlx_tune.errors import InputError, UsageError
 from mlx_tune.inference import StopStrings, StreamingDetokenizer, TokenBytes
 
-BUILT = {name: make() for name, make in vocabularies.KINDS.items()}
+BUILT = {name: make() for name, make in tiny_tokenizers.KINDS.items()}
 TOKEN_BYTES = {name: TokenBytes.of(tokenizer) for name, tokenizer in BUILT.items()}
 WHOLE = ["byte-level", "sentencepiece"]  # these can write any text
 TEXT = st.text(
@@ -61,7 +61,7 @@ def test_half_a_character_at_the_end_is_shown_as_what_it_is():
     assert "".join(streamed(TOKEN_BYTES["sentencepiece"], tokens[:-1])) == "\ufffd"
 
 
-@pytest.mark.parametrize("name", vocabularies.KINDS)
+@pytest.mark.parametrize("name", tiny_tokenizers.KINDS)
 def test_the_bytes_of_each_token_are_what_it_decodes_to(name):
     token_bytes, tokenizer = TOKEN_BYTES[name], BUILT[name]
     anchor = tokenizer.encode("1")[-1]  # so that no token is the first
@@ -98,7 +98,7 @@ def test_a_number_beyond_the_vocabulary_is_no_bytes():
 
 
 def test_a_decoder_that_is_not_known_is_refused():
-    tokenizer = vocabularies.byte_level()
+    tokenizer = tiny_tokenizers.byte_level()
     tokenizer.wrapper.backend_tokenizer.decoder = decoders.WordPiece()
     with pytest.raises(InputError, match=r"^this tokenizer joins its tokens by .*WordPiece"):
         TokenBytes.of(tokenizer)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import mlx.core as mx
 import pytest
 
-import tiny
+from helpers import tiny
 from mlx_tune.errors import IncompatibleError, InputError, NetworkError, UsageError
 from mlx_tune.models import bases, fetch
 from mlx_tune.models.catalogue import KNOWN

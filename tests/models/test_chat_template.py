@@ -3,8 +3,7 @@ from contextlib import closing
 
 import pytest
 
-import templates
-import tiny
+from helpers import chat_templates, tiny
 from mlx_tune.errors import InputError
 from mlx_tune.models import template as template_module
 from mlx_tune.models.template import Renderer
@@ -28,9 +27,9 @@ def render(template, conversations=ONE, **options):
     return template_module.render(template, conversations, variables=SPECIALS, **options)
 
 
-@pytest.mark.parametrize("name", sorted(templates.ALL))
+@pytest.mark.parametrize("name", sorted(chat_templates.ALL))
 def test_the_sandbox_renders_what_transformers_renders(name):
-    template, specials = templates.ALL[name]
+    template, specials = chat_templates.ALL[name]
     template = template_module.pin_date(template)
     theirs = tiny.hf_tokenizer(template, specials)
     variables = {n: getattr(theirs, n) for n in ("bos_token", "eos_token")}
@@ -72,7 +71,7 @@ def test_many_conversations_keep_their_order(monkeypatch):
 
 
 def test_the_date_is_pinned():
-    pinned = template_module.pin_date(templates.LLAMA32)
+    pinned = template_module.pin_date(chat_templates.LLAMA32)
     (text,) = render(pinned)
     assert "Today Date: 26 Jul 2024\n" in text
     assert text.startswith("<s><|start_header_id|>")
@@ -83,12 +82,12 @@ def test_a_clock_called_directly_is_pinned_too():
 
 
 def test_pinning_twice_is_pinning_once():
-    once = template_module.pin_date(templates.LLAMA32)
+    once = template_module.pin_date(chat_templates.LLAMA32)
     assert template_module.pin_date(once) == once
 
 
 def test_a_template_without_a_date_is_left_alone():
-    assert template_module.pin_date(templates.SMOLLM2) == templates.SMOLLM2
+    assert template_module.pin_date(chat_templates.SMOLLM2) == chat_templates.SMOLLM2
 
 
 def test_assistant_marks_of_transformers_are_understood():

@@ -7,7 +7,7 @@ from gguf import GGUFWriter
 from mlx.utils import tree_flatten
 from mlx_lm import load
 
-import tiny
+from helpers import tiny
 from mlx_tune.errors import InputError
 from mlx_tune.models.gguf import convert
 

@@ -1,11 +1,11 @@
-"""Rows 30 to 32 of the bad inputs, and what kills mlx-lm's own server: each refused, none felt."""
+"""Bad requests, and those that kill mlx-lm's own server: each is refused and harms nothing."""
 
 import json
 
 import pytest
-from served import refused
 
-from wire import request, said_to
+from helpers.live_server import error_json
+from helpers.raw_http import exchange, request
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -23,15 +23,17 @@ def text(**changes):
 def test_what_kills_mlx_lms_server_one_after_the_other_and_then_a_good_request(server):
     first = server.text("Once upon a time", "base", max_tokens=3)
     assert server.text("Once upon a time", "base", max_tokens=3) == first  # all of it is known
-    assert refused(server.post(TEXT, **text(prompt="")))["param"] == "prompt"
+    assert error_json(server.post(TEXT, **text(prompt="")))["param"] == "prompt"
     drawn = {"temperature": 1, "seed": 1, "max_tokens": 3}
     assert server.text("Once", "base", top_k=259, **drawn)
-    error = refused(server.post(CHAT, **chat(xtc_threshold=0.6, xtc_probability=1)))
+    error = error_json(server.post(CHAT, **chat(xtc_threshold=0.6, xtc_probability=1)))
     assert error["code"] == "unknown_field"
     assert "xtc_threshold" in error["message"] or "xtc_probability" in error["message"]
-    assert refused(server.post(CHAT, **chat(stop=[5])))["param"].startswith("stop")
+    assert error_json(server.post(CHAT, **chat(stop=[5])))["param"].startswith("stop")
     for number in ("259", "-1", "100000000", "1.5", "x", "٣", "01"):
-        assert refused(server.post(TEXT, **text(logit_bias={number: 1})))["param"] == "logit_bias"
+        assert (
+            error_json(server.post(TEXT, **text(logit_bias={number: 1})))["param"] == "logit_bias"
+        )
     assert server.text("Once upon a time", "base", max_tokens=3) == first
     assert server.engine.counts.faults == 0
 
@@ -65,30 +67,30 @@ BODIES = {
 
 @pytest.mark.parametrize("what", BODIES)
 @pytest.mark.parametrize("path", [CHAT, TEXT])
-def test_row_30_bodies(server, path, what):
+def test_a_malformed_body_is_refused_with_its_status(server, path, what):
     body, status = BODIES[what]
-    refused(server.client.post(path, content=body, headers=JSON), status)
+    error_json(server.client.post(path, content=body, headers=JSON), status)
 
 
-def test_row_30_lengths(server):
+def test_a_wrong_or_missing_content_length_is_refused(server):
     body = json.dumps(chat()).encode()
     fields = {"content_type": "application/json"}
     negative = request("POST", CHAT, body, content_length="-1", **fields)
-    assert said_to(server.port, negative).status == 400
+    assert exchange(server.port, negative).status == 400
     missing = request("POST", CHAT, **fields)
-    assert said_to(server.port, missing).status == 411
+    assert exchange(server.port, missing).status == 411
     over = request("POST", CHAT, content_length=str(2**21), **fields)
-    assert said_to(server.port, over).status == 413
+    assert exchange(server.port, over).status == 413
     right = request("POST", CHAT, body, content_length=str(len(body)), **fields)
-    assert said_to(server.port, right).status == 200
+    assert exchange(server.port, right).status == 200
 
 
-def test_row_31_foreign_pages_and_missing_tokens(server):
+def test_foreign_pages_and_missing_tokens_are_refused(server):
     post = server.client.post
     evil = {"host": "evil.example"}
-    assert refused(post(CHAT, json=chat(), headers=evil), 403)["code"] == "host_not_allowed"
+    assert error_json(post(CHAT, json=chat(), headers=evil), 403)["code"] == "host_not_allowed"
     evil = {"origin": "https://evil.example"}
-    assert refused(post(CHAT, json=chat(), headers=evil), 403)["code"] == "origin_not_allowed"
+    assert error_json(post(CHAT, json=chat(), headers=evil), 403)["code"] == "origin_not_allowed"
     for path, body in {
         "/api/rollback": {},
         "/api/promote": {"session": "cs"},
@@ -97,7 +99,7 @@ def test_row_31_foreign_pages_and_missing_tokens(server):
     }.items():
         for token in ("", "Bearer", "Bearer wrong", "Basic x"):
             reply = post(path, json=body, headers={"authorization": token})
-            assert refused(reply, 401)["code"] == "invalid_api_key"
+            assert error_json(reply, 401)["code"] == "invalid_api_key"
 
 
 PATHS = [
@@ -116,39 +118,39 @@ PATHS = [
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_row_32_a_model_that_is_none(server, name):
-    error = refused(server.post(CHAT, **chat(model=name)), 404)
+def test_a_name_that_is_no_model_is_refused(server, name):
+    error = error_json(server.post(CHAT, **chat(model=name)), 404)
     assert (error["code"], error["param"]) == ("model_not_found", "model")
     assert "/v1/models" in error["message"]
-    refused(server.post("/v1/load_lora_adapter", lora_name=name), 404)
+    error_json(server.post("/v1/load_lora_adapter", lora_name=name), 404)
 
 
-def test_row_32_no_path_is_taken_to_load_from(server):
+def test_no_path_is_taken_to_load_from(server):
     body = {"lora_name": "cs", "lora_path": "/somewhere/adapters"}
-    assert refused(server.post("/v1/load_lora_adapter", **body))["code"] == "unknown_field"
-    refused(server.post("/api/rollback", to="../../etc"))
-    refused(server.post("/api/promote", session="/etc/passwd"))
-    refused(server.client.get("/v1/models/gpt-4"), 404)
-    refused(server.client.get("/v1/models/..%2f..%2fetc"))
-    refused(server.client.get("/page/..%2f..%2fstart.py"))
-    refused(server.client.get("/page/start.py"), 404)
+    assert error_json(server.post("/v1/load_lora_adapter", **body))["code"] == "unknown_field"
+    error_json(server.post("/api/rollback", to="../../etc"))
+    error_json(server.post("/api/promote", session="/etc/passwd"))
+    error_json(server.client.get("/v1/models/gpt-4"), 404)
+    error_json(server.client.get("/v1/models/..%2f..%2fetc"))
+    error_json(server.client.get("/page/..%2f..%2fstart.py"))
+    error_json(server.client.get("/page/start.py"), 404)
 
 
 @pytest.mark.parametrize("by", ["messages", "prompt"])
-def test_row_32_more_than_the_model_reads(server, by):
+def test_a_prompt_longer_than_the_models_context_is_refused(server, by):
     long = "x" * 2048
     path, body = (TEXT, text(prompt=long)) if by == "prompt" else (
         CHAT, chat(messages=[{"role": "user", "content": long}])
     )  # fmt: skip
-    error = refused(server.post(path, **body))
+    error = error_json(server.post(path, **body))
     assert (error["code"], error["param"]) == ("context_length_exceeded", by)
     assert "2048" in error["message"]
 
 
-def test_row_32_room_is_counted_to_the_token(server):
+def test_room_in_the_context_is_counted_to_the_token(server):
     longest = "x" * 2046
     assert server.complete(longest, "base", max_tokens=2)["usage"]["total_tokens"] == 2048
-    error = refused(server.post(TEXT, **text(prompt=longest, max_tokens=3)))
+    error = error_json(server.post(TEXT, **text(prompt=longest, max_tokens=3)))
     assert error["code"] == "context_length_exceeded"
     del (body := text(prompt=longest))["max_tokens"]
     assert server.post(TEXT, **body).json()["usage"]["total_tokens"] == 2048  # 16, were there room
@@ -221,13 +223,13 @@ REFUSED_TEXTS = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_row_32_no_field_of_a_chat_is_ignored(server, what):
-    refused(server.post(CHAT, **REFUSED[what]))
+def test_no_field_of_a_chat_request_is_ignored(server, what):
+    error_json(server.post(CHAT, **REFUSED[what]))
 
 
 @pytest.mark.parametrize("what", REFUSED_TEXTS)
-def test_row_32_no_field_of_a_text_is_ignored(server, what):
-    refused(server.post(TEXT, **REFUSED_TEXTS[what]))
+def test_no_field_of_a_completion_request_is_ignored(server, what):
+    error_json(server.post(TEXT, **REFUSED_TEXTS[what]))
 
 
 def test_fields_that_are_null_are_as_if_they_were_not_there(server):
@@ -243,15 +245,16 @@ def test_fields_that_are_null_are_as_if_they_were_not_there(server):
 
 def test_embeddings_and_unknown_paths_are_refused_in_the_same_shape(server):
     assert (
-        refused(server.post("/v1/embeddings", input="a", model="base"))["code"] == "not_supported"
+        error_json(server.post("/v1/embeddings", input="a", model="base"))["code"]
+        == "not_supported"
     )
-    refused(server.post("/v1/images/generations", prompt="a"), 404)
-    refused(server.client.get("/v1/chat/completions"), 405)
-    refused(server.client.get("/docs"), 404)
+    error_json(server.post("/v1/images/generations", prompt="a"), 404)
+    error_json(server.client.get("/v1/chat/completions"), 405)
+    error_json(server.client.get("/docs"), 404)
 
 
 def test_a_refusal_names_the_field_and_says_that_none_is_ignored(server):
-    error = refused(server.post(CHAT, **chat(repetition_penalty=1.1)))
+    error = error_json(server.post(CHAT, **chat(repetition_penalty=1.1)))
     assert error == {
         "message": "repetition_penalty: this server has no such field, and ignores none; leave it "
         "out",

@@ -4,50 +4,50 @@ import json
 
 import pytest
 
-from guarded import JSON, asked, posted
+from helpers.guarded_app import JSON, post_json, send_request
 from mlx_tune.serving import body
 
 
 def test_a_body_of_a_mebibyte_is_taken_and_one_byte_more_is_not():
     fits = b'"' + b"a" * (1024**2 - 2) + b'"'
 
-    assert posted(body=fits).body == fits
-    reply = posted(body=fits + b" ")
+    assert post_json(body=fits).body == fits
+    reply = post_json(body=fits + b" ")
     assert reply.status == 413
     assert reply.error["message"] == (
         "the body is larger than 1,048,576 bytes, which is the limit; send less"
     )
 
 
-def test_row_30_a_body_declared_too_large_is_not_even_read():
+def test_a_body_declared_too_large_is_not_even_read():
     sizes = [("content-length", str(1024**2 + more)) for more in (0, 1)]
 
-    assert [asked("POST", "/v1/x", JSON, size, pieces=[b"{}"]).status for size in sizes] == [
+    assert [send_request("POST", "/v1/x", JSON, size, pieces=[b"{}"]).status for size in sizes] == [
         200,
         413,
     ]
 
 
-def test_row_30_a_body_is_counted_while_it_comes():
+def test_a_body_is_counted_while_it_comes():
     chunked = ("transfer-encoding", "chunked")
     pieces = [b" " * 65536] * 17
 
-    assert asked("POST", "/v1/x", JSON, chunked, pieces=pieces[:16]).status == 200
-    assert asked("POST", "/v1/x", JSON, chunked, pieces=pieces).status == 413
+    assert send_request("POST", "/v1/x", JSON, chunked, pieces=pieces[:16]).status == 200
+    assert send_request("POST", "/v1/x", JSON, chunked, pieces=pieces).status == 413
 
 
 def test_the_pieces_of_a_body_reach_the_application_as_one():
-    assert posted(pieces=[b'{"a"', b":", b"1}"]).body == b'{"a":1}'
+    assert post_json(pieces=[b'{"a"', b":", b"1}"]).body == b'{"a":1}'
 
 
-def test_row_30_a_missing_length_is_asked_for():
+def test_a_missing_length_is_asked_for():
     for method in ("POST", "PUT", "PATCH"):
-        assert asked(method, "/v1/x", JSON).status == 411
+        assert send_request(method, "/v1/x", JSON).status == 411
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "", "9" * 30, "+1", "1, 1", "1.0"])
-def test_row_30_a_length_that_is_none_is_refused(length):
-    reply = asked("POST", "/v1/x", JSON, ("content-length", length))
+def test_a_malformed_length_is_refused(length):
+    reply = send_request("POST", "/v1/x", JSON, ("content-length", length))
 
     assert reply.status == 400
     assert reply.error["code"] == "bad_length"
@@ -56,11 +56,11 @@ def test_row_30_a_length_that_is_none_is_refused(length):
 def test_a_length_and_chunks_together_are_refused():
     both = (("content-length", "2"), ("transfer-encoding", "chunked"))
 
-    assert asked("POST", "/v1/x", JSON, *both).status == 400
+    assert send_request("POST", "/v1/x", JSON, *both).status == 400
 
 
 def test_a_large_body_of_a_get_is_refused_too():
-    assert asked("GET", "/v1/models", ("content-length", "9999999")).status == 413
+    assert send_request("GET", "/v1/models", ("content-length", "9999999")).status == 413
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_a_large_body_of_a_get_is_refused_too():
 )  # fmt: skip
 def test_what_a_form_of_another_site_can_send_is_refused(kind):
     length = ("content-length", "2")
-    reply = asked("POST", "/v1/x", ("content-type", kind), length, pieces=[b"{}"])
+    reply = send_request("POST", "/v1/x", ("content-type", kind), length, pieces=[b"{}"])
 
     assert reply.status == 415
-    assert asked("POST", "/v1/x", length, pieces=[b"{}"]).status == 415
+    assert send_request("POST", "/v1/x", length, pieces=[b"{}"]).status == 415
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,17 @@ def test_what_a_form_of_another_site_can_send_is_refused(kind):
 def test_json_is_json_however_it_is_written(kind):
     length = ("content-length", "2")
 
-    assert asked("POST", "/v1/x", ("content-type", kind), length, pieces=[b"{}"]).status == 200
+    assert (
+        send_request("POST", "/v1/x", ("content-type", kind), length, pieces=[b"{}"]).status == 200
+    )
 
 
 def test_packed_bodies_are_refused():
-    assert posted("/v1/x", ("content-encoding", "gzip")).status == 415
+    assert post_json("/v1/x", ("content-encoding", "gzip")).status == 415
 
 
-def test_row_30_bad_utf_8_names_its_place():
-    reply = posted(body=b'{"a": "\xff"}')
+def test_a_body_of_invalid_utf_8_is_refused_with_its_place():
+    reply = post_json(body=b'{"a": "\xff"}')
 
     assert reply.status == 400
     assert reply.error["message"] == "the body is not UTF-8: byte 0xff at offset 7"
@@ -104,8 +106,8 @@ def nested(depth: int) -> bytes:
 @pytest.mark.parametrize(
     "body", [nested(65), nested(10_000), b"[" * 500_000, b"]", b'{"a": [1}}}'], ids=len
 )
-def test_row_30_deep_json_is_refused(body):
-    assert posted(body=body).status == 400
+def test_deeply_nested_json_is_refused(body):
+    assert post_json(body=body).status == 400
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_row_30_deep_json_is_refused(body):
     ids=len,
 )
 def test_json_that_is_not_deep_is_taken(body):
-    assert posted(body=body).status == 200
+    assert post_json(body=body).status == 200
 
 
 @pytest.mark.parametrize(
@@ -141,11 +143,11 @@ def test_half_a_character_is_refused_and_a_whole_one_is_not(text, is_whole):
     ['{"n": 1, "n": 2}', '{"a": [{"b": {"n": 1, "m": 2, "\\u006e": 1}}]}', '{"n": 1, "n": 1}'],
 )
 def test_a_key_that_stands_twice_is_named(text):
-    reply = posted(body=text.encode())
+    reply = post_json(body=text.encode())
     assert reply.status == 400
     assert reply.error["message"] == 'the key "n" stands twice in one object; send it once'
 
 
 def test_a_key_may_stand_in_two_objects_and_what_is_no_json_is_left_to_its_reader():
-    assert posted(body=b'{"a": {"n": 1}, "n": {"n": 2}}').status == 200
-    assert posted(body=b'{"a" 1}').status == 200
+    assert post_json(body=b'{"a": {"n": 1}, "n": {"n": 2}}').status == 200
+    assert post_json(body=b'{"a" 1}').status == 200

@@ -16,9 +16,17 @@ from starlette.routing import Route
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from helpers.raw_http import (
+    connect,
+    eventually,
+    exchange,
+    parse_reply,
+    receive_all,
+    request,
+    run_server,
+)
 from mlx_tune.serving.policy import Policy
 from mlx_tune.serving.security import Guard
-from wire import connected, eventually, heard, parsed, request, said_to, serving
 
 SHORT = 0.4
 """Seconds of patience, where it is ten by default."""
@@ -86,13 +94,13 @@ APP = Starlette(
 
 @pytest.fixture(scope="module")
 def port():
-    with serving(Guard(APP, Policy(token="s3cret"))) as server:
+    with run_server(Guard(APP, Policy(token="s3cret"))) as server:
         yield server.port
 
 
 @pytest.fixture
 def hasty():
-    with serving(APP, patience_seconds=SHORT) as server:
+    with run_server(APP, patience_seconds=SHORT) as server:
         yield server
 
 
@@ -135,8 +143,8 @@ def test_what_is_used_of_uvicorn_is_still_there():
     ],
     ids=lambda garbage: repr(garbage[:24]),
 )  # fmt: skip
-def test_row_30_what_is_no_http_is_refused_in_json(port, garbage):
-    reply = said_to(port, garbage)
+def test_bytes_that_are_no_http_are_refused_in_json(port, garbage):
+    reply = exchange(port, garbage)
 
     assert reply.status == 400
     assert reply.error["code"] == "bad_request"
@@ -146,7 +154,7 @@ def test_row_30_what_is_no_http_is_refused_in_json(port, garbage):
 
 
 def test_an_unknown_transfer_coding_is_refused(port):
-    assert said_to(port, request("POST", "/echo", transfer_encoding="gzip")).status == 501
+    assert exchange(port, request("POST", "/echo", transfer_encoding="gzip")).status == 501
 
 
 @pytest.mark.parametrize(("fields", "status"), [
@@ -159,58 +167,58 @@ def test_an_unknown_transfer_coding_is_refused(port):
 def test_rows_30_and_31_are_answered_at_once_though_no_body_came(port, fields, status):
     before = time.monotonic()
 
-    assert said_to(port, request("POST", "/echo", **fields)).status == status
+    assert exchange(port, request("POST", "/echo", **fields)).status == status
     assert time.monotonic() - before < 1
 
 
-def test_row_30_a_body_over_the_limit_is_answered_while_it_is_still_being_sent(port):
+def test_a_body_over_the_limit_is_answered_while_it_is_still_being_sent(port):
     head = request("POST", "/echo", connection="keep-alive", content_type="application/json",
                    transfer_encoding="chunked")  # fmt: skip
-    with connected(port, head) as client:
+    with connect(port, head) as client:
         for _ in range(40):  # ten mebibytes
             client.sendall(b"40000\r\n" + b" " * 0x40000 + b"\r\n")
         client.sendall(b"0\r\n\r\n")
-        reply = parsed(heard(client, b"}}"))
+        reply = parse_reply(receive_all(client, b"}}"))
         client.sendall(request("GET", "/"))
         assert reply.error["code"] == "body_too_large"
-        assert parsed(heard(client)).body == b"hello", "the connection is still of use"
+        assert parse_reply(receive_all(client)).body == b"hello", "the connection is still of use"
 
 
 @pytest.mark.parametrize("pieces", [1, 50])
-def test_row_30_headers_over_the_limit_are_refused_at_once_or_bit_by_bit(port, pieces):
+def test_headers_over_the_limit_are_refused_at_once_or_bit_by_bit(port, pieces):
     sent = request(**{f"x{i}": "a" * 100 for i in range(300)})
-    with connected(port) as client:
+    with connect(port) as client:
         try:
             for start in range(0, len(sent), len(sent) // pieces):
                 client.sendall(sent[start : start + len(sent) // pieces])
                 time.sleep(0.001)
         except (BrokenPipeError, ConnectionResetError):
             assert pieces > 1
-        reply = parsed(heard(client))
+        reply = parse_reply(receive_all(client))
 
     assert reply.status == 431
     assert reply.error["code"] == "headers_too_large"
 
 
 def test_headers_within_the_limit_are_read(port):
-    assert said_to(port, request(**{f"x{i}": "a" * 100 for i in range(120)})).body == b"hello"
+    assert exchange(port, request(**{f"x{i}": "a" * 100 for i in range(120)})).body == b"hello"
 
 
 def test_an_upgrade_to_a_websocket_is_answered_as_if_it_had_not_been_asked_for(port, caplog):
     asks = request(connection="upgrade", upgrade="websocket", sec_websocket_version="13")
-    with connected(port, asks) as client:
-        assert b"hello" in heard(client, b"hello")
+    with connect(port, asks) as client:
+        assert b"hello" in receive_all(client, b"hello")
     assert not caplog.records
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nhost: localhost\r\n"])
-def test_row_33_a_header_that_does_not_end_is_cut_off(hasty, said):
+def test_a_header_that_does_not_end_is_cut_off(hasty, said):
     before = time.monotonic()
-    with connected(hasty.port, said) as client:
-        reply = heard(client)
+    with connect(hasty.port, said) as client:
+        reply = receive_all(client)
 
     assert SHORT <= time.monotonic() - before < LONG
-    assert (parsed(reply).error["code"] == "too_slow") if said else (reply == b"")
+    assert (parse_reply(reply).error["code"] == "too_slow") if said else (reply == b"")
 
 
 def cut_off(send: Callable[[], None], *, every: float) -> bool:
@@ -225,34 +233,34 @@ def cut_off(send: Callable[[], None], *, every: float) -> bool:
     return False
 
 
-def test_row_33_a_header_that_trickles_in_is_cut_off_all_the_same(hasty):
-    with connected(hasty.port, b"GET / HTTP/1.1\r\n") as client:
+def test_a_header_that_trickles_in_is_cut_off_all_the_same(hasty):
+    with connect(hasty.port, b"GET / HTTP/1.1\r\n") as client:
         assert cut_off(lambda: client.sendall(b"x: y\r\n"), every=SHORT / 5)
 
 
-def test_row_33_the_second_header_of_a_connection_has_its_own_time(hasty):
-    with connected(hasty.port, request(connection="keep-alive")) as client:
-        heard(client, b"hello")
+def test_the_second_header_of_a_connection_has_its_own_time(hasty):
+    with connect(hasty.port, request(connection="keep-alive")) as client:
+        receive_all(client, b"hello")
         time.sleep(SHORT * 2)
         client.sendall(b"GET / HTTP/1.1\r\n")
         before = time.monotonic()
-        assert b"too_slow" in heard(client)
+        assert b"too_slow" in receive_all(client)
         assert SHORT <= time.monotonic() - before < LONG
 
 
 def test_every_request_of_a_connection_has_its_own_time(hasty):
-    with connected(hasty.port) as client:
+    with connect(hasty.port) as client:
         for _ in range(4):
             client.sendall(b"GET / HT")
             time.sleep(SHORT * 0.6)
             client.sendall(b"TP/1.1\r\nhost: localhost\r\n\r\n")
-            assert b"hello" in heard(client, b"hello")
+            assert b"hello" in receive_all(client, b"hello")
 
 
 @pytest.mark.parametrize("trickle", [b"", b" "])
-def test_row_33_a_body_that_does_not_end_is_cut_off(hasty, trickle):
+def test_a_body_that_does_not_end_is_cut_off(hasty, trickle):
     before = time.monotonic()
-    with connected(hasty.port, request("POST", "/echo", b"{", content_length="9999")) as client:
+    with connect(hasty.port, request("POST", "/echo", b"{", content_length="9999")) as client:
         client.setblocking(False)
         said = b""
         while time.monotonic() - before < LONG and not said.endswith(b"}}"):
@@ -265,23 +273,23 @@ def test_row_33_a_body_that_does_not_end_is_cut_off(hasty, trickle):
             except OSError:
                 break
 
-    assert parsed(said).error["code"] == "too_slow"
+    assert parse_reply(said).error["code"] == "too_slow"
     assert SHORT <= time.monotonic() - before < LONG
 
 
 def test_a_body_that_keeps_coming_has_the_time_it_needs(hasty):
     head = request("POST", "/echo", content_length="80000")
-    with connected(hasty.port, head) as client:
+    with connect(hasty.port, head) as client:
         for _ in range(16):
             client.sendall(b" " * 5000)
             time.sleep(SHORT / 4)
-        assert parsed(heard(client)).body == b"80000"
+        assert parse_reply(receive_all(client)).body == b"80000"
 
 
 def test_a_body_that_nobody_takes_yet_is_not_the_clients_delay(hasty):
     body = b" " * 300_000
-    with connected(hasty.port, request("POST", "/later", body, content_length="300000")) as client:
-        assert parsed(heard(client)).body == b"300000"
+    with connect(hasty.port, request("POST", "/later", body, content_length="300000")) as client:
+        assert parse_reply(receive_all(client)).body == b"300000"
 
 
 def test_the_rest_of_a_refused_body_is_not_read_for_ever():
@@ -292,16 +300,16 @@ def test_the_rest_of_a_refused_body_is_not_read_for_ever():
             await Response(b"no", 413)(scope, receive, send)
 
     head = request("POST", "/", content_length="99999999999", connection="keep-alive")
-    with serving(refuse, patience_seconds=SHORT) as server, connected(server.port, head) as client:
+    with run_server(refuse, patience_seconds=SHORT) as server, connect(server.port, head) as client:
         assert cut_off(lambda: client.sendall(b" " * 10_000), every=0.01)
 
 
 def test_an_idle_connection_is_closed_in_its_own_time():
     asks = request(connection="keep-alive")
     brief = {"idle_seconds": 1, "patience_seconds": SHORT}
-    with serving(APP, **brief) as server, connected(server.port, asks) as client:
+    with run_server(APP, **brief) as server, connect(server.port, asks) as client:
         before = time.monotonic()
-        heard(client)
+        receive_all(client)
 
     assert 0.9 < time.monotonic() - before < LONG
 
@@ -315,7 +323,7 @@ def slow_reader(port: int, path: str) -> socket.socket:
 
 
 @pytest.mark.parametrize("path", ["/large", "/flood"])
-def test_row_33_an_answer_that_nobody_reads_is_cut_off(hasty, path):
+def test_an_answer_that_nobody_reads_is_cut_off(hasty, path):
     with slow_reader(hasty.port, path) as client:
         assert eventually(lambda: hasty.server.server_state.connections)
         assert eventually(lambda: not hasty.server.server_state.connections)
@@ -326,7 +334,7 @@ def test_row_33_an_answer_that_nobody_reads_is_cut_off(hasty, path):
 @pytest.mark.parametrize("path", ["/large", "/flood"])
 def test_an_answer_that_is_read_slowly_but_read_arrives_whole(hasty, path):
     total = 0
-    with connected(hasty.port, request(path=path)) as client:
+    with connect(hasty.port, request(path=path)) as client:
         while (piece := client.recv(1_000_000)) and total < LARGE:
             total += len(piece)
             time.sleep(SHORT / 20)
@@ -335,9 +343,9 @@ def test_an_answer_that_is_read_slowly_but_read_arrives_whole(hasty, path):
 
 
 @pytest.mark.parametrize("second", [b"", request()])
-def test_row_33_a_client_that_leaves_is_noticed_even_after_a_second_request(hasty, second):
+def test_a_client_that_disconnects_is_noticed_even_after_a_second_request(hasty, second):
     asks = request(path="/thinking", connection="keep-alive")
-    with connected(hasty.port, asks) as client:
+    with connect(hasty.port, asks) as client:
         assert eventually(lambda: hasty.server.server_state.tasks)
         time.sleep(0.1)
         client.sendall(second)
@@ -346,45 +354,45 @@ def test_row_33_a_client_that_leaves_is_noticed_even_after_a_second_request(hast
 
 
 def test_a_second_request_is_answered_after_the_first(port):
-    with connected(port, request(connection="keep-alive") + request()) as client:
-        assert heard(client).count(b"hello") == 2
+    with connect(port, request(connection="keep-alive") + request()) as client:
+        assert receive_all(client).count(b"hello") == 2
 
 
-def test_row_33_one_connection_too_many_takes_the_place_of_one_that_asks_nothing():
-    with serving(APP, connections=3) as server:
+def test_one_connection_too_many_takes_the_place_of_one_that_asks_nothing():
+    with run_server(APP, connections=3) as server:
         idle = [socket.create_connection(("127.0.0.1", server.port), 5) for _ in range(3)]
         assert eventually(lambda: len(server.server.server_state.connections) == 3)
-        assert said_to(server.port, request()).body == b"hello"
-        assert heard(idle[0]) == b"", "the one that waited longest"
+        assert exchange(server.port, request()).body == b"hello"
+        assert receive_all(idle[0]) == b"", "the one that waited longest"
         idle[2].sendall(request())
-        assert parsed(heard(idle[2])).body == b"hello"
+        assert parse_reply(receive_all(idle[2])).body == b"hello"
         for client in idle:
             client.close()
 
 
-def test_row_33_one_connection_too_many_takes_the_place_of_one_that_does_not_read():
-    with serving(APP, connections=2) as server:
+def test_one_connection_too_many_takes_the_place_of_one_that_does_not_read():
+    with run_server(APP, connections=2) as server:
         first, second = (slow_reader(server.port, "/flood") for _ in range(2))
         with first, second:
             connections = server.server.server_state.connections
             assert eventually(
                 lambda: [each.flow.write_paused for each in connections] == [True] * 2
             )
-            assert said_to(server.port, request()).body == b"hello"
+            assert exchange(server.port, request()).body == b"hello"
 
 
 def test_where_all_are_being_answered_one_more_is_told_to_come_back():
-    with serving(APP, connections=2, grace_seconds=0.1) as server:
+    with run_server(APP, connections=2, grace_seconds=0.1) as server:
         first, second = (socket.create_connection(("127.0.0.1", server.port), 5) for _ in range(2))
         with first, second:
             for client in (first, second):
                 client.sendall(request(path="/endless"))
-                heard(client, b"token")
-            reply = said_to(server.port, request())
+                receive_all(client, b"token")
+            reply = exchange(server.port, request())
             assert reply.status == 503
             assert reply.error["code"] == "too_many_connections"
             assert reply.headers["retry-after"] == "1"
-            heard(first, b"token")
+            receive_all(first, b"token")
 
 
 def test_a_hundred_connections_are_given_back(hasty):

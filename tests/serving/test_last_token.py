@@ -1,7 +1,7 @@
 import mlx.core as mx
 import pytest
 
-import tiny
+from helpers import tiny
 from mlx_tune.inference import GeneratedToken, TokenBytes
 from mlx_tune.serving.answer import Answer
 from mlx_tune.serving.job import Ask, Job

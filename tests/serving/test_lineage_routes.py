@@ -1,14 +1,14 @@
 """What the page reads: the tree, what is remembered, and where a training stands."""
 
 import pytest
-from served import refused, right, served
 
+from helpers.live_server import error_json, ok_json, serve_store
 from mlx_tune.serving.lineage_json import training_json
 from mlx_tune.store.runs import FAILED, list_runs
 
 
 def test_the_tree_has_every_session_its_parent_and_who_is_in_use(server):
-    found = right(server.client.get("/api/lineage"))
+    found = ok_json(server.client.get("/api/lineage"))
     by_name = {session["name"]: session for session in found["sessions"]}
     assert set(by_name) == {"cs", "housing", "dining"}
     assert by_name["cs"]["parent"] is None
@@ -24,18 +24,18 @@ def test_the_tree_has_every_session_its_parent_and_who_is_in_use(server):
 
 
 def test_what_is_remembered_has_a_row_a_session_and_a_column_a_session(server):
-    found = right(server.client.get("/api/retention?session=housing"))
+    found = ok_json(server.client.get("/api/retention?session=housing"))
     assert found["labels"] == ["1 cs", "2 housing"]
     for matrix in ("verbatim", "paraphrases"):
         assert all(len(row) == 2 for row in found[matrix])
     assert found["verbatim"][-1][1] == {"right": 2, "asked": 2}
     assert "housing" in found["session"]
-    refused(server.client.get("/api/retention?session=nobody"), 404)
-    assert right(server.client.get("/api/retention?session=base"))
+    error_json(server.client.get("/api/retention?session=nobody"), 404)
+    assert ok_json(server.client.get("/api/retention?session=base"))
 
 
 def test_the_newest_training_is_shown_as_far_as_it_came(server):
-    run = right(server.client.get("/api/training"))["run"]
+    run = ok_json(server.client.get("/api/training"))["run"]
     assert run["name"] == "dining"
     assert run["state"] == "finished"
     assert (run["step"], run["seconds_left"]) == (run["steps"], None)
@@ -48,7 +48,7 @@ def test_a_training_that_could_not_be_done_is_told_from_one_that_was(own_store):
 
 
 def test_the_openapi_document_names_every_route_of_the_api(server):
-    found = right(server.client.get("/openapi.json"))
+    found = ok_json(server.client.get("/openapi.json"))
     assert {"/v1/models", "/v1/chat/completions", "/v1/completions", "/health", "/metrics"} < set(
         found["paths"]
     )
@@ -58,16 +58,16 @@ def test_the_openapi_document_names_every_route_of_the_api(server):
 
 @pytest.fixture
 def empty(tiny_base, tmp_path):
-    with served(tmp_path / "nothing", base=str(tiny_base)) as server:
+    with serve_store(tmp_path / "nothing", base=str(tiny_base)) as server:
         yield server
 
 
 def test_a_store_without_sessions_serves_its_base(empty):
-    listed = [card["id"] for card in right(empty.client.get("/v1/models"))["data"]]
+    listed = [card["id"] for card in ok_json(empty.client.get("/v1/models"))["data"]]
     assert listed == ["head", "base"]
     assert empty.text("Where", max_tokens=2) == empty.text("Where", "base", max_tokens=2)
-    assert right(empty.client.get("/api/lineage"))["sessions"] == []
-    assert right(empty.client.get("/api/retention"))["labels"] == []
-    assert right(empty.client.get("/api/training")) == {"run": None}
-    refused(empty.post("/api/rollback"))
+    assert ok_json(empty.client.get("/api/lineage"))["sessions"] == []
+    assert ok_json(empty.client.get("/api/retention"))["labels"] == []
+    assert ok_json(empty.client.get("/api/training")) == {"run": None}
+    error_json(empty.post("/api/rollback"))
     assert not empty.store.exists(), "serving made a folder"

@@ -2,12 +2,13 @@
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from served import served
+
+from helpers.live_server import serve_store
 
 
 @pytest.fixture
 def own(own_store):
-    with served(own_store) as server:
+    with serve_store(own_store) as server:
         yield server
 
 

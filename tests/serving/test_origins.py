@@ -2,7 +2,7 @@
 
 import pytest
 
-from guarded import HOST, JSON, TOKEN, asked, posted
+from helpers.guarded_app import HOST, JSON, TOKEN, post_json, send_request
 from mlx_tune.serving.policy import decide
 
 
@@ -10,7 +10,7 @@ from mlx_tune.serving.policy import decide
     "host", ["localhost", "LOCALHOST:8321", "127.0.0.1:8321", "[::1]:8321", "[::1]", "localhost:80"]
 )
 def test_the_names_of_this_machine_are_answered_at_any_port(host):
-    assert asked(host=("host", host)).status == 200
+    assert send_request(host=("host", host)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -22,35 +22,38 @@ def test_the_names_of_this_machine_are_answered_at_any_port(host):
         "localhost/x", "2130706433", "\xe4.example",
     ],
 )  # fmt: skip
-def test_row_31_a_foreign_host_is_refused(host):
-    reply = asked(host=("host", host))
+def test_a_foreign_host_is_refused(host):
+    reply = send_request(host=("host", host))
 
     assert reply.status == 403
     assert reply.error["code"] == "host_not_allowed"
 
 
 def test_a_request_without_a_host_or_with_two_is_refused():
-    assert asked(host=None).status == 403
-    assert asked("GET", "/", HOST).status == 403
+    assert send_request(host=None).status == 403
+    assert send_request("GET", "/", HOST).status == 403
 
 
 def test_a_named_host_is_answered_and_the_refusal_says_how_to_name_it():
     policy = decide("127.0.0.1", allow_hosts=["model.local"])
 
-    assert asked("GET", "/health", host=("host", "model.local:9000"), policy=policy).status == 200
-    assert asked(host=("host", "model.local:9000")).error["message"] == (
+    assert (
+        send_request("GET", "/health", host=("host", "model.local:9000"), policy=policy).status
+        == 200
+    )
+    assert send_request(host=("host", "model.local:9000")).error["message"] == (
         'the Host field says "model.local", which is no name of this server; if it should be one, '
         "start the server with --allow-host and that name"
     )
 
 
 def test_a_long_host_is_not_repeated_whole():
-    assert len(asked(host=("host", "a" * 5000)).body) < 500
+    assert len(send_request(host=("host", "a" * 5000)).body) < 500
 
 
 @pytest.mark.parametrize("path", ["http://evil.example/", "*", "", "/a/../b", "/page/..", "/\0"])
 def test_a_target_that_is_no_plain_path_is_refused(path):
-    assert asked("GET", path).error["code"] == "bad_target"
+    assert send_request("GET", path).error["code"] == "bad_target"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "DELETE"])
@@ -61,9 +64,9 @@ def test_a_target_that_is_no_plain_path_is_refused(path):
         "http://localhost", "http://127.0.0.1:8321", "http://localhost:8321.evil.example", "",
     ],
 )  # fmt: skip
-def test_row_31_a_foreign_origin_is_refused_whatever_the_method(method, origin):
+def test_a_foreign_origin_is_refused_whatever_the_method(method, origin):
     preflight = ("access-control-request-method", "POST")
-    reply = asked(method, "/v1/models", ("origin", origin), preflight, JSON, TOKEN)
+    reply = send_request(method, "/v1/models", ("origin", origin), preflight, JSON, TOKEN)
 
     assert reply.status == 403
     assert reply.error["code"] == "origin_not_allowed"
@@ -71,7 +74,7 @@ def test_row_31_a_foreign_origin_is_refused_whatever_the_method(method, origin):
 
 
 def test_the_own_page_may_ask():
-    reply = posted("/v1/chat/completions", ("origin", "http://localhost:8321"))
+    reply = post_json("/v1/chat/completions", ("origin", "http://localhost:8321"))
 
     assert reply.status == 200
     assert "access-control-allow-origin" not in reply.headers
@@ -80,7 +83,7 @@ def test_the_own_page_may_ask():
 def test_two_origins_are_none():
     own = ("origin", "http://localhost:8321")
 
-    assert asked("GET", "/", own, own).status == 403
+    assert send_request("GET", "/", own, own).status == 403
 
 
 NAMED = decide("127.0.0.1", allow_origins=["https://app.example"])
@@ -88,7 +91,7 @@ APP = ("origin", "https://app.example")
 
 
 def test_a_named_origin_may_ask_and_read_refusals_too():
-    for reply in (posted("/v1/x", APP, policy=NAMED), posted("/api/x", APP, policy=NAMED)):
+    for reply in (post_json("/v1/x", APP, policy=NAMED), post_json("/api/x", APP, policy=NAMED)):
         assert reply.headers["access-control-allow-origin"] == "https://app.example"
         assert reply.headers["vary"] == "Origin"
         assert "access-control-allow-credentials" not in reply.headers
@@ -96,7 +99,7 @@ def test_a_named_origin_may_ask_and_read_refusals_too():
 
 
 def test_another_origin_is_refused_though_one_is_named():
-    reply = asked("GET", "/", ("origin", "https://app.example.evil"), policy=NAMED)
+    reply = send_request("GET", "/", ("origin", "https://app.example.evil"), policy=NAMED)
 
     assert reply.status == 403
     assert reply.headers["vary"] == "Origin"
@@ -105,7 +108,7 @@ def test_another_origin_is_refused_though_one_is_named():
 
 def test_a_preflight_of_a_named_origin_is_answered_without_token_or_application():
     asks = ("access-control-request-method", "POST")
-    reply = asked("OPTIONS", "/api/rollback", APP, asks, policy=NAMED)
+    reply = send_request("OPTIONS", "/api/rollback", APP, asks, policy=NAMED)
 
     assert (reply.status, reply.body) == (204, b"")
     assert reply.headers["access-control-allow-origin"] == "https://app.example"
@@ -119,7 +122,7 @@ def test_a_preflight_of_a_named_origin_is_answered_without_token_or_application(
 )
 def test_a_named_origin_may_send_the_fields_its_client_has(wanted, more):
     asks = ("access-control-request-method", "POST"), ("access-control-request-headers", wanted)
-    reply = asked("OPTIONS", "/v1/x", APP, *asks, policy=NAMED)
+    reply = send_request("OPTIONS", "/v1/x", APP, *asks, policy=NAMED)
 
     allowed = reply.headers["access-control-allow-headers"]
     assert allowed == f"authorization, content-type{more}"

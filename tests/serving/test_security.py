@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from guarded import HOST, JSON, OPEN, App, asked
+from helpers.guarded_app import HOST, JSON, OPEN, App, send_request
 from mlx_tune.serving.security import Guard
 
 
@@ -32,7 +32,7 @@ def test_a_client_that_leaves_while_sending_never_reaches_the_application():
 @pytest.mark.parametrize("path", ["/v1/models", "/", "/page/a.js", "/api/x"])
 @pytest.mark.parametrize("host", [HOST, ("host", "evil.example")])
 def test_every_reply_has_the_security_fields(path, host):
-    headers = asked("GET", path, host=host).headers
+    headers = send_request("GET", path, host=host).headers
 
     assert headers["content-security-policy"].startswith("default-src 'none'; ")
     assert headers["x-content-type-options"] == "nosniff"

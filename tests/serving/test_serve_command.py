@@ -39,7 +39,7 @@ def process(*words):
         popen.communicate()
 
 
-def test_row_33_sigterm_ends_streams_with_an_error_event_and_the_process_with_0(own_store):
+def test_sigterm_ends_streams_with_an_error_event_and_the_process_with_0(own_store):
     body = {"model": "base", "prompt": "Where", "max_tokens": 2000, "stream": True}
     with process("--store", own_store) as (popen, printed):
         words = {line.split()[0]: line.split()[1] for line in printed if line[0] in "pAt"}

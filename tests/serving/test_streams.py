@@ -4,9 +4,9 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from served import events, refused, right
 
-import tiny
+from helpers import tiny
+from helpers.live_server import error_json, events, ok_json
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 KNOWN = {"model": "housing", "messages": [{"role": "user", "content": "where is b"}]}
@@ -30,7 +30,7 @@ def endings(chunks, number=0):
 
 
 def test_a_streamed_chat_is_the_whole_answer_in_chunks_of_one_reply(server):
-    whole = right(server.post(CHAT, **KNOWN))
+    whole = ok_json(server.post(CHAT, **KNOWN))
     chunks = server.stream(CHAT, **KNOWN)
     assert joined(chunks) == whole["choices"][0]["message"]["content"] == "In 9."
     assert len({(c["id"], c["created"], c["model"], c["object"]) for c in chunks}) == 1
@@ -45,7 +45,7 @@ def test_a_streamed_chat_is_the_whole_answer_in_chunks_of_one_reply(server):
 
 
 def test_usage_comes_once_at_the_end_and_is_that_of_the_whole_reply(server):
-    whole = right(server.post(CHAT, **KNOWN))
+    whole = ok_json(server.post(CHAT, **KNOWN))
     *chunks, last = server.stream(CHAT, **KNOWN, **USAGE)
     assert last["choices"] == []
     assert last["usage"] == whole["usage"]
@@ -57,7 +57,7 @@ def test_usage_comes_once_at_the_end_and_is_that_of_the_whole_reply(server):
 def test_several_streamed_answers_are_told_apart(server):
     asks = {"model": "base", "prompt": ["Where", "When"], "n": 2, "seed": 3, "temperature": 1.5}
     asks["max_tokens"] = 5
-    whole = right(server.post(TEXT, **asks))["choices"]
+    whole = ok_json(server.post(TEXT, **asks))["choices"]
     chunks = server.stream(TEXT, **asks)
     assert [joined(chunks, n) for n in range(4)] == [choice["text"] for choice in whole]
     assert [endings(chunks, n) for n in range(4)] == [["length"]] * 4
@@ -75,7 +75,7 @@ STOPS = {
 
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_stop_string_ends_the_answer_and_no_part_of_it_leaks(server, stop):
-    choice = right(server.post(CHAT, **KNOWN, stop=stop))["choices"][0]
+    choice = ok_json(server.post(CHAT, **KNOWN, stop=stop))["choices"][0]
     chunks = server.stream(CHAT, **KNOWN, stop=[stop, "never said"])
     assert choice["message"]["content"] == joined(chunks) == STOPS[stop]
     assert choice["finish_reason"] == "stop"
@@ -99,7 +99,7 @@ def test_a_stop_string_ends_the_work_too(server):
 
 
 def test_chat_logprobs_have_a_token_its_bytes_and_the_likeliest_first(server):
-    choice = right(server.post(CHAT, **KNOWN, logprobs=True, top_logprobs=3))["choices"][0]
+    choice = ok_json(server.post(CHAT, **KNOWN, logprobs=True, top_logprobs=3))["choices"][0]
     content = choice["logprobs"]["content"]
     assert b"".join(bytes(one["bytes"]) for one in content).decode() == "In 9."
     for one in content:
@@ -119,9 +119,11 @@ def test_chat_logprobs_have_a_token_its_bytes_and_the_likeliest_first(server):
 
 
 def test_logprobs_without_alternatives_are_the_chosen_tokens_alone(server):
-    content = right(server.post(CHAT, **KNOWN, logprobs=True))["choices"][0]["logprobs"]["content"]
+    content = ok_json(server.post(CHAT, **KNOWN, logprobs=True))["choices"][0]["logprobs"][
+        "content"
+    ]
     assert [one["top_logprobs"] for one in content] == [[]] * 5
-    assert right(server.post(CHAT, **KNOWN))["choices"][0]["logprobs"] is None
+    assert ok_json(server.post(CHAT, **KNOWN))["choices"][0]["logprobs"] is None
 
 
 def test_a_text_as_words_or_as_tokens_is_the_same_text(server):
@@ -219,7 +221,7 @@ def test_a_schema_that_cannot_be_kept_is_refused(server, schema):
     reply = server.client.post(
         CHAT, content=json.dumps(body), headers={"content-type": "application/json"}
     )
-    assert refused(reply)["param"] in ("response_format", None)
+    assert error_json(reply)["param"] in ("response_format", None)
 
 
 def test_a_stream_is_plain_events_that_nothing_on_the_way_keeps(server):

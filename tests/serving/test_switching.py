@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 from mlx.utils import tree_flatten
-from served import events, refused, right, served
 
-import tiny
+from helpers import tiny
+from helpers.live_server import error_json, events, ok_json, serve_store
+from helpers.raw_http import eventually
 from mlx_tune.inference import Batcher
 from mlx_tune.models import bases
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.serving import start
 from mlx_tune.serving.models import Models
 from mlx_tune.serving.shelf import Choice
-from wire import eventually
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 LONG = {"prompt": "Where is A?", "max_tokens": 300, "temperature": 1.5, "seed": 1}
@@ -26,7 +26,7 @@ LONG = {"prompt": "Where is A?", "max_tokens": 300, "temperature": 1.5, "seed": 
 @pytest.fixture
 def own(own_store):
     """A server that a test may change."""
-    with served(own_store) as server:
+    with serve_store(own_store) as server:
         yield server
 
 
@@ -43,7 +43,7 @@ def slow_steps(monkeypatch):
 
 
 def cards(server):
-    return right(server.client.get("/v1/models"))["data"]
+    return ok_json(server.client.get("/v1/models"))["data"]
 
 
 def models(server):
@@ -61,7 +61,7 @@ def test_head_every_session_and_the_base_are_listed_with_what_they_stand_on(serv
     assert {card["max_model_len"] for card in listed} == {2048}
     assert {card["owned_by"] for card in listed} == {"mlx-tune"}
     for card in listed:
-        assert right(server.client.get(f"/v1/models/{card['id']}")) == card
+        assert ok_json(server.client.get(f"/v1/models/{card['id']}")) == card
     assert base["root"].endswith("tiny")
 
 
@@ -80,9 +80,9 @@ def test_a_move_of_head_is_for_new_requests_and_a_running_stream_ends_as_it_bega
         moved, name = own.post("/api/rollback"), "cs"
     else:
         moved, name = own.post("/api/promote", session="housing"), "housing"
-    assert name in right(moved)["head"]
+    assert name in ok_json(moved)["head"]
     assert own.text("Where is b", max_tokens=8) == known[name]
-    assert name in right(own.client.get("/v1/models/head"))["root"]
+    assert name in ok_json(own.client.get("/v1/models/head"))["root"]
     assert not running.done(), "it ended before HEAD moved"
     slow_steps.seconds = 0
     chunks = running.result()
@@ -97,11 +97,11 @@ def test_back_at_the_base_the_last_fold_leaves_memory_too(own):
     own.text("Where", max_tokens=2)
     old = models(own)["head"]
     for _ in range(2):
-        right(own.post("/api/rollback"))
-    assert right(own.client.get("/v1/models/head"))["root"] == "base"
+        ok_json(own.post("/api/rollback"))
+    assert ok_json(own.client.get("/v1/models/head"))["root"] == "base"
     assert own.text("Where", max_tokens=4) == own.text("Where", "base", max_tokens=4)
     assert eventually(lambda: gc.collect() >= 0 and old() is None)
-    refused(own.post("/api/rollback"))
+    error_json(own.post("/api/rollback"))
 
 
 def test_a_model_is_brought_into_memory_and_let_go_by_name(own):
@@ -118,7 +118,8 @@ def test_a_model_is_brought_into_memory_and_let_go_by_name(own):
     assert set(own.loaded) == before
     assert eventually(lambda: gc.collect() >= 0 and model() is None)
     assert (
-        "not loaded" in refused(own.post("/v1/unload_lora_adapter", lora_name="housing"))["message"]
+        "not loaded"
+        in error_json(own.post("/v1/unload_lora_adapter", lora_name="housing"))["message"]
     )
     assert own.answer("where is b", "housing") == "In 9."  # asked again, it is loaded again
 
@@ -127,13 +128,13 @@ def test_a_model_that_answers_somebody_stays(own, slow_steps):
     with ThreadPoolExecutor(1) as clients:
         running = clients.submit(own.text, model="housing", **LONG)
         assert eventually(lambda: own.engine.counts.generated_tokens)
-        refused(own.post("/v1/unload_lora_adapter", lora_name="housing"))
+        error_json(own.post("/v1/unload_lora_adapter", lora_name="housing"))
         slow_steps.seconds = 0
         assert running.result()
 
 
 def test_the_longest_unused_session_makes_room(own_store):
-    with served(own_store, most_loaded=1) as server:
+    with serve_store(own_store, most_loaded=1) as server:
         for name in ("base", "housing", "base", "cs", "base"):
             assert server.text("Where", name, max_tokens=1)
         assert len(server.loaded) == 3
@@ -244,13 +245,13 @@ def test_where_two_sets_have_room_head_keeps_its_own(shared):
 def test_answers_are_the_same_where_there_is_little_room(own_store, monkeypatch):
     monkeypatch.setattr(start, "limit_bytes", lambda: 1)
     asked = {"prompt": "Where is b", "max_tokens": 8}
-    with served(own_store) as server:
+    with serve_store(own_store) as server:
         alone = server.text(**asked)
         assert [one.choice.is_folded for one in server.engine._models.all()] == [True]
         base = server.text(model="base", **asked)
         assert server.text(**asked) == alone != base
         assert [one.choice.is_folded for one in server.engine._models.all()] == [False, False]
-        right(server.post("/api/rollback"))
+        ok_json(server.post("/api/rollback"))
         assert server.text(**asked) == server.text(model="cs", **asked)
 
 
@@ -266,10 +267,10 @@ def test_a_damaged_session_says_so_and_the_others_answer(own):
     damage(own.store, "housing")
     for stream in (False, True):
         asks = {"model": "housing", "prompt": "a", "stream": stream}
-        error = refused(own.post(TEXT, **asks), 500)
+        error = error_json(own.post(TEXT, **asks), 500)
         assert "housing" in error["message"]
         assert "adapters.safetensors" in error["message"]
-    assert refused(own.post("/v1/load_lora_adapter", lora_name="housing"), 500)
+    assert error_json(own.post("/v1/load_lora_adapter", lora_name="housing"), 500)
     assert own.text("Where", max_tokens=2)
     assert own.text("Where", "cs", max_tokens=2)
 
@@ -281,15 +282,15 @@ def test_a_session_whose_record_is_damaged_is_no_model_and_the_others_are(own):
     assert "housing" not in " ".join(card["id"] for card in cards(own))
     reply = own.post(TEXT, model="housing", prompt="a")
     assert reply.status_code in (404, 500)
-    assert "housing" in refused(reply, reply.status_code)["message"]
+    assert "housing" in error_json(reply, reply.status_code)["message"]
     assert own.text("Where", max_tokens=2)
 
 
 def test_a_damaged_head_leaves_the_base_and_the_others(own):
     damage(own.store, "dining")
     assert own.text("Where", max_tokens=2)  # it is in memory
-    refused(own.post("/v1/unload_lora_adapter", lora_name="base"))
+    error_json(own.post("/v1/unload_lora_adapter", lora_name="base"))
     assert own.post("/v1/unload_lora_adapter", lora_name="head").status_code == 200
-    assert "dining" in refused(own.post(TEXT, model="head", prompt="a"), 500)["message"]
+    assert "dining" in error_json(own.post(TEXT, model="head", prompt="a"), 500)["message"]
     assert own.text("Where", "cs", max_tokens=2)
     assert events(own.post(TEXT, model="base", prompt="a", stream=True).text)[-1] == "[DONE]"

@@ -4,25 +4,25 @@ import hmac
 
 import pytest
 
-from guarded import CLOSED, TOKEN, asked, posted
+from helpers.guarded_app import CLOSED, TOKEN, post_json, send_request
 
 
 def test_the_token_is_asked_for_where_something_changes_and_nowhere_else():
-    assert posted("/api/rollback").status == 401
-    assert asked("DELETE", "/api/x").status == 401
-    assert posted("/api/rollback", TOKEN).status == 200
-    assert asked("GET", "/api/lineage").status == 200
-    assert posted("/v1/chat/completions").status == 200
+    assert post_json("/api/rollback").status == 401
+    assert send_request("DELETE", "/api/x").status == 401
+    assert post_json("/api/rollback", TOKEN).status == 200
+    assert send_request("GET", "/api/lineage").status == 200
+    assert post_json("/v1/chat/completions").status == 200
 
 
 def test_a_closed_server_asks_everywhere_but_for_health_and_the_page():
     for path in ("/v1/models", "/api/lineage", "/metrics", "/openapi.json", "//", "/pages"):
-        assert asked("GET", path, policy=CLOSED).status == 401
-        assert asked("GET", path, TOKEN, policy=CLOSED).status == 200
+        assert send_request("GET", path, policy=CLOSED).status == 401
+        assert send_request("GET", path, TOKEN, policy=CLOSED).status == 200
     for path in ("/health", "/", "/page/style.css"):
-        assert asked("GET", path, policy=CLOSED).status == 200
-    assert posted("/", policy=CLOSED).status == 401
-    assert posted("/page/x", policy=CLOSED).status == 401
+        assert send_request("GET", path, policy=CLOSED).status == 200
+    assert post_json("/", policy=CLOSED).status == 401
+    assert post_json("/page/x", policy=CLOSED).status == 401
 
 
 @pytest.mark.parametrize(
@@ -30,16 +30,16 @@ def test_a_closed_server_asks_everywhere_but_for_health_and_the_page():
     ["", "Bearer", "Bearer ", "Bearer wrong", "Bearer s3cre", "Bearer s3crets", "Basic s3cret",
      "s3cret", "Bearer S3CRET", "Bearer s3cret s3cret", "Bearer s3cr\xe4t"],
 )  # fmt: skip
-def test_row_31_a_wrong_token_is_refused(given):
-    reply = asked("GET", "/v1/models", ("authorization", given), policy=CLOSED)
+def test_a_wrong_token_is_refused(given):
+    reply = send_request("GET", "/v1/models", ("authorization", given), policy=CLOSED)
 
     assert reply.status == 401
     assert reply.error["code"] == "invalid_api_key"
     assert reply.headers["www-authenticate"] == 'Bearer realm="mlx-tune", error="invalid_token"'
 
 
-def test_row_31_a_missing_token_is_asked_for():
-    reply = asked("GET", "/v1/models", policy=CLOSED)
+def test_a_missing_token_is_asked_for():
+    reply = send_request("GET", "/v1/models", policy=CLOSED)
 
     assert reply.status == 401
     assert reply.headers["www-authenticate"] == 'Bearer realm="mlx-tune"'
@@ -49,14 +49,14 @@ def test_row_31_a_missing_token_is_asked_for():
 def test_the_scheme_may_be_written_small_but_the_token_comes_once():
     small = ("authorization", "bearer s3cret")
 
-    assert asked("GET", "/v1/models", small, policy=CLOSED).status == 200
-    assert asked("GET", "/v1/models", small, TOKEN, policy=CLOSED).status == 401
+    assert send_request("GET", "/v1/models", small, policy=CLOSED).status == 200
+    assert send_request("GET", "/v1/models", small, TOKEN, policy=CLOSED).status == 401
 
 
-def test_row_31_the_token_is_compared_in_constant_time(monkeypatch):
+def test_the_token_is_compared_in_constant_time(monkeypatch):
     compared = []
     real = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda *two: compared.append(two) or real(*two))
-    asked("GET", "/v1/models", ("authorization", "Bearer wrong"), policy=CLOSED)
+    send_request("GET", "/v1/models", ("authorization", "Bearer wrong"), policy=CLOSED)
 
     assert compared == [(b"wrong", b"s3cret")]

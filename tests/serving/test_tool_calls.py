@@ -7,7 +7,7 @@ import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tool_parsers import json_tools
 
-import tiny
+from helpers import tiny
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.serving import chat
 from mlx_tune.serving.job import Piece

@@ -8,16 +8,15 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
 
+from helpers.raw_http import connect, exchange, receive_all, request, run_server
 from mlx_tune.errors import MlxTuneError, UsageError
 from mlx_tune.serving import transport
 from mlx_tune.serving.connection import Limits
 from mlx_tune.serving.transport import listen, serve
-from wire import connected, heard, request, said_to, serving
 
 LONG = 5
 """Seconds within which a server has ended, on a busy machine too; alone it takes less than two."""
@@ -44,9 +43,8 @@ class Process:
 
 @contextmanager
 def process(how="listens", *, grace_seconds=1.0):
-    script = Path(__file__).with_name("stopped_server.py")
     popen = subprocess.Popen(
-        [sys.executable, script, how, str(grace_seconds)],
+        [sys.executable, "-m", "helpers.stopped_server", how, str(grace_seconds)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -60,28 +58,28 @@ def process(how="listens", *, grace_seconds=1.0):
 
 
 @BOTH
-def test_row_33_a_signal_ends_streams_with_a_last_event_and_the_process_with_0(number):
+def test_a_signal_ends_streams_with_a_last_event_and_the_process_with_0(number):
     asks = request(path="/stream")
-    with process(grace_seconds=60) as server, connected(server.port, asks) as client:
-        with connected(server.port):
-            heard(client, b"token")
+    with process(grace_seconds=60) as server, connect(server.port, asks) as client:
+        with connect(server.port):
+            receive_all(client, b"token")
             code, out, err, seconds = server.ended(number)
 
         assert (code, out, err) == (0, ["stopping", "returned"], "")
         assert seconds < LONG, "nobody is waited for who asks nothing"
-        assert heard(client).endswith(b"data: error\n\n\r\n0\r\n\r\n")
+        assert receive_all(client).endswith(b"data: error\n\n\r\n0\r\n\r\n")
 
 
-def test_row_33_event_streams_end_with_a_last_event_too():
+def test_event_streams_end_with_a_last_event_too():
     pytest.importorskip("sse_starlette")
     asks = request(path="/stream")
-    with process("sse", grace_seconds=60) as server, connected(server.port, asks) as client:
-        heard(client, b"token")
+    with process("sse", grace_seconds=60) as server, connect(server.port, asks) as client:
+        receive_all(client, b"token")
         code, out, err, seconds = server.ended(signal.SIGTERM)
 
         assert (code, out, err) == (0, ["stopping", "returned"], "")
         assert seconds < LONG
-        assert b"data: error" in heard(client)
+        assert b"data: error" in receive_all(client)
 
 
 HANGING = {
@@ -98,7 +96,7 @@ HANGING = {
 def test_what_does_not_end_is_cut_off_without_a_traceback():
     with process("deaf") as server, ExitStack() as clients:
         for sent in HANGING.values():
-            clients.enter_context(connected(server.port, sent))
+            clients.enter_context(connect(server.port, sent))
         time.sleep(0.3)
         code, out, err, seconds = server.ended(signal.SIGTERM)
 
@@ -107,19 +105,19 @@ def test_what_does_not_end_is_cut_off_without_a_traceback():
 
 
 def test_nobody_is_let_in_any_more_while_the_last_are_waited_for():
-    with process("deaf") as server, connected(server.port, request(path="/stream")) as client:
-        heard(client, b"token")
+    with process("deaf") as server, connect(server.port, request(path="/stream")) as client:
+        receive_all(client, b"token")
         server.popen.send_signal(signal.SIGTERM)
         assert server.popen.stdout.readline() == "stopping\n"
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port), 5)
-        assert heard(client, b"token").endswith(b"token\n\n\r\n")
+        assert receive_all(client, b"token").endswith(b"token\n\n\r\n")
 
 
 def test_a_second_signal_waits_for_nobody():
     asks = request(path="/stream")
-    with process("deaf", grace_seconds=60) as server, connected(server.port, asks) as client:
-        heard(client, b"token")
+    with process("deaf", grace_seconds=60) as server, connect(server.port, asks) as client:
+        receive_all(client, b"token")
         code, out, err, seconds = server.ended(signal.SIGTERM, signal.SIGINT)
 
     assert (code, out, err) == (0, ["stopping", "returned"], "")
@@ -154,8 +152,8 @@ def test_the_signals_are_handled_as_before_afterwards():
 
 
 def test_the_port_is_said_once_requests_are_answered():
-    with serving(Starlette()) as server:
-        assert said_to(server.port, request()).status == 404
+    with run_server(Starlette()) as server:
+        assert exchange(server.port, request()).status == 404
 
 
 def test_an_application_that_does_not_start_is_an_error(caplog):

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,13 +15,10 @@ from pathlib import Path
 
 import pytest
 
-import tiny
+from helpers import command_process, tiny
 from mlx_tune.store.runs import list_runs
 from mlx_tune.store.store import SessionStore
 from mlx_tune.training.adapter import WEIGHTS_FILE
-
-sys.path.insert(0, str(Path(__file__).parent))
-import one_command
 
 pytestmark = pytest.mark.slow
 
@@ -42,12 +38,12 @@ class Bench:
     folder: Path
     base: Path
 
-    def call(self, store: Path, *words: str, target=one_command.call, kill=None) -> int:
+    def call(self, store: Path, *words: str, target=command_process.call, kill=None) -> int:
         """Run a command; gives the exit code.
 
         ``kill`` is (seconds, signal, since): since "start", or since the "run" has its folder.
         """
-        process = one_command.context().Process(
+        process = command_process.context().Process(
             target=target, args=([*words, "--store", str(store)], store.with_suffix(".log"))
         )
         process.start()
@@ -161,7 +157,7 @@ def stop_after_five(words, log):
             raise KeyboardInterrupt
 
     TrainingView.stepped = step_and_stop
-    one_command.call(words, log)
+    command_process.call(words, log)
 
 
 def forget_moments(words, log):
@@ -174,4 +170,4 @@ def forget_moments(words, log):
         self._moments = self._optimizer.init(self._factors)
 
     Trainer.restore = forgetful
-    one_command.call(words, log)
+    command_process.call(words, log)

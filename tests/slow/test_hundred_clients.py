@@ -10,10 +10,10 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from served import copied, events, served
 
-from lab import own_machine
-from wire import connected, eventually, heard, request
+from helpers.live_server import copy_store, events, serve_store
+from helpers.raw_http import connect, eventually, receive_all, request
+from helpers.training_lab import isolated_environment
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,7 +26,7 @@ SLACK_BYTES = 5 << 20
 
 @pytest.fixture(autouse=True)
 def tiny_machine(tmp_path):
-    with own_machine(tmp_path):
+    with isolated_environment(tmp_path):
         yield
 
 
@@ -60,9 +60,9 @@ def one(server, number):
         return "".join(json.loads(chunk)["choices"][0]["text"] for chunk in chunks)
     data = json.dumps(body).encode()
     fields = {"content_type": "application/json", "content_length": str(len(data))}
-    with connected(server.port, request("POST", "/v1/completions", data, **fields)) as client:
+    with connect(server.port, request("POST", "/v1/completions", data, **fields)) as client:
         if streams:
-            heard(client, b"data:")
+            receive_all(client, b"data:")
         else:
             time.sleep(number / 200)
     return None
@@ -83,7 +83,7 @@ def threads():
 
 def test_half_of_a_hundred_clients_leave_and_nothing_stays(fork, tmp_path):
     at_first = threading.active_count()
-    with served(copied(fork.store, tmp_path / "store"), most_waiting=CLIENTS) as server:
+    with serve_store(copy_store(fork.store, tmp_path / "store"), most_waiting=CLIENTS) as server:
         first = everybody(server)  # pools grow, models are loaded
         gc.collect()
         mx.clear_cache()

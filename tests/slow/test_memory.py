@@ -7,7 +7,7 @@ import pytest
 from mlx.utils import tree_map
 from mlx_lm.models import llama
 
-import tiny
+from helpers import tiny
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import runtime
 from mlx_tune.training import memory

@@ -2,9 +2,9 @@
 
 import pytest
 
-from judge import judge
+from helpers.reader_comparison import compare_readers
+from helpers.safetensors_mutants import KINDS
 from mlx_tune.lineage.strict_safetensors import parse
-from mutants import KINDS
 
 pytestmark = pytest.mark.slow
 
@@ -12,7 +12,7 @@ MUTANTS = 100_000
 
 
 def test_of_100000_mutated_headers_none_is_accepted_that_the_rust_reader_refuses():
-    verdicts = judge(lambda data: parse(data, "x"), MUTANTS, seed=2)
+    verdicts = compare_readers(lambda data: parse(data, "x"), MUTANTS, seed=2)
     accepted, stricter = verdicts.accepted.total(), verdicts.stricter.total()
     refused = verdicts.refused.total()
     print(

@@ -11,9 +11,9 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from helpers.raw_http import exchange, request, run_server
 from mlx_tune.serving.policy import Policy
 from mlx_tune.serving.security import Guard
-from wire import request, said_to, serving
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,7 +65,7 @@ class Ordinary(threading.Thread):
     def run(self) -> None:
         while not self.enough.wait(0.5):
             before = time.monotonic()
-            self.statuses.add(said_to(self.server.port, request(path="/hello")).status)
+            self.statuses.add(exchange(self.server.port, request(path="/hello")).status)
             self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - before)
             self.others.append(len(self.server.server.server_state.connections))
 
@@ -87,8 +87,8 @@ def attacked(server: SimpleNamespace, mode: str) -> Ordinary:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_row_33_slow_clients_are_closed_and_others_answered_meanwhile(mode):
-    with serving(APP) as server:
+def test_slow_clients_are_closed_and_others_answered_meanwhile(mode):
+    with run_server(APP) as server:
         ordinary = attacked(server, mode)
         assert ordinary.statuses == {200}
         assert ordinary.slowest_seconds < 2
@@ -99,5 +99,5 @@ def test_row_33_slow_clients_are_closed_and_others_answered_meanwhile(mode):
 
 
 def test_without_limits_the_same_attack_leaves_its_connections_open():
-    with serving(APP, patience_seconds=3600, connections=10_000) as server:
+    with run_server(APP, patience_seconds=3600, connections=10_000) as server:
         assert attacked(server, "headers").others[-5] >= ATTACKERS

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import fail_with, flip, message, names
 from mlx_tune.errors import DamagedStoreError, DiskError
 from mlx_tune.store import runs
 from mlx_tune.store.runs import Run, checkpoint_at, newest_checkpoint, save_checkpoint
-from stores import fail_with, flip, message, names
 
 
 @pytest.fixture

@@ -8,16 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, LockedError
-from mlx_tune.lineage import lock
-from mlx_tune.store import gc as collect_module
-from mlx_tune.store import labels
-from mlx_tune.store.gc import Collected, collect_garbage
-from mlx_tune.store.labels import mark_removed, marked_ids, tag, unmark_removed
-from mlx_tune.store.session import Session
-from mlx_tune.store.store import SessionStore
-from mlx_tune.store.verify import verify
-from stores import (
+from helpers.stores import (
     REFUSED,
     commit,
     fail_with,
@@ -31,6 +22,15 @@ from stores import (
     train,
     unlock,
 )
+from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, LockedError
+from mlx_tune.lineage import lock
+from mlx_tune.store import gc as collect_module
+from mlx_tune.store import labels
+from mlx_tune.store.gc import Collected, collect_garbage
+from mlx_tune.store.labels import mark_removed, marked_ids, tag, unmark_removed
+from mlx_tune.store.session import Session
+from mlx_tune.store.store import SessionStore
+from mlx_tune.store.verify import verify
 
 DAY = date(2026, 11, 23)
 NOTHING = Collected(moved=(), deleted=(), freed_bytes=0)

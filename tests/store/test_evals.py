@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-import stores
+from helpers import stores
 from mlx_tune.errors import DiskError, UsageError
 from mlx_tune.store import evals
 

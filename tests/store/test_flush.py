@@ -5,8 +5,8 @@ import os
 
 import pytest
 
+from helpers.stores import fail_with
 from mlx_tune.lineage.flush import flush, sync_file, sync_folder
-from stores import fail_with
 
 CANNOT = [errno.EINVAL, errno.ENOTSUP, errno.ENOTTY]
 

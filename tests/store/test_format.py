@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import fail_with, message, names
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError
 from mlx_tune.store import format as store_format
 from mlx_tune.store.format import REMOVAL, check, require, write
-from stores import fail_with, message, names
 
 
 def held(root: Path) -> dict:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import commit, message, state
 from mlx_tune.errors import IncompatibleError, UsageError
 from mlx_tune.store import format as store_format
 from mlx_tune.store import snapshot
@@ -16,7 +17,6 @@ from mlx_tune.store.labels import mark_removed, marked_ids, read_tags, tag, unma
 from mlx_tune.store.runs import Run, list_runs
 from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import verify
-from stores import commit, message, state
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 STORES = sorted(path for path in GOLDEN.glob("store-*") if path.is_dir())

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import fail_with, message, names, needs_linux, recorded
 from mlx_tune.errors import DiskError, UsageError
 from mlx_tune.store import labels
-from stores import fail_with, message, names, needs_linux, recorded
 
 A, B = "a" * 64, "b" * 64
 

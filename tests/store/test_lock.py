@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import commit, fail_with, message, names, train, unlock
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, LockedError
 from mlx_tune.lineage import lock
 from mlx_tune.lineage.lock import hold
 from mlx_tune.store import store as store_module
 from mlx_tune.store.store import SessionStore
-from stores import commit, fail_with, message, names, train, unlock
 
 HOLDER = """
 import sys

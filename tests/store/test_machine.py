@@ -7,13 +7,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from helpers.store_machine import Machine
 from mlx_tune.errors import DamagedStoreError
 from mlx_tune.lineage import atomic, sealed
 from mlx_tune.store import format as store_format
 from mlx_tune.store import gc, labels, snapshot
 from mlx_tune.store import store as store_module
 from mlx_tune.store.store import SessionStore
-from store_machine import Machine
 
 QUICK = settings(
     max_examples=25,

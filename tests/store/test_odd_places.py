@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import REFUSED, commit, flip, message, names, start_run, state, train
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.store import snapshot
 from mlx_tune.store.gc import collect_garbage
@@ -15,7 +16,6 @@ from mlx_tune.store.labels import mark_removed, marked_ids, read_tags, tag
 from mlx_tune.store.runs import list_runs
 from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import verify
-from stores import REFUSED, commit, flip, message, names, start_run, state, train
 
 DAY = date(2026, 11, 23)
 

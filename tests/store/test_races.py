@@ -7,6 +7,7 @@ from datetime import date
 
 import pytest
 
+from helpers.stores import BASE, REFUSED, commit, fail_with, names, train, unlock
 from mlx_tune.lineage import atomic
 from mlx_tune.lineage.atomic import create_file
 from mlx_tune.store import format as store_format
@@ -16,7 +17,6 @@ from mlx_tune.store.gc import collect_garbage
 from mlx_tune.store.labels import mark_removed
 from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import verify
-from stores import BASE, REFUSED, commit, fail_with, names, train, unlock
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import message, train
 from mlx_tune.errors import DamagedStoreError
 from mlx_tune.lineage.records import from_json, to_json
 from mlx_tune.store.runs import Run
 from mlx_tune.store.session import read_session
 from mlx_tune.store.store import SessionStore
-from stores import message, train
 
 UNKNOWN = {"by a newer version": {"deep": ["er", 1, None, 0.5, True]}}
 

@@ -7,11 +7,11 @@ from datetime import date
 
 import pytest
 
+from helpers.stores import REFUSED, commit, fail_with, flip, message, names, start_run, state, train
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.store.gc import collect_garbage
 from mlx_tune.store.labels import mark_removed, marked_ids, tag, unmark_removed, untag
 from mlx_tune.store.store import SessionStore
-from stores import REFUSED, commit, fail_with, flip, message, names, start_run, state, train
 
 DAY = date(2026, 11, 23)
 

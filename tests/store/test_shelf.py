@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import REFUSED, commit, fail_with, flip, message, train
 from mlx_tune.errors import DamagedStoreError, DiskError
 from mlx_tune.lineage.records import to_json
 from mlx_tune.lineage.sealed import seal, sha256
@@ -16,7 +17,6 @@ from mlx_tune.store.session import Session, folder_name, read_session
 from mlx_tune.store.snapshot import StoreSnapshot, scan_sessions
 from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import verify
-from stores import REFUSED, commit, fail_with, flip, message, train
 
 
 @pytest.fixture

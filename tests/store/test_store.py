@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.stores import adapter_files
 from mlx_tune.errors import (
     DamagedStoreError,
     DiskError,
@@ -23,7 +24,6 @@ from mlx_tune.lineage.atomic import UNTOUCHED
 from mlx_tune.store import snapshot
 from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
-from stores import adapter_files
 
 BASE = {"name": "small", "fingerprint": "f" * 64}
 PROMOTED = {"verdict": "promote", "base": BASE}

@@ -9,11 +9,11 @@ import pytest
 import safetensors
 from safetensors.numpy import save
 
-from judge import judge
+from helpers.reader_comparison import compare_readers
+from helpers.safetensors_mutants import KINDS
 from mlx_tune.errors import DamagedStoreError
 from mlx_tune.lineage import strict_safetensors
 from mlx_tune.lineage.strict_safetensors import DTYPE_BYTES, Tensor, parse, read_header
-from mutants import KINDS
 
 W = '"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 V = '"v":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}'
@@ -259,7 +259,7 @@ def read(data: bytes):
 
 
 def test_nothing_is_accepted_that_the_rust_reader_refuses():
-    verdicts = judge(read, 5_000)
+    verdicts = compare_readers(read, 5_000)
     assert verdicts.refused.keys() == {kind.__name__ for kind in KINDS}
     assert verdicts.accepted["nothing"] > 50
     assert verdicts.accepted.total() > 500
@@ -312,7 +312,7 @@ def test_a_reader_that_lacks_a_rule_is_caught(monkeypatch, rule):
     """The control: without any one of its rules, the same judge finds the reader out."""
     monkeypatch.setattr(strict_safetensors, rule, without(rule))
     with pytest.raises(AssertionError, match="the Rust reader refuses"):
-        judge(read, 20_000, seed=1)
+        compare_readers(read, 20_000, seed=1)
 
 
 def test_a_reader_that_takes_other_bytes_is_caught():
@@ -322,10 +322,10 @@ def test_a_reader_that_takes_other_bytes_is_caught():
         return replace(header, tensors=moved)
 
     with pytest.raises(AssertionError, match="read otherwise"):
-        judge(shifted, 1_000, seed=1)
+        compare_readers(shifted, 1_000, seed=1)
 
 
 def test_a_reader_that_refuses_what_is_sound_is_caught(monkeypatch):
     monkeypatch.setattr(strict_safetensors, "MAX_HEADER_BYTES", 200)
     with pytest.raises(AssertionError, match="the limit is 200"):
-        judge(read, 1_000, seed=1)
+        compare_readers(read, 1_000, seed=1)

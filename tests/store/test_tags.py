@@ -5,11 +5,11 @@ import os
 
 import pytest
 
+from helpers.stores import REFUSED, commit, fail_with, flip, message, names, state, train
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, UsageError
 from mlx_tune.store.gc import collect_garbage
 from mlx_tune.store.labels import mark_removed, read_tags, tag, untag
 from mlx_tune.store.store import SessionStore
-from stores import REFUSED, commit, fail_with, flip, message, names, state, train
 
 
 @pytest.fixture

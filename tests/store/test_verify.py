@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import REFUSED, commit, fail_with, flip, message, start_run, state, train
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError
 from mlx_tune.store.labels import mark_removed, tag
 from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import Findings, verify
-from stores import REFUSED, commit, fail_with, flip, message, start_run, state, train
 
 DOCTOR = "run `mlx-tune doctor`"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mlx_lm.tuner.utils import load_adapters
 
-import tiny
+from helpers import tiny
 from mlx_tune.continual.fold import fold
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError
 from mlx_tune.training.adapter import (

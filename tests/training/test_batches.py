@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
+from helpers import tiny
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.tokenise import Example
 from mlx_tune.training.batches import (

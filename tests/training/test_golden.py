@@ -9,7 +9,7 @@ import pytest
 from mlx_lm.models import llama
 from safetensors import safe_open
 
-import tiny
+from helpers import tiny
 from mlx_tune.data.tokenise import Example
 from mlx_tune.training.adapter import unnamed
 from mlx_tune.training.batches import Batches, collate, shared_prefix

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tiny
+from helpers import tiny
 from mlx_tune.training.batches import MicroBatch, collate, shape_of
 from mlx_tune.training.layout import Layout
 from mlx_tune.training.shapes import Shape, cover

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import tiny
+from helpers import tiny
 from mlx_tune.continual.recall import score
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError, InputError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlx_lm.models import llama
 
-import tiny
+from helpers import tiny
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import runtime
 from mlx_tune.training import memory
@@ -114,7 +114,7 @@ def test_the_prediction_is_within_fifteen_percent_of_what_mlx_measures(
 
 
 def test_sixteen_gigabytes_are_enough_for_the_sample_on_the_home_model():
-    """Row S16: at most 9 GB, of the 11.5 or so that a 16 GB Mac gives its GPU."""
+    """At most 9 GB, of the 11.5 or so that a 16 GB Mac gives its GPU."""
     rows = examples(106, 89, prefix=24, taught=46, words=128_000)
     found, plan = memory.fit(large(), config(epochs=5), rows, 11 * GB)
     assert plan.fits

@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-import tiny
+from helpers import tiny
 from mlx_tune.continual.fold import fold
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import runtime

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-import tiny
+from helpers import tiny
 from mlx_tune.errors import IncompatibleError
 from mlx_tune.models import runtime
 from mlx_tune.training.batches import Batches

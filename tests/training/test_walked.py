@@ -5,7 +5,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-import tiny
+from helpers import tiny
 from mlx_tune.training.batches import collate
 from mlx_tune.training.generic import attach
 from mlx_tune.training.loss import cross_entropy

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mlx_lm.tuner.lora import LoRALinear
 
-import tiny
+from helpers import tiny
 from mlx_tune.errors import IncompatibleError
 from mlx_tune.training.adapter import fresh
 from mlx_tune.training.batches import collate

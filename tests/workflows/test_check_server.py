@@ -2,7 +2,7 @@
 
 import pytest
 
-from broken_api import (
+from helpers.broken_api import (
     BREAKAGES,
     CORS,
     CUT,
@@ -18,7 +18,7 @@ from broken_api import (
     put,
     whole,
 )
-from fake_api import running
+from helpers.fake_api import running
 from mlx_tune.errors import NetworkError
 from mlx_tune.workflows.api_checks import listing, ours
 from mlx_tune.workflows.api_checks.client import Client

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-import stores
-from lab import Heard, Lab, facts, own_machine
+from helpers import stores
+from helpers.training_lab import RecordingObserver, TrainingLab, facts, isolated_environment
 from mlx_tune.continual.retention import KINDS, Retention
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows import evaluate as story
@@ -21,8 +21,8 @@ LEARNS = {"learning_rate": 0.02, "epochs": 60, "rank": 8}
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory, tiny_base):
     """cs, of which housing replaces one of three answers, and texts; dining beside housing."""
-    with own_machine(tmp_path_factory.getbasetemp()):
-        made = Lab(root=tmp_path_factory.mktemp("taught"), base=tiny_base)
+    with isolated_environment(tmp_path_factory.getbasetemp()):
+        made = TrainingLab(root=tmp_path_factory.mktemp("taught"), base=tiny_base)
         made.train(made.data("cs", facts("Lab", 3), **REWORDED), **LEARNS)
         housing = {"where is lab 1": "In the hall.", **facts("Hall", 2)}
         made.train(made.data("housing", housing), **LEARNS)
@@ -41,9 +41,9 @@ def lab(lab, taught):
     return lab
 
 
-def ask(lab, heard=None, **options):
+def ask(lab, observer=None, **options):
     options = {"session": None, "base": None, "on": None, **options}
-    return evaluate(lab.store, say=(heard or Heard()).say, **options)
+    return evaluate(lab.store, say=(observer or RecordingObserver()).say, **options)
 
 
 def sources(found, kind="verbatim"):
@@ -68,15 +68,15 @@ def outcomes(found):
     }
 
 
-def asked(heard):
-    return [line for line in heard.lines if line.startswith("asking")]
+def asked(observer):
+    return [line for line in observer.lines if line.startswith("asking")]
 
 
 def test_the_answering_row_is_asked_the_diagonal_is_read_and_the_rest_is_measured(lab):
-    heard = Heard()
-    found = ask(lab, heard)
+    observer = RecordingObserver()
+    found = ask(lab, observer)
     assert sources(found) == ["mm-", "rm-", "rr-", "mm-"]
-    assert asked(heard) == ["asking 3 texts…", "asking the base…", "asking 1 cs, as it was…"]
+    assert asked(observer) == ["asking 3 texts…", "asking the base…", "asking 1 cs, as it was…"]
     assert [(e.number, e.name) for e in found.recall] == [(1, "cs"), (2, "housing"), (3, "texts")]
     assert found.recall[2].verbatim is None
 
@@ -118,12 +118,12 @@ def test_a_loss_over_other_questions_is_not_taken_for_one_over_these(lab):
 
 def test_what_was_measured_once_is_not_measured_again(lab):
     first = ask(lab)
-    heard = Heard()
-    again = ask(lab, heard)
-    assert asked(heard) == ["asking 3 texts…"]
+    observer = RecordingObserver()
+    again = ask(lab, observer)
+    assert asked(observer) == ["asking 3 texts…"]
     assert sources(again) == ["ff-", "rf-", "rr-", "mm-"]
     assert outcomes(again) == outcomes(first)
-    third = Heard()
+    third = RecordingObserver()
     ask(lab, third)
     assert asked(third) == ["asking 3 texts…"]
     assert len(list((lab.store / "evals").iterdir())) == 3
@@ -131,9 +131,9 @@ def test_what_was_measured_once_is_not_measured_again(lab):
 
 def test_fresh_asks_everything_whatever_is_known(lab):
     ask(lab)
-    heard = Heard()
-    ask(lab, heard, fresh=True)
-    assert asked(heard) == [
+    observer = RecordingObserver()
+    ask(lab, observer, fresh=True)
+    assert asked(observer) == [
         "asking 3 texts…",
         "asking the base…",
         "asking 1 cs, as it was…",
@@ -142,9 +142,9 @@ def test_fresh_asks_everything_whatever_is_known(lab):
 
 
 def test_quick_asks_the_answering_session_alone(lab):
-    heard = Heard()
-    found = ask(lab, heard, quick=True)
-    assert asked(heard) == ["asking 3 texts…"]
+    observer = RecordingObserver()
+    found = ask(lab, observer, quick=True)
+    assert asked(observer) == ["asking 3 texts…"]
     assert sources(found) == ["---", "r--", "rr-", "mm-"]
     matrix = found.retention("verbatim")
     assert matrix.backward_transfer().sessions == (1, 2)
@@ -155,9 +155,9 @@ def test_questions_that_changed_are_measured_again(lab):
     """With another answer in force, what was measured of the old one says nothing."""
     ask(lab)
     lab.train(lab.data("again", {"Where is Lab 2?": "Gone."}), epochs=1, rank=2)
-    heard = Heard()
-    found = ask(lab, heard)
-    assert asked(heard)[1:3] == ["asking the base…", "asking 1 cs, as it was…"]
+    observer = RecordingObserver()
+    found = ask(lab, observer)
+    assert asked(observer)[1:3] == ["asking the base…", "asking 1 cs, as it was…"]
     assert found.columns[0].superseded == 2
     assert sources(found)[0] == "mf-m"
 
@@ -189,9 +189,11 @@ def test_a_damaged_evaluation_is_passed_over_whole(lab, spoil):
     assert record["cells"][0]["verbatim"]["asked"] == 2
     spoil(record)
     path.write_text(json.dumps(record))
-    heard = Heard()
-    assert sources(ask(lab, heard)) == ["mm-", "rm-", "rr-", "mm-"]
-    assert f"note: evals/{path.name}: not what was written; passed over, delete it" in heard.lines
+    observer = RecordingObserver()
+    assert sources(ask(lab, observer)) == ["mm-", "rm-", "rr-", "mm-"]
+    assert (
+        f"note: evals/{path.name}: not what was written; passed over, delete it" in observer.lines
+    )
 
 
 def test_stopped_midway_it_keeps_what_was_asked(lab, monkeypatch):
@@ -206,17 +208,17 @@ def test_stopped_midway_it_keeps_what_was_asked(lab, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         ask(lab)
     monkeypatch.setattr(story, "_measure", real)
-    heard = Heard()
-    ask(lab, heard)
-    assert asked(heard) == ["asking 3 texts…", "asking 1 cs, as it was…"]
+    observer = RecordingObserver()
+    ask(lab, observer)
+    assert asked(observer) == ["asking 3 texts…", "asking 1 cs, as it was…"]
 
 
 def test_a_disk_that_takes_no_file_takes_nothing_back(lab, monkeypatch):
-    heard = Heard()
+    observer = RecordingObserver()
     monkeypatch.setattr("mlx_tune.store.evals.make_folder", stores.fail_with(28))
-    found = ask(lab, heard, quick=True)
+    found = ask(lab, observer, quick=True)
     assert found.recall[0].verbatim.asked == 2
-    assert heard.lines[-1].endswith("the evaluation was not kept")
+    assert observer.lines[-1].endswith("the evaluation was not kept")
 
 
 def test_no_session_is_touched(lab):

@@ -5,8 +5,8 @@ import re
 import mlx.core as mx
 import pytest
 
-import tiny
-from lab import Heard, facts
+from helpers import tiny
+from helpers.training_lab import RecordingObserver, facts
 from mlx_tune.errors import UsageError
 from mlx_tune.models import bases, runtime
 from mlx_tune.training import memory
@@ -24,9 +24,9 @@ def machine(monkeypatch):
 
 
 def test_the_plan_says_where_the_bytes_go(lab):
-    heard = Heard()
-    lab.train(lab.data("a", facts("Lab")), heard=heard)
-    plan = heard.plans[0].memory
+    observer = RecordingObserver()
+    lab.train(lab.data("a", facts("Lab")), observer=observer)
+    plan = observer.plans[0].memory
     assert plan.weights_bytes == bases.locate(str(lab.base)).held_bytes(4)
     assert plan.fits
     assert plan.peak_bytes == (
@@ -40,9 +40,7 @@ def test_weights_are_counted_as_they_are_held(tmp_path):
     assert info.held_bytes(None) * 2 == info.held_bytes(4)
 
 
-def test_row_29_more_memory_than_there_is_names_what_needs_it_and_what_fits(
-    lab, machine, monkeypatch
-):
+def test_more_memory_than_there_is_names_what_needs_it_and_what_fits(lab, machine, monkeypatch):
     monkeypatch.setattr(steps, "load_folded", lambda *_: pytest.fail("weights were loaded"))
     long = {f"{i}?": "word " * 80 for i in range(8)}
     info = bases.locate(str(lab.base))
@@ -71,10 +69,10 @@ def test_the_settings_that_it_says_fit_do_fit(lab, machine):
 def test_with_less_memory_micro_batches_are_halved_and_the_reason_is_told(lab, machine):
     asked = {"batch_size": None, "grad_accumulation": None}  # the rule's: 2 × 4
     data = lab.data("a", facts("Lab", 8))
-    whole, less = (Heard(), Heard())
-    lab.train(data, heard=whole, **asked)
+    whole, less = (RecordingObserver(), RecordingObserver())
+    lab.train(data, observer=whole, **asked)
     machine(whole.plans[0].memory.peak_bytes - 1)
-    lab.train(lab.data("b", facts("Hall", 8)), heard=less, **asked)
+    lab.train(lab.data("b", facts("Hall", 8)), observer=less, **asked)
     sizing = less.plans[0].sizing
     assert (sizing.batch_size.value, sizing.grad_accumulation.value) == (1, 8)
     assert sizing.batch_size.source == "memory"
@@ -107,8 +105,8 @@ def test_the_plan_prints_padding_and_memory_in_lines_of_a_terminal(lab, mlx_tune
 
 def test_single_rows_are_advised_alone_where_they_suffice(lab, machine):
     data = lab.data("a", facts("Lab", 8))
-    whole = Heard()
-    lab.train(data, heard=whole, batch_size=8)
+    whole = RecordingObserver()
+    lab.train(data, observer=whole, batch_size=8)
     machine(whole.plans[0].memory.peak_bytes - 1)
     with pytest.raises(UsageError) as refused:
         lab.train(lab.data("b", facts("Hall", 8)), batch_size=8, checkpoint_layers=0)

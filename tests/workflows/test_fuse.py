@@ -13,8 +13,8 @@ import pytest
 from mlx_lm import load as mlx_lm_load
 from mlx_lm.utils import save_config, save_model
 
-import tiny
-from lab import Lab, own_machine
+from helpers import tiny
+from helpers.training_lab import TrainingLab, isolated_environment
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.continual.recall import GeneralChange, Recall
 from mlx_tune.errors import HeldBack, Refused, UsageError
@@ -52,18 +52,18 @@ def stored_as(folder: Path, kind: str) -> Path:
 @pytest.fixture(scope="module", params=["float32", "bfloat16", "4 bits"])
 def taught(request, tmp_path_factory):
     """A lab to look at, of two sessions that know their answers, and the type of its base."""
-    with own_machine(tmp_path_factory.getbasetemp()):
+    with isolated_environment(tmp_path_factory.getbasetemp()):
         root = tmp_path_factory.mktemp("taught")
-        made = Lab(root=root, base=stored_as(root / "base", request.param))
+        made = TrainingLab(root=root, base=stored_as(root / "base", request.param))
         made.train(made.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}), **LEARNS)
         made.train(made.data("housing", {"Where is C?": "In 3."}), **LEARNS)
     return made, request.param
 
 
 def fused(lab, out, **options):
-    heard = []
-    given = {"session": None, "base": None, "say": heard.append, **options}
-    return fuse(lab.store, out=out, **given), heard
+    lines = []
+    given = {"session": None, "base": None, "say": lines.append, **options}
+    return fuse(lab.store, out=out, **given), lines
 
 
 def test_fuse_says_what_the_written_type_kept(taught, tmp_path):
@@ -102,7 +102,7 @@ def test_the_model_that_answers_is_measured_when_asked(taught):
 def test_eight_bits_know_what_sixteen_knew_and_mlx_lm_loads_them(taught, tmp_path):
     lab, _ = taught
     out = tmp_path / "out"
-    found, heard = fused(lab, out, quantise=EIGHT)
+    found, lines = fused(lab, out, quantise=EIGHT)
     assert found.requantised.decision.verdict == "promote"
     assert re.fullmatch(
         r"cs 2 of 2 right \(2 before\), housing 1 of 1 right \(1 before\),"
@@ -112,7 +112,7 @@ def test_eight_bits_know_what_sixteen_knew_and_mlx_lm_loads_them(taught, tmp_pat
     assert found.fidelity.stored == ("8 bits",)
     config = json.loads((out / "config.json").read_text())
     assert config["quantization"] == {"group_size": 32, "bits": 8, "mode": "affine"}
-    assert not [line for line in heard if "16-bit weights" in line]
+    assert not [line for line in lines if "16-bit weights" in line]
     theirs, _ = mlx_lm_load(str(out))
     assert isinstance(theirs.model.layers[0].mlp.up_proj, nn.QuantizedLinear)
     assert isinstance(theirs.model.embed_tokens, nn.QuantizedEmbedding)

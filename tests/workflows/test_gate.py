@@ -1,11 +1,10 @@
 """Train, score, decide, commit: what the gate's answer does to a session and to HEAD."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
-from lab import Heard
+from helpers.training_lab import RecordingObserver, TrainingLab, isolated_environment
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.errors import UsageError
 from mlx_tune.store import runs
@@ -22,18 +21,44 @@ LEARNS = {"learning_rate": 0.01, "epochs": 70, "rank": 16, "batch_size": 8}
 FORGETS = {**LEARNS, "method": "none"}
 GENERAL = {"gate_general": 100.0, "gate_general_most": 100.0}
 """Two questions of gibberish tell nothing of general ability."""
+BRIEF = {
+    **LEARNS, **GENERAL, "epochs": 2,
+    "gate_kept": 0.0, "gate_kept_least": 0.0, "gate_backward": 100.0, "gate_backward_most": 100.0,
+}  # fmt: skip
+"""A training that learns nothing and is promoted: for what is recorded and rehearsed."""
 
 
 def facts(place: str, count: int = 6) -> dict[str, str]:
     return {f"Where is {place}{i}?": f"In {place}{i + 3}." for i in range(count)}
 
 
+@pytest.fixture(scope="module")
+def one_session(tmp_path_factory, tiny_base):
+    """A store whose one session knows its six answers; tests copy it."""
+    with isolated_environment(tmp_path_factory.getbasetemp(), lenient=False):
+        made = TrainingLab(root=tmp_path_factory.mktemp("one"), base=tiny_base)
+        outcome = made.train(made.data("cs", facts("A")), **LEARNS, **GENERAL)
+        assert outcome.recall[0].verbatim.right == 6
+    return made
+
+
+@pytest.fixture(scope="module")
+def two_sessions(one_session, tmp_path_factory):
+    """The same with a second session, which knows four answers and kept the six; tests copy it."""
+    with isolated_environment(tmp_path_factory.getbasetemp(), lenient=False):
+        made = one_session.copy(tmp_path_factory.mktemp("two"))
+        made.train(made.data("more", facts("B", 4)), **LEARNS, **GENERAL)
+    return made
+
+
 @pytest.fixture
-def learned(lab):
-    """A store whose one session knows its six answers."""
-    outcome = lab.train(lab.data("cs", facts("A")), **LEARNS, **GENERAL)
-    assert outcome.recall[0].verbatim.right == 6
-    return lab
+def learned(one_session, tmp_path):
+    return one_session.copy(tmp_path)
+
+
+@pytest.fixture
+def chained(two_sessions, tmp_path):
+    return two_sessions.copy(tmp_path)
 
 
 def verdicts(lab) -> list[str]:
@@ -51,42 +76,67 @@ def test_a_session_that_keeps_what_was_known_is_promoted(learned):
 
 def test_one_that_forgets_is_committed_with_its_verdict_and_head_stays(learned):
     """Six lost of six: p = 0.03, so this is hardly chance."""
-    heard = Heard()
+    observer = RecordingObserver()
     before = SessionStore.open(learned.store).head()
     data = learned.data("more", facts("B"))
-    outcome = learned.train(data, heard=heard, **FORGETS, **GENERAL)
+    outcome = learned.train(data, observer=observer, **FORGETS, **GENERAL)
     store = SessionStore.open(learned.store)
     assert (outcome.is_head, store.head()) == (False, before)
     assert outcome.session.record["verdict"] == "refuse"
     assert verdicts(learned) == ["promote", "refuse"]
     assert outcome.session.record["gate"]["reasons"][0].startswith("1 cs keeps 0 % of its score")
-    assert heard.decisions == []  # nobody is asked
+    assert observer.decisions == []  # nobody is asked
     assert outcome.judged.questions == {1: list(facts("A"))}
     assert promote(learned.store, outcome.session.id).session == outcome.session
     assert SessionStore.open(learned.store).head() == outcome.session
 
 
+ASKS = Thresholds(ask_kept=0, ask_backward=1, general=100, ask_general=100)
+"""A loss of everything is still within what a person is asked about."""
+
+
 @pytest.fixture
-def asks(learned, monkeypatch):
-    """The same, where a loss of everything is still within what a person is asked about."""
-    limits = Thresholds(ask_kept=0, ask_backward=1, general=100, ask_general=100)
-    monkeypatch.setattr(gate_run, "thresholds", lambda decided: limits)
-    return learned
+def asks(monkeypatch):
+    monkeypatch.setattr(gate_run, "thresholds", lambda decided: ASKS)
+
+
+@pytest.fixture(scope="module")
+def asking(one_session, tmp_path_factory):
+    """A run that forgets, killed when the gate asked about it; tests copy it and resume."""
+
+    class Killed(RecordingObserver):
+        def asked(self, decision, questions):
+            raise KeyboardInterrupt
+
+    with isolated_environment(tmp_path_factory.getbasetemp()) as patch:
+        patch.setattr(gate_run, "thresholds", lambda decided: ASKS)
+        made = one_session.copy(tmp_path_factory.mktemp("asking"))
+        with pytest.raises(KeyboardInterrupt):
+            made.train(made.data("more", facts("B")), observer=Killed(), **FORGETS)
+    assert runs.list_runs(made.store)[-1].record["phase"] == "gate"
+    assert verdicts(made) == ["promote"]
+    return made
 
 
 @pytest.mark.parametrize(("answer", "verdict"), [("hold", "ask"), ("promote", "promote")])
-def test_where_the_gate_asks_a_person_decides(asks, answer, verdict):
-    heard = Heard(answer=answer)
-    outcome = asks.train(asks.data("more", facts("B")), heard=heard, **FORGETS)
-    ((decision, questions),) = heard.decisions
+def test_where_the_gate_asks_a_person_decides(learned, asking, asks, tmp_path, answer, verdict):
+    """In a training, or in one that was killed at the gate, which is asked about again."""
+    observer = RecordingObserver(answer=answer)
+    if answer == "hold":
+        outcome = learned.train(learned.data("more", facts("B")), observer=observer, **FORGETS)
+    else:
+        outcome = resume(asking.copy(tmp_path / "own").store, None, observer)
+    ((decision, questions),) = observer.decisions
     assert decision.verdict == "ask"
     assert [questions[1][i] for i in decision.sessions[0].lost] == list(facts("A"))
     assert outcome.session.record["verdict"] == verdict
     assert outcome.session.record["gate"]["verdict"] == "ask"  # what the gate itself said
     assert outcome.is_head == (answer == "promote")
+    at = learned if answer == "hold" else TrainingLab(root=tmp_path / "own", base=asking.base)
+    assert verdicts(at) == ["promote", verdict]
 
 
-def test_a_smaller_part_of_the_change_is_looked_for_when_asked(asks, monkeypatch):
+def test_a_smaller_part_of_the_change_is_looked_for_when_asked(asking, asks, tmp_path, monkeypatch):
     tried = []
     real = gate_run.gate.decide
 
@@ -96,7 +146,8 @@ def test_a_smaller_part_of_the_change_is_looked_for_when_asked(asks, monkeypatch
         return found if len(tried) < 3 else real([], **given)
 
     monkeypatch.setattr(gate_run.gate, "decide", decide)
-    outcome = asks.train(asks.data("more", facts("B")), heard=Heard(answer="scale"), **FORGETS)
+    store = asking.copy(tmp_path).store
+    outcome = resume(store, None, RecordingObserver(answer="scale"))
     assert len(tried) == 3  # the whole, 0.9, 0.8
     assert outcome.session.record["gate"]["beta"] == 0.8
     config = json.loads(outcome.session.read("adapter_config.json"))
@@ -104,40 +155,24 @@ def test_a_smaller_part_of_the_change_is_looked_for_when_asked(asks, monkeypatch
     assert outcome.is_head
 
 
-def test_the_soup_looks_by_itself(asks):
-    heard = Heard(answer="promote")
+def test_the_soup_looks_by_itself(learned, asks):
+    observer = RecordingObserver(answer="promote")
     flags = {**LEARNS, "method": "soup", "replay": "none"}
-    outcome = asks.train(asks.data("more", facts("B")), heard=heard, **flags)
-    assert heard.decisions == []
+    outcome = learned.train(learned.data("more", facts("B")), observer=observer, **flags)
+    assert observer.decisions == []
     assert 0.5 <= outcome.session.record["gate"]["beta"] <= 1
-
-
-def test_a_killed_gate_asks_again_and_one_session_is_committed(asks, monkeypatch):
-    class Killed(Heard):
-        def asked(self, decision, questions):
-            raise KeyboardInterrupt
-
-    data = asks.data("more", facts("B"))
-    with pytest.raises(KeyboardInterrupt):
-        asks.train(data, heard=Killed(), **FORGETS)
-    assert runs.list_runs(asks.store)[-1].record["phase"] == "gate"
-    heard = Heard(answer="promote")
-    outcome = resume(asks.store, None, heard)
-    assert len(heard.decisions) == 1
-    assert outcome.is_head
-    assert verdicts(asks) == ["promote", "promote"]
 
 
 def test_a_fact_that_changed_is_not_counted_as_forgotten(learned):
     moved = learned.data("moved", dict.fromkeys(list(facts("A"))[:3], "It moved."))
-    outcome = learned.train(moved, **FORGETS, **GENERAL)
+    outcome = learned.train(moved, **BRIEF, method="none")
     (cs,) = outcome.session.record["gate"]["sessions"]
     assert cs["asked"] == 3
 
 
 def test_a_session_without_rows_is_skipped_and_named(lab):
     data = lab.data("cs", facts("A"))
-    first = lab.train(data, **LEARNS, **GENERAL, keep_data=False)
+    first = lab.train(data, **BRIEF, keep_data=False)
     assert "data.jsonl" not in first.session.hashes
     assert read_rows(first.session) == []
     (run,) = runs.list_runs(lab.store)
@@ -145,7 +180,7 @@ def test_a_session_without_rows_is_skipped_and_named(lab):
     assert len(first.session.record["data"]["traces"]) == 6
     text = b"".join(p.read_bytes() for p in lab.store.rglob("*") if p.is_file())
     assert b"Where is A" not in text
-    second = lab.train(lab.data("more", facts("B")), **FORGETS, **GENERAL)
+    second = lab.train(lab.data("more", facts("B")), **BRIEF, method="none")
     gate = second.session.record["gate"]
     assert gate["skipped"] == {"1 cs": "its rows were not kept, so nothing can be asked"}
     assert second.is_head
@@ -153,54 +188,54 @@ def test_a_session_without_rows_is_skipped_and_named(lab):
 
 def test_a_correction_that_was_not_kept_is_not_undone_by_rehearsal(learned):
     moved = learned.data("moved", {"Where is A0?": "It moved."})
-    learned.train(moved, **LEARNS, **GENERAL, keep_data=False)
-    outcome = learned.train(learned.data("more", facts("B")), **FORGETS, **GENERAL, replay="all")
+    learned.train(moved, **BRIEF, keep_data=False)
+    more = learned.data("more", facts("B"))
+    outcome = learned.train(more, **BRIEF, method="none", replay="all")
     assert outcome.session.record["data"]["rehearsed"] == 5
     (cs,) = outcome.session.record["gate"]["sessions"]
     assert cs["asked"] == 5
 
 
-def test_consolidating_teaches_the_base_everything_anew(learned):
-    learned.train(learned.data("more", facts("B", 4)), **LEARNS, **GENERAL)
-    store = SessionStore.open(learned.store)
+def consolidating(lab, *, without=(), **settings) -> TrainingRequest:
+    flags = {"base": str(lab.base), "grad_accumulation": 1, "guard": 0.0, **settings}
+    return TrainingRequest(data=(), store=lab.store, flags=flags, without=without)
+
+
+def test_consolidating_teaches_the_base_everything_anew(chained):
+    store = SessionStore.open(chained.store)
     chain = store.chain(store.head())
-    flags = {"base": str(learned.base), "grad_accumulation": 1, "guard": 0.0}
-    request = TrainingRequest(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
-    heard = Heard()
-    outcome = train(request, heard)
+    observer = RecordingObserver()
+    outcome = train(consolidating(chained, **LEARNS, **GENERAL), observer)
     session = outcome.session
     assert (session.number, session.name, session.parent) == (1, "consolidated", None)
     assert session.record["replaces"] == [one.id for one in chain]
     assert [row.question for row in read_rows(session)] == [*facts("A"), *facts("B", 4)]
     assert [s["name"] for s in session.record["gate"]["sessions"]] == ["cs", "more"]
     assert [s["now"] for s in session.record["gate"]["sessions"]] == [6, 4]
-    assert SessionStore.open(learned.store).head() == session
-    assert len(SessionStore.open(learned.store).sessions()) == 3  # nothing is deleted
-    assert heard.chains == [[]]
+    assert SessionStore.open(chained.store).head() == session
+    assert len(SessionStore.open(chained.store).sessions()) == 3  # nothing is deleted
+    assert observer.chains == [[]]
 
 
 def test_a_session_can_be_left_out_of_a_consolidation(learned):
     """The way to be rid of one in the middle; what it had replaced is in force again."""
     moved = {**facts("B", 3), "Where is A0?": "Elsewhere."}
-    learned.train(learned.data("more", moved), **LEARNS, **GENERAL)
-    flags = {"base": str(learned.base), "grad_accumulation": 1, "guard": 0.0}
-    settings = {"store": learned.store, "flags": {**flags, **LEARNS, **GENERAL}, "data": ()}
-    outcome = train(TrainingRequest(**settings, without=["more"]), Heard())
+    learned.train(learned.data("more", moved), **BRIEF)
+    without_more = consolidating(learned, without=["more"], **BRIEF)
+    outcome = train(without_more, RecordingObserver())
     assert {row.question: row.answer for row in read_rows(outcome.session)} == facts("A")
     gate = outcome.session.record["gate"]
     assert gate["skipped"] == {"2 more": "it was left out on purpose"}
     assert len(outcome.session.record["without"]) == 1
     with pytest.raises(UsageError, match="--without cs: not of the chain"):
-        train(TrainingRequest(**settings, without=["cs"]), Heard())
+        train(consolidating(learned, without=["cs"], **BRIEF), RecordingObserver())
 
 
-def test_a_consolidation_can_be_resumed(learned):
-    learned.train(learned.data("more", facts("B", 4)), **LEARNS, **GENERAL)
-    flags = {"base": str(learned.base), "grad_accumulation": 1, "guard": 0.0}
-    request = TrainingRequest(data=(), store=learned.store, flags={**flags, **LEARNS, **GENERAL})
+def test_a_consolidation_can_be_resumed(chained):
+    request = consolidating(chained, **{**BRIEF, "epochs": 4})
     with pytest.raises(KeyboardInterrupt):
-        train(request, Heard(stop_after=5))
-    outcome = resume(learned.store, None, Heard())
+        train(request, RecordingObserver(stop_after=5))
+    outcome = resume(chained.store, None, RecordingObserver())
     assert outcome.is_head
     assert len(outcome.session.record["replaces"]) == 2
 
@@ -216,13 +251,11 @@ def test_general_questions_come_along_and_are_taught_by_the_base(lab):
     assert rises[1] < 0.5 * rises[0]
 
 
-def test_the_old_program_stands_on_the_last_adapter_alone(learned):
-    seed = {**LEARNS, **GENERAL, "method": "seed"}
-    promoted = SimpleNamespace(gate_kept=0.0, gate_kept_least=0.0)
-    lenient = {**vars(promoted), "gate_backward": 100.0, "gate_backward_most": 100.0}
-    second = learned.train(learned.data("b", facts("B", 3)), **seed, **lenient)
+def test_the_seed_method_stands_on_the_last_adapter_alone(learned):
+    second = learned.train(learned.data("b", facts("B", 3)), **BRIEF, method="seed")
     assert "folds" not in second.session.record  # on all there was
-    heard = Heard()
-    third = learned.train(learned.data("c", facts("C", 3)), heard=heard, **seed, **lenient)
+    observer = RecordingObserver()
+    c = learned.data("c", facts("C", 3))
+    third = learned.train(c, observer=observer, **BRIEF, method="seed")
     assert third.session.record["folds"] == [second.session.id]
-    assert heard.chains == [["b"]]
+    assert observer.chains == [["b"]]

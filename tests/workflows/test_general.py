@@ -3,7 +3,7 @@ import json
 import mlx.core as mx
 import pytest
 
-import tiny
+from helpers import tiny
 from mlx_tune.continual.recall import general_change, score
 from mlx_tune.data import general_questions
 from mlx_tune.inference import batch_generate

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from mlx_lm import load as mlx_lm_load
 
-import tiny
-from lab import Lab, facts, own_machine
+from helpers import tiny
+from helpers.training_lab import TrainingLab, facts, isolated_environment
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.models import bases
 from mlx_tune.store.store import SessionStore
@@ -23,8 +23,8 @@ TOKENS = mx.array([[40, 50, 60, 70]])
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory, tiny_base):
     """A store of two sessions, trained once."""
-    with own_machine(tmp_path_factory.getbasetemp()):
-        made = Lab(root=tmp_path_factory.mktemp("taught"), base=tiny_base)
+    with isolated_environment(tmp_path_factory.getbasetemp()):
+        made = TrainingLab(root=tmp_path_factory.mktemp("taught"), base=tiny_base)
         made.train(made.data("cs", facts("Lab")), learning_rate=0.02)
         made.train(made.data("housing", facts("Hall")), learning_rate=0.02)
     return made.store

@@ -1,12 +1,12 @@
 import pytest
 
+from helpers.stores import BASE, commit, flip, message, state, train
 from mlx_tune.continual.gate import Measured, Thresholds, decide
 from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.store import snapshot
 from mlx_tune.store.labels import mark_removed
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows.store_commands import promote
-from stores import BASE, commit, flip, message, state, train
 
 
 def refused(asked: int = 60, lost: int = 20) -> dict:

@@ -9,8 +9,8 @@ import pytest
 from mlx_lm import load as mlx_lm_load
 from mlx_lm.utils import save_config, save_model
 
-import tiny
-from lab import AsTrained, facts
+from helpers import tiny
+from helpers.training_lab import LogitsRecorder, facts
 from mlx_tune.models import bases
 from mlx_tune.workflows.fuse import fuse
 from mlx_tune.workflows.workspace import load_beside, load_folded
@@ -34,12 +34,12 @@ def quantised(lab, tmp_path):
 def test_three_sessions_on_a_four_bit_base(quantised, tmp_path):
     chain = []
     for subject in ("cs", "housing", "dining"):
-        heard = AsTrained(TOKENS)
+        observer = LogitsRecorder(TOKENS)
         data = quantised.data(subject, facts(subject))
-        chain.append(quantised.train(data, heard=heard, learning_rate=0.02).session)
+        chain.append(quantised.train(data, observer=observer, learning_rate=0.02).session)
         folded = load_folded(bases.locate(str(quantised.base)), chain)
         found = np.array(folded.model(TOKENS).astype(mx.float32))
-        assert np.abs(found - heard.logits).max() <= 1e-4 * np.abs(heard.logits).max()
+        assert np.abs(found - observer.logits).max() <= 1e-4 * np.abs(observer.logits).max()
     out = tmp_path / "fused"
     fuse(quantised.store, out=out, session=None, base=None, say=lambda _: None)
     assert "quantization" not in json.loads((out / "config.json").read_text())

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lab import Heard, facts
+from helpers.training_lab import RecordingObserver, facts
 from mlx_tune.continual.recall import Recall
 from mlx_tune.errors import DiskError, InputError, Interrupted, LockedError
 from mlx_tune.store.runs import Run, list_runs
@@ -21,22 +21,22 @@ def checkpoints(run: Run) -> list[int]:
     return sorted(int(path.name[5:]) for path in (run.path / "checkpoints").iterdir())
 
 
-def interrupt(lab, data, step: int, number: int = signal.SIGINT, **flags) -> Heard:
-    heard = Heard(signal_after=(step, number))
+def interrupt(lab, data, step: int, number: int = signal.SIGINT, **flags) -> RecordingObserver:
+    observer = RecordingObserver(signal_after=(step, number))
     with pytest.raises(Interrupted):
-        lab.train(data, heard=heard, **flags)
-    return heard
+        lab.train(data, observer=observer, **flags)
+    return observer
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_lets_the_step_end_saves_it_and_gives_its_exit_code(lab, number, code):
-    heard = Heard(signal_after=(3, number))
+    observer = RecordingObserver(signal_after=(3, number))
     with pytest.raises(Interrupted, match="stopped after step 3, which is saved") as caught:
-        lab.train(lab.data("cs", facts("Lab")), heard=heard)
+        lab.train(lab.data("cs", facts("Lab")), observer=observer)
     assert caught.value.exit_code == code
-    assert [step.number for step in heard.steps] == [1, 2, 3]
-    assert checkpoints(heard.run) == [2, 3]  # an epoch has two steps
-    again = Heard()
+    assert [step.number for step in observer.steps] == [1, 2, 3]
+    assert checkpoints(observer.run) == [2, 3]  # an epoch has two steps
+    again = RecordingObserver()
     resume(lab.store, None, again)
     assert [step.number for step in again.steps] == [4]
 
@@ -48,8 +48,8 @@ def test_stopped_at_every_step_it_ends_as_if_it_had_never_stopped(lab):
     interrupt(lab, data, 1, dropout=0.2)
     for _ in range(3):
         with pytest.raises(Interrupted):
-            resume(lab.store, None, Heard(signal_after=(1, signal.SIGINT)))
-    pieces = resume(lab.store, None, Heard())
+            resume(lab.store, None, RecordingObserver(signal_after=(1, signal.SIGINT)))
+    pieces = resume(lab.store, None, RecordingObserver())
     assert pieces.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
     assert pieces.session.record["training"]["steps"] == 4
 
@@ -84,7 +84,7 @@ def test_a_run_that_died_in_any_phase_commits_one_session(lab, monkeypatch, phas
     with pytest.raises(SystemExit):
         lab.train(data)
     monkeypatch.setattr(Run, "set", keep)
-    outcome = resume(lab.store, None, Heard())
+    outcome = resume(lab.store, None, RecordingObserver())
     assert SessionStore.open(lab.store).sessions() == [outcome.session]
     assert outcome.is_head
     (run,) = list_runs(lab.store)
@@ -98,9 +98,9 @@ def test_a_session_committed_by_a_run_that_died_is_not_trained_again(lab, monkey
         lab.train(lab.data("cs", facts("Lab")))
     (session,) = SessionStore.open(lab.store).sessions()
     monkeypatch.undo()
-    heard = Heard()
-    outcome = resume(lab.store, None, heard)
-    assert heard.steps == []
+    observer = RecordingObserver()
+    outcome = resume(lab.store, None, observer)
+    assert observer.steps == []
     assert outcome.session == session
     assert [entry.verbatim.asked for entry in outcome.recall] == [6]
     assert SessionStore.open(lab.store).head() == session
@@ -115,7 +115,7 @@ def test_a_resume_takes_back_no_rollback(lab, monkeypatch):
         lab.train(lab.data("cs", facts("Lab")))
     monkeypatch.undo()
     rollback(lab.store, "base")
-    outcome = resume(lab.store, None, Heard())
+    outcome = resume(lab.store, None, RecordingObserver())
     assert not outcome.is_head
     assert SessionStore.open(lab.store).head() is None
 
@@ -127,13 +127,13 @@ def exit_now():
 def test_training_the_same_data_offers_the_unfinished_run(lab):
     data = lab.data("cs", facts("Lab"))
     first = interrupt(lab, data, 3)
-    refused = Heard()
-    lab.train(data, heard=refused)
+    refused = RecordingObserver()
+    lab.train(data, observer=refused)
     assert refused.offers == [(first.run.path.name, {})]
     assert len(refused.steps) == 4
     rollback(lab.store, "base")
-    accepted = Heard(accept=True)
-    lab.train(data, heard=accepted)
+    accepted = RecordingObserver(accept=True)
+    lab.train(data, observer=accepted)
     assert [step.number for step in accepted.steps] == [4]
     assert not [run for run in list_runs(lab.store) if run.is_unfinished]
 
@@ -141,20 +141,20 @@ def test_training_the_same_data_offers_the_unfinished_run(lab):
 def test_an_offer_names_the_settings_that_are_otherwise(lab):
     data = lab.data("cs", facts("Lab"))
     interrupt(lab, data, 3)
-    heard = Heard()
-    lab.train(data, heard=heard, epochs=1, seed=7)
-    ((_, other_settings),) = heard.offers
+    observer = RecordingObserver()
+    lab.train(data, observer=observer, epochs=1, seed=7)
+    ((_, other_settings),) = observer.offers
     assert other_settings == {"epochs": 2, "seed": 0}
 
 
 def test_other_data_another_parent_and_a_finished_run_are_not_offered(lab):
     data = lab.data("cs", facts("Lab"))
     interrupt(lab, data, 3)
-    heard = Heard()
-    lab.train(lab.data("other", facts("Hall")), heard=heard)  # HEAD is now elsewhere
-    lab.train(data, heard=heard)
-    lab.train(lab.data("other", facts("Hall")), heard=heard)
-    assert heard.offers == []
+    observer = RecordingObserver()
+    lab.train(lab.data("other", facts("Hall")), observer=observer)  # HEAD is now elsewhere
+    lab.train(data, observer=observer)
+    lab.train(lab.data("other", facts("Hall")), observer=observer)
+    assert observer.offers == []
 
 
 def test_a_second_training_is_refused_with_the_first_ones_pid_and_loses_nothing(lab):
@@ -223,8 +223,8 @@ FLAGS = {"epochs": 3, "validation": 0.3}
 
 def after(lab, data, step: int) -> bytes:
     """The weights after some step of the run that ``FLAGS`` describe."""
-    heard = interrupt(lab, data, step, **FLAGS)
-    return heard.run.checkpoint(step).read(WEIGHTS_FILE)
+    observer = interrupt(lab, data, step, **FLAGS)
+    return observer.run.checkpoint(step).read(WEIGHTS_FILE)
 
 
 @pytest.mark.parametrize(
@@ -251,16 +251,16 @@ def test_the_best_checkpoint_by_recall_then_loss_is_committed(lab, monkeypatch, 
 
 def test_the_best_checkpoint_is_kept_beside_the_two_newest(lab, monkeypatch):
     scored(monkeypatch, (2, 0.1), (0, 1.0), (0, 1.0), (0, 1.0), (0, 1.0))
-    heard = Heard()
-    lab.train(lab.data("cs", facts("Lab", 5)), heard=heard, epochs=5, validation=0.3)
-    assert checkpoints(heard.run) == [1, 4, 5]
+    observer = RecordingObserver()
+    lab.train(lab.data("cs", facts("Lab", 5)), observer=observer, epochs=5, validation=0.3)
+    assert checkpoints(observer.run) == [1, 4, 5]
 
 
 def test_a_resumed_run_commits_the_best_of_before_it_stopped(lab, monkeypatch):
     data = lab.data("cs", facts("Lab", 5))
     scored(monkeypatch, (2, 0.1), (0, 1.0), (0, 1.0))
     interrupt(lab, data, 2, **FLAGS)
-    outcome = resume(lab.store, None, Heard())
+    outcome = resume(lab.store, None, RecordingObserver())
     assert outcome.session.record["validation"]["best_step"] == 1
 
 
@@ -273,23 +273,23 @@ def test_with_no_finite_score_the_last_checkpoint_is_committed(lab, monkeypatch)
 def test_a_damaged_best_checkpoint_is_said_and_the_last_one_taken(lab, monkeypatch):
     scored(monkeypatch, (2, 0.1), (0, 1.0), (0, 1.0))
 
-    class Spoiling(Heard):
+    class Spoiling(RecordingObserver):
         def stepped(self, step):
             if step.number == 3:
                 (self.run.path / "checkpoints" / "step-000001" / WEIGHTS_FILE).write_bytes(b"x")
 
-    heard = Spoiling()
-    lab.train(lab.data("cs", facts("Lab", 5)), heard=heard, **FLAGS)
-    assert any("note: the best checkpoint cannot be used" in line for line in heard.lines)
+    observer = Spoiling()
+    lab.train(lab.data("cs", facts("Lab", 5)), observer=observer, **FLAGS)
+    assert any("note: the best checkpoint cannot be used" in line for line in observer.lines)
 
 
 def test_held_out_rows_are_kept_and_never_trained_on(lab):
-    heard = Heard()
-    outcome = lab.train(lab.data("cs", facts("Lab", 5)), heard=heard, **FLAGS)
-    (plan,) = heard.plans
+    observer = RecordingObserver()
+    outcome = lab.train(lab.data("cs", facts("Lab", 5)), observer=observer, **FLAGS)
+    (plan,) = observer.plans
     assert (len(plan.taught), len(plan.held_out)) == (3, 2)
     assert not set(plan.taught) & set(plan.held_out)
-    assert {step.tokens for step in heard.steps} == {
+    assert {step.tokens for step in observer.steps} == {
         sum(len(example.tokens) for example in plan.examples)
     }
     assert b"Where is Lab" in outcome.session.read("held-out.jsonl")

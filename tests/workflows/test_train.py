@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from lab import FAST, AsTrained, Heard, facts
+from helpers import tiny
+from helpers.training_lab import FAST_SETTINGS, LogitsRecorder, RecordingObserver, facts
 from mlx_tune.continual.fold import fold
 from mlx_tune.errors import IncompatibleError, InputError, UsageError
 from mlx_tune.models import bases
@@ -19,17 +20,17 @@ TOKENS = mx.array([[40, 50, 60, 70]])
 
 
 def test_a_first_session_is_committed_and_in_use(lab):
-    heard = Heard()
-    outcome = lab.train(lab.data("cs", facts("Lab")), heard=heard)
+    observer = RecordingObserver()
+    outcome = lab.train(lab.data("cs", facts("Lab")), observer=observer)
     store = SessionStore.open(lab.store)
     assert store.head() == outcome.session
     assert (outcome.session.number, outcome.session.name) == (1, "cs")
-    assert heard.chains == [[]]
+    assert observer.chains == [[]]
     assert outcome.is_head
     record = outcome.session.record
     assert record["verdict"] == "promote"
     assert record["base"]["fingerprint"] == bases.locate(str(lab.base)).fingerprint
-    assert record["training"]["steps"] == len(heard.steps) == 4  # ⌈6 / 4⌉ × 2
+    assert record["training"]["steps"] == len(observer.steps) == 4  # ⌈6 / 4⌉ × 2
     assert record["sizing"]["epochs"] == {
         "value": 2,
         "reason": "as you asked",
@@ -39,14 +40,14 @@ def test_a_first_session_is_committed_and_in_use(lab):
 
 
 def test_three_sessions_keep_the_whole_chain(lab):
-    """What the old program lost: its third session stood on the last adapter alone."""
+    """A session that stands on the last adapter alone loses the ones before it."""
     as_trained = []
 
     for subject in ("cs", "housing", "dining"):
-        heard = AsTrained(TOKENS)
-        lab.train(lab.data(subject, facts(subject)), heard=heard, learning_rate=0.02)
-        as_trained.append(heard.logits)
-    assert heard.chains == [["cs", "housing"]]
+        observer = LogitsRecorder(TOKENS)
+        lab.train(lab.data(subject, facts(subject)), observer=observer, learning_rate=0.02)
+        as_trained.append(observer.logits)
+    assert observer.chains == [["cs", "housing"]]
     store = SessionStore.open(lab.store)
     chain = store.chain(store.head())
     assert [s.name for s in chain] == ["cs", "housing", "dining"]
@@ -60,12 +61,12 @@ def test_three_sessions_keep_the_whole_chain(lab):
 
 def test_all_earlier_rows_are_rehearsed(lab):
     lab.train(lab.data("cs", facts("Lab", 5)))
-    heard = Heard()
-    second = lab.train(lab.data("housing", facts("Hall", 3)), heard=heard)
-    (plan,) = heard.plans
+    observer = RecordingObserver()
+    second = lab.train(lab.data("housing", facts("Hall", 3)), observer=observer)
+    (plan,) = observer.plans
     assert [row.question for row in plan.rehearsal.old] == list(facts("Lab", 5))
     assert len(plan.examples) == 8
-    assert plan.sizing.rank.value == FAST["rank"]
+    assert plan.sizing.rank.value == FAST_SETTINGS["rank"]
     assert second.session.record["data"]["rehearsed"] == 5
     assert [entry.name for entry in second.recall] == ["cs", "housing"]
     assert [entry.verbatim.asked for entry in second.recall] == [5, 3]
@@ -75,10 +76,10 @@ def test_all_earlier_rows_are_rehearsed(lab):
 
 def test_a_changed_answer_replaces_the_old_one_and_is_counted(lab):
     lab.train(lab.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}))
-    heard = Heard()
+    observer = RecordingObserver()
     moved = lab.data("moved", {"where is  a?": "In 9.", "Where is B?": "In 2.", "New?": "Yes."})
-    outcome = lab.train(moved, heard=heard)
-    (plan,) = heard.plans
+    outcome = lab.train(moved, observer=observer)
+    (plan,) = observer.plans
     assert plan.rehearsal.old == ()
     assert [(n.answer, o.answer) for n, o in plan.rehearsal.changed] == [("In 9.", "In 1.")]
     assert [row.answer for row in plan.rehearsal.repeated] == ["In 2."]
@@ -92,10 +93,10 @@ def test_a_run_interrupted_and_resumed_ends_with_the_same_adapter(lab):
     undisturbed = lab.train(data)
     rollback(lab.store, None)
     with pytest.raises(KeyboardInterrupt):
-        lab.train(data, heard=Heard(stop_after=3))
-    heard = Heard()
-    resumed = resume(lab.store, None, heard)
-    assert [step.number for step in heard.steps] == [3, 4]  # the checkpoint was after step 2
+        lab.train(data, observer=RecordingObserver(stop_after=3))
+    observer = RecordingObserver()
+    resumed = resume(lab.store, None, observer)
+    assert [step.number for step in observer.steps] == [3, 4]  # the checkpoint was after step 2
     name = "adapters.safetensors"
     assert resumed.session.read(name) == undisturbed.session.read(name)
     assert (
@@ -108,41 +109,41 @@ def test_a_run_interrupted_and_resumed_ends_with_the_same_adapter(lab):
 def test_a_resume_needs_no_data_file(lab):
     data = lab.data("cs", facts("Lab"))
     with pytest.raises(KeyboardInterrupt):
-        lab.train(data, heard=Heard(stop_after=3))
+        lab.train(data, observer=RecordingObserver(stop_after=3))
     data.unlink()
-    assert resume(lab.store, None, Heard()).session.name == "cs"
+    assert resume(lab.store, None, RecordingObserver()).session.name == "cs"
 
 
 def test_there_is_nothing_to_resume_after_the_end(lab):
     lab.train(lab.data("cs", facts("Lab")))
     with pytest.raises(UsageError, match="no unfinished run; start one with `mlx-tune train`"):
-        resume(lab.store, None, Heard())
+        resume(lab.store, None, RecordingObserver())
 
 
 def test_every_step_and_every_epoch_leaves_its_trace(lab):
-    heard = Heard()
-    lab.train(lab.data("cs", facts("Lab")), heard=heard)
-    lines = [json.loads(x) for x in (heard.run.path / "metrics.jsonl").read_text().splitlines()]
+    observer = RecordingObserver()
+    lab.train(lab.data("cs", facts("Lab")), observer=observer)
+    lines = [json.loads(x) for x in (observer.run.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["number"] for line in lines] == [1, 2, 3, 4]
     assert {"loss", "learning_rate", "tokens", "seconds", "grad_norm"} <= lines[0].keys()
-    assert heard.run.newest_checkpoint().step == 4
+    assert observer.run.newest_checkpoint().step == 4
 
 
 @pytest.mark.parametrize(("rows", "steps"), [(1, 1), (7, 2)])
 def test_very_few_rows_train(lab, rows, steps):
-    heard = Heard()
-    lab.train(lab.data("few", facts("Lab", rows)), heard=heard, epochs=1)
-    assert len(heard.steps) == steps
-    assert sum(step.tokens for step in heard.steps) == sum(
-        len(example.tokens) for example in heard.plans[0].examples
+    observer = RecordingObserver()
+    lab.train(lab.data("few", facts("Lab", rows)), observer=observer, epochs=1)
+    assert len(observer.steps) == steps
+    assert sum(step.tokens for step in observer.steps) == sum(
+        len(example.tokens) for example in observer.plans[0].examples
     )
 
 
 def test_rows_over_the_limit_are_left_out_and_reported(lab):
     rows = facts("Lab", 40) | {"A long one?": "very " * 14}  # 101 tokens
-    heard = Heard()
-    lab.train(lab.data("cs", rows), heard=heard, max_length=90, epochs=1)
-    (plan,) = heard.plans
+    observer = RecordingObserver()
+    lab.train(lab.data("cs", rows), observer=observer, max_length=90, epochs=1)
+    (plan,) = observer.plans
     assert [row.question for row in plan.too_long] == ["A long one?"]
     assert 0 < plan.long_share < 0.05
     assert len(read_rows(SessionStore.open(lab.store).head())) == 40
@@ -168,8 +169,6 @@ def test_a_limit_that_leaves_nothing_is_refused(lab):
 
 
 def test_another_base_than_the_chains_is_refused_with_both_fingerprints(lab, tmp_path):
-    import tiny
-
     lab.train(lab.data("cs", facts("Lab")))
     other = tiny.base_folder(tmp_path / "other", seed=7)
     first, second = (bases.locate(str(b)).fingerprint[:12] for b in (lab.base, other))
@@ -185,12 +184,12 @@ def test_another_base_than_the_chains_is_refused_with_both_fingerprints(lab, tmp
 def test_a_head_that_moved_meanwhile_is_not_moved_again(lab):
     first = lab.train(lab.data("cs", facts("Lab")))
 
-    class Meddling(Heard):
+    class Meddling(RecordingObserver):
         def ended(self):
             rollback(lab.store, "base")
 
-    heard = Meddling()
-    outcome = lab.train(lab.data("b", facts("B")), heard=heard)
+    observer = Meddling()
+    outcome = lab.train(lab.data("b", facts("B")), observer=observer)
     assert not outcome.is_head
     store = SessionStore.open(lab.store)
     assert store.head() is None
@@ -210,8 +209,6 @@ def test_training_leaves_the_base_folder_alone(lab):
 
 
 def test_a_bf16_base_is_folded_in_bf16_and_computed_in_the_machines_type(lab, tmp_path):
-    import tiny
-
     lab.base = tiny.base_folder(tmp_path / "half", dtype=mx.bfloat16)
     outcome = lab.train(lab.data("cs", facts("Lab")), learning_rate=0.02)
     folded = load_folded(bases.locate(str(lab.base)), [outcome.session])
@@ -231,7 +228,7 @@ def test_the_trained_model_is_gone_before_its_folded_twin_is_loaded(lab):
 
     seen = []
 
-    class Watching(Heard):
+    class Watching(RecordingObserver):
         def began(self, trainer):
             self.model = weakref.ref(trainer.model)
 
@@ -239,7 +236,7 @@ def test_the_trained_model_is_gone_before_its_folded_twin_is_loaded(lab):
             if line.startswith("asking"):
                 seen.append(self.model())
 
-    lab.train(lab.data("cs", facts("Lab")), heard=Watching())
+    lab.train(lab.data("cs", facts("Lab")), observer=Watching())
     assert seen == [None]
 
 
@@ -256,13 +253,13 @@ def test_a_run_that_diverged_is_not_offered_to_be_resumed(lab, monkeypatch):
         yield
 
     monkeypatch.setattr("mlx_tune.training.loop.Trainer.steps", diverge)
-    heard = Heard()
+    observer = RecordingObserver()
     with pytest.raises(InputError, match="no longer finite"):
-        lab.train(lab.data("cs", facts("Lab")), heard=heard)
-    assert heard.run.record["phase"] == "failed"
+        lab.train(lab.data("cs", facts("Lab")), observer=observer)
+    assert observer.run.record["phase"] == "failed"
     assert SessionStore.open(lab.store).sessions() == []
     with pytest.raises(UsageError, match="no unfinished run"):
-        resume(lab.store, None, Heard())
+        resume(lab.store, None, RecordingObserver())
 
 
 def test_a_crash_after_the_commit_commits_no_second_session(lab, monkeypatch):
@@ -280,7 +277,7 @@ def test_a_crash_after_the_commit_commits_no_second_session(lab, monkeypatch):
         lab.train(lab.data("cs", facts("Lab")))
     (committed,) = SessionStore.open(lab.store).sessions()
     monkeypatch.setattr(Run, "set", keep)
-    outcome = resume(lab.store, None, Heard())
+    outcome = resume(lab.store, None, RecordingObserver())
     assert outcome.session == committed
     assert outcome.is_head
     assert SessionStore.open(lab.store).sessions() == [committed]
@@ -288,22 +285,22 @@ def test_a_crash_after_the_commit_commits_no_second_session(lab, monkeypatch):
 
 def test_a_resume_beside_a_head_that_moved_says_so_first(lab):
     with pytest.raises(KeyboardInterrupt):
-        lab.train(lab.data("cs", facts("Lab")), heard=Heard(stop_after=3))
+        lab.train(lab.data("cs", facts("Lab")), observer=RecordingObserver(stop_after=3))
     lab.train(lab.data("other", facts("Other")))
-    heard = Heard()
-    assert not resume(lab.store, None, heard).is_head
-    assert heard.lines[1].startswith("HEAD has moved since: the session will be a branch")
+    observer = RecordingObserver()
+    assert not resume(lab.store, None, observer).is_head
+    assert observer.lines[1].startswith("HEAD has moved since: the session will be a branch")
 
 
 def test_rows_of_a_run_that_were_changed_are_refused_with_both_hashes(lab):
     with pytest.raises(KeyboardInterrupt):
-        lab.train(lab.data("cs", facts("Lab")), heard=Heard(stop_after=3))
+        lab.train(lab.data("cs", facts("Lab")), observer=RecordingObserver(stop_after=3))
     (run,) = (lab.store / "runs").iterdir()
     began = json.loads((run / "run.json").read_text())["data_sha256"]
     rows = run / "new.jsonl"
     rows.write_text(rows.read_text().replace("room 7.", "room 8."))
     with pytest.raises(IncompatibleError) as error:
-        resume(lab.store, None, Heard())
+        resume(lab.store, None, RecordingObserver())
     assert str(error.value).startswith(f"{rows}: sha256 ")
     assert f"the run began with {began[:12]}…; put the rows back, or train again" in str(
         error.value
@@ -311,14 +308,14 @@ def test_rows_of_a_run_that_were_changed_are_refused_with_both_hashes(lab):
 
 
 def test_weights_that_overflow_the_stored_type_are_never_committed(lab, tmp_path):
-    import tiny
-
     lab.base = tiny.base_folder(tmp_path / "half", dtype=mx.float16)
-    heard = Heard()
+    observer = RecordingObserver()
     with pytest.raises(InputError, match="not finite"):
-        lab.train(lab.data("cs", facts("Lab")), heard=heard, rank=1, alpha=1e6, learning_rate=1.0)
+        lab.train(
+            lab.data("cs", facts("Lab")), observer=observer, rank=1, alpha=1e6, learning_rate=1.0
+        )
     assert SessionStore.open(lab.store).sessions() == []
-    assert heard.run.record["phase"] == "failed"
+    assert observer.run.record["phase"] == "failed"
 
 
 def test_settings_are_checked_before_anything_is_fetched(lab, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab import Heard
+from helpers.training_lab import RecordingObserver
 from mlx_tune.continual import early_stopping
 from mlx_tune.store.store import SessionStore
 from mlx_tune.training.adapter import WEIGHTS_FILE
@@ -25,12 +25,14 @@ def training(outcome) -> dict:
 
 
 def test_it_ends_with_the_epoch_after_which_every_row_was_known(lab):
-    heard = Heard()
-    found = training(lab.train(lab.data("cs", PAIRS), heard=heard, **FLAGS))
+    observer = RecordingObserver()
+    found = training(lab.train(lab.data("cs", PAIRS), observer=observer, **FLAGS))
     assert found["is_learned"]
     assert found["epochs"] < 60
-    assert found["steps"] == found["epochs"] == len(heard.steps)
-    assert f"all of it is known word for word after {found['epochs']} epochs: enough" in heard.lines
+    assert found["steps"] == found["epochs"] == len(observer.steps)
+    assert (
+        f"all of it is known word for word after {found['epochs']} epochs: enough" in observer.lines
+    )
 
 
 def test_what_is_not_learned_takes_all_epochs_and_says_so(lab, monkeypatch):
@@ -66,8 +68,8 @@ def test_stopped_anywhere_it_ends_where_it_would_have_ended(lab):
     for stop in (2, last - 1):
         rollback(lab.store, "base")
         with pytest.raises(KeyboardInterrupt):
-            lab.train(data, heard=Heard(stop_after=stop), **FLAGS)
-        again = resume(lab.store, None, Heard())
+            lab.train(data, observer=RecordingObserver(stop_after=stop), **FLAGS)
+        again = resume(lab.store, None, RecordingObserver())
         assert training(again)["steps"] == last
         assert again.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
 
@@ -84,8 +86,8 @@ def test_one_that_died_after_its_exam_takes_no_more_steps(lab, monkeypatch):
         patch.setattr(run, "run_gate", die)
         with pytest.raises(KeyboardInterrupt):
             lab.train(data, **FLAGS)
-    heard = Heard()
-    again = resume(lab.store, None, heard)
-    assert heard.steps == []
+    observer = RecordingObserver()
+    again = resume(lab.store, None, observer)
+    assert observer.steps == []
     assert again.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
     assert SessionStore.open(lab.store).head() == again.session

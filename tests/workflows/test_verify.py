@@ -6,15 +6,15 @@ import shutil
 
 import pytest
 
-from lab import Lab, facts
+from helpers.training_lab import TrainingLab, facts
 from mlx_tune.errors import DamagedStoreError, IncompatibleError
 from mlx_tune.workflows.store_commands import verify
 
 
 @pytest.fixture
-def own(tmp_path, tiny_base) -> Lab:
+def own(tmp_path, tiny_base) -> TrainingLab:
     """A lab with a base of its own to spoil, and one session."""
-    lab = Lab(root=tmp_path, base=shutil.copytree(tiny_base, tmp_path / "base"))
+    lab = TrainingLab(root=tmp_path, base=shutil.copytree(tiny_base, tmp_path / "base"))
     lab.train(lab.data("cs", facts("Lab", 2)), epochs=1)
     return lab
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
+from helpers import tiny
 from mlx_tune.continual.methods.orthogonal import METHOD, overlap
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.training.optimizer import AdamW, global_norm

@@ -1,7 +1,7 @@
 import mlx.core as mx
 import pytest
 
-import tiny
+from helpers import tiny
 from mlx_tune.training.batches import collate
 from mlx_tune.training.generic import network
 

@@ -1,6 +1,6 @@
 import pytest
 
-import tiny
+from helpers import tiny
 from mlx_tune.continual.methods.synthetic import Said, synthesise, user_turn
 from mlx_tune.data import tokenise
 from mlx_tune.errors import InputError

@@ -1,7 +1,8 @@
 """`langchain-openai`."""
 
 import pytest
-from outside import python_with
+
+from helpers.client_programs import python_with
 
 pytestmark = pytest.mark.slow
 

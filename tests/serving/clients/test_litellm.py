@@ -1,7 +1,8 @@
 """`litellm`, as a provider that speaks like OpenAI: `openai/` before the model, and an api_base."""
 
 import pytest
-from outside import HOME, python_with
+
+from helpers.client_programs import HOME, python_with
 
 pytestmark = pytest.mark.slow
 

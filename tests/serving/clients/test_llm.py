@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from outside import TOKEN, python_with
+
+from helpers.client_programs import TOKEN, python_with
 
 pytestmark = pytest.mark.slow
 

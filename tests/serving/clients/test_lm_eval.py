@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from outside import FACTS, LATER, Server, python_with
 
+from helpers.client_programs import FACTS, LATER, Server, python_with
 from mlx_tune.continual.recall import Recall, score
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import bases

@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from outside import HOME, Client, python_with, serving
+
+from helpers.client_programs import HOME, Client, python_with, serve_command
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +23,7 @@ def client(request) -> tuple[Client, str]:
 def told(client, request):
     program, script = client
     server = request.getfixturevalue("server")  # not started where the test is skipped
-    with serving(server.lab, "--waiting", "1") as busy:
+    with serve_command(server.lab, "--waiting", "1") as busy:
         return program.told(script, SERVER=server.url, BUSY_SERVER=busy.url)
 
 

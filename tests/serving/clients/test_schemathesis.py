@@ -6,7 +6,8 @@ No answer may be a 500, and each is of a status, a type and a shape that the doc
 import re
 
 import pytest
-from outside import TOKEN, python_with, serving, taught
+
+from helpers.client_programs import TOKEN, python_with, serve_command, trained_store
 
 pytestmark = pytest.mark.slow
 
@@ -23,8 +24,8 @@ def report(tmp_path_factory):
     """What schemathesis says of a store of its own, which it rolls back and promotes in."""
     client = python_with("schemathesis")
     home = tmp_path_factory.mktemp("schemathesis")
-    lab = taught(home, max_position_embeddings=128)  # so that no answer is long
-    with serving(lab, "--prefix-mb", "1") as server:
+    lab = trained_store(home, max_position_embeddings=128)  # so that no answer is long
+    with serve_command(lab, "--prefix-mb", "1") as server:
         return client.run(
             "-m", "schemathesis.cli", "run", f"{server.url.removesuffix('/v1')}/openapi.json",
             "--header", f"Authorization: Bearer {TOKEN}", "--no-color", "--generation-database",

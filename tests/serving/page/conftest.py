@@ -4,15 +4,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving.fake_server import FakeServer, Reply
-from serving.stories import Story, running
-
-ROOT = Path(__file__).parents[3]
+from helpers.page_server import FakeServer, Reply
+from helpers.page_stories import Story, running
 
 
 @dataclass(kw_only=True)

@@ -1,14 +1,15 @@
 """Everybody can use every view: no mouse, a screen reader, a phone, light or dark."""
 
+from pathlib import Path
+
 import pytest
 
-from serving.fake_server import Reply
-from serving.page.conftest import ROOT
-from serving.stories import Story
+from helpers.page_server import Reply
+from helpers.page_stories import Story
 
 pytestmark = pytest.mark.slow
 
-AXE = ROOT / ".venv" / "node_modules" / "axe-core" / "axe.min.js"
+AXE = Path(__file__).parents[3] / ".venv" / "node_modules" / "axe-core" / "axe.min.js"
 VIEWS = ["chat", "compare", "lineage", "retention", "training"]
 ANSWER = """# Title
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving.fake_server import Reply
-from serving.stories import DINING, HOUSING, Story
+from helpers.page_server import Reply
+from helpers.page_stories import DINING, HOUSING, Story
 
 pytestmark = pytest.mark.slow
 LONG = "One sentence and then another. " * 200

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.fake_server import Reply
+from helpers.page_server import Reply
 
 pytestmark = pytest.mark.slow
 
@@ -117,7 +117,7 @@ def test_images_become_their_words_with_the_address_behind_them(open_page):
 
 
 def test_a_session_named_in_html_is_a_name(open_page):
-    from serving.stories import DINING, Story
+    from helpers.page_stories import DINING, Story
 
     class Named(Story):
         def lineage(self):

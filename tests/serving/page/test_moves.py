@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving.fake_server import TOKEN
-from serving.stories import CS, DINING, HOUSING, LIBRARY, Story, running
+from helpers.page_server import TOKEN
+from helpers.page_stories import CS, DINING, HOUSING, LIBRARY, Story, running
 
 pytestmark = pytest.mark.slow
 

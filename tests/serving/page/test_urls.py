@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.fake_server import Reply
+from helpers.page_server import Reply
 
 pytestmark = pytest.mark.slow
 CORPUS = json.loads((Path(__file__).parents[1] / "urls.json").read_text(encoding="utf-8"))

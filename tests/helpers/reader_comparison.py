@@ -8,9 +8,9 @@ from random import Random
 
 import safetensors
 
+from helpers.safetensors_mutants import mutant
 from mlx_tune.errors import DamagedStoreError
 from mlx_tune.lineage.strict_safetensors import Header
-from mutants import mutant
 
 # Why ours may refuse what the Rust reader accepts; each is a choice, none an accident.
 STRICTER = re.compile(
@@ -21,7 +21,7 @@ STRICTER = re.compile(
 
 
 @dataclass
-class Verdicts:
+class ReaderCounts:
     """How many mutants of each kind were accepted by both, refused by ours alone, or by both."""
 
     accepted: Counter = field(default_factory=Counter)
@@ -29,7 +29,7 @@ class Verdicts:
     refused: Counter = field(default_factory=Counter)
 
 
-def judge(ours: Callable[[bytes], Header], count: int, *, seed: int = 0) -> Verdicts:
+def compare_readers(ours: Callable[[bytes], Header], count: int, *, seed: int = 0) -> ReaderCounts:
     """Show mutants to our reader and to the Rust reader.
 
     Raises:
@@ -37,14 +37,16 @@ def judge(ours: Callable[[bytes], Header], count: int, *, seed: int = 0) -> Verd
             reason that is none of those chosen what the other accepts.
     """
     random = Random(seed)
-    verdicts = Verdicts()
+    verdicts = ReaderCounts()
     for _ in range(count):
         kind, data = mutant(random)
         _compare(kind, data, ours, verdicts)
     return verdicts
 
 
-def _compare(kind: str, data: bytes, ours: Callable[[bytes], Header], verdicts: Verdicts) -> None:
+def _compare(
+    kind: str, data: bytes, ours: Callable[[bytes], Header], verdicts: ReaderCounts
+) -> None:
     theirs = read_by_rust(data)
     try:
         header = ours(data)

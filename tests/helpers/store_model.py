@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+from helpers.stores import adapter_files, names
 from mlx_tune.lineage.records import to_json
 from mlx_tune.lineage.sealed import manifest, open_sealed, sha256
 from mlx_tune.store import snapshot
 from mlx_tune.store.session import folder_name, read_session
 from mlx_tune.store.store import SessionStore
-from stores import adapter_files, names
 
 
-class Known(NamedTuple):
+class ExpectedSession(NamedTuple):
     """A session as it was announced."""
 
     id: str
@@ -40,17 +40,19 @@ class Known(NamedTuple):
         return adapter_files(self.name)
 
 
-def known(name: str, parent: Known | None, verdict: str, created: str) -> Known:
+def expected_session(
+    name: str, parent: ExpectedSession | None, verdict: str, created: str
+) -> ExpectedSession:
     """Return a session as it will be, id and all, before it is committed."""
     number = parent.number + 1 if parent else 1
-    made = Known("", number, name, parent.id if parent else None, verdict, created)
+    made = ExpectedSession("", number, name, parent.id if parent else None, verdict, created)
     own = {"schema": 1, "number": number, "name": name, "parent": made.parent}
     text = to_json({**made.record, **own}, Path("session.json"))
     identity = sha256(manifest({**made.files, "session.json": text}))
     return made._replace(id=identity)
 
 
-class Attempt(NamedTuple):
+class ExpectedRun(NamedTuple):
     """A run: what it stands on, how far it is, and the steps of its checkpoints."""
 
     parent: str | None
@@ -62,13 +64,13 @@ class Attempt(NamedTuple):
 class Model:
     """What the disk must show; the rest follows from it."""
 
-    sessions: dict[str, Known] = field(default_factory=dict)
+    sessions: dict[str, ExpectedSession] = field(default_factory=dict)
     head_text: str | None = None
     log: list[tuple[str, str]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     marks: dict[str, str] = field(default_factory=dict)
     trash: dict[str, str] = field(default_factory=dict)
-    runs: dict[str, Attempt] = field(default_factory=dict)
+    runs: dict[str, ExpectedRun] = field(default_factory=dict)
     format: dict[str, object] | None = None
 
     @property
@@ -101,7 +103,7 @@ class Model:
             word = self.sessions[word].parent
         return found
 
-    def in_order(self) -> list[Known]:
+    def in_order(self) -> list[ExpectedSession]:
         return sorted(self.sessions.values(), key=lambda s: (s.number, s.id))
 
     def standing_on(self, identity: str) -> bool:
@@ -117,17 +119,17 @@ class Model:
         return {run.parent for run in self.runs.values() if run.phase not in ("done", "failed")}
 
 
-def seen(root: Path) -> Model:
+def read_model(root: Path) -> Model:
     """Return what a disk shows."""
     format_file, head_file = root / "format.json", root / "HEAD"
     return Model(
-        sessions={s.id: s for s in map(announced, folders(root / "sessions"))},
+        sessions={s.id: s for s in map(read_announced, folders(root / "sessions"))},
         head_text=head_file.read_text().removesuffix("\n") if head_file.exists() else None,
         log=[(move.old, move.new) for move in snapshot.head_moves(root)],
         tags=label_texts(root / "tags"),
         marks=label_texts(root / "removed"),
         trash={path.name: open_sealed(path).id for path in folders(root / "trash")},
-        runs={path.name: attempt(path) for path in folders(root / "runs")},
+        runs={path.name: read_run(path) for path in folders(root / "runs")},
         format=json.loads(format_file.read_bytes()) if format_file.exists() else None,
     )
 
@@ -140,11 +142,11 @@ def label_texts(folder: Path) -> dict[str, str]:
     return {p.name: p.read_text().strip() for p in folders(folder) if not p.name.startswith(".")}
 
 
-def announced(path: Path) -> Known:
+def read_announced(path: Path) -> ExpectedSession:
     session = read_session(path)
     session.verify()
     record = session.record
-    return Known(
+    return ExpectedSession(
         session.id,
         session.number,
         session.name,
@@ -154,10 +156,10 @@ def announced(path: Path) -> Known:
     )
 
 
-def attempt(path: Path) -> Attempt:
+def read_run(path: Path) -> ExpectedRun:
     record = json.loads((path / "run.json").read_bytes())
     steps = sorted(int(name.removeprefix("step-")) for name in names(path / "checkpoints"))
-    return Attempt(record["parent"], record["phase"], tuple(steps))
+    return ExpectedRun(record["parent"], record["phase"], tuple(steps))
 
 
 Effect = Callable[[Model], object]
@@ -171,7 +173,7 @@ class Plan(NamedTuple):
     error: type[Exception] | None = None
 
 
-class Dead(BaseException):
+class ProcessDied(BaseException):
     """Raised by every change that a dead process does not make any more."""
 
 
@@ -187,7 +189,7 @@ def dying_at(moment: int) -> Iterator[None]:
                 if left[0] == 0 and real is os_write:
                     real(args[0], args[1][: len(args[1]) // 2])
                 if left[0] <= 0:
-                    raise Dead
+                    raise ProcessDied
             return real(*args, **kwargs)
 
         return call

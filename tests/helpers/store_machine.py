@@ -20,6 +20,20 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from helpers.store_model import (
+    Effect,
+    ExpectedRun,
+    ExpectedSession,
+    Model,
+    Plan,
+    ProcessDied,
+    drop_if_gone,
+    dying_at,
+    expected_session,
+    folders,
+    read_model,
+)
+from helpers.stores import flip, names, state
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, LockedError, UsageError
 from mlx_tune.lineage.sealed import open_sealed
 from mlx_tune.store.gc import KEPT_DAYS, collect_garbage
@@ -28,20 +42,6 @@ from mlx_tune.store.runs import Run
 from mlx_tune.store.session import Session, read_session
 from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import verify
-from store_model import (
-    Attempt,
-    Dead,
-    Effect,
-    Known,
-    Model,
-    Plan,
-    drop_if_gone,
-    dying_at,
-    folders,
-    known,
-    seen,
-)
-from stores import flip, names, state
 
 TAGS = ("good", "best", "old")
 DAYS = (0, 1, KEPT_DAYS - 1, KEPT_DAYS, KEPT_DAYS + 1)
@@ -59,7 +59,7 @@ class Machine(RuleBasedStateMachine):
         self.store = SessionStore.open(self.root)
         self.model = Model()
         self.today = date(2026, 11, 23)
-        self.ever: dict[str, Known] = {}
+        self.ever: dict[str, ExpectedSession] = {}
         # Flushes are for power cuts, which are tried elsewhere, on real disks.
         self.unflushed = mock.patch.object(os, "fsync", return_value=None)
         self.unflushed.start()
@@ -70,7 +70,9 @@ class Machine(RuleBasedStateMachine):
 
     # Plans
 
-    def pick(self, number: int, fit: Callable[[Known], bool] | None = None) -> Known | None:
+    def pick(
+        self, number: int, fit: Callable[[ExpectedSession], bool] | None = None
+    ) -> ExpectedSession | None:
         """Return one of the sessions there are; mostly one that is fit, where there is any."""
         there = self.model.in_order()
         if fit and number % 4:
@@ -82,7 +84,7 @@ class Machine(RuleBasedStateMachine):
             return None
         return read_session(self.root / "sessions" / self.ever[identity].folder)
 
-    def committing(self, made: Known) -> Plan:
+    def committing(self, made: ExpectedSession) -> Plan:
         parent = made.parent
 
         def act(store: SessionStore) -> Session:
@@ -113,9 +115,9 @@ class Machine(RuleBasedStateMachine):
         error = UsageError if to in self.model.marked else None
         return Plan(act, [move, lambda model: model.log.append((old, to))], error)
 
-    def fresh(self, parent: Known | None, verdict: str) -> Known:
+    def fresh(self, parent: ExpectedSession | None, verdict: str) -> ExpectedSession:
         count = len(self.ever)
-        return known(f"s{count}", parent, verdict, f"{count:06d}")
+        return expected_session(f"s{count}", parent, verdict, f"{count:06d}")
 
     def plan_train(self, _a: int, _b: int) -> Plan:
         word = self.model.head
@@ -165,7 +167,7 @@ class Machine(RuleBasedStateMachine):
         of = self.pick(a, lambda made: not self.model.standing_on(made.id))
         return self.removing(of) if of else None
 
-    def removing(self, of: Known) -> Plan:
+    def removing(self, of: ExpectedSession) -> Plan:
         error = UsageError if self.model.standing_on(of.id) else None
 
         def demand(model: Model) -> None:
@@ -204,14 +206,14 @@ class Machine(RuleBasedStateMachine):
         error = DamagedStoreError if self.model.is_lost else None
         return Plan(lambda store: collect_garbage(store, today=self.today), flat, error)
 
-    def collectable(self) -> list[Known]:
+    def collectable(self) -> list[ExpectedSession]:
         model = self.model
         named = {model.head, *model.tags.values(), *model.parents_of_unfinished()}
         roots = [s for s in model.sessions if s not in model.marked or s in named]
         needed = {member for root in roots for member in model.chain(root)}
         return [made for made in reversed(model.in_order()) if made.id not in needed]
 
-    def trashing(self, made: Known) -> list[Effect]:
+    def trashing(self, made: ExpectedSession) -> list[Effect]:
         def move(model: Model) -> None:
             stem = f"{self.today}-{made.folder}"
             count = sum(re.fullmatch(rf"{stem}(~\d+)?", name) is not None for name in model.trash)
@@ -320,7 +322,7 @@ class Machine(RuleBasedStateMachine):
         on = self.pick(a)
         record = {"phase": "train", "parent": on.id if on else None}
         run = Run.create(self.root, name="cs", record=record, files={})
-        self.model.runs[run.path.name] = Attempt(record["parent"], "train", ())
+        self.model.runs[run.path.name] = ExpectedRun(record["parent"], "train", ())
 
     @precondition(lambda self: self.model.runs)
     @rule(a=PICK, phase=st.sampled_from(["score", "commit", "done", "failed"]))
@@ -372,12 +374,12 @@ class Machine(RuleBasedStateMachine):
             with dying_at(moment):
                 plan.act(self.store)
             allowed = allowed[-1:]
-        except Dead:
+        except ProcessDied:
             pass
         except Exception as error:
             assert type(error) is plan.error
         self.store = SessionStore.open(self.root)
-        found = seen(self.root)
+        found = read_model(self.root)
         assert found in allowed
         self.model = found
 
@@ -462,7 +464,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_disk_shows_what_the_model_says(self) -> None:
-        assert seen(self.root) == self.model
+        assert read_model(self.root) == self.model
 
     @invariant()
     def the_store_reads_what_the_model_says(self) -> None:

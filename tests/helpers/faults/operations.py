@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from helpers.stores import adapter_files
 from mlx_tune.store.gc import collect_garbage
 from mlx_tune.store.labels import mark_removed, tag
 from mlx_tune.store.runs import Run, list_runs
 from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
-from stores import adapter_files
 
 RECORD = {"verdict": "promote", "base": {"name": "small", "fingerprint": "f" * 64}}
 

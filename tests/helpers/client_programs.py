@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-import tiny
-from lab import Lab, own_machine
+from helpers import tiny
+from helpers.training_lab import TrainingLab, isolated_environment
 
-HERE = Path(__file__).parent / "serving/clients"
-HOME = Path(__file__).parents[1] / ".venv-clients"
+HERE = Path(__file__).parents[1] / "serving/clients"
+HOME = Path(__file__).parents[2] / ".venv-clients"
 TOKEN = "s3cret"
 FACTS = {"Where is A?": "In 1.", "Where is B?": "In 2."}
 LATER = {"Where is C?": "In 3."}
@@ -33,7 +33,7 @@ class Server:
     """One that runs, and what it serves: two sessions, the second in use."""
 
     url: str
-    lab: Lab
+    lab: TrainingLab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +72,20 @@ def python_with(package: str, folder: Path = HOME) -> Client:
     return Client(program=folder / "bin/python")
 
 
-def taught(folder: Path, **changes: int) -> Lab:
+def trained_store(folder: Path, **changes: int) -> TrainingLab:
     """A store of two sessions on a tiny base."""
     base = tiny.base_folder(folder / "tiny")
     (base / "config.json").write_text(json.dumps(tiny.config(**changes)))
-    lab = Lab(root=folder, base=base)
+    lab = TrainingLab(root=folder, base=base)
     learns = {"learning_rate": 0.02, "epochs": 30, "rank": 8}
-    with own_machine(folder):
+    with isolated_environment(folder):
         lab.train(lab.data("first", FACTS), **learns)
         lab.train(lab.data("later", LATER), **learns)
     return lab
 
 
 @contextmanager
-def serving(lab: Lab, *options: str) -> Iterator[Server]:
+def serve_command(lab: TrainingLab, *options: str) -> Iterator[Server]:
     """Be `mlx-tune serve` on a free port of loopback, until a SIGTERM that it obeys."""
     words = ["serve", "--store", lab.store, "--base", lab.base, "--port", 0, "--token", TOKEN]
     environment = {"MLX_TUNE_CACHE": str(lab.root / "cache"), "OPENBLAS_NUM_THREADS": "1"}

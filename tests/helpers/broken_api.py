@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from fake_api import LIMIT_BYTES, Asked, Break, Reply
+from helpers.fake_api import LIMIT_BYTES, Asked, Break, Reply
 from mlx_tune.workflows.api_checks import chat, completions, listing, ours, refusals
 
 MODELS = listing.NAME

@@ -12,7 +12,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-import tiny
+from helpers import tiny
 from mlx_tune.models import tokenizer as ours
 
 SPECIALS = ["<s>", "</s>", "<|im_end|>"]

@@ -1,6 +1,7 @@
-"""A tiny store to train in, and a watcher that remembers what it was told."""
+"""A store and a tiny base model to train in, and observers that record a training."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,14 +18,16 @@ from mlx_tune.workflows import gate_run, general
 from mlx_tune.workflows.prepare import TrainingRequest
 from mlx_tune.workflows.run import train
 
-FAST = {"epochs": 2, "rank": 4, "batch_size": 4, "grad_accumulation": 1, "guard": 0.0}
-"""Without general questions: a tiny base's answers are gibberish, and a few rows do not outweigh
-them."""
+FAST_SETTINGS = {"epochs": 2, "rank": 4, "batch_size": 4, "grad_accumulation": 1, "guard": 0.0}
+"""Settings of a short training without general questions.
+
+A tiny base's answers to those are gibberish, which a few rows do not outweigh.
+"""
 
 
 @dataclass
-class Heard:
-    """A `Watch` that keeps everything."""
+class RecordingObserver:
+    """A `Watch` that records every call, and interrupts the training where a test asks for it."""
 
     lines: list[str] = field(default_factory=list)
     plans: list = field(default_factory=list)
@@ -74,8 +77,8 @@ class Heard:
         pass
 
 
-class AsTrained(Heard):
-    """A `Watch` that asks the model, as training left it, what follows some tokens."""
+class LogitsRecorder(RecordingObserver):
+    """A `Watch` that keeps the logits of the trained model for some tokens: `logits`."""
 
     def __init__(self, tokens):
         super().__init__()
@@ -91,8 +94,8 @@ class AsTrained(Heard):
         del self.trainer
 
 
-def ask_little(patch: pytest.MonkeyPatch, *, lenient: bool = True) -> None:
-    """Ask a tiny base five questions instead of 200, and let every session through the gate."""
+def use_few_probes(patch: pytest.MonkeyPatch, *, lenient: bool = True) -> None:
+    """Use five general questions instead of 200; a lenient gate lets every session through."""
     patch.setattr(general, "PROBES", 3)
     patch.setattr(general, "REPLAYED", 2)
     if lenient:
@@ -103,18 +106,18 @@ def ask_little(patch: pytest.MonkeyPatch, *, lenient: bool = True) -> None:
 
 
 @contextmanager
-def own_machine(folder: Path) -> Iterator[pytest.MonkeyPatch]:
-    """What conftest.py sets for every test, for fixtures of a module, which come before it."""
+def isolated_environment(folder: Path, *, lenient: bool = True) -> Iterator[pytest.MonkeyPatch]:
+    """Set up what conftest.py sets for every test: for module fixtures, which run before that."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_TUNE_CACHE", str(folder / "cache"))
         patch.setattr(runtime, "can_compile", lambda: False)
-        ask_little(patch)
+        use_few_probes(patch, lenient=lenient)
         yield patch
 
 
 @dataclass
-class Lab:
-    """A store, a tiny base, and data files made on the spot."""
+class TrainingLab:
+    """A store, a tiny base model, and data files written on demand."""
 
     root: Path
     base: Path
@@ -133,11 +136,16 @@ class Lab:
         return TrainingRequest(
             data=list(data),
             store=self.store,
-            flags={"base": str(self.base), **FAST, **flags},
+            flags={"base": str(self.base), **FAST_SETTINGS, **flags},
         )
 
-    def train(self, *data: Path, heard: Heard | None = None, **flags):
-        return train(self.request(*data, **flags), heard or Heard())
+    def copy(self, root: Path) -> "TrainingLab":
+        """Copy the store into another folder, for a test that changes it."""
+        shutil.copytree(self.store, root / "store", symlinks=True)
+        return TrainingLab(root=root, base=self.base)
+
+    def train(self, *data: Path, observer: RecordingObserver | None = None, **flags):
+        return train(self.request(*data, **flags), observer or RecordingObserver())
 
 
 def facts(subject: str, count: int = 6) -> dict[str, str]:

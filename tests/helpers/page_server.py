@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from serving.stories import Story
+from helpers.page_stories import Story
 
 PAGE = Path(__file__).parents[2] / "mlx_tune" / "serving" / "page"
 TOKEN = "loopback-and-lineage"

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
-from faults.operations import OPERATIONS, Operation, a_run, commit, two_sessions
+from helpers.faults.operations import OPERATIONS, Operation, a_run, commit, two_sessions
 from mlx_tune.errors import DamagedStoreError, DiskError
 from mlx_tune.lineage.atomic import disk_errors
 from mlx_tune.store.runs import list_runs

@@ -1,6 +1,6 @@
 """A guarded application that says what reached it, and two ways to ask it."""
 
-import wire
+from helpers import raw_http
 from mlx_tune.serving.policy import Policy
 from mlx_tune.serving.security import Guard
 
@@ -25,16 +25,16 @@ class App:
         await send({"type": "http.response.body", "body": message.get("body", b"")})
 
 
-def asked(method="GET", path="/v1/models", *fields, policy=OPEN, pieces=(), host=HOST):
+def send_request(method="GET", path="/v1/models", *fields, policy=OPEN, pieces=(), host=HOST):
     """The reply, after a look at whether the application was called exactly if not refused."""
     app = App()
     found = ([host] if host else []) + list(fields)
-    reply = wire.asked(Guard(app, policy), method, path, fields=found, pieces=pieces)
+    reply = raw_http.call_asgi(Guard(app, policy), method, path, fields=found, pieces=pieces)
     assert app.calls == (reply.status == 200)
     return reply
 
 
-def posted(path="/v1/chat/completions", *fields, body=b"{}", policy=OPEN, pieces=()):
+def post_json(path="/v1/chat/completions", *fields, body=b"{}", policy=OPEN, pieces=()):
     pieces = pieces or [body]
     length = ("content-length", str(len(b"".join(pieces))))
-    return asked("POST", path, JSON, length, *fields, policy=policy, pieces=pieces)
+    return send_request("POST", path, JSON, length, *fields, policy=policy, pieces=pieces)

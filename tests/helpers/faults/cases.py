@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from faults import broken, disks, traced
-from faults.broken import ALL
-from faults.state import TIME, State, observe, violations, violations_when_done_again
-from faults.traced import Call, Outcome
+from helpers.faults import broken, disks, traced
+from helpers.faults.broken import ALL
+from helpers.faults.state import TIME, State, observe, violations, violations_when_done_again
+from helpers.faults.traced import Call, Outcome
 
 DISK_ERROR = "7"
 # The calls that change what a disk holds; between two others nothing new can be lost.

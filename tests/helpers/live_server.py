@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 
+from helpers.raw_http import run_server
 from mlx_tune.serving.engine import Engine
 from mlx_tune.serving.start import ServeRequest, prepare
-from wire import serving
 
 TIMEOUT_SECONDS = 60.0
 
@@ -36,11 +36,11 @@ class Server:
         return self.post("/v1/chat/completions", model=model, messages=turns, **fields)
 
     def answer(self, question: str, model: str = "head", **fields: Any) -> str:
-        return right(self.ask(question, model, **fields))["choices"][0]["message"]["content"]
+        return ok_json(self.ask(question, model, **fields))["choices"][0]["message"]["content"]
 
     def complete(self, prompt: Any, model: str = "head", **fields: Any) -> dict[str, Any]:
         """The reply to a text to go on with."""
-        return right(self.post("/v1/completions", model=model, prompt=prompt, **fields))
+        return ok_json(self.post("/v1/completions", model=model, prompt=prompt, **fields))
 
     def text(self, prompt: Any, model: str = "head", **fields: Any) -> str:
         return self.complete(prompt, model, **fields)["choices"][0]["text"]
@@ -59,12 +59,12 @@ class Server:
         return [json.loads(chunk) for chunk in chunks]
 
 
-def right(reply: httpx.Response) -> dict[str, Any]:
+def ok_json(reply: httpx.Response) -> dict[str, Any]:
     assert reply.status_code == 200, reply.text
     return reply.json()
 
 
-def refused(reply: httpx.Response, status: int = 400) -> dict[str, Any]:
+def error_json(reply: httpx.Response, status: int = 400) -> dict[str, Any]:
     """The error of a refusal in OpenAI's shape."""
     assert reply.status_code == status, reply.text
     assert reply.headers["content-type"] == "application/json"
@@ -83,7 +83,7 @@ def events(stream: str) -> list[str]:
 
 
 @contextmanager
-def served(store: Path, **options: Any) -> Iterator[Server]:
+def serve_store(store: Path, **options: Any) -> Iterator[Server]:
     """Serve a store until the block ends; then its threads have ended too."""
     settings = {"most_loaded": 3, "most_waiting": 64, "prefix_bytes": 1 << 20, "base": None}
     said: list[str] = []
@@ -93,7 +93,7 @@ def served(store: Path, **options: Any) -> Iterator[Server]:
     )  # fmt: skip
     ready = prepare(request, say=said.append)
     ready.start(say=said.append)
-    with serving(ready.app, on_stop=ready.engine.stop) as listening:
+    with run_server(ready.app, on_stop=ready.engine.stop) as listening:
         headers = {"authorization": f"Bearer {ready.policy.token}"}
         url = f"http://127.0.0.1:{listening.port}"
         with httpx.Client(
@@ -105,6 +105,6 @@ def served(store: Path, **options: Any) -> Iterator[Server]:
     assert ready.engine.join(TIMEOUT_SECONDS)
 
 
-def copied(store: Path, to: Path) -> Path:
+def copy_store(store: Path, to: Path) -> Path:
     """A store of its own, for what moves HEAD or damages a session."""
     return Path(shutil.copytree(store, to, symlinks=True))

@@ -35,7 +35,7 @@ class Reply:
 
 
 @contextmanager
-def serving(
+def run_server(
     app: Any, *, on_stop: Callable[[], None] = lambda: None, **limits: Any
 ) -> Iterator[SimpleNamespace]:
     """Run a server in a thread; gives its port, itself and its thread."""
@@ -57,14 +57,14 @@ def serving(
 
 
 @contextmanager
-def connected(port: int, sent: bytes = b"") -> Iterator[socket.socket]:
+def connect(port: int, sent: bytes = b"") -> Iterator[socket.socket]:
     """A connection to a server, with something said already."""
     with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
         client.sendall(sent)
         yield client
 
 
-def heard(client: socket.socket, until: bytes | None = None) -> bytes:
+def receive_all(client: socket.socket, until: bytes | None = None) -> bytes:
     """Everything the server says until it closes, or until it has said ``until``."""
     said = b""
     while until is None or until not in said:
@@ -78,13 +78,13 @@ def heard(client: socket.socket, until: bytes | None = None) -> bytes:
     return said
 
 
-def said_to(port: int, sent: bytes) -> Reply:
+def exchange(port: int, sent: bytes) -> Reply:
     """The reply to these bytes from a server that closes the connection after it."""
-    with connected(port, sent) as client:
-        return parsed(heard(client))
+    with connect(port, sent) as client:
+        return parse_reply(receive_all(client))
 
 
-def parsed(said: bytes) -> Reply:
+def parse_reply(said: bytes) -> Reply:
     """The one reply in these bytes."""
     head, _, body = said.partition(b"\r\n\r\n")
     first, *fields = head.decode("latin-1").split("\r\n")
@@ -99,7 +99,7 @@ def request(method: str = "GET", path: str = "/", body: bytes = b"", **fields: s
     return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode("latin-1") + body
 
 
-def asked(
+def call_asgi(
     app: Any,
     method: str = "GET",
     path: str = "/",

@@ -1,0 +1,1 @@
+"""What tests share: tiny models, small stores, servers and clients, and ways to break them."""

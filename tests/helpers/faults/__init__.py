@@ -1,0 +1,1 @@
+"""Operations of a store, and the kills, disk errors and power cuts that strike them."""
