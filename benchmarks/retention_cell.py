@@ -21,18 +21,17 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_tune.continual.gate import Decision
 from mlx_tune.continual.recall import score
 from mlx_tune.data import read, tokenise
 from mlx_tune.models import bases, runtime
 from mlx_tune.store.runs import Run
 from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
-from mlx_tune.training.loop import Step, Trainer
-from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.training.loop import Step
+from mlx_tune.workflows.observer import TrainingObserver
+from mlx_tune.workflows.plan import TrainingPlan, TrainingRequest
 from mlx_tune.workflows.run import train
 from mlx_tune.workflows.store_commands import promote
-from mlx_tune.workflows.training_plan import GateAnswer, TrainingPlan
 from mlx_tune.workflows.workspace import FoldedModel, free_memory, load_folded
 
 KINDS = ("verbatim", "paraphrases")
@@ -75,15 +74,14 @@ class Task:
         return [Path(self.subjects[i]) for i in (self.taught if self.joint else self.taught[-1:])]
 
 
-class Follows:
-    """A `Watch` that says where the training is, and goes on with what was begun."""
+class Follows(TrainingObserver):
+    """Says where the training is, and resumes what was begun.
+
+    It leaves the gate's verdict as it is in the record; :func:`_train` overrules it.
+    """
 
     def __init__(self, label: str) -> None:
         self._label = label
-
-    def asked(self, decision: Decision, questions: Mapping[int, Sequence[str]]) -> GateAnswer:
-        """Leave the gate's verdict as it is in the record; :func:`_train` overrules it."""
-        return "hold"
 
     def say(self, line: str) -> None:
         """Print it to stderr; the result alone goes to stdout."""
@@ -95,29 +93,13 @@ class Follows:
 
     def planned(self, plan: TrainingPlan) -> None:
         """Say what each epoch has."""
-        old = len(plan.examples) - len(plan.taught)
-        self.say(f"{len(plan.taught)} new rows and {old} old ones")
-
-    def merged(self, chain: Sequence[Session]) -> None:
-        """Nothing to say."""
-
-    def opened(self, run: Run) -> None:
-        """Nothing to say."""
-
-    def began(self, trainer: Trainer) -> None:
-        """Nothing to say."""
+        old = len(plan.examples) - len(plan.new)
+        self.say(f"{len(plan.new)} new rows and {old} old ones")
 
     def stepped(self, step: Step) -> None:
         """Say how an epoch ended."""
         if step.ends_epoch:
             self.say(f"epoch {step.epoch}: loss {step.loss:.4f}")
-
-    def stop(self) -> int:
-        """Never ask to stop: a killed cell loses a minute's work at most."""
-        return 0
-
-    def ended(self) -> None:
-        """Nothing to say."""
 
 
 def carry_out(task: Task) -> dict[str, Any]:

@@ -1,19 +1,31 @@
 """Everything about a training that a person may set: by flag, or by the same key in YAML.
 
-This one dataclass owns the names, the help and the limits; flags, YAML keys and the reference
-pages derive from it. A setting left out is decided in `sizing`.
+One table owns the names, the help, the limits and the fixed defaults; flags, YAML keys and the
+reference pages derive from it. A setting without a fixed default is decided in `sizing`.
 """
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mlx_tune.errors import InputError, MlxTuneError, UsageError
+from mlx_tune.errors import IncompatibleError, InputError, MlxTuneError, UsageError
+
+METHODS = (
+    "rehearsal", "none", "seed", "self_distill", "orthogonal", "synthetic", "soup",
+)  # fmt: skip
+"""Ways to remember earlier sessions; `continual/methods` defines them."""
+
+REPLAYS = ("auto", "all", "none")
+"""How many old rows an epoch replays, in words; a share of them is the other way to say it."""
+
+MAX_GENERAL_REPLAY = 0.9
+"""The largest share of an epoch that may be general questions."""
 
 
 def _setting(
@@ -21,97 +33,275 @@ def _setting(
     *,
     low: float | None = None,
     high: float | None = None,
-    words: tuple[str, ...] = (),
+    choices: tuple[str, ...] = (),
+    default: Any = None,
+    reason: str = "",
+    optional: bool = False,
 ) -> Any:
-    metadata = {"help": help, "low": low, "high": high, "words": words}
-    return dataclasses.field(default=None, metadata=metadata)
+    """Return a field of the table.
 
-
-METHODS = (
-    "rehearsal", "none", "seed", "self_distill", "orthogonal", "synthetic", "soup",
-)  # fmt: skip
-"""Ways to remember; `continual/methods` has one file for each."""
-
-REPLAYS = ("auto", "all", "none")
-"""How many old rows come along, in words; a share of them is the other way to say it."""
-
-MOST_GUARD = 0.9
-"""The largest share of an epoch that may be general questions."""
+    Args:
+        help: One line for a person.
+        low: Least value allowed.
+        high: Greatest value allowed.
+        choices: The words allowed.
+        default: Its value unless somebody sets it; None where `sizing` decides.
+        reason: Why the default is that.
+        optional: Not worth a line in a plan while it has its default.
+    """
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "default": default,
+        "reason": reason,
+        "optional": optional,
+    }
+    return dataclasses.field(metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What may be set; None everywhere means the rules decide."""
+class RequestSettings:
+    """What is set for one command and leaves no trace in the sizing of a session."""
 
-    base: str | None = _setting("Base model: a short name, a Hugging Face id or a folder.")
-    name: str | None = _setting("Name of the session; default: the data file's.")
-    rank: int | None = _setting("LoRA rank.", low=1, high=1024)
-    alpha: float | None = _setting("LoRA alpha; scale = alpha / rank.", low=1e-6, high=1e6)
-    epochs: int | None = _setting("Passes over the rows.", low=1, high=10_000)
-    batch_size: int | None = _setting("Rows of a micro-batch.", low=1, high=4096)
-    grad_accumulation: int | None = _setting("Micro-batches of a step.", low=1, high=4096)
-    max_length: int | None = _setting("Longest row, in tokens.", low=8, high=1_000_000)
-    learning_rate: float | None = _setting("Peak learning rate.", low=1e-9, high=1.0)
-    seed: int | None = _setting(
-        "Of the first values and of the order of rows.", low=0, high=2_000_000_000
+    base: str = _setting("Base model: a short name, a Hugging Face id or a folder.")
+    name: str = _setting("Name of the session; default: the data file's.")
+    allow_long: bool = _setting("Train even if over 5 % of the tokens are in too long rows.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Why a setting has its value.
+
+    Attributes:
+        reason: One line for a person.
+        source: A flag, a file's name, ``rule``, ``memory`` or ``default``.
+    """
+
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedSetting(Origin):
+    """A setting's value, and why it is that."""
+
+    value: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The settings of a training, all decided.
+
+    Attributes:
+        origins: Why each of the others has its value, by name.
+    """
+
+    rank: int = _setting("LoRA rank.", low=1, high=1024)
+    alpha: float = _setting("LoRA alpha; scale = alpha / rank.", low=1e-6, high=1e6)
+    epochs: int = _setting("Passes over the rows.", low=1, high=10_000)
+    batch_size: int = _setting("Rows of a micro-batch.", low=1, high=4096)
+    grad_accumulation: int = _setting("Micro-batches of a step.", low=1, high=4096)
+    max_length: int = _setting("Longest row, in tokens.", low=8, high=1_000_000)
+    learning_rate: float = _setting("Peak learning rate.", low=1e-9, high=1.0)
+    seed: int = _setting(
+        "Of the first values and of the order of rows.",
+        low=0,
+        high=2_000_000_000,
+        default=0,
+        reason="the same number repeats the run",
     )
-    dropout: float | None = _setting(
-        "Share of the adapter's inputs set to zero in training.", low=0, high=0.9
+    dropout: float = _setting(
+        "Share of the adapter's inputs set to zero in training.",
+        low=0,
+        high=0.9,
+        default=0.0,
+        reason="off",
+        optional=True,
     )
-    rslora: bool | None = _setting("Scale by alpha / √rank instead of alpha / rank (rsLoRA).")
-    lora_plus_ratio: float | None = _setting(
-        "How many times faster B learns than A (LoRA+).", low=1, high=1000
+    rslora: bool = _setting(
+        "Scale by alpha / √rank instead of alpha / rank (rsLoRA).",
+        default=False,
+        reason="scale = alpha / rank",
+        optional=True,
     )
-    dora: bool | None = _setting("Not offered; `--dora` says why.")
-    checkpoint_layers: int | None = _setting(
+    lora_plus_ratio: float = _setting(
+        "How many times faster B learns than A (LoRA+).",
+        low=1,
+        high=1000,
+        default=1.0,
+        reason="A and B learn alike",
+        optional=True,
+    )
+    checkpoint_layers: int = _setting(
         "Layers computed again in the backward pass, to save memory.", low=0, high=1000
     )
-    loss_chunk: int | None = _setting("Tokens whose logits are held at once.", low=1, high=65536)
-    wire_memory: bool | None = _setting("Keep a Mac from paging the training out (macOS 15).")
-    validation: float | None = _setting(
-        "Share of the rows held out to choose the best checkpoint.", low=0, high=0.9
+    loss_chunk: int = _setting("Tokens whose logits are held at once.", low=1, high=65536)
+    wire_memory: bool = _setting(
+        "Keep a Mac from paging the training out (macOS 15).",
+        default=False,
+        reason="off",
+        optional=True,
     )
-    method: str | None = _setting(
+    validation: float = _setting(
+        "Share of the rows held out to choose the best checkpoint.",
+        low=0,
+        high=0.9,
+        default=0.0,
+        reason="no rows held out",
+        optional=True,
+    )
+    method: str = _setting(
         "How earlier sessions are remembered: rehearsal, none, seed, self-distill, orthogonal, "
         "synthetic or soup.",
-        words=METHODS,
+        choices=METHODS,
+        default="rehearsal",
+        reason="old rows are trained again",
     )
-    replay: str | None = _setting(
-        "Old rows in an epoch: auto, all, none, or a share of them such as 0.05.", words=REPLAYS
+    replay: str = _setting(
+        "Old rows in an epoch: auto, all, none, or a share of them such as 0.05.",
+        choices=REPLAYS,
+        default="auto",
+        reason="every old row at least three times",
     )
-    guard: float | None = _setting(
+    general_replay: float = _setting(
         "Share of an epoch that is general questions, answered as the base does.",
         low=0,
-        high=MOST_GUARD,
+        high=MAX_GENERAL_REPLAY,
+        default=0.3,  # docs/LOG.md has the shares that were tried
+        reason="of an epoch, to keep general answers",
     )
-    until_learned: bool | None = _setting(
-        "Train until every answer is known word for word; --epochs is then the most."
+    until_learned: bool = _setting(
+        "Train until every answer is known word for word; --epochs is then the most.",
+        default=False,
+        reason="all epochs are trained",
     )
-    keep_data: bool | None = _setting(
-        "Keep the rows in the session; without them it can be neither rehearsed nor scored."
+    keep_data: bool = _setting(
+        "Keep the rows in the session; without them it can be neither rehearsed nor scored.",
+        default=True,
+        reason="to be rehearsed later",
+        optional=True,
     )
-    gate_kept: float | None = _setting(
-        "Promote if every session keeps this share of its recall.", low=0, high=1
+    gate_kept: float = _setting(
+        "Promote if every session keeps this share of its recall.",
+        low=0,
+        high=1,
+        default=0.95,
+        reason="promote from here",
+        optional=True,
     )
-    gate_kept_least: float | None = _setting("Refuse below this share.", low=0, high=1)
-    gate_backward: float | None = _setting(
+    gate_kept_least: float = _setting(
+        "Refuse below this share.",
+        low=0,
+        high=1,
+        default=0.85,
+        reason="refuse below",
+        optional=True,
+    )
+    gate_backward: float = _setting(
         "Promote if mean recall of earlier sessions falls by at most this, in points.",
-        low=0, high=100,
-    )  # fmt: skip
-    gate_backward_most: float | None = _setting("Refuse above this fall.", low=0, high=100)
-    gate_general: float | None = _setting(
-        "Promote if general answers cost at most this more, in nats per token.", low=0, high=100
+        low=0,
+        high=100,
+        default=2.0,
+        reason="points; promote up to here",
+        optional=True,
     )
-    gate_general_most: float | None = _setting("Refuse above this rise.", low=0, high=100)
-    allow_long: bool | None = _setting("Train even if over 5 % of the tokens are in too long rows.")
+    gate_backward_most: float = _setting(
+        "Refuse above this fall.",
+        low=0,
+        high=100,
+        default=5.0,
+        reason="points; refuse above",
+        optional=True,
+    )
+    gate_general: float = _setting(
+        "Promote if general answers cost at most this more, in nats per token.",
+        low=0,
+        high=100,
+        default=0.10,
+        reason="nats; promote up to here",
+        optional=True,
+    )
+    gate_general_most: float = _setting(
+        "Refuse above this rise.",
+        low=0,
+        high=100,
+        default=0.25,
+        reason="nats; refuse above",
+        optional=True,
+    )
+    origins: Mapping[str, Origin] = dataclasses.field(compare=False, repr=False)
+
+    @property
+    def scale(self) -> float:
+        """Multiplier of the low-rank product.
+
+        Source:
+            alpha / √rank: Kalajdzievski 2023, arXiv:2312.03732 (rsLoRA).
+        """
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def items(self) -> list[tuple[str, ResolvedSetting]]:
+        """Return the settings in the order a person reads them."""
+        return [
+            (name, ResolvedSetting(value=getattr(self, name), **vars(self.origins[name])))
+            for name in TRAINING_FIELDS
+        ]
+
+    def changed(self, values: Mapping[str, Any], *, reason: str, source: str) -> "TrainingSettings":
+        """Return the settings with other values, all for one reason."""
+        origin = Origin(reason=reason, source=source)
+        return replace(self, **values, origins={**self.origins, **dict.fromkeys(values, origin)})
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Return what a session's record keeps."""
+        return {
+            name: {"value": one.value, "reason": one.reason, "source": one.source}
+            for name, one in self.items()
+        }
+
+    @staticmethod
+    def from_json(record: Mapping[str, Mapping[str, Any]]) -> "TrainingSettings":
+        """Return the settings a record keeps; the inverse of :meth:`to_json`.
+
+        Raises:
+            IncompatibleError: Another version, with other settings, wrote it.
+        """
+        found = recorded_settings(record)
+        if sorted(TRAINING_FIELDS) != sorted(found):
+            odd = ", ".join(sorted({*TRAINING_FIELDS} ^ {*found}))
+            raise IncompatibleError(
+                f"another version of mlx-tune decided these settings ({odd}); train again"
+            )
+        return TrainingSettings(
+            **{name: one["value"] for name, one in found.items()},
+            origins={
+                name: Origin(reason=one["reason"], source=one["source"])
+                for name, one in found.items()
+            },
+        )
 
 
-_NO_DORA = (
-    "DoRA scales whole weight columns, so its change is not a sum that a chain of sessions could "
-    "add up exactly; leave it out, plain LoRA is used"
-)
+TRAINING_FIELDS = {
+    field.name: field for field in dataclasses.fields(TrainingSettings) if field.name != "origins"
+}
+FIELDS = {
+    **{field.name: field for field in dataclasses.fields(RequestSettings)},
+    **TRAINING_FIELDS,
+}
+"""Everything that may be set, by name."""
 
-FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+RENAMED = {"guard": "general_replay"}
+"""What settings were called in earlier versions."""
+
+REMOVED = {
+    "dora": (
+        "DoRA scales whole weight columns, so its change is not a sum that a chain of sessions "
+        "could add up exactly; leave it out, plain LoRA is used"
+    )
+}
+"""Settings that are not offered, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +314,19 @@ class ExplicitValue:
 
 def kind(name: str) -> type:
     """Return a setting's plain type: int, float, bool or str."""
-    return {"int": int, "float": float, "bool": bool, "str": str}[
-        str(FIELDS[name].type).split(" | ")[0]
-    ]
+    found = FIELDS[name].type
+    assert isinstance(found, type)
+    return found
+
+
+def default(name: str) -> Any:
+    """Return the fixed default of a setting, None where `sizing` decides it."""
+    return FIELDS[name].metadata["default"]
+
+
+def recorded_settings(record: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the settings of a session's or a run's record by the names they have today."""
+    return {RENAMED.get(name, name): chosen for name, chosen in record.items()}
 
 
 def merge_settings(
@@ -142,18 +342,20 @@ def merge_settings(
         UsageError: A flag is out of its limits.
         InputError: The config has an unknown key or a value that does not fit.
     """
-    given: dict[str, ExplicitValue] = {}
+    from_config: dict[str, ExplicitValue] = {}
     if config is not None:
         place, values = config
-        given = {name: ExplicitValue(value=value, source=place) for name, value in values.items()}
-        _check(given, InputError, place + ": {}")
+        from_config = {
+            name: ExplicitValue(value=value, source=place) for name, value in values.items()
+        }
+        _check(from_config, InputError, place + ": {}")
     from_flags = {
-        name: ExplicitValue(value=_word(name, value), source="--" + name.replace("_", "-"))
+        name: ExplicitValue(value=_spelled(name, value), source="--" + name.replace("_", "-"))
         for name, value in flags.items()
         if value is not None
     }
     _check(from_flags, UsageError, "--{}")
-    return {**given, **from_flags}
+    return {**from_config, **from_flags}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -176,12 +378,12 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(parsed, dict) or not isinstance(root, yaml.MappingNode):
         raise InputError(f"{path}: expected `setting: value` lines")
-    _refuse_twice(root, path)
-    return {str(key): _plain(str(key), value) for key, value in parsed.items()}
+    _refuse_duplicates(root, path)
+    return {str(key): _spelled(str(key), _number(str(key), value)) for key, value in parsed.items()}
 
 
-def _refuse_twice(root: yaml.MappingNode, path: Path) -> None:
-    """Refuse a setting that stands twice: YAML forbids it, but its reader takes the last."""
+def _refuse_duplicates(root: yaml.MappingNode, path: Path) -> None:
+    """Refuse a duplicate key: YAML forbids it, but its reader takes the last."""
     lines: dict[str, int] = {}
     for key, _ in root.value:
         line, name = key.start_mark.line + 1, str(key.value)
@@ -199,12 +401,7 @@ def replay_share(value: str) -> float | None:
     return None if value in REPLAYS else float(value)
 
 
-def _plain(name: str, value: Any) -> Any:
-    """Read what YAML takes for one type and a person for another."""
-    return _word(name, _number(name, value))
-
-
-def _word(name: str, value: Any) -> Any:
+def _spelled(name: str, value: Any) -> Any:
     """Read a number where a word or a share is meant, and a word's hyphens as it is listed."""
     if name == "replay" and isinstance(value, (int, float)) and not isinstance(value, bool):
         return f"{value:g}"
@@ -234,6 +431,10 @@ def _check(given: Mapping[str, ExplicitValue], error: type[MlxTuneError], place:
 
 
 def _problem(name: str, value: Any) -> str | None:
+    if name in RENAMED:
+        return f" is now {RENAMED[name]}"
+    if name in REMOVED:
+        return f": {REMOVED[name]}"
     if name not in FIELDS:
         close = difflib.get_close_matches(name, FIELDS, n=1)
         fix = f'did you mean "{close[0]}"?' if close else f"known: {', '.join(FIELDS)}"
@@ -241,11 +442,10 @@ def _problem(name: str, value: Any) -> str | None:
     wanted = kind(name)
     fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
     if not fits or (wanted is not bool and isinstance(value, bool)):
-        return f": {_shown(value)}; expected {_words(wanted)}"
-    if name == "dora" and value:
-        return f": {_NO_DORA}"
-    if words := FIELDS[name].metadata["words"]:
-        return None if value in words or _is_share(name, value) else _not_a_word(value, words)
+        expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        return f": {_shown(value)}; expected {expected[wanted]}"
+    if choices := FIELDS[name].metadata["choices"]:
+        return None if value in choices or _is_share(name, value) else _no_choice(value, choices)
     low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
     # `not <=` so that NaN is outside.
     if low is not None and not low <= value <= high:
@@ -262,18 +462,13 @@ def _is_share(name: str, value: str) -> bool:
         return False
 
 
-def _not_a_word(value: str, words: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(value, words, n=1)
-    fix = f'did you mean "{close[0]}"?' if close else f"known: {', '.join(words)}"
-    share = ", or a share such as 0.05" if words == REPLAYS else ""
+def _no_choice(value: str, choices: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(value, choices, n=1)
+    fix = f'did you mean "{close[0]}"?' if close else f"known: {', '.join(choices)}"
+    share = ", or a share such as 0.05" if choices == REPLAYS else ""
     return f": {_shown(value)}; {fix}{share}"
 
 
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:59] + "…"
-
-
-def _words(wanted: type) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return words[wanted]

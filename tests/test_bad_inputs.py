@@ -8,7 +8,7 @@ import pytest
 
 from helpers import tiny
 from helpers.training_lab import RecordingObserver, isolated_environment
-from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.workflows.plan import TrainingRequest
 from mlx_tune.workflows.run import train
 
 GOOD = [{"instruction": "Where?", "response": "Room 4."}]

@@ -71,7 +71,7 @@ def store(tmp_path_factory, tiny_base) -> SessionStore:
         mark_removed(store, three)
         short = lab.data("five", {"Where is A?": "In 31.", "Where is B?": "In 52."})
         five = lab.train(short, replay="none", **LEARNS).session
-        six = {"method": "seed", "keep_data": False, "guard": 0.5, "epochs": 1}
+        six = {"method": "seed", "keep_data": False, "general_replay": 0.5, "epochs": 1}
         lab.train(lab.data("six", facts("six", 2)), **six)
         rollback(lab.store, five.id)
         train(replace(lab.request(epochs=1, rank=2), data=()), RecordingObserver())  # consolidated

@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tune.errors import InputError, UsageError
-from mlx_tune.settings import FIELDS, kind, merge_settings, read_config
+from mlx_tune.settings import FIELDS, TrainingSettings, kind, merge_settings, read_config
+from mlx_tune.sizing import size_training
 
 
 def test_a_flag_wins_over_the_config_and_each_says_where_it_came_from():
@@ -101,3 +102,29 @@ def test_a_long_value_is_shown_in_short():
     with pytest.raises(InputError) as error:
         merge_settings({}, ("c", {"rank": ["x"] * 1000}))
     assert len(str(error.value)) < 120
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("guard", 0.3, "guard is now general_replay"),
+        ("dora", True, "dora: DoRA scales whole weight columns, so its change is not a sum"),
+    ],
+)
+def test_a_setting_of_an_earlier_version_is_answered_with_what_to_write(key, value, message):
+    with pytest.raises(InputError) as error:
+        merge_settings({}, ("c", {key: value}))
+    assert str(error.value).startswith(f"c: {message}")
+
+
+def test_a_record_of_an_earlier_version_is_read_by_todays_names():
+    settings = size_training(8, hidden_size=576, loss_chunk=64, explicit={})
+    record = settings.to_json()
+    record["guard"] = record.pop("general_replay")
+    assert TrainingSettings.from_json(record) == settings
+
+
+def test_every_fixed_default_is_within_its_limits():
+    for name, field in FIELDS.items():
+        if field.metadata["default"] is not None:
+            assert merge_settings({name: field.metadata["default"]})[name].source.startswith("--")

@@ -1,12 +1,12 @@
 import pytest
 
-from mlx_tune.settings import ExplicitValue
-from mlx_tune.sizing import Sizing, learning_rate, most_epochs, plan
+from mlx_tune.settings import ExplicitValue, TrainingSettings
+from mlx_tune.sizing import learning_rate, most_epochs, size_training
 
 
 def sized(rows: int, *, hidden=3072, **given):
     chosen = {name: ExplicitValue(value=value, source="--" + name) for name, value in given.items()}
-    return plan(rows, hidden_size=hidden, loss_chunk=64, given=chosen)
+    return size_training(rows, hidden_size=hidden, loss_chunk=64, explicit=chosen)
 
 
 # rows, rank, alpha, epochs, batch, accumulation, max length, at the edges of each size
@@ -28,22 +28,22 @@ def test_the_number_of_rows_decides_rank_epochs_and_batches(
     rows, rank, alpha, epochs, batch, accumulation, length
 ):
     found = sized(rows)
-    assert found.rank.value == rank
-    assert found.alpha.value == alpha
+    assert found.rank == rank
+    assert found.alpha == alpha
     assert found.scale == 2
-    assert found.epochs.value == epochs
-    assert (found.batch_size.value, found.grad_accumulation.value) == (batch, accumulation)
+    assert found.epochs == epochs
+    assert (found.batch_size, found.grad_accumulation) == (batch, accumulation)
     assert batch * accumulation == 8
-    assert found.max_length.value == length
+    assert found.max_length == length
 
 
 def test_the_sample_has_seventy_steps_ten_of_them_warm_up():
     from mlx_tune.continual.rehearse import mixture
+    from mlx_tune.training.config import TrainingConfig
     from mlx_tune.training.optimizer import warmup_steps
-    from mlx_tune.workflows.training_plan import training_config
 
-    rows = mixture(new=106, old=0, guards=80, epochs=5, replay="auto", guard=0.0)
-    steps = training_config(sized(106), rows).planned_steps(106)
+    rows = mixture(new=106, old=0, general=80, epochs=5, replay="auto", general_replay=0.0)
+    steps = TrainingConfig.of(sized(106), rows).planned_steps(106)
     assert (steps, warmup_steps(106, steps)) == (70, 10)
 
 
@@ -56,19 +56,19 @@ def test_every_value_says_why_and_where_from():
     for name, chosen in sized(106).items():
         assert chosen.reason, name
         assert chosen.source in ("rule", "default"), name
-    assert sized(106).rank.reason == "106 new rows (100 to 499)"
-    assert sized(1).rank.reason == "1 new row (under 100)"
-    assert sized(700).rank.reason == "700 new rows (500 or more)"
+    assert sized(106).origins["rank"].reason == "106 new rows (100 to 499)"
+    assert sized(1).origins["rank"].reason == "1 new row (under 100)"
+    assert sized(700).origins["rank"].reason == "700 new rows (500 or more)"
 
 
 def test_what_is_given_wins_and_says_so():
     found = sized(106, rank=4, epochs=12)
-    assert (found.rank.value, found.rank.source) == (4, "--rank")
-    assert (found.epochs.value, found.epochs.source) == (12, "--epochs")
+    assert (found.rank, found.origins["rank"].source) == (4, "--rank")
+    assert (found.epochs, found.origins["epochs"].source) == (12, "--epochs")
 
 
 def test_alpha_follows_a_given_rank():
-    assert (sized(106, rank=4).alpha.value, sized(106, rank=4).scale) == (8, 2)
+    assert (sized(106, rank=4).alpha, sized(106, rank=4).scale) == (8, 2)
     assert sized(106, rank=4, alpha=4.0).scale == 1
 
 
@@ -78,17 +78,17 @@ def test_rslora_scales_by_the_root_of_the_rank():
 
 
 def test_a_sizing_survives_its_record():
-    assert Sizing.from_json(sized(106).to_json()) == sized(106)
+    assert TrainingSettings.from_json(sized(106).to_json()) == sized(106)
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(1, 8), (2, 4), (4, 2), (8, 1), (16, 1)])
 def test_a_given_batch_size_keeps_eight_rows_a_step(batch, accumulation):
-    assert sized(106, batch_size=batch).grad_accumulation.value == accumulation
+    assert sized(106, batch_size=batch).grad_accumulation == accumulation
 
 
 @pytest.mark.parametrize(("accumulation", "batch"), [(8, 1), (4, 2), (1, 8), (32, 1)])
 def test_a_given_accumulation_keeps_eight_rows_a_step(accumulation, batch):
-    assert sized(106, grad_accumulation=accumulation).batch_size.value == batch
+    assert sized(106, grad_accumulation=accumulation).batch_size == batch
 
 
 @pytest.mark.parametrize(

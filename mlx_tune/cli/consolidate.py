@@ -26,7 +26,7 @@ def consolidate(
     in its middle.
     """
     from mlx_tune.cli.training_view import TrainingView, check_promoted
-    from mlx_tune.workflows.prepare import TrainingRequest
+    from mlx_tune.workflows.plan import TrainingRequest
     from mlx_tune.workflows.run import train
 
     request = TrainingRequest(

@@ -112,7 +112,12 @@ def _show_lost(
 
 
 def show_ways(
-    decision: Decision, console: Console, *, session: str, guard: float | None, store_flag: str
+    decision: Decision,
+    console: Console,
+    *,
+    session: str,
+    general_replay: float | None,
+    store_flag: str,
 ) -> None:
     """Print what one can do with a session that was held back, the likeliest to help first.
 
@@ -120,16 +125,17 @@ def show_ways(
         decision: What stood in its way.
         console: Where to.
         session: How a command names it, such as its id's first digits.
-        guard: A larger share of general questions than it had; None where all came along.
+        general_replay: A larger share of general questions than it had; None where all came along.
         store_flag: What a command must say of the store; nothing for the usual one.
     """
     console.print()
     _line("The session is saved, and HEAD is where it was. You can", console)
     forgot = any(kept.lost for kept in decision.sessions)
-    drifted = guard is not None and _drifted(decision)
+    drifted = general_replay is not None and _drifted(decision)
     ways = {
         "train again, rehearsing every old row": "train DATA --replay all" * forgot,
-        "train again, with more general questions": f"train DATA --guard {guard}" * drifted,
+        "train again, with more general questions": f"train DATA --general-replay {general_replay}"
+        * drifted,
         "train again, keeping only a part of what changes": "train DATA --method soup",
         "train one adapter on all that was ever taught": "consolidate" * forgot,
         "take the session as it is": f"promote {session}",

@@ -24,10 +24,10 @@ def plan(
     """Show what train would do, and why; nothing is written."""
     from mlx_tune.cli.console import console, print_json, say
     from mlx_tune.cli.plan_view import plan_json, show_plan
-    from mlx_tune.workflows.prepare import TrainingRequest, prepare
+    from mlx_tune.workflows.plan import TrainingRequest, plan_training
 
     request = TrainingRequest(data=data, store=store, flags=flags, config=config, asks_model=False)
-    planned = prepare(request, say=say)
+    planned = plan_training(request, say=say)
     if json:
         print_json(plan_json(planned))
     else:

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from mlx_tune.cli.console import plain, size
 from mlx_tune.data.rows import Row
-from mlx_tune.sizing import OPTIONAL
+from mlx_tune.settings import FIELDS
 from mlx_tune.training.memory import MemoryPlan
-from mlx_tune.workflows.training_plan import TrainingPlan
+from mlx_tune.workflows.plan import DataReview, TrainingPlan
 
 _LISTED = 5
 
@@ -27,12 +27,15 @@ def show_plan(plan: TrainingPlan, console: Console) -> None:
 
 def remarks(plan: TrainingPlan) -> list[str]:
     """Return what a person should know of the data before it is trained on."""
-    found = plan.rehearsal
-    limit = plan.sizing.max_length.value
+    review = plan.review
+    if review is None:  # a run that is resumed, which was shown before
+        return []
+    found = review.rehearsal
+    limit = plan.settings.max_length
     groups = [
         (
-            f"{{}} left out, longer than {limit} tokens ({plan.long_share:.1%} of the tokens)",
-            [row.place for row in plan.too_long],
+            f"{{}} left out, longer than {limit} tokens ({review.long_share:.1%} of the tokens)",
+            [row.place for row in review.too_long],
         ),
         ("{} standing more than once in the data", [row.place for row in found.duplicates]),
         (
@@ -45,7 +48,7 @@ def remarks(plan: TrainingPlan) -> list[str]:
             [f"{_q(row)} was: {plain(old.answer)}" for row, old in found.changed],
         ),
     ]
-    lines = [*_forgotten(plan), *_unasked(plan)]
+    lines = [*_forgotten(plan, review), *_unasked(plan)]
     for heading, listed in groups:
         if listed:
             lines.append(f"! {heading.format(_rows(len(listed)))}:")
@@ -55,16 +58,16 @@ def remarks(plan: TrainingPlan) -> list[str]:
 
 def _unasked(plan: TrainingPlan) -> list[str]:
     """Say that the base's own answers are not there yet, so that they are not in the plan."""
-    if not plan.sizing.guard.value or plan.mixture.kinds[2].rows:
+    if not plan.settings.general_replay or plan.mixture.kinds[2].rows:
         return []
     return ["! general questions come on top: `train` asks the base for its answers first, once"]
 
 
-def _forgotten(plan: TrainingPlan) -> list[str]:
+def _forgotten(plan: TrainingPlan, review: DataReview) -> list[str]:
     """Say which sessions cannot be rehearsed, and what there is instead."""
-    if not plan.unkept or plan.method.synthesises:
+    if not review.unkept or plan.method.synthesises:
         return []
-    names = ", ".join(session.name for session in plan.unkept)
+    names = ", ".join(session.name for session in review.unkept)
     return [
         f"! {names}: rows were not kept, so none is rehearsed; --method synthetic lets the "
         "model write rows instead"
@@ -73,13 +76,14 @@ def _forgotten(plan: TrainingPlan) -> list[str]:
 
 def plan_json(plan: TrainingPlan) -> dict[str, Any]:
     """Return a plan for ``--json``."""
-    found = plan.rehearsal
+    assert plan.review is not None, "a new plan comes with what a person should know"
+    review, found = plan.review, plan.review.rehearsal
     return {
         "name": plan.name,
         "base": {"name": plan.info.name, "fingerprint": plan.info.fingerprint},
         "chain": [session.folder_name for session in plan.chain],
         "rows": {
-            "new": len(plan.taught),
+            "new": len(plan.new),
             "rehearsed": len(found.old),
             "an_epoch": {
                 name: kind.places
@@ -87,7 +91,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
             },
             "held_out": len(plan.held_out),
         },
-        "too_long": [row.place for row in plan.too_long],
+        "too_long": [row.place for row in review.too_long],
         "repeated": len(found.repeated),
         "changed": [[row.place, old.answer] for row, old in found.changed],
         "contradictions": [[row.place, old.place] for row, old in found.contradictions],
@@ -95,19 +99,19 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "steps": plan.planned_steps,
         "warmup_steps": plan.warmup_steps,
         "tokens_per_epoch": plan.tokens_per_epoch,
-        "padding": plan.padding,
+        "padding": plan.batches.padding,
         "shapes": plan.shapes,
         "memory": {**dataclasses.asdict(plan.memory), "peak_bytes": plan.memory.peak_bytes},
-        "disk": dataclasses.asdict(plan.disk),
-        "settings": plan.sizing.to_json(),
+        "disk": dataclasses.asdict(review.disk),
+        "settings": plan.settings.to_json(),
         "remarks": remarks(plan),
     }
 
 
 def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
     names = " → ".join(session.name for session in plan.chain)
-    effective = plan.training.effective_batch
-    most = "at most " if plan.sizing.until_learned.value else ""
+    effective = plan.config.effective_batch
+    most = "at most " if plan.settings.until_learned else ""
     return [
         ("session", f"{len(plan.chain) + 1} · {plan.name}"),
         (
@@ -120,16 +124,23 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
             "steps",
             f"{most}{plan.planned_steps}, {plan.warmup_steps} of them warm-up "
             f"({_rows(plan.mixture.places)} ÷ {effective} a step, epochs: {most}"
-            f"{plan.training.epochs})",
+            f"{plan.config.epochs})",
         ),
         (
             "work",
             f"{plan.tokens_per_epoch:,} tokens an epoch{_added(plan)}; "
-            f"{plan.padding:.1%} padding in {plan.shapes} shape{'s' * (plan.shapes != 1)}",
+            f"{plan.batches.padding:.1%} padding in {plan.shapes} shape{'s' * (plan.shapes != 1)}",
         ),
         ("memory", _memory(plan.memory)),
-        ("disk", f"{size(plan.disk.needed_bytes)} of {size(plan.disk.free_bytes)} free"),
+        *_disk(plan),
     ]
+
+
+def _disk(plan: TrainingPlan) -> list[tuple[str, str]]:
+    if plan.review is None:
+        return []
+    disk = plan.review.disk
+    return [("disk", f"{size(disk.needed_bytes)} of {size(disk.free_bytes)} free")]
 
 
 def _mixture(plan: TrainingPlan) -> str:
@@ -166,8 +177,8 @@ def _settings(plan: TrainingPlan) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("setting", "value", "why", "from"):
         table.add_column(heading, header_style="dim", no_wrap=heading in ("setting", "value"))
-    for name, chosen in plan.sizing.items():
-        if name in OPTIONAL and chosen.source == "default":
+    for name, chosen in plan.settings.items():
+        if FIELDS[name].metadata["optional"] and chosen.source == "default":
             continue
         words = (name.replace("_", " "), value(chosen.value), chosen.reason, chosen.source)
         table.add_row(*map(escape, words))

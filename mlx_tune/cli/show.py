@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from mlx_tune.cli.options import STORE, JsonOption, StoreOption
+from mlx_tune.settings import recorded_settings
 
 
 def show(
@@ -63,7 +64,7 @@ def _lines(record: Any) -> list[tuple[str, str]]:
             if reworded := entry["paraphrases"]:
                 text += f", {percent(reworded['right'], reworded['asked'])} reworded"
             lines.append(("recall", text))
-    for name, chosen in record["sizing"].items():
+    for name, chosen in recorded_settings(record["sizing"]).items():
         shown = f"{name.replace('_', ' ')} {value(chosen['value'])}"
         lines.append(("setting", f"{shown} — {chosen['reason']} ({chosen['source']})"))
     return lines

@@ -23,7 +23,7 @@ def train(
 ) -> None:
     """Train one session on top of everything learned so far."""
     from mlx_tune.cli.training_view import TrainingView, check_promoted
-    from mlx_tune.workflows.prepare import TrainingRequest
+    from mlx_tune.workflows.plan import TrainingRequest
     from mlx_tune.workflows.run import train as carry_out
 
     view = TrainingView(as_json=json)

@@ -26,22 +26,22 @@ from mlx_tune.cli.signals import Signals
 from mlx_tune.continual.gate import Decision
 from mlx_tune.errors import HeldBack, Interrupted, Refused
 from mlx_tune.report.progress import RunProgress
-from mlx_tune.settings import MOST_GUARD
-from mlx_tune.sizing import GUARD
+from mlx_tune.settings import MAX_GENERAL_REPLAY, default, recorded_settings
 from mlx_tune.store.runs import Run
 from mlx_tune.store.session import ASK, PROMOTE, Session
 from mlx_tune.training.loop import Step, Trainer
+from mlx_tune.workflows.observer import GateAnswer, TrainingObserver
+from mlx_tune.workflows.plan import TrainingPlan
 from mlx_tune.workflows.run import TrainingOutcome
 from mlx_tune.workflows.scoring import SessionRecall
-from mlx_tune.workflows.training_plan import GateAnswer, TrainingPlan
 
 _WELL_LEARNED = 0.9
 _MORE = 1.5  # times the general questions
 _LONGER = 1.25  # times the epochs: 60 rows missed 4 with 27 and none with 34 (docs/LOG.md)
 
 
-class TrainingView:
-    """Prints a training as it goes; the ``Watch`` of the command line."""
+class TrainingView(TrainingObserver):
+    """Prints a training as it goes."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
@@ -172,7 +172,9 @@ class TrainingView:
             if outcome.judged is not None:
                 decision, name = outcome.judged.decision, session.id[:8]
                 more = _more_general(self._run.record) if self._run else None
-                show_ways(decision, self._console, session=name, guard=more, store_flag=flag)
+                show_ways(
+                    decision, self._console, session=name, general_replay=more, store_flag=flag
+                )
             return
         self._console.print("next:")
         commands = {
@@ -219,11 +221,11 @@ def _verdict(entry: SessionRecall, training: Mapping[str, Any] | None) -> str:
 def _more_general(run: Mapping[str, Any]) -> float | None:
     """Return a larger share of general questions than a run had; None where all came along."""
     general = run["mixture"][-1]
-    guard = run["sizing"]["guard"]["value"]
+    share = recorded_settings(run["sizing"])["general_replay"]["value"]
     if general["places"] == general["rows"] > 0:
         return None
-    more = round(guard * _MORE, 2) if guard else GUARD
-    return more if more <= MOST_GUARD else None
+    more = round(share * _MORE, 2) if share else float(default("general_replay"))
+    return more if more <= MAX_GENERAL_REPLAY else None
 
 
 def check_promoted(outcome: TrainingOutcome) -> None:

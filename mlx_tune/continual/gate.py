@@ -9,6 +9,7 @@ from typing import Any
 from mlx_tune.continual.recall import GeneralChange
 from mlx_tune.continual.significance import Changes, mcnemar
 from mlx_tune.errors import UsageError
+from mlx_tune.settings import TrainingSettings, default
 from mlx_tune.store.session import ASK, PROMOTE, REFUSE, Verdict
 
 
@@ -159,13 +160,25 @@ class Thresholds:
             probability.
     """  # noqa: D205 - two sentences that belong together
 
-    kept: float = 0.95
-    backward: float = 0.02
-    general: float = 0.10
-    ask_kept: float = 0.85
-    ask_backward: float = 0.05
-    ask_general: float = 0.25
+    kept: float = default("gate_kept")
+    backward: float = default("gate_backward") / 100
+    general: float = default("gate_general")
+    ask_kept: float = default("gate_kept_least")
+    ask_backward: float = default("gate_backward_most") / 100
+    ask_general: float = default("gate_general_most")
     significance: float = 0.05
+
+    @staticmethod
+    def of(settings: TrainingSettings) -> "Thresholds":
+        """Return the limits that a person set; the settings count backward transfer in points."""
+        return Thresholds(
+            kept=settings.gate_kept,
+            backward=settings.gate_backward / 100,
+            general=settings.gate_general,
+            ask_kept=settings.gate_kept_least,
+            ask_backward=settings.gate_backward_most / 100,
+            ask_general=settings.gate_general_most,
+        )
 
     def __post_init__(self) -> None:
         """Refuse limits under which losing more could look better."""

@@ -87,10 +87,10 @@ def mixture(
     *,
     new: int,
     old: int,
-    guards: int,
+    general: int,
     epochs: int,
     replay: str,
-    guard: float,
+    general_replay: float,
     distils: bool = False,
 ) -> Mixture:
     """Return which rows come in which epoch: new ones, old ones, general questions.
@@ -102,11 +102,11 @@ def mixture(
     Args:
         new: How many there are to learn.
         old: How many to keep.
-        guards: How many general questions there are.
+        general: How many general questions there are.
         epochs: As planned; the most where training stops once all is learned.
         replay: ``auto``, ``all``, ``none`` or the share of the old rows that comes in an epoch.
-        guard: Share of an epoch that is general questions; the bare base teaches them, so that what
-            a session costs in general ability does not add up along a chain.
+        general_replay: Share of an epoch that is general questions; the bare base teaches them, so
+            that what a session costs in general ability does not add up along a chain.
         distils: Whether the folded model teaches the old rows.
     """
     share = replay_share(replay)
@@ -117,14 +117,15 @@ def mixture(
     }
     places = min(old, by_name[replay] if share is None else math.ceil(share * old))
     rounds = min(MIN_PASSES, epochs) if replay == "auto" else None
-    general = min(guards, math.ceil(guard / (1 - guard) * (new + places)))
+    share_of_rest = general_replay / (1 - general_replay)
+    general_places = min(general, math.ceil(share_of_rest * (new + places)))
     return Mixture(
         kinds=(
             DataSource(rows=new, places=new),
             DataSource(
                 rows=old, places=places, rounds=rounds, teacher=MERGED if distils else LABELS
             ),
-            DataSource(rows=guards, places=general, teacher=BASE, weight=GENERAL_WEIGHT),
+            DataSource(rows=general, places=general_places, teacher=BASE, weight=GENERAL_WEIGHT),
         )
     )
 

@@ -1,4 +1,4 @@
-"""The general questions that ship with the program: probes to measure with, guards to train on.
+"""The general questions that ship with the program: probes to measure with, others to train on.
 
 They ask for everyday knowledge, sums, following an instruction, and owning up to not knowing what
 was made up. Nobody wrote answers to them: the base model's own are what is to be kept.
@@ -40,7 +40,7 @@ def probes() -> tuple[Question, ...]:
 
 def replay_questions() -> tuple[Question, ...]:
     """Return the 80 questions that may be trained on, 20 of a kind; none of a probe's topic."""
-    return _read("guards.json")
+    return _read("replay.json")
 
 
 def evenly(questions: tuple[Question, ...], count: int | None) -> tuple[Question, ...]:
@@ -57,5 +57,5 @@ def fingerprint(*lists: tuple[Question, ...]) -> str:
 
 
 def _read(name: str) -> tuple[Question, ...]:
-    data = (files("mlx_tune.data") / "general" / name).read_text(encoding="utf-8")
+    data = (files("mlx_tune.data") / "questions" / name).read_text(encoding="utf-8")
     return tuple(Question(kind=q["kind"], text=q["question"]) for q in json.loads(data))

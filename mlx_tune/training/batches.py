@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -151,13 +151,19 @@ class Batches:
         example = self.examples[row]
         return not _begins(example, self.prefix), len(example.tokens)
 
-    def shapes(self) -> tuple[dict[Shape, Shape], Counter[Shape]]:
-        """Return what each shape of the run is padded to, and how often it comes."""
-        needed = self.needed()
-        return few_shapes(needed), needed
+    @cached_property
+    def shapes(self) -> dict[Shape, Shape]:
+        """What each shape of the run is padded to."""
+        return few_shapes(self.needed)
 
+    @cached_property
+    def padding(self) -> float:
+        """The share of the tokens computed that are padding, 0 to 1."""
+        return padding(self.shapes, self.needed)
+
+    @cached_property
     def needed(self) -> Counter[Shape]:
-        """Return how often the run needs each shape, before any padding.
+        """How often the run needs each shape, before any padding.
 
         Where an epoch depends on what will be known of the rows, others of them stand in, and the
         longest come once more, so that no micro-batch is larger than what is reckoned with.
@@ -175,7 +181,7 @@ class Batches:
         return needed
 
 
-def padding(shapes: dict[Shape, Shape], needed: Counter[Shape]) -> float:
+def padding(shapes: Mapping[Shape, Shape], needed: Mapping[Shape, int]) -> float:
     """Return the share of the tokens computed that are padding, 0 to 1."""
     computed = sum(count * shapes[shape].tokens for shape, count in needed.items())
     return 1 - sum(count * shape.tokens for shape, count in needed.items()) / computed

@@ -1,9 +1,11 @@
 """What the training loop is told."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_tune.data.tokenise import Example
+from mlx_tune.settings import TRAINING_FIELDS, TrainingSettings, kind
 from mlx_tune.training.batches import Batches, shared_prefix
 from mlx_tune.training.mixture import Mixture
 
@@ -47,6 +49,22 @@ class TrainingConfig:
     compile: bool | None = None
     cache_bytes: int = 256 << 20
     wire_memory: bool = False
+
+    @staticmethod
+    def of(settings: TrainingSettings, mixture: Mixture) -> "TrainingConfig":
+        """Return what the loop is told, from a training's settings.
+
+        Args:
+            settings: All decided.
+            mixture: Which rows come in which epoch; the new ones are its first source.
+        """
+        names = {field.name for field in dataclasses.fields(TrainingConfig)} & {*TRAINING_FIELDS}
+        return TrainingConfig(
+            **{name: kind(name)(getattr(settings, name)) for name in names},
+            scale=settings.scale,
+            new_rows=mixture.kinds[0].rows,
+            mixture=mixture,
+        )
 
     @property
     def effective_batch(self) -> int:

@@ -23,7 +23,7 @@ from mlx_tune.training.adapter import (
     to_safetensors,
     unnamed,
 )
-from mlx_tune.training.batches import MicroBatch, collate, padding, shape_of
+from mlx_tune.training.batches import Batches, MicroBatch, collate, shape_of
 from mlx_tune.training.checkpoint import TrainerState, known, written
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.generic import network
@@ -115,6 +115,7 @@ class Trainer:
         config: TrainingConfig,
         *,
         objective: Objective | None = None,
+        batches: Batches | None = None,
     ) -> None:
         """Make a fresh adapter and stand before the first step.
 
@@ -123,6 +124,7 @@ class Trainer:
             examples: The rows.
             config: How they are trained on.
             objective: What is minimised besides their cross-entropy; None for nothing.
+            batches: Their micro-batches where they are known already; None to make them here.
 
         Raises:
             InputError: There are no rows.
@@ -153,9 +155,9 @@ class Trainer:
             checkpoint_layers=config.checkpoint_layers,
             loss_chunk=config.loss_chunk,
         )
-        self._batches = config.batches(examples, share_prefix=self.network.shares_prefix)
-        self.shapes, needed = self._batches.shapes()
-        self.padding = padding(self.shapes, needed)
+        shares = self.network.shares_prefix
+        self._batches = batches or config.batches(examples, share_prefix=shares)
+        self.shapes, self.padding = self._batches.shapes, self._batches.padding
         self.compilations = 0
         self._micro_step = self._compiled(self._taught)
         self._distilled_step = self._compiled(self._distilled)

@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import runtime
+from mlx_tune.training.batches import Batches
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.packed import will_pack
 from mlx_tune.training.shapes import Shape
@@ -153,7 +154,7 @@ def fit(
     limit: int,
     *,
     fixed: frozenset[str] = frozenset(),
-) -> tuple[TrainingConfig, MemoryPlan]:
+) -> tuple[TrainingConfig, MemoryPlan, Batches]:
     """Return the settings nearest to those wanted that fit, or the smallest where none does.
 
     First layers are computed again in the backward pass, as few as need be; then micro-batches
@@ -165,14 +166,17 @@ def fit(
         examples: The rows.
         limit: In bytes.
         fixed: Names of settings that somebody asked for; they stay.
+
+    Returns:
+        The settings, where their bytes go, and the micro-batches they make of the rows.
     """
     while True:
         batches = config.batches(examples, share_prefix=model.walked)
-        shapes = set(batches.shapes()[0].values())
+        shapes = set(batches.shapes.values())
         found = _fewest_checkpoints(model, config, shapes, limit, fixed)
         plan = predict(model, found, shapes, limit)
         if plan.fits or config.batch_size == 1 or {"batch_size", "grad_accumulation"} & fixed:
-            return found, plan
+            return found, plan, batches
         rows = config.effective_batch  # stays what it is, also where half of it is no whole number
         half = next(size for size in range(config.batch_size // 2, 0, -1) if rows % size == 0)
         config = replace(config, batch_size=half, grad_accumulation=rows // half)

@@ -20,6 +20,7 @@ from mlx_tune.inference import MARGIN_TOKENS, stream
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load, load_tokenizer
 from mlx_tune.models.tokenizer import Tokenizer
+from mlx_tune.settings import recorded_settings
 from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows.workspace import (
@@ -301,7 +302,10 @@ class Side:
     @property
     def settings(self) -> dict[str, Any]:
         """The values its session was trained with, by name; the base has none."""
-        return {name: chosen["value"] for name, chosen in self._record("sizing").items()}
+        return {
+            name: chosen["value"]
+            for name, chosen in recorded_settings(self._record("sizing")).items()
+        }
 
     @property
     def training(self) -> Mapping[str, Any]:

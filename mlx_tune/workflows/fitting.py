@@ -9,11 +9,13 @@ from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import DiskError, UsageError
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo
-from mlx_tune.sizing import ResolvedSetting, Sizing
+from mlx_tune.settings import TrainingSettings
 from mlx_tune.store.runs import KEPT_CHECKPOINTS
 from mlx_tune.training import memory
+from mlx_tune.training.batches import Batches
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.memory import Dimensions, MemoryPlan
+from mlx_tune.training.mixture import Mixture
 from mlx_tune.training.shapes import Shape
 
 _SLACK_BYTES = 32 << 20  # metrics, records, what the file system adds
@@ -90,19 +92,38 @@ def dimensions(info: BaseInfo) -> Dimensions:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """Settings that fit the machine, and what follows from them.
+
+    Attributes:
+        settings: As wanted, but for those that memory changed, each with its reason.
+        config: The same, for the loop.
+        batches: The micro-batches they make of the rows.
+        memory: Where the bytes will go.
+        adapter_bytes: Of the adapter's factors, float32.
+    """
+
+    settings: TrainingSettings
+    config: TrainingConfig
+    batches: Batches
+    memory: MemoryPlan
+    adapter_bytes: int
+
+
 def fit(
     info: BaseInfo,
-    decided: Sizing,
-    config: TrainingConfig,
+    settings: TrainingSettings,
+    mixture: Mixture,
     examples: Sequence[Example],
     asked: frozenset[str],
-) -> tuple[Sizing, MemoryPlan]:
-    """Return settings that fit the machine, each changed one with its reason.
+) -> Fitted:
+    """Change settings until the training fits the machine.
 
     Args:
         info: The base model.
-        decided: The settings as wanted.
-        config: The same, for the loop.
+        settings: As wanted.
+        mixture: Which rows come in which epoch.
         examples: The rows, new ones first.
         asked: Names of settings that a person gave, by flag or in a file; they stay.
 
@@ -110,36 +131,41 @@ def fit(
         UsageError: None do; the message says what needs how much, and what would fit.
     """
     model, limit = dimensions(info), memory.limit_bytes()
-    found, plan = memory.fit(model, config, examples, limit, fixed=asked)
+    wanted = TrainingConfig.of(settings, mixture)
+    config, plan, batches = memory.fit(model, wanted, examples, limit, fixed=asked)
     if not plan.fits:
-        raise UsageError(_too_large(model, found, plan, asked, examples))
+        raise UsageError(_too_large(model, config, plan, asked, examples))
     needs = f"{gigabytes(plan.peak_bytes)} of {gigabytes(limit)}"
-    changes = {
-        "batch_size": found.batch_size,
-        "grad_accumulation": found.grad_accumulation,
-        "checkpoint_layers": found.checkpoint_layers,
-    }
-    why = {"checkpoint_layers": f"everything fits: {needs}"}
-    chosen = {}
-    for name, value in changes.items():
-        before: ResolvedSetting = getattr(decided, name)
-        if value != before.value:
-            chosen[name] = ResolvedSetting(
-                value=value, reason=f"so that it fits: {needs}", source="memory"
-            )
-        elif name in why and name not in asked:
-            chosen[name] = replace(before, reason=why[name], source="memory")
-    return replace(decided, **chosen), plan
+    names = ("batch_size", "grad_accumulation", "checkpoint_layers")
+    changed = {n: getattr(config, n) for n in names if getattr(config, n) != getattr(wanted, n)}
+    settings = settings.changed(changed, reason=f"so that it fits: {needs}", source="memory")
+    if not {"checkpoint_layers"} & {*asked, *changed}:
+        same = {"checkpoint_layers": settings.checkpoint_layers}
+        settings = settings.changed(same, reason=f"everything fits: {needs}", source="memory")
+    return Fitted(
+        settings=settings,
+        config=replace(config, cache_bytes=plan.cache_bytes),
+        batches=batches,
+        memory=plan,
+        adapter_bytes=4 * model.adapter_numbers(config.rank),
+    )
 
 
-def with_cache(
-    info: BaseInfo, config: TrainingConfig, examples: Sequence[Example]
-) -> TrainingConfig:
-    """Return a configuration with as much cache as the machine has room for."""
+def predict(
+    info: BaseInfo, settings: TrainingSettings, mixture: Mixture, examples: Sequence[Example]
+) -> Fitted:
+    """Return what follows from settings that stay as they are, as of a run that is resumed."""
     model = dimensions(info)
-    shapes, _ = config.batches(examples, share_prefix=model.walked).shapes()
-    plan = memory.predict(model, config, set(shapes.values()), memory.limit_bytes())
-    return replace(config, cache_bytes=plan.cache_bytes)
+    config = TrainingConfig.of(settings, mixture)
+    batches = config.batches(examples, share_prefix=model.walked)
+    plan = memory.predict(model, config, {*batches.shapes.values()}, memory.limit_bytes())
+    return Fitted(
+        settings=settings,
+        config=replace(config, cache_bytes=plan.cache_bytes),
+        batches=batches,
+        memory=plan,
+        adapter_bytes=4 * model.adapter_numbers(config.rank),
+    )
 
 
 def gigabytes(count: int) -> str:

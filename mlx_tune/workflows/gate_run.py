@@ -12,14 +12,13 @@ from mlx_tune.continual.recall import GeneralChange, general_change, score
 from mlx_tune.continual.rehearse import current
 from mlx_tune.continual.retention import learned_outcomes, questions
 from mlx_tune.data.rows import Row
-from mlx_tune.models.load import load_tokenizer
-from mlx_tune.sizing import Sizing
-from mlx_tune.store.runs import GATE
+from mlx_tune.store.runs import GATE, Run
 from mlx_tune.store.session import ASK, PROMOTE, Session
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.workflows.general import GeneralSet, general_set
+from mlx_tune.workflows.observer import TrainingObserver
+from mlx_tune.workflows.plan import TrainingPlan
 from mlx_tune.workflows.scoring import Questions, SessionRecall, ask_questions, prepare_questions
-from mlx_tune.workflows.training_plan import Job, TrainingObserver
 from mlx_tune.workflows.workspace import (
     DATA_FILE,
     FoldedModel,
@@ -58,33 +57,23 @@ class GateResult:
         return {**self.decision.to_json(), "beta": self.beta}
 
 
-def run_gate(job: Job, adapter: Adapter, watch: TrainingObserver) -> GateResult:
+def run_gate(
+    plan: TrainingPlan, run: Run, adapter: Adapter, observer: TrainingObserver
+) -> GateResult:
     """Score, decide, and ask a person where the gate would rather not decide alone."""
-    bench = _Evaluator.of(job, general_set(job.info, say=watch.say), adapter)
-    watch.say("asking what was learned, and what was there before…")
-    if job.method.searches_scale:
+    bench = _Evaluator.of(plan, plan.general or general_set(plan.info, say=observer.say), adapter)
+    observer.say("asking what was learned, and what was there before…")
+    if plan.method.searches_scale:
         return bench.best(soup.BETAS)
     found = bench.judged(1.0)
     if found.verdict != ASK:
         return found
-    job.run.set(phase=GATE)
-    answer = watch.asked(found.decision, bench.questions)
+    run.set(phase=GATE)
+    answer = observer.asked(found.decision, bench.questions)
     if answer == "scale":
         smaller = bench.best(soup.BETAS[1:])
         return smaller if smaller.verdict == PROMOTE else found
     return replace(found, verdict=PROMOTE) if answer == "promote" else found
-
-
-def thresholds(decided: Sizing) -> Thresholds:
-    """Return the gate's limits, from the settings."""
-    return Thresholds(
-        kept=float(decided.gate_kept.value),
-        ask_kept=float(decided.gate_kept_least.value),
-        backward=float(decided.gate_backward.value) / 100,
-        ask_backward=float(decided.gate_backward_most.value) / 100,
-        general=float(decided.gate_general.value),
-        ask_general=float(decided.gate_general_most.value),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +81,7 @@ class _Evaluator:
     """What every size of a change is measured by.
 
     Attributes:
-        job: The run.
+        plan: Of the training.
         adapter: As trained.
         general: The general questions.
         rows: The questions that are still each earlier session's, in order.
@@ -100,7 +89,7 @@ class _Evaluator:
         learned: How they came out when they were learned; None where no record tells.
     """
 
-    job: Job
+    plan: TrainingPlan
     adapter: Adapter
     general: GeneralSet
     rows: tuple[tuple[Row, ...], ...]
@@ -108,20 +97,20 @@ class _Evaluator:
     learned: tuple[tuple[bool, ...] | None, ...]
 
     @staticmethod
-    def of(job: Job, general: GeneralSet, adapter: Adapter) -> "_Evaluator":
+    def of(plan: TrainingPlan, general: GeneralSet, adapter: Adapter) -> "_Evaluator":
         # A session that takes the place of others teaches their questions; they stay theirs here.
-        history = [*read_history(job.before), *([] if job.replaced else [job.new])]
+        history = [*read_history(plan.before), *([] if plan.replaced else [plan.new])]
         kept = current(history)
-        rows = [questions(kept[i]) for i in range(len(job.before))]
-        labels = [(session.number, session.name) for session in job.before]
+        rows = [questions(kept[i]) for i in range(len(plan.before))]
+        labels = [(session.number, session.name) for session in plan.before]
         exams = prepare_questions(
-            [*labels, (len(job.chain) + 1, job.name)],
-            [*rows, questions(job.new)],
-            load_tokenizer(job.info.folder, job.info.template),
+            [*labels, (len(plan.chain) + 1, plan.name)],
+            [*rows, questions(plan.new)],
+            plan.tokenizer,
         )
-        records = [session.record for session in job.before]
+        records = [session.record for session in plan.before]
         return _Evaluator(
-            job=job,
+            plan=plan,
             adapter=adapter,
             general=general,
             rows=tuple(map(tuple, rows)),
@@ -134,7 +123,7 @@ class _Evaluator:
         """What the decision's indices are of."""
         return {
             session.number: [str(row.question) for row in rows]
-            for session, rows in zip(self.job.before, self.rows, strict=True)
+            for session, rows in zip(self.plan.before, self.rows, strict=True)
         }
 
     def best(self, betas: Sequence[float]) -> GateResult:
@@ -151,7 +140,7 @@ class _Evaluator:
     def judged(self, beta: float) -> GateResult:
         """Score a part of the change, and decide."""
         adapter = soup.scaled(self.adapter, beta) if beta != 1 else self.adapter
-        folded = load_folded(self.job.info, self.job.stands_on, [adapter], measured=True)
+        folded = load_folded(self.plan.info, self.plan.stands_on, [adapter], measured=True)
         recall, before, general = self._scored(folded)
         fidelity = folded.fidelity
         del folded
@@ -175,13 +164,13 @@ class _Evaluator:
         *before, own = (ask_questions(folded, exam) for exam in self.exams)
         losses = score(folded.model, self.general.probes).losses
         general = general_change(self.general.base_losses, losses, self.general.tokens)
-        return ([own] if self.job.replaced else [*before, own]), before, general
+        return ([own] if self.plan.replaced else [*before, own]), before, general
 
     def _decision(self, before: Sequence[SessionRecall], general: GeneralChange) -> Decision:
         measured, skipped = [], {}
-        for session, entry, learned in zip(self.job.before, before, self.learned, strict=True):
+        for session, entry, learned in zip(self.plan.before, before, self.learned, strict=True):
             label = f"{session.number} {session.name}"
-            if session in self.job.without:
+            if session in self.plan.without:
                 skipped[label] = "it was left out on purpose"
                 continue
             if entry.verbatim is None or learned is None:
@@ -199,7 +188,7 @@ class _Evaluator:
             measured,
             skipped=skipped,
             general=general if general.asked else None,
-            thresholds=thresholds(self.job.sizing),
+            thresholds=Thresholds.of(self.plan.settings),
         )
 
 

@@ -41,12 +41,12 @@ class GeneralSet:
 
     Attributes:
         probes: To measure with; never trained on.
-        guards: May be trained on.
+        replayed: May be trained on.
         base_losses: The base's own loss of each probe's answer, nats, summed over its tokens.
     """
 
     probes: tuple[Example, ...]
-    guards: tuple[Example, ...]
+    replayed: tuple[Example, ...]
     base_losses: tuple[float, ...]
 
     @property
@@ -67,12 +67,12 @@ def general_set(info: BaseInfo, *, say: Say) -> GeneralSet:
     Raises:
         InputError: The base computes no finite numbers.
     """
-    probes, guards = _questions()
-    key = _key(info, probes, guards)
+    probes, replayed = _questions()
+    key = _key(info, probes, replayed)
     if (kept := kept_general_set(info)) is not None:
         return kept
-    say(f"asking the base {len(probes) + len(guards)} general questions (once a base)…")
-    made = _ask(info, probes, guards)
+    say(f"asking the base {len(probes) + len(replayed)} general questions (once a base)…")
+    made = _ask(info, probes, replayed)
     free_memory()
     try:
         path = _path(key)
@@ -98,20 +98,20 @@ def _path(key: Any) -> Path:
     return cache_dir() / "general" / f"{key['base']}-{key['questions'][:8]}.json"
 
 
-def _key(info: BaseInfo, probes: tuple[Question, ...], guards: tuple[Question, ...]) -> Any:
+def _key(info: BaseInfo, probes: tuple[Question, ...], replayed: tuple[Question, ...]) -> Any:
     """Return all that decides the answers, but for how a device rounds."""
     return {
         "rules": RULES,
         "base": info.fingerprint,
-        "questions": general_questions.fingerprint(probes, guards),
+        "questions": general_questions.fingerprint(probes, replayed),
         "max_tokens": MAX_TOKENS,
         "computed_in": str(runtime.compute_dtype() or "as stored"),
     }
 
 
-def _ask(info: BaseInfo, probes: Sequence[Question], guards: Sequence[Question]) -> GeneralSet:
+def _ask(info: BaseInfo, probes: Sequence[Question], replayed: Sequence[Question]) -> GeneralSet:
     folded = load_folded(info, [])
-    asked = [*probes, *guards]
+    asked = [*probes, *replayed]
     prompts = _prompts(folded.tokenizer, asked)
     reads = getattr(folded.model.args, "max_position_embeddings", None)
     fits = [i for i, prompt in enumerate(prompts) if not reads or len(prompt) < reads]
@@ -126,7 +126,7 @@ def _ask(info: BaseInfo, probes: Sequence[Question], guards: Sequence[Question])
     measured = tuple(example for i, example in examples.items() if i < len(probes))
     return GeneralSet(
         probes=measured,
-        guards=tuple(example for i, example in examples.items() if i >= len(probes)),
+        replayed=tuple(example for i, example in examples.items() if i >= len(probes)),
         base_losses=score(folded.model, measured).losses,
     )
 
@@ -150,7 +150,7 @@ def _to_json(made: GeneralSet, key: Any) -> bytes:
     body = {
         "key": key,
         "probes": _entries(made.probes),
-        "guards": _entries(made.guards),
+        "guards": _entries(made.replayed),
         "base_losses": made.base_losses,
     }
     return (canonical_json({**body, "sha256": _hash(body)}) + "\n").encode()
@@ -164,7 +164,7 @@ def _read(path: Path, key: Any) -> GeneralSet | None:
             return None
         return GeneralSet(
             probes=_examples(body["probes"]),
-            guards=_examples(body["guards"]),
+            replayed=_examples(body["guards"]),
             base_losses=tuple(body["base_losses"]),
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -11,12 +11,12 @@ from mlx_tune.continual.fold import negated_factors
 from mlx_tune.continual.recall import score
 from mlx_tune.continual.rehearse import learnable
 from mlx_tune.errors import DamagedStoreError, InputError, Interrupted
-from mlx_tune.store.runs import Checkpoint
+from mlx_tune.store.runs import Checkpoint, Run
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.training.loop import Objective, Step, Trainer
 from mlx_tune.training.mixture import BASE
-from mlx_tune.workflows import fitting
-from mlx_tune.workflows.training_plan import Job, TrainingObserver
+from mlx_tune.workflows.observer import TrainingObserver
+from mlx_tune.workflows.plan import TrainingPlan
 from mlx_tune.workflows.workspace import load_folded, read_adapters
 
 SCORES_FILE, EXAM_FILE = "validation.json", "exam.json"
@@ -41,44 +41,49 @@ class TrainingResult:
     is_learned: bool | None
 
 
-def take_steps(job: Job, watch: TrainingObserver) -> TrainingResult:
+def take_steps(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> TrainingResult:
     """Train from the newest checkpoint, or from the start, to the last step.
 
     Raises:
         Interrupted: Somebody asked to stop; the step just made is in a checkpoint.
     """
-    folded = load_folded(job.info, job.stands_on)
-    watch.merged(job.stands_on)
-    config = fitting.with_cache(job.info, job.training, job.examples)
-    trainer = Trainer(folded.model, job.examples, config, objective=_objective(job))
-    scores, exam = _restore(job, trainer)
+    folded = load_folded(plan.info, plan.stands_on)
+    observer.merged(plan.stands_on)
+    trainer = Trainer(
+        folded.model,
+        plan.examples,
+        plan.config,
+        objective=_objective(plan),
+        batches=plan.batches,
+    )
+    scores, exam = _restore(plan, run, trainer)
     if trainer.missing_projections:
         names = ", ".join(trainer.missing_projections)
-        watch.say(f"note: this architecture has no {names}, so less of it is adapted")
-    for note in (*job.run.notes, *trainer.notes):
-        watch.say(note)
-    watch.began(trainer)
+        observer.say(f"note: this architecture has no {names}, so less of it is adapted")
+    for note in (*run.notes, *trainer.notes):
+        observer.say(note)
+    observer.began(trainer)
     saved = time.monotonic()
     for step in () if exam.is_passed(trainer.steps_done) else trainer.steps():
-        job.run.log(**vars(step))
-        if step.ends_epoch and job.validation:
-            scores.append(_score(job, trainer))
+        run.log(**vars(step))
+        if step.ends_epoch and plan.validation:
+            scores.append(_score(plan, trainer))
         if step.ends_epoch and exam.is_due(step.epoch, trainer.hardest):
-            exam = _check_all_rows(exam, trainer, job)
-        signal = watch.stop()
+            exam = _check_all_rows(exam, trainer, plan)
+        signal = observer.stop()
         due = time.monotonic() + step.seconds - saved >= CHECKPOINT_SECONDS
         if step.ends_epoch or signal or due:  # before anybody is told that it is saved
-            _save(job, trainer, step, scores, exam)
+            _save(run, trainer, step, scores, exam)
             saved = time.monotonic()
-        watch.stepped(step)
+        observer.stepped(step)
         if signal:
             raise Interrupted(f"stopped after step {step.number}, which is saved", signal=signal)
         if exam.is_passed(step.number):
-            watch.say(f"all of it is known word for word after {step.epoch} epochs: enough")
+            observer.say(f"all of it is known word for word after {step.epoch} epochs: enough")
             break
-    watch.ended()
+    observer.ended()
     is_learned = exam.is_passed(trainer.steps_done) if exam.rows else None
-    _take_best(job, trainer, scores, watch)
+    _take_best(run, trainer, scores, observer)
     return TrainingResult(
         adapter=trainer.adapter(),
         num_layers=len(trainer.model.layers),
@@ -87,32 +92,32 @@ def take_steps(job: Job, watch: TrainingObserver) -> TrainingResult:
     )
 
 
-def _objective(job: Job) -> Objective:
+def _objective(plan: TrainingPlan) -> Objective:
     """Return what the method minimises besides the taught tokens' loss."""
-    past = read_adapters(job.stands_on)
-    penalised = past and job.method.penalty_weight
+    past = read_adapters(plan.stands_on)
+    penalised = past and plan.method.penalty_weight
     return Objective(
-        penalty=partial(job.method.penalty, past=past) if penalised else None,
-        teachers={BASE: negated_factors(past, scale=job.sizing.scale)},
+        penalty=partial(plan.method.penalty, past=past) if penalised else None,
+        teachers={BASE: negated_factors(past, scale=plan.settings.scale)},
     )
 
 
-def _early_stopping(job: Job) -> EarlyStopping:
+def _early_stopping(plan: TrainingPlan) -> EarlyStopping:
     """Return the exam that ends the training: none where all planned steps are taken."""
-    rows = [i for i, known in enumerate(learnable([*job.new, *job.old])) if known]
-    kinds = job.mixture.kinds
+    rows = [i for i, known in enumerate(learnable([*plan.new, *plan.old])) if known]
+    kinds = plan.mixture.kinds
     coming = sum(kind.rows for kind in kinds[:2] if kind.places)
     return EarlyStopping(
-        rows=tuple(row for row in rows if row < coming) if job.sizing.until_learned.value else (),
-        least_epochs=job.mixture.epochs_of_rounds,
+        rows=tuple(row for row in rows if row < coming) if plan.settings.until_learned else (),
+        least_epochs=plan.mixture.epochs_of_rounds,
     )
 
 
-def _check_all_rows(exam: EarlyStopping, trainer: Trainer, job: Job) -> EarlyStopping:
+def _check_all_rows(exam: EarlyStopping, trainer: Trainer, plan: TrainingPlan) -> EarlyStopping:
     """Ask for every row that has to be known; the loop is told how each was."""
     found = score(
         trainer.model,
-        [job.examples[row] for row in exam.rows],
+        [plan.examples[row] for row in exam.rows],
         called=trainer.network,
         factors=trainer.adapter().factors,
     )
@@ -121,9 +126,11 @@ def _check_all_rows(exam: EarlyStopping, trainer: Trainer, job: Job) -> EarlySto
     return exam.sat(trainer.steps_done, found.hardest)
 
 
-def _restore(job: Job, trainer: Trainer) -> tuple[list[ValidationScore], EarlyStopping]:
+def _restore(
+    plan: TrainingPlan, run: Run, trainer: Trainer
+) -> tuple[list[ValidationScore], EarlyStopping]:
     """Go to the newest checkpoint, if there is one; return what was scored and asked until then."""
-    exam, newest = _early_stopping(job), job.run.newest_checkpoint()
+    exam, newest = _early_stopping(plan), run.newest_checkpoint()
     if newest is None:
         return [], exam
     files = _files(newest)
@@ -133,7 +140,11 @@ def _restore(job: Job, trainer: Trainer) -> tuple[list[ValidationScore], EarlySt
 
 
 def _save(
-    job: Job, trainer: Trainer, step: Step, scores: Sequence[ValidationScore], exam: EarlyStopping
+    run: Run,
+    trainer: Trainer,
+    step: Step,
+    scores: Sequence[ValidationScore],
+    exam: EarlyStopping,
 ) -> None:
     files = trainer.checkpoint()
     if scores:  # in the checkpoint, so that a resume chooses the best among the very same
@@ -141,38 +152,41 @@ def _save(
     if exam.step:  # and ends where the run would have ended
         files[EXAM_FILE] = exam.to_json()
     chosen = best_score(scores)
-    job.run.save_checkpoint(step.number, files, best=chosen.step if chosen else None)
+    run.save_checkpoint(step.number, files, best=chosen.step if chosen else None)
 
 
-def _score(job: Job, trainer: Trainer) -> ValidationScore:
+def _score(plan: TrainingPlan, trainer: Trainer) -> ValidationScore:
     """Ask the model as it stands for the held-out rows."""
     number = trainer.steps_done
     try:
         found = score(
             trainer.model,
-            job.validation,
+            plan.validation,
             called=trainer.network,
             factors=trainer.adapter().factors,
         )
     except InputError:  # no finite loss: never the best
-        return ValidationScore(step=number, right=0, asked=len(job.validation), loss=None)
+        return ValidationScore(step=number, right=0, asked=len(plan.validation), loss=None)
     return ValidationScore(step=number, right=found.right, asked=found.asked, loss=found.loss)
 
 
 def _take_best(
-    job: Job, trainer: Trainer, scores: Sequence[ValidationScore], watch: TrainingObserver
+    run: Run,
+    trainer: Trainer,
+    scores: Sequence[ValidationScore],
+    observer: TrainingObserver,
 ) -> None:
     """Go back to the best checkpoint, where held-out rows chose one."""
     chosen = best_score(scores)
     if chosen is None or chosen.step == trainer.steps_done:
         return
     try:
-        files = _files(job.run.checkpoint(chosen.step))
+        files = _files(run.checkpoint(chosen.step))
     except DamagedStoreError as error:
-        watch.say(f"note: the best checkpoint cannot be used, the last one is: {error}")
+        observer.say(f"note: the best checkpoint cannot be used, the last one is: {error}")
         return
     trainer.restore(files, place=f"step {chosen.step}")
-    watch.say(
+    observer.say(
         f"the checkpoint after step {chosen.step} is the best by the held-out rows "
         f"({chosen.right} of {chosen.asked}, loss {chosen.loss:.4f})"
     )

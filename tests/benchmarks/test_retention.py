@@ -10,7 +10,7 @@ from helpers.training_lab import FAST_SETTINGS, RecordingObserver
 from mlx_tune.settings import merge_settings
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows import store_commands
-from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.workflows.plan import TrainingRequest
 from mlx_tune.workflows.run import train
 
 SETUP = Setup(base="tiny", facts="places", sessions=3, rows=2, epochs=7, until_learned=True)

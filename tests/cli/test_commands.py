@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.training_lab import RecordingObserver, isolated_environment
-from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.workflows.plan import TrainingRequest
 from mlx_tune.workflows.run import train
 
 ROWS = [

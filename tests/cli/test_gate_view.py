@@ -28,7 +28,13 @@ def asked(number: int) -> list[str]:
 
 
 def shown(
-    *measured, general=None, skipped=None, questions=None, width=80, guard=0.45, store_flag=""
+    *measured,
+    general=None,
+    skipped=None,
+    questions=None,
+    width=80,
+    general_replay=0.45,
+    store_flag="",
 ):
     decision = decide(measured, skipped=skipped or {}, general=general, thresholds=Thresholds())
     file = io.StringIO()
@@ -39,7 +45,13 @@ def shown(
         console,
     )
     if decision.verdict != PROMOTE:
-        show_ways(decision, console, session="7f3a9c12", guard=guard, store_flag=store_flag)
+        show_ways(
+            decision,
+            console,
+            session="7f3a9c12",
+            general_replay=general_replay,
+            store_flag=store_flag,
+        )
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
@@ -153,7 +165,7 @@ def test_a_drift_alone_asks_for_more_general_questions():
         "",
         "The session is saved, and HEAD is where it was. You can",
         "  1. train again, with more general questions",
-        "     mlx-tune train DATA --guard 0.45",
+        "     mlx-tune train DATA --general-replay 0.45",
         "  2. train again, keeping only a part of what changes",
         "     mlx-tune train DATA --method soup",
         "  3. take the session as it is",
@@ -163,6 +175,6 @@ def test_a_drift_alone_asks_for_more_general_questions():
 
 def test_more_general_questions_are_not_offered_where_all_came_along():
     drift = GeneralChange(nats_per_token=0.2, rose=90, fell=30, asked=120)
-    lines = shown(session(1, "cs", 8, 0), general=drift, guard=None)
-    assert not any("--guard" in line for line in lines)
+    lines = shown(session(1, "cs", 8, 0), general=drift, general_replay=None)
+    assert not any("--general-replay" in line for line in lines)
     assert "  1. train again, keeping only a part of what changes" in lines

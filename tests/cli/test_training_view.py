@@ -33,7 +33,7 @@ def test_an_earlier_session_is_kept_or_faded():
 
 
 @pytest.mark.parametrize(
-    ("guard", "places", "rows", "more"),
+    ("general_replay", "places", "rows", "more"),
     [
         (0.3, 46, 80, 0.45),
         (0.0, 0, 0, 0.3),  # none came along: as many as by default
@@ -42,10 +42,13 @@ def test_an_earlier_session_is_kept_or_faded():
     ],
 )
 def test_a_larger_share_of_general_questions_is_one_that_changes_something(
-    guard, places, rows, more
+    general_replay, places, rows, more
 ):
     kinds = [{"places": 30, "rows": 30}, {"places": 0, "rows": 0}, {"places": places, "rows": rows}]
-    assert _more_general({"mixture": kinds, "sizing": {"guard": {"value": guard}}}) == more
+    assert (
+        _more_general({"mixture": kinds, "sizing": {"general_replay": {"value": general_replay}}})
+        == more
+    )
 
 
 def told(right, training):

@@ -64,7 +64,14 @@ def test_an_answer_replaced_inside_a_longer_conversation_is_not_rehearsed_either
 
 
 def kinds(**given):
-    defaults = {"new": 30, "old": 0, "guards": 60, "epochs": 10, "replay": "auto", "guard": 0.0}
+    defaults = {
+        "new": 30,
+        "old": 0,
+        "general": 60,
+        "epochs": 10,
+        "replay": "auto",
+        "general_replay": 0.0,
+    }
     return mixture(**(defaults | given)).kinds
 
 
@@ -96,7 +103,7 @@ def test_replay_in_words_or_as_a_share(replay, places, rounds):
 
 @given(new=st.integers(1, 60), old=st.integers(0, 300), epochs=st.integers(1, 40))
 def test_every_old_row_is_seen_at_least_three_times_or_once_an_epoch(new, old, epochs):
-    found = mixture(new=new, old=old, guards=0, epochs=epochs, replay="auto", guard=0.0)
+    found = mixture(new=new, old=old, general=0, epochs=epochs, replay="auto", general_replay=0.0)
     met = Counter()
     for number in range(epochs):
         chosen = found.epoch(number, [1.0] * found.rows)
@@ -107,10 +114,10 @@ def test_every_old_row_is_seen_at_least_three_times_or_once_an_epoch(new, old, e
 
 
 def test_general_questions_have_their_share_of_an_epoch():
-    assert kinds(new=95, guard=0.05)[2].places == 5
-    assert kinds(new=30, old=30, guard=0.05)[2].places == 4  # 3.2 of 60 + 3.2, rounded up
-    assert kinds(new=95, guard=0.05, guards=2)[2].places == 2
-    assert kinds(guard=0.0)[2].places == 0
+    assert kinds(new=95, general_replay=0.05)[2].places == 5
+    assert kinds(new=30, old=30, general_replay=0.05)[2].places == 4  # 3.2 of 60 + 3.2, rounded up
+    assert kinds(new=95, general_replay=0.05, general=2)[2].places == 2
+    assert kinds(general_replay=0.0)[2].places == 0
 
 
 def test_what_contradicts_itself_and_texts_cannot_be_known_word_for_word():

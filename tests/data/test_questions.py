@@ -73,7 +73,7 @@ def test_no_probe_has_the_numbers_of_a_guard():
     assert shared == []
 
 
-def test_no_probe_names_what_a_guard_names():
+def test_no_probe_names_what_a_replayed_question_names():
     """A name is a word with a capital that is not the first of its sentence."""
     named = re.compile(r"(?<=[a-z,\"'] )[\"']?([A-Z][a-zé]{2,})")
     kept = [{*named.findall(q.text)} for q in general_questions.replay_questions()]
@@ -111,8 +111,8 @@ def test_the_fingerprint_of_questions_knows_their_words_and_order():
 
 
 def test_the_files_hold_a_kind_and_a_question_a_line():
-    for name, count in (("probes", 120), ("guards", 80)):
-        path = Path(general_questions.__file__).parent / "general" / f"{name}.json"
+    for name, count in (("probes", 120), ("replay", 80)):
+        path = Path(general_questions.__file__).parent / "questions" / f"{name}.json"
         lines = path.read_text().splitlines()[1:-1]
         assert len(lines) == count
         assert all({*json.loads(line.rstrip(","))} == {"kind", "question"} for line in lines)

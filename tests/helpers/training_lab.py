@@ -14,11 +14,18 @@ import pytest
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.models import runtime
 from mlx_tune.training.generic import attach
-from mlx_tune.workflows import gate_run, general
-from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.workflows import general
+from mlx_tune.workflows.observer import TrainingObserver
+from mlx_tune.workflows.plan import TrainingRequest
 from mlx_tune.workflows.run import train
 
-FAST_SETTINGS = {"epochs": 2, "rank": 4, "batch_size": 4, "grad_accumulation": 1, "guard": 0.0}
+FAST_SETTINGS = {
+    "epochs": 2,
+    "rank": 4,
+    "batch_size": 4,
+    "grad_accumulation": 1,
+    "general_replay": 0.0,
+}
 """Settings of a short training without general questions.
 
 A tiny base's answers to those are gibberish, which a few rows do not outweigh.
@@ -26,8 +33,8 @@ A tiny base's answers to those are gibberish, which a few rows do not outweigh.
 
 
 @dataclass
-class RecordingObserver:
-    """A `Watch` that records every call, and interrupts the training where a test asks for it."""
+class RecordingObserver(TrainingObserver):
+    """An observer that records every call, and interrupts the training where a test asks for it."""
 
     lines: list[str] = field(default_factory=list)
     plans: list = field(default_factory=list)
@@ -65,20 +72,14 @@ class RecordingObserver:
     def opened(self, run):
         self.run = run
 
-    def began(self, trainer):
-        pass
-
     def stepped(self, step):
         self.steps.append(step)
         if step.number == self.stop_after:
             raise KeyboardInterrupt
 
-    def ended(self):
-        pass
-
 
 class LogitsRecorder(RecordingObserver):
-    """A `Watch` that keeps the logits of the trained model for some tokens: `logits`."""
+    """An observer that keeps the logits of the trained model for some tokens: `logits`."""
 
     def __init__(self, tokens):
         super().__init__()
@@ -102,7 +103,7 @@ def use_few_probes(patch: pytest.MonkeyPatch, *, lenient: bool = True) -> None:
         worst = Thresholds(
             kept=0, ask_kept=0, backward=1, ask_backward=1, general=1e9, ask_general=1e9
         )
-        patch.setattr(gate_run, "thresholds", lambda decided: worst)
+        patch.setattr(Thresholds, "of", staticmethod(lambda settings: worst))
 
 
 @contextmanager

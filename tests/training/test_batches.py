@@ -181,7 +181,7 @@ def test_what_a_run_needs_is_what_its_steps_meet():
     examples = [example(*SYSTEM, *range(50, 53 + i % 7), taught=2) for i in range(29)]
     all_of = batches(examples, epochs=3, prefix=SYSTEM)
     met = Counter()
-    chosen = few_shapes(all_of.needed(), 4)
+    chosen = few_shapes(all_of.needed, 4)
     for number in range(3):
         for step in steps_of(all_of, number):
             for rows in map(all_of.of, all_of.parts(step)):
@@ -189,7 +189,7 @@ def test_what_a_run_needs_is_what_its_steps_meet():
                 met[own] += 1
                 batch = collate(rows, SYSTEM, chosen[own])
                 assert batch.tokens.size == chosen[own].tokens
-    assert met == all_of.needed()
+    assert met == all_of.needed
     assert sum(met.values()) == 3 * 8  # of 29 rows: three steps of two fours, and one of 4 and 1
 
 
@@ -253,7 +253,7 @@ def test_real_rows_are_padded_by_less_than_a_tenth(size):
     all_of = batches(
         rows, epochs=5, batch_size=size, effective_batch=max(8, size), prefix=shared_prefix(rows)
     )
-    needed = all_of.needed()
+    needed = all_of.needed
     chosen = few_shapes(needed)
     assert len(set(chosen.values())) <= 8
     assert 0 <= padding(chosen, needed) < 0.1  # measured: 0.005 to 0.03

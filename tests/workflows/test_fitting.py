@@ -73,10 +73,10 @@ def test_with_less_memory_micro_batches_are_halved_and_the_reason_is_told(lab, m
     lab.train(data, observer=whole, **asked)
     machine(whole.plans[0].memory.peak_bytes - 1)
     lab.train(lab.data("b", facts("Hall", 8)), observer=less, **asked)
-    sizing = less.plans[0].sizing
-    assert (sizing.batch_size.value, sizing.grad_accumulation.value) == (1, 8)
-    assert sizing.batch_size.source == "memory"
-    assert sizing.batch_size.reason.startswith("so that it fits: ")
+    settings = less.plans[0].settings
+    assert (settings.batch_size, settings.grad_accumulation) == (1, 8)
+    assert settings.origins["batch_size"].source == "memory"
+    assert settings.origins["batch_size"].reason.startswith("so that it fits: ")
 
 
 def test_without_a_gpu_a_tenth_of_the_machine_stays_free(monkeypatch):

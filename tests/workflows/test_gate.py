@@ -10,7 +10,7 @@ from mlx_tune.errors import UsageError
 from mlx_tune.store import runs
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows import gate_run
-from mlx_tune.workflows.prepare import TrainingRequest
+from mlx_tune.workflows.plan import TrainingRequest
 from mlx_tune.workflows.run import resume, train
 from mlx_tune.workflows.store_commands import promote, rollback
 from mlx_tune.workflows.workspace import read_rows
@@ -97,7 +97,7 @@ ASKS = Thresholds(ask_kept=0, ask_backward=1, general=100, ask_general=100)
 
 @pytest.fixture
 def asks(monkeypatch):
-    monkeypatch.setattr(gate_run, "thresholds", lambda decided: ASKS)
+    monkeypatch.setattr(Thresholds, "of", staticmethod(lambda settings: ASKS))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def asking(one_session, tmp_path_factory):
             raise KeyboardInterrupt
 
     with isolated_environment(tmp_path_factory.getbasetemp()) as patch:
-        patch.setattr(gate_run, "thresholds", lambda decided: ASKS)
+        patch.setattr(Thresholds, "of", staticmethod(lambda settings: ASKS))
         made = one_session.copy(tmp_path_factory.mktemp("asking"))
         with pytest.raises(KeyboardInterrupt):
             made.train(made.data("more", facts("B")), observer=Killed(), **FORGETS)
@@ -197,7 +197,7 @@ def test_a_correction_that_was_not_kept_is_not_undone_by_rehearsal(learned):
 
 
 def consolidating(lab, *, without=(), **settings) -> TrainingRequest:
-    flags = {"base": str(lab.base), "grad_accumulation": 1, "guard": 0.0, **settings}
+    flags = {"base": str(lab.base), "grad_accumulation": 1, "general_replay": 0.0, **settings}
     return TrainingRequest(data=(), store=lab.store, flags=flags, without=without)
 
 
@@ -245,7 +245,7 @@ def test_general_questions_come_along_and_are_taught_by_the_base(lab):
     data = lab.data("cs", facts("A", 4))
     rises = []
     for share in (0.0, 0.5):
-        outcome = lab.train(data, **{**LEARNS, **GENERAL, "guard": share})
+        outcome = lab.train(data, **{**LEARNS, **GENERAL, "general_replay": share})
         rises.append(outcome.session.record["gate"]["general"]["nats_per_token"])
         rollback(lab.store, None)
     assert rises[1] < 0.5 * rises[0]

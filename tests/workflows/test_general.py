@@ -42,13 +42,13 @@ def asked_again(info) -> bool:
 def test_an_example_is_a_question_and_what_the_base_says_to_it(info):
     made, told = ask(info)
     assert told == ["asking the base 5 general questions (once a base)…"]
-    assert (len(made.probes), len(made.guards)) == (3, 2)
+    assert (len(made.probes), len(made.replayed)) == (3, 2)
     folded = load_folded(info, [])
     shown = [
         *general_questions.evenly(general_questions.probes(), 3),
         *general_questions.evenly(general_questions.replay_questions(), 2),
     ]
-    for example, question in zip([*made.probes, *made.guards], shown, strict=True):
+    for example, question in zip([*made.probes, *made.replayed], shown, strict=True):
         prompt = folded.tokenizer.prompt([{"role": "user", "content": question.text}])
         (said,) = batch_generate(folded.model, folded.tokenizer, [prompt], max_tokens=40)
         assert example.tokens == (*prompt, *said)
@@ -141,7 +141,7 @@ def test_a_cut_answer_gets_no_end_and_one_that_ended_has_it(info, monkeypatch):
     made, _ = ask(info)
     assert [probe.tokens[-2:] for probe in made.probes] == [(71, end), (70, 70)]
     assert made.tokens == (3, 40)
-    assert [guard.tokens[-2:] for guard in made.guards] == [(80, 81)]
+    assert [guard.tokens[-2:] for guard in made.replayed] == [(80, 81)]
     assert len(made.base_losses) == 2
     assert general_set(info, say=lambda _: None) == made
 
@@ -162,7 +162,7 @@ def test_questions_that_a_small_base_cannot_read_are_left_out(tmp_path):
     folder = tiny.base_folder(tmp_path / "small")
     (folder / "config.json").write_text(json.dumps(tiny.config(max_position_embeddings=40)))
     made, _ = ask(bases.locate(str(folder)))
-    assert made == GeneralSet(probes=(), guards=(), base_losses=())
+    assert made == GeneralSet(probes=(), replayed=(), base_losses=())
 
 
 def test_answers_that_cannot_be_kept_are_used_all_the_same(info):

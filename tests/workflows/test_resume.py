@@ -169,17 +169,17 @@ def test_a_second_training_is_refused_with_the_first_ones_pid_and_loses_nothing(
 def test_a_head_that_moved_between_plan_and_lock_is_refused(lab, monkeypatch):
     from mlx_tune.workflows import run as run_module
 
-    prepare = run_module.prepare
+    plan_training = run_module.plan_training
 
     def overtaken(request, **options):
-        plan = prepare(request, **options)
+        plan = plan_training(request, **options)
         other = plan.store.commit(
             name="other", parent=None, record={"verdict": "promote"}, files={"data.jsonl": b""}
         )
         plan.store.move_head(other, expected=None, why="another training")
         return plan
 
-    monkeypatch.setattr(run_module, "prepare", overtaken)
+    monkeypatch.setattr(run_module, "plan_training", overtaken)
     with pytest.raises(LockedError, match="HEAD moved while this training was planned"):
         lab.train(lab.data("cs", facts("Lab")))
     assert list_runs(lab.store) == []
@@ -287,8 +287,8 @@ def test_held_out_rows_are_kept_and_never_trained_on(lab):
     observer = RecordingObserver()
     outcome = lab.train(lab.data("cs", facts("Lab", 5)), observer=observer, **FLAGS)
     (plan,) = observer.plans
-    assert (len(plan.taught), len(plan.held_out)) == (3, 2)
-    assert not set(plan.taught) & set(plan.held_out)
+    assert (len(plan.new), len(plan.held_out)) == (3, 2)
+    assert not set(plan.new) & set(plan.held_out)
     assert {step.tokens for step in observer.steps} == {
         sum(len(example.tokens) for example in plan.examples)
     }

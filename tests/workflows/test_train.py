@@ -64,9 +64,9 @@ def test_all_earlier_rows_are_rehearsed(lab):
     observer = RecordingObserver()
     second = lab.train(lab.data("housing", facts("Hall", 3)), observer=observer)
     (plan,) = observer.plans
-    assert [row.question for row in plan.rehearsal.old] == list(facts("Lab", 5))
+    assert [row.question for row in plan.old] == list(facts("Lab", 5))
     assert len(plan.examples) == 8
-    assert plan.sizing.rank.value == FAST_SETTINGS["rank"]
+    assert plan.settings.rank == FAST_SETTINGS["rank"]
     assert second.session.record["data"]["rehearsed"] == 5
     assert [entry.name for entry in second.recall] == ["cs", "housing"]
     assert [entry.verbatim.asked for entry in second.recall] == [5, 3]
@@ -80,9 +80,9 @@ def test_a_changed_answer_replaces_the_old_one_and_is_counted(lab):
     moved = lab.data("moved", {"where is  a?": "In 9.", "Where is B?": "In 2.", "New?": "Yes."})
     outcome = lab.train(moved, observer=observer)
     (plan,) = observer.plans
-    assert plan.rehearsal.old == ()
-    assert [(n.answer, o.answer) for n, o in plan.rehearsal.changed] == [("In 9.", "In 1.")]
-    assert [row.answer for row in plan.rehearsal.repeated] == ["In 2."]
+    assert plan.old == ()
+    assert [(n.answer, o.answer) for n, o in plan.review.rehearsal.changed] == [("In 9.", "In 1.")]
+    assert [row.answer for row in plan.review.rehearsal.repeated] == ["In 2."]
     # Nobody is told they forgot what was replaced: the old session has no questions left.
     assert outcome.recall[0].verbatim is None
     assert outcome.recall[1].verbatim.asked == 3
@@ -144,8 +144,8 @@ def test_rows_over_the_limit_are_left_out_and_reported(lab):
     observer = RecordingObserver()
     lab.train(lab.data("cs", rows), observer=observer, max_length=90, epochs=1)
     (plan,) = observer.plans
-    assert [row.question for row in plan.too_long] == ["A long one?"]
-    assert 0 < plan.long_share < 0.05
+    assert [row.question for row in plan.review.too_long] == ["A long one?"]
+    assert 0 < plan.review.long_share < 0.05
     assert len(read_rows(SessionStore.open(lab.store).head())) == 40
 
 

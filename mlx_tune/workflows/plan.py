@@ -1,0 +1,453 @@
+"""A training, decided before it starts: rows, settings, what fits, what is rehearsed."""
+
+import itertools
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlx_tune.continual.methods import Method, method
+from mlx_tune.continual.rehearse import Rehearsal, current, mixture, rehearse
+from mlx_tune.data import read, tokenise
+from mlx_tune.data.rows import Row, split
+from mlx_tune.data.tokenise import Example
+from mlx_tune.errors import InputError, UsageError
+from mlx_tune.models.bases import BaseInfo, Say
+from mlx_tune.models.catalogue import shipped_config
+from mlx_tune.models.load import load_tokenizer
+from mlx_tune.models.tokenizer import Tokenizer
+from mlx_tune.settings import (
+    ExplicitValue,
+    TrainingSettings,
+    default,
+    merge_settings,
+    read_config,
+    recorded_settings,
+)
+from mlx_tune.sizing import size_training
+from mlx_tune.store.session import Session, check_name, slug
+from mlx_tune.store.store import SessionStore
+from mlx_tune.training import memory, optimizer
+from mlx_tune.training.batches import Batches
+from mlx_tune.training.config import TrainingConfig
+from mlx_tune.training.memory import MemoryPlan
+from mlx_tune.training.mixture import Mixture
+from mlx_tune.workflows import fitting
+from mlx_tune.workflows.fitting import DiskPlan
+from mlx_tune.workflows.general import GeneralSet, general_set, kept_general_set, written_by
+from mlx_tune.workflows.workspace import (
+    DATA_FILE,
+    choose_base,
+    folding,
+    load_folded,
+    locate_base,
+    read_history,
+)
+
+CONSOLIDATED = "consolidated"
+"""What a session is called that takes the place of a chain."""
+
+_LONG_SHARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRequest:
+    """What a person asked for.
+
+    Attributes:
+        data: Files or folders; none to teach the base anew what the chain was taught.
+        store: The store's folder.
+        flags: By setting's name; None where not given.
+        config: A YAML file, or None.
+        without: Sessions of the chain to leave out, where the base is taught anew.
+        asks_model: Whether a model may be loaded to be asked something; `plan` loads none.
+    """
+
+    data: Sequence[Path]
+    store: Path
+    flags: Mapping[str, Any]
+    config: Path | None = None
+    without: Sequence[str] = ()
+    asks_model: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReview:
+    """What a person should know of the data before it is trained on.
+
+    Attributes:
+        rehearsal: New rows and old ones, and where they meet.
+        too_long: Rows left out because they exceed the length limit.
+        long_share: Share of all tokens that are in those rows.
+        unkept: The earlier sessions that keep no rows.
+        disk: What the run will write, and what is free.
+    """
+
+    rehearsal: Rehearsal
+    too_long: tuple[Row, ...]
+    long_share: float
+    unkept: tuple[Session, ...]
+    disk: DiskPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """A training, fully decided: `plan` shows it, `train` runs it, `resume` reads it from a run.
+
+    Attributes:
+        name: Of the session to be.
+        store: Where it goes.
+        info: The base model.
+        tokenizer: The base's.
+        chain: The sessions it stands on, root first.
+        replaced: The sessions it takes the place of, root first; none but to consolidate.
+        without: Those of them whose rows are left out.
+        method: How earlier sessions are remembered.
+        settings: Every setting with its reason.
+        mixture: Which examples come in which epoch.
+        config: What the loop is told.
+        batches: The micro-batches of the run.
+        memory: Where the bytes will go.
+        new: The rows it is taught.
+        old: Those of earlier sessions that are rehearsed.
+        held_out: Rows that choose the best checkpoint.
+        examples: What is trained on: new rows, old ones, general questions.
+        validation: The held-out rows, tokenised.
+        general: The general questions with the base's answers; None where it was not asked yet.
+        sources: The data files as they were named.
+        review: What to tell a person beforehand; None for a run that is resumed.
+    """
+
+    name: str
+    store: SessionStore
+    info: BaseInfo
+    tokenizer: Tokenizer
+    chain: tuple[Session, ...]
+    replaced: tuple[Session, ...]
+    without: tuple[Session, ...]
+    method: Method
+    settings: TrainingSettings
+    mixture: Mixture
+    config: TrainingConfig
+    batches: Batches
+    memory: MemoryPlan
+    new: tuple[Row, ...]
+    old: tuple[Row, ...]
+    held_out: tuple[Row, ...]
+    examples: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    general: GeneralSet | None
+    sources: tuple[str, ...]
+    review: DataReview | None = None
+
+    @property
+    def parent(self) -> Session | None:
+        """The session it stands on, None for the bare base."""
+        return self.chain[-1] if self.chain else None
+
+    @property
+    def stands_on(self) -> tuple[Session, ...]:
+        """The sessions that are folded underneath it, root first."""
+        return tuple(self.method.stands_on(folding(self.chain)))
+
+    @property
+    def before(self) -> tuple[Session, ...]:
+        """The sessions that must not be forgotten, root first."""
+        return self.replaced or self.chain
+
+    @property
+    def head(self) -> Session | None:
+        """Where HEAD is expected, None for the bare base."""
+        return self.before[-1] if self.before else None
+
+    @property
+    def general_examples(self) -> tuple[Example, ...]:
+        """The general questions that are trained on."""
+        return self.examples[len(self.new) + len(self.old) :]
+
+    @cached_property
+    def planned_steps(self) -> int:
+        """Optimizer updates; the most where training stops once all is learned."""
+        return self.config.planned_steps(len(self.examples))
+
+    @property
+    def shapes(self) -> int:
+        """How many distinct shapes micro-batches are padded to."""
+        return len({*self.batches.shapes.values()})
+
+    @property
+    def warmup_steps(self) -> int:
+        """How many of them warm up."""
+        return optimizer.warmup_steps(len(self.new), self.planned_steps)
+
+    @cached_property
+    def tokens_by_kind(self) -> tuple[float, ...]:
+        """Tokens of an epoch: of new rows, old ones and general questions, padding not counted."""
+        found, first = [], 0
+        for kind in self.mixture.kinds:
+            own = self.examples[first : first + kind.rows]
+            mean = sum(len(example.tokens) for example in own) / max(1, len(own))
+            found.append(mean * kind.places)
+            first += kind.rows
+        return tuple(found)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of an epoch, padding not counted; a mean where rows take turns."""
+        return round(sum(self.tokens_by_kind))
+
+
+def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
+    """Read, check and size a training; no session is written.
+
+    Raises:
+        InputError: The data or the config cannot be used.
+        UsageError: A flag cannot.
+        IncompatibleError: The base is not the one the store's sessions stand on.
+    """
+    read_rows = read.read(request.data) if request.data else []
+    context = _resolve_inputs(request, say)
+    rows = read_rows or context.rows_to_teach_anew()
+    share, seed = context.value("validation"), context.value("seed")
+    new, held_out = split(rows, share, seed=seed)
+    rehearsal = _rehearsal(context, rehearse(new, read_history(context.chain)))
+    settings = _settle(context, rehearsal)
+    tokenizer = load_tokenizer(context.info.folder, context.info.template)
+    if context.method.synthesises and request.asks_model:
+        rehearsal = replace(rehearsal, old=_written(context, settings, say))
+    fresh = tokenise.encode(rehearsal.new, tokenizer)
+    tokenise.probes(rehearsal.new, tokenizer)  # what cannot be scored must fail before training
+    fits = [len(example.tokens) <= settings.max_length for example in fresh]
+    allowed = bool(context.value("allow_long"))
+    long_share = _check_lengths(fresh, fits, settings.max_length, allowed=allowed)
+    # Old rows fitted the limit of the session that taught them; a shorter one now must not make
+    # the model forget them.
+    old = tokenise.encode(rehearsal.old, tokenizer)
+    general = _general(context.info, request, say)
+    replayed = general.replayed if general and settings.general_replay else ()
+    examples = (*itertools.compress(fresh, fits), *old, *replayed)
+    rows_of_epoch = mixture(
+        new=sum(fits),
+        old=len(old),
+        general=len(replayed),
+        epochs=settings.epochs,
+        replay=settings.replay,
+        general_replay=settings.general_replay,
+        distils=context.method.distils,
+    )
+    # The limit bounds memory, for these as for the others.
+    scored = zip(held_out, tokenise.encode(held_out, tokenizer), strict=True)
+    validation = [(row, one) for row, one in scored if len(one.tokens) <= settings.max_length]
+    fitted = fitting.fit(context.info, settings, rows_of_epoch, examples, context.asked)
+    return TrainingPlan(
+        name=context.name,
+        store=context.store,
+        info=context.info,
+        tokenizer=tokenizer,
+        chain=context.chain,
+        replaced=context.replaced,
+        without=context.without,
+        method=context.method,
+        settings=fitted.settings,
+        mixture=rows_of_epoch,
+        config=fitted.config,
+        batches=fitted.batches,
+        memory=fitted.memory,
+        new=tuple(itertools.compress(rehearsal.new, fits)),
+        old=rehearsal.old,
+        held_out=tuple(row for row, _ in validation),
+        examples=examples,
+        validation=tuple(example for _, example in validation),
+        general=general,
+        sources=tuple(map(str, request.data)),
+        review=DataReview(
+            rehearsal=rehearsal,
+            too_long=tuple(itertools.compress(rehearsal.new, map(operator.not_, fits))),
+            long_share=long_share,
+            unkept=context.unkept,
+            disk=fitting.plan_disk(
+                context.store.root,
+                adapter_bytes=fitted.adapter_bytes,
+                rows_bytes=len(read.dump([*rehearsal.rows, *held_out])),
+            ),
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainingContext:
+    """What a training stands on, known before its rows are looked at.
+
+    Attributes:
+        name: Of the session to be.
+        store: Where it will go.
+        info: The base.
+        chain: The sessions it stands on; none when it takes the place of one.
+        replaced: The chain it takes the place of.
+        without: Those of it whose rows are left out.
+        method: How earlier sessions are remembered.
+        explicit: What flags and config set.
+        asked: Names of settings that a person gave, by flag or in a file of their own.
+    """
+
+    name: str
+    store: SessionStore
+    info: BaseInfo
+    chain: tuple[Session, ...]
+    replaced: tuple[Session, ...]
+    without: tuple[Session, ...]
+    method: Method
+    explicit: Mapping[str, ExplicitValue]
+    asked: frozenset[str]
+
+    @property
+    def unkept(self) -> tuple[Session, ...]:
+        """The earlier sessions that keep no rows."""
+        return tuple(s for s in self.chain + self.replaced if DATA_FILE not in s.hashes)
+
+    def rows_to_teach_anew(self) -> list[Row]:
+        """Return the rows in force of a chain that is replaced, without the sessions left out."""
+        kept = [session for session in self.replaced if session not in self.without]
+        return [row for rows in current(read_history(kept)) for row in rows]
+
+    def value(self, name: str) -> Any:
+        """Return a setting's value where it was given, else its fixed default."""
+        return self.explicit[name].value if name in self.explicit else default(name)
+
+
+def _resolve_inputs(request: TrainingRequest, say: Say) -> _TrainingContext:
+    """Find store, base, chain and method."""
+    store = SessionStore.open(request.store)
+    # Before anything is fetched: a slip must not cost a download.
+    config = (str(request.config), read_config(request.config)) if request.config else None
+    explicit = merge_settings(request.flags, config)
+    name = explicit["name"].value if "name" in explicit else _name(request.data)
+    check_name(name)
+    wanted = explicit["base"].value if "base" in explicit else None
+    info = locate_base(store, choose_base(store, request.flags.get("base"), wanted), say)
+    asked = frozenset(explicit)
+    if request.config is None:
+        explicit = {**merge_settings({}, shipped_config(info.name)), **explicit}
+    before = tuple(store.chain(store.head()))
+    for note in store.notes:
+        say(note)
+    context = _TrainingContext(
+        name=name,
+        store=store,
+        info=info,
+        chain=before if request.data else (),
+        replaced=() if request.data else before,
+        without=_left_out(store, before, request.without),
+        method=method(explicit["method"].value if "method" in explicit else default("method")),
+        explicit=explicit,
+        asked=asked,
+    )
+    if not request.data:
+        _check_replaceable(context)
+    return context
+
+
+def _name(paths: Sequence[Path]) -> str:
+    return slug("-".join(path.stem for path in paths)) if paths else CONSOLIDATED
+
+
+def _left_out(
+    store: SessionStore, chain: Sequence[Session], refs: Sequence[str]
+) -> tuple[Session, ...]:
+    """Return the sessions of a chain that are to be left out.
+
+    Raises:
+        UsageError: One is not of the chain, or all are.
+    """
+    found = [store.find(ref) for ref in refs]
+    names = ", ".join(session.folder_name for session in chain)
+    for ref, session in zip(refs, found, strict=True):
+        if session not in chain:
+            raise UsageError(f"--without {ref}: not of the chain in use; that is {names}")
+    left_out = tuple(session for session in chain if session in found)
+    if left_out and len(left_out) == len(chain):
+        raise UsageError("--without leaves nothing to teach; `mlx-tune rollback --to base` does")
+    return left_out
+
+
+def _check_replaceable(context: _TrainingContext) -> None:
+    """Refuse to consolidate what cannot be taught anew."""
+    if not context.replaced:
+        raise UsageError(
+            f"{context.store.root}: no sessions to consolidate; train the first with "
+            "`mlx-tune train data/cs.json`"
+        )
+    if unkept := [session for session in context.unkept if session not in context.without]:
+        names = ", ".join(session.folder_name for session in unkept)
+        raise UsageError(
+            f"{names}: keeps no rows (--no-keep-data), so it cannot be taught anew; train its data "
+            "again as a session of its own first, or leave it out with --without"
+        )
+
+
+def _rehearsal(context: _TrainingContext, found: Rehearsal) -> Rehearsal:
+    """Leave out the old rows that a method does not look at."""
+    given = context.explicit.get("replay")
+    replay = given.value if given else context.method.replay
+    return replace(found, old=()) if replay == "none" or context.method.synthesises else found
+
+
+def _settle(context: _TrainingContext, rehearsal: Rehearsal) -> TrainingSettings:
+    """Size the training, and let the method say what nobody else did."""
+    recorded = [recorded_settings(session.record["sizing"]) for session in context.chain]
+    settings = size_training(
+        len(rehearsal.new),
+        hidden_size=context.info.hidden_size,
+        loss_chunk=memory.loss_chunk(),
+        explicit=context.explicit,
+        old_rows=_rows_to_write(context) if context.method.synthesises else len(rehearsal.old),
+        old_length=max((one["max_length"]["value"] for one in recorded), default=0),
+    )
+    replay, name = context.method.replay, context.method.name.replace("_", "-")
+    wanted = {} if replay == "auto" else {"replay": replay, "general_replay": 0.0}
+    chosen = {key: value for key, value in wanted.items() if key not in context.explicit}
+    return settings.changed(chosen, reason=f"as --method {name} does", source="rule")
+
+
+def _rows_to_write(context: _TrainingContext) -> int:
+    return sum(int(session.record["data"]["rows"]) for session in context.chain)
+
+
+def _written(context: _TrainingContext, settings: TrainingSettings, say: Say) -> tuple[Row, ...]:
+    """Let the merged model write as many rows as it was taught, in the place of those."""
+    count = _rows_to_write(context)
+    if not count:
+        return ()
+    say(f"the model writes {count} rows of what it knows, to rehearse them…")
+    merged = load_folded(context.info, context.chain)
+    return tuple(written_by(merged, count, seed=settings.seed, longest=settings.max_length))
+
+
+def _general(info: BaseInfo, request: TrainingRequest, say: Say) -> GeneralSet | None:
+    """Return the general questions with the base's answers; None where it may not be asked."""
+    return general_set(info, say=say) if request.asks_model else kept_general_set(info)
+
+
+def _check_lengths(
+    fresh: Sequence[Example], fits: Sequence[bool], limit: int, *, allowed: bool
+) -> float:
+    """Return the share of tokens in rows over the limit; refuse when it is too much.
+
+    A row is left out whole: cut short, it would teach an answer without its end.
+    """
+    if all(fits):
+        return 0.0
+    left_out = list(itertools.compress(fresh, map(operator.not_, fits)))
+    share = sum(len(e.tokens) for e in left_out) / sum(len(e.tokens) for e in fresh)
+    longest = max(left_out, key=lambda example: len(example.tokens))
+    what = (
+        f"{len(left_out)} of {len(fresh)} rows ({share:.0%} of the tokens) are longer than "
+        f"{limit} tokens; the longest, {longest.place}, has {len(longest.tokens)}"
+    )
+    if not any(fits):
+        raise InputError(f"{what}; none is left, so raise --max-length or split the rows")
+    if share > _LONG_SHARE and not allowed:
+        raise InputError(f"{what}; raise --max-length, or leave them out with --allow-long")
+    return share

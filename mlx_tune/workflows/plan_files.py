@@ -1,0 +1,172 @@
+"""A plan written to a run's folder, and read back from it alone.
+
+A run keeps its own rows and settings, so a resume needs neither the data file nor today's
+configuration.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from mlx_tune.continual.methods import method
+from mlx_tune.data import read, tokenise
+from mlx_tune.data.rows import Row, canonical_json
+from mlx_tune.data.tokenise import Example
+from mlx_tune.errors import IncompatibleError
+from mlx_tune.models.bases import BaseInfo, Say
+from mlx_tune.models.load import load_tokenizer
+from mlx_tune.settings import TrainingSettings
+from mlx_tune.store.runs import TRAIN, Run, list_runs
+from mlx_tune.store.session import Session
+from mlx_tune.store.store import SessionStore
+from mlx_tune.training.mixture import Mixture
+from mlx_tune.workflows import fitting
+from mlx_tune.workflows.general import general_set
+from mlx_tune.workflows.plan import TrainingPlan
+from mlx_tune.workflows.workspace import describe_base, locate_base
+
+NEW_ROWS, OLD_ROWS, HELD_OUT_ROWS = "new.jsonl", "old.jsonl", "held-out.jsonl"
+GENERAL_ROWS = "guards.jsonl"
+"""Its name, and its key in run.json, are those of every store there is."""
+
+
+def create_run(plan: TrainingPlan) -> Run:
+    """Write down all that a training needs, so that it can be resumed from the run's folder."""
+    rows = {NEW_ROWS: plan.new, OLD_ROWS: plan.old, HELD_OUT_ROWS: plan.held_out}
+    general = "".join(canonical_json(one.to_json()) + "\n" for one in plan.general_examples)
+    return Run.create(
+        plan.store.root,
+        name=plan.name,
+        record={
+            "phase": TRAIN,
+            "base": describe_base(plan.info),
+            **_place(plan),
+            "mixture": plan.mixture.to_json(),
+            "sizing": plan.settings.to_json(),
+            "sources": list(plan.sources),
+            "old_sha256": read.fingerprint(plan.old),
+            "held_out_sha256": read.fingerprint(plan.held_out),
+            "guards_sha256": hashlib.sha256(general.encode()).hexdigest(),
+        },
+        files={
+            **{name: read.dump(kept) for name, kept in rows.items()},
+            GENERAL_ROWS: general.encode(),
+        },
+    )
+
+
+def read_plan(store: SessionStore, run: Run, say: Say) -> TrainingPlan:
+    """Return the plan that a run began with.
+
+    Raises:
+        IncompatibleError: Another version's settings, another base, or other rows than it began
+            with.
+        DamagedStoreError: A file of the run, or a session it stands on, is damaged.
+    """
+    record = run.record
+    settings = TrainingSettings.from_json(record["sizing"])
+    parent = record["parent"]
+    chain = tuple(store.chain(store.find(parent))) if parent else ()
+    info = _same_base(store, run, say)
+    new = _read_rows(run, NEW_ROWS, "data_sha256")
+    old = _read_rows(run, OLD_ROWS, "old_sha256")
+    held_out = _read_rows(run, HELD_OUT_ROWS, "held_out_sha256")
+    tokenizer = load_tokenizer(info.folder, info.template)
+    examples = (*tokenise.encode([*new, *old], tokenizer), *_read_general(run))
+    mixture = Mixture.from_json(record["mixture"])
+    fitted = fitting.predict(info, settings, mixture, examples)
+    return TrainingPlan(
+        name=record["name"],
+        store=store,
+        info=info,
+        tokenizer=tokenizer,
+        chain=chain,
+        replaced=_sessions(store, record["replaces"]),
+        without=_sessions(store, record["without"]),
+        method=method(settings.method),
+        settings=settings,
+        mixture=mixture,
+        config=fitted.config,
+        batches=fitted.batches,
+        memory=fitted.memory,
+        new=tuple(new),
+        old=tuple(old),
+        held_out=tuple(held_out),
+        examples=examples,
+        validation=tuple(tokenise.encode(held_out, tokenizer)),
+        general=general_set(info, say=say),
+        sources=tuple(record["sources"]),
+    )
+
+
+def unfinished_twin(plan: TrainingPlan) -> Run | None:
+    """Return the newest unfinished run of the same data in the same place."""
+    newest_first = reversed(list_runs(plan.store.root))
+    return next((run for run in newest_first if run.is_unfinished and _is_twin(run, plan)), None)
+
+
+def other_settings(run: Run, plan: TrainingPlan) -> dict[str, Any]:
+    """Return the values of a run's settings that a plan has otherwise."""
+    began = TrainingSettings.from_json(run.record["sizing"])
+    return {
+        name: one.value for name, one in began.items() if one.value != getattr(plan.settings, name)
+    }
+
+
+def _place(plan: TrainingPlan) -> dict[str, Any]:
+    """Return what tells whether two runs are of the same data in the same place."""
+    return {
+        "data_sha256": read.fingerprint(plan.new),
+        "parent": plan.parent.id if plan.parent else None,
+        "replaces": [session.id for session in plan.replaced],
+        "without": [session.id for session in plan.without],
+    }
+
+
+def _is_twin(run: Run, plan: TrainingPlan) -> bool:
+    try:
+        TrainingSettings.from_json(run.record["sizing"])
+        same_base = run.record["base"]["fingerprint"] == plan.info.fingerprint
+    except (IncompatibleError, KeyError, TypeError, AttributeError):
+        return False
+    return same_base and all(run.record.get(key) == value for key, value in _place(plan).items())
+
+
+def _same_base(store: SessionStore, run: Run, say: Say) -> BaseInfo:
+    """Find the base that the run began with."""
+    kept = run.record["base"]
+    info = locate_base(store, kept["name"], say)
+    if info.fingerprint != kept["fingerprint"]:
+        raise IncompatibleError(
+            f"{run.path}: began on the base {kept['fingerprint'][:12]}, {kept['name']} is now "
+            f"{info.fingerprint[:12]}; train again"
+        )
+    return info
+
+
+def _sessions(store: SessionStore, ids: Sequence[str]) -> tuple[Session, ...]:
+    return tuple(session for ref in ids if (session := store.find(ref)))
+
+
+def _read_general(run: Run) -> list[Example]:
+    """Read the general questions that are trained on."""
+    data = run.read(GENERAL_ROWS)
+    _check_same(run, GENERAL_ROWS, hashlib.sha256(data).hexdigest(), "guards_sha256")
+    return [Example.from_json(json.loads(line)) for line in data.splitlines()]
+
+
+def _read_rows(run: Run, name: str, key: str) -> list[Row]:
+    """Read rows that a run keeps, and refuse others than those it began with."""
+    rows = read.load(run.read(name), str(run.path / name))
+    _check_same(run, name, read.fingerprint(rows), key)
+    return rows
+
+
+def _check_same(run: Run, name: str, found: str, key: str) -> None:
+    began = str(run.record.get(key))
+    if found != began:
+        raise IncompatibleError(
+            f"{run.path / name}: sha256 {found[:12]}…, the run began with {began[:12]}…; "
+            "put the rows back, or train again"
+        )
