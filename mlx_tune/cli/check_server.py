@@ -1,13 +1,10 @@
 """`mlx-tune check-server`: does a server do what OpenAI's clients expect?"""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mlx_tune.cli.options import JsonOption
-
-if TYPE_CHECKING:
-    from mlx_tune.workflows.check_server import Outcome
 
 
 def check_server(
@@ -36,29 +33,28 @@ def check_server(
 
     The exit code is 0 if it does them all, and 1 if not.
     """
-    from mlx_tune.cli.console import print_json, say
-    from mlx_tune.workflows.api_checks.client import Client
-    from mlx_tune.workflows.check_server import check_server as carry_out
+    from mlx_tune.cli.console import plain, print_json, say
+    from mlx_tune.errors import UsageError
 
-    client = Client.at(url, token=token, timeout_seconds=timeout)
-    outcomes = []
-    for outcome in carry_out(client, model=model, expect_ours=ours, say=say):
-        outcomes.append(outcome)
-        if not json:
-            _print(outcome)
-    passed = sum(outcome.passed for outcome in outcomes)
+    try:
+        from mlx_tune.workflows import check_server as checks
+        from mlx_tune.workflows.api_client import connect
+    except ImportError as error:
+        raise UsageError(
+            f"checking a server needs {error.name}, which is not installed; "
+            "`pip install 'mlx-tune-continual[serve]'` does that"
+        ) from error
+    found = []
+    with connect(url, token=token, timeout_seconds=timeout) as client:
+        for outcome in checks.check_server(client, model=model, expect_ours=ours, say=say):
+            found.append({**vars(outcome), "passed": outcome.passed})
+            if not json:
+                reason = "" if outcome.passed else f": {plain(outcome.reason)}"
+                print(f"{'✓' if outcome.passed else '✗'} {outcome.name}{reason}", flush=True)
+    passed = sum(outcome["passed"] for outcome in found)
     if json:
-        checks = [{**vars(outcome), "passed": outcome.passed} for outcome in outcomes]
-        print_json({"url": url, "passed": passed, "asked": len(outcomes), "checks": checks})
+        print_json({"url": url, "passed": passed, "asked": len(found), "checks": found})
     else:
-        print(f"{passed} of {len(outcomes)} checks passed")
-    if passed < len(outcomes):
+        print(f"{passed} of {len(found)} checks passed")
+    if passed < len(found):
         raise typer.Exit(1)
-
-
-def _print(outcome: "Outcome") -> None:
-    from mlx_tune.cli.console import plain
-
-    mark = "✓" if outcome.passed else "✗"
-    reason = "" if outcome.passed else f": {plain(outcome.reason)}"
-    print(f"{mark} {outcome.name}{reason}", flush=True)

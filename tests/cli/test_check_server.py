@@ -1,7 +1,8 @@
 import json
+import sys
 
 from helpers.fake_api import running
-from mlx_tune.workflows.api_checks import listing
+from mlx_tune.workflows.check_server import MODELS
 
 
 def test_a_right_server_ends_with_0_and_a_line_for_each_check(mlx_tune_command):
@@ -10,7 +11,7 @@ def test_a_right_server_ends_with_0_and_a_line_for_each_check(mlx_tune_command):
     *lines, last = out.splitlines()
     assert code == 0
     assert all(line.startswith("✓ ") for line in lines)
-    assert lines[0] == f"✓ {listing.NAME}"
+    assert lines[0] == f"✓ {MODELS}"
     assert last == f"{len(lines)} of {len(lines)} checks passed"
     assert error == "asking the model head…\n"
 
@@ -43,7 +44,7 @@ def test_what_a_server_says_cannot_steer_the_terminal(mlx_tune_command):
 
     with running(steering) as url:
         _, out, _ = mlx_tune_command("check-server", url)
-    assert out == f'✗ {listing.NAME}: object is "·[2J list", not "list"\n0 of 1 checks passed\n'
+    assert out == f'✗ {MODELS}: object is "·[2J list", not "list"\n0 of 1 checks passed\n'
 
 
 def test_token_and_model_are_sent(mlx_tune_command):
@@ -70,4 +71,17 @@ def test_what_is_no_address_is_one_line_and_2(mlx_tune_command):
     assert code == 2
     assert error == (
         "error: localhost:8321: not the address of a server; write it as http://127.0.0.1:8321\n"
+    )
+
+
+def test_without_the_client_it_is_one_line_with_the_fix_and_2(mlx_tune_command, monkeypatch):
+    for module in ("api_client", "check_server"):
+        monkeypatch.delitem(sys.modules, f"mlx_tune.workflows.{module}")
+        monkeypatch.delattr(f"mlx_tune.workflows.{module}")
+    monkeypatch.setitem(sys.modules, "openai", None)
+    code, out, error = mlx_tune_command("check-server", "http://127.0.0.1:9")
+    assert (code, out) == (2, "")
+    assert error == (
+        "error: checking a server needs openai, which is not installed; "
+        "`pip install 'mlx-tune-continual[serve]'` does that\n"
     )

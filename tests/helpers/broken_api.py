@@ -5,13 +5,12 @@ from itertools import count
 from typing import Any
 
 from helpers.fake_api import LIMIT_BYTES, Asked, Break, Reply
-from mlx_tune.workflows.api_checks import chat, completions, listing, ours, refusals
+from mlx_tune.workflows.check_server import MODELS, OPENAI_CHECKS, OUR_CHECKS
 
-MODELS = listing.NAME
-(SHAPE, STREAM, USAGE, CUT, STOP, SEED, CHAT_LOGPROBS, TWICE) = (c.name for c in chat.CHECKS)
-(TEXT, IDS, LOGPROBS, URLS, STREAMED_URLS) = (c.name for c in completions.CHECKS)
-(UNKNOWN, WRONG_LIST, WRONG_NUMBER, FIELD, EMPTY, NO_JSON) = (c.name for c in refusals.CHECKS)
-(HEALTH, LARGE, HOST, CORS) = (c.name for c in ours.CHECKS)
+(SHAPE, STREAM, USAGE, CUT, STOP, SEED, CHAT_LOGPROBS, TWICE,
+ TEXT, IDS, LOGPROBS, URLS, STREAMED_URLS,
+ UNKNOWN, WRONG_LIST, WRONG_NUMBER, FIELD, EMPTY, NO_JSON) = OPENAI_CHECKS  # fmt: skip
+HEALTH, LARGE, HOST, CORS = OUR_CHECKS
 
 GONE = object()
 FIRST = ("choices", 0)

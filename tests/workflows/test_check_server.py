@@ -10,6 +10,7 @@ from helpers.broken_api import (
     HEALTH,
     HOST,
     LARGE,
+    MODELS,
     SHAPE,
     STOP,
     STREAM,
@@ -20,15 +21,17 @@ from helpers.broken_api import (
 )
 from helpers.fake_api import running
 from mlx_tune.errors import NetworkError
-from mlx_tune.workflows.api_checks import listing, ours
-from mlx_tune.workflows.api_checks.client import Client
-from mlx_tune.workflows.check_server import OPENAI, check_server
+from mlx_tune.workflows.api_client import connect
+from mlx_tune.workflows.check_server import OPENAI_CHECKS, OUR_CHECKS, check_server
 
 
-def outcomes(url, *, model=None, expect_ours=False, token=None, said=None):
+def outcomes(server, *, model=None, expect_ours=False, token=None, said=None):
+    """Check a server, of which the address is given, or a client that is there already."""
     say = (lambda _: None) if said is None else said.append
-    client = Client.at(url, token=token, timeout_seconds=20)
-    return list(check_server(client, model=model, expect_ours=expect_ours, say=say))
+    if not isinstance(server, str):
+        return list(check_server(server, model=model, expect_ours=expect_ours, say=say))
+    with connect(server, token=token, timeout_seconds=20) as client:
+        return outcomes(client, model=model, expect_ours=expect_ours, said=said)
 
 
 def failed(found):
@@ -39,22 +42,25 @@ def test_a_right_server_passes_everything():
     with running() as url:
         found = outcomes(url)
     assert failed(found) == {}
-    assert [o.name for o in found] == [listing.NAME, *(c.name for c in (*OPENAI, *ours.CHECKS))]
+    assert [o.name for o in found] == [MODELS, *OPENAI_CHECKS, *OUR_CHECKS]
 
 
 @pytest.fixture(scope="module")
 def fragile():
-    """One server for all breakages, as starting one takes longer than asking it everything."""
+    """One server and client for all breakages: making them takes longer than all the checks."""
     now = []
-    with running(lambda asked, reply: now[-1](asked, reply)) as url:
-        yield url, now
+    with (
+        running(lambda asked, reply: now[-1](asked, reply)) as url,
+        connect(url, timeout_seconds=20) as client,
+    ):
+        yield client, now
 
 
 @pytest.mark.parametrize("what", BREAKAGES)
 def test_what_is_broken_fails_its_check_and_no_other(what, fragile):
-    (url, now), (name, breaks) = fragile, BREAKAGES[what]
+    (client, now), (name, breaks) = fragile, BREAKAGES[what]
     now.append(breaks)
-    found = failed(outcomes(url, model="head", expect_ours=True))
+    found = failed(outcomes(client, model="head", expect_ours=True))
     assert set(found) == {name}, found
     assert "\n" not in found[name]
 
@@ -72,9 +78,9 @@ def test_what_is_broken_fails_its_check_and_no_other(what, fragile):
     ],
 )  # fmt: skip
 def test_a_reason_says_what_came_and_what_was_expected(what, reason, fragile):
-    (url, now), (name, breaks) = fragile, BREAKAGES[what]
+    (client, now), (name, breaks) = fragile, BREAKAGES[what]
     now.append(breaks)
-    assert failed(outcomes(url, model="head"))[name] == reason
+    assert failed(outcomes(client, model="head"))[name] == reason
 
 
 def test_a_reason_to_end_that_openai_does_not_know_fails_every_check_that_reads_it():
@@ -85,8 +91,7 @@ def test_a_reason_to_end_that_openai_does_not_know_fails_every_check_that_reads_
 
 
 def test_every_check_is_broken_by_something():
-    names = {check.name for check in (*OPENAI, *ours.CHECKS)} | {listing.NAME}
-    assert names == {name for name, _ in BREAKAGES.values()}
+    assert {MODELS, *OPENAI_CHECKS, *OUR_CHECKS} == {name for name, _ in BREAKAGES.values()}
 
 
 def test_a_foreign_server_is_not_asked_what_only_ours_promises():

@@ -1,1 +1,0 @@
-"""Checks of an OpenAI-compatible server, each a small function: silent if right, `Wrong` if not."""
