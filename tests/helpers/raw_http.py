@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from mlx_tune.serving.connection import Limits
-from mlx_tune.serving.transport import StoppableServer, listen
+from mlx_tune.serving.transport import Limits, StoppableServer, listen
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mlx_tune.serving.connection import Limits
 from mlx_tune.serving.policy import Policy
 from mlx_tune.serving.security import Guard
-from mlx_tune.serving.transport import serve
+from mlx_tune.serving.transport import Limits, serve
 
 HOW, GRACE_SECONDS = sys.argv[1], float(sys.argv[2])
 stop = asyncio.Event()

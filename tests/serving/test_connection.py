@@ -105,7 +105,7 @@ def hasty():
 
 
 def test_what_is_used_of_uvicorn_is_still_there():
-    """An upgrade that changes this needs another look at connection.py and transport.py."""
+    """An upgrade that changes this needs another look at transport.py."""
     assert uvicorn.__version__.startswith("0.54.")
     assert h11.__version__.startswith("0.16.")
     inside = inspect.getsource(H11Protocol)
@@ -198,6 +198,14 @@ def test_headers_over_the_limit_are_refused_at_once_or_bit_by_bit(port, pieces):
 
     assert reply.status == 431
     assert reply.error["code"] == "headers_too_large"
+
+
+def test_small_replies_are_sent_at_once(hasty):
+    with connect(hasty.port, request(connection="keep-alive")) as client:
+        receive_all(client, b"hello")
+        (connection,) = hasty.server.server_state.connections
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_headers_within_the_limit_are_read(port):

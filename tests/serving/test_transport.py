@@ -15,8 +15,7 @@ from starlette.applications import Starlette
 from helpers.raw_http import connect, exchange, receive_all, request, run_server
 from mlx_tune.errors import MlxTuneError, UsageError
 from mlx_tune.serving import transport
-from mlx_tune.serving.connection import Limits
-from mlx_tune.serving.transport import listen, serve
+from mlx_tune.serving.transport import Limits, listen, serve
 
 LONG = 5
 """Seconds within which a server has ended, on a busy machine too; alone it takes less than two."""
