@@ -46,7 +46,7 @@ def serve(
     from mlx_tune.errors import UsageError
 
     try:
-        from mlx_tune.serving.policy import Policy
+        from mlx_tune.serving.guard import AccessPolicy
         from mlx_tune.serving.start import ServeRequest, run
     except ImportError as error:
         raise UsageError(
@@ -55,7 +55,7 @@ def serve(
         ) from error
     warn_of_slow_blas()
 
-    def started(address: str, port: int, policy: Policy) -> None:
+    def started(address: str, port: int, policy: AccessPolicy) -> None:
         where = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
         print(f"page   {where}/#token={policy.token}")
         print(f"API    {where}/v1")

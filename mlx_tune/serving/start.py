@@ -8,12 +8,11 @@ from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.serving.app import Api, create_app
 from mlx_tune.serving.engine import Engine
+from mlx_tune.serving.guard import AccessMiddleware, AccessPolicy
 from mlx_tune.serving.lineage_routes import lineage_routes
 from mlx_tune.serving.models import Models
 from mlx_tune.serving.page_routes import page_routes
-from mlx_tune.serving.policy import Policy, decide
 from mlx_tune.serving.requests import Reader
-from mlx_tune.serving.security import Guard
 from mlx_tune.serving.shelf import HEAD, Choice, Shelf
 from mlx_tune.serving.transport import serve
 from mlx_tune.store.store import SessionStore
@@ -64,10 +63,10 @@ class Prepared:
         policy: Whom it trusts.
     """
 
-    app: Guard
+    app: AccessMiddleware
     engine: Engine
     first: Choice
-    policy: Policy
+    policy: AccessPolicy
 
     def start(self, *, say: Say) -> None:
         """Start the engine, and load HEAD before somebody asks."""
@@ -75,7 +74,9 @@ class Prepared:
         self.engine.load(self.first, lambda failure: say(failure.message) if failure else None)
 
 
-def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy], None]) -> bool:
+def run(
+    request: ServeRequest, *, say: Say, started: Callable[[str, int, AccessPolicy], None]
+) -> bool:
     """Serve a store until a signal says stop.
 
     Args:
@@ -110,7 +111,7 @@ def run(request: ServeRequest, *, say: Say, started: Callable[[str, int, Policy]
 
 def prepare(request: ServeRequest, *, say: Say) -> Prepared:
     """Put a store's server together; the errors are those of :func:`run`."""
-    policy = decide(
+    policy = AccessPolicy.for_host(
         request.host,
         token=request.token,
         allow_hosts=request.allow_hosts,
@@ -129,7 +130,7 @@ def prepare(request: ServeRequest, *, say: Say) -> Prepared:
     engine = _engine(info, request)
     api = Api(engine, shelf, reader, base=info.name)
     app = create_app(api, lineage_routes(request.store, info), page_routes())
-    return Prepared(app=Guard(app, policy), engine=engine, first=first, policy=policy)
+    return Prepared(app=AccessMiddleware(app, policy), engine=engine, first=first, policy=policy)
 
 
 def _engine(info: BaseInfo, request: ServeRequest) -> Engine:

@@ -1,14 +1,13 @@
 """A guarded application that says what reached it, and two ways to ask it."""
 
 from helpers import raw_http
-from mlx_tune.serving.policy import Policy
-from mlx_tune.serving.security import Guard
+from mlx_tune.serving.guard import AccessMiddleware, AccessPolicy
 
 HOST = ("host", "localhost:8321")
 JSON = ("content-type", "application/json")
 TOKEN = ("authorization", "Bearer s3cret")
-OPEN = Policy(token="s3cret")
-CLOSED = Policy(token="s3cret", token_for_all=True)
+OPEN = AccessPolicy(token="s3cret")
+CLOSED = AccessPolicy(token="s3cret", token_for_all=True)
 
 
 class App:
@@ -29,7 +28,9 @@ def send_request(method="GET", path="/v1/models", *fields, policy=OPEN, pieces=(
     """The reply, after a look at whether the application was called exactly if not refused."""
     app = App()
     found = ([host] if host else []) + list(fields)
-    reply = raw_http.call_asgi(Guard(app, policy), method, path, fields=found, pieces=pieces)
+    reply = raw_http.call_asgi(
+        AccessMiddleware(app, policy), method, path, fields=found, pieces=pieces
+    )
     assert app.calls == (reply.status == 200)
     return reply
 

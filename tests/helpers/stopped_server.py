@@ -10,8 +10,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mlx_tune.serving.policy import Policy
-from mlx_tune.serving.security import Guard
+from mlx_tune.serving.guard import AccessMiddleware, AccessPolicy
 from mlx_tune.serving.transport import Limits, serve
 
 HOW, GRACE_SECONDS = sys.argv[1], float(sys.argv[2])
@@ -61,7 +60,7 @@ app = Starlette(
     ]
 )
 serve(
-    Guard(app, Policy(token="s3cret")),
+    AccessMiddleware(app, AccessPolicy(token="s3cret")),
     host="127.0.0.1",
     port=0,
     started=lambda host, port: say(port),

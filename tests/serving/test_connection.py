@@ -25,8 +25,7 @@ from helpers.raw_http import (
     request,
     run_server,
 )
-from mlx_tune.serving.policy import Policy
-from mlx_tune.serving.security import Guard
+from mlx_tune.serving.guard import AccessMiddleware, AccessPolicy
 
 SHORT = 0.4
 """Seconds of patience, where it is ten by default."""
@@ -94,7 +93,7 @@ APP = Starlette(
 
 @pytest.fixture(scope="module")
 def port():
-    with run_server(Guard(APP, Policy(token="s3cret"))) as server:
+    with run_server(AccessMiddleware(APP, AccessPolicy(token="s3cret"))) as server:
         yield server.port
 
 

@@ -12,8 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from helpers.raw_http import exchange, request, run_server
-from mlx_tune.serving.policy import Policy
-from mlx_tune.serving.security import Guard
+from mlx_tune.serving.guard import AccessMiddleware, AccessPolicy
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,9 +44,9 @@ async def hello(request):
     return PlainTextResponse("hello")
 
 
-APP = Guard(
+APP = AccessMiddleware(
     Starlette(routes=[Route("/", answer, methods=["GET", "POST"]), Route("/hello", hello)]),
-    Policy(token="x"),
+    AccessPolicy(token="x"),
 )
 
 
