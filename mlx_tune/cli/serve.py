@@ -46,8 +46,8 @@ def serve(
     from mlx_tune.errors import UsageError
 
     try:
+        from mlx_tune.serving.app import ServeRequest, run
         from mlx_tune.serving.guard import AccessPolicy
-        from mlx_tune.serving.start import ServeRequest, run
     except ImportError as error:
         raise UsageError(
             f"serving needs {error.name}, which is not installed; "

@@ -1,36 +1,35 @@
-"""One thread that owns MLX from load to free, and makes all answers side by side."""
+"""One thread that owns MLX from load to free, and generates all answers side by side."""
 
+import asyncio
+import contextlib
 import gc
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import mlx.core as mx
 
 from mlx_tune.errors import MlxTuneError
 from mlx_tune.inference import prompt_logprobs, token_logprobs
-from mlx_tune.serving.job import Ask, Failure, Job, Piece, Step
-from mlx_tune.serving.models import Models, Served
-from mlx_tune.serving.shelf import Choice
+from mlx_tune.serving.errors import ApiError, internal_error
+from mlx_tune.serving.jobs import Event, GenerationJob, GenerationRequest, TextDelta, TokenStep
+from mlx_tune.serving.models import LoadedModel, ModelCache
+from mlx_tune.serving.registry import RegisteredModel
 
 STALL_SECONDS = 30.0
 """A step takes less, also on a slow machine; a load may take longer and says that it is one."""
 
 STOPPING = "the server is stopping"
 _IDLE_SECONDS = 1.0
-_Command = Callable[[], object]
-
-
-class BusyError(Exception):
-    """So many requests wait already that another is turned away."""
-
-
-class DownError(Exception):
-    """Nothing is answered any more: the engine is stopping, or has ended."""
+_LOOK_SECONDS = 0.2
+_RETRY_AFTER = (b"retry-after", b"1")
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -40,7 +39,7 @@ class Counts:
     Attributes:
         prompt_tokens: Tokens of prompts.
         generated_tokens: Tokens of answers.
-        saved_tokens: Tokens of prompts that were known and not read again.
+        saved_tokens: Tokens of prompts whose keys and values were cached.
         finished: Answers, by how they ended.
         faults: Times a model's answers failed all at once.
     """
@@ -60,8 +59,8 @@ class Engine:
         most_waiting: Jobs that are not finished, at most.
     """
 
-    def __init__(self, make_models: Callable[[], Models], *, most_waiting: int = 64) -> None:
-        """Stand ready; :meth:`start` begins.
+    def __init__(self, make_models: Callable[[], ModelCache], *, most_waiting: int = 64) -> None:
+        """Prepare; :meth:`start` begins.
 
         Args:
             make_models: Called on the engine's thread, where everything of MLX has to happen.
@@ -69,8 +68,8 @@ class Engine:
         """
         self.counts = Counts()
         self._make_models, self.most_waiting = make_models, most_waiting
-        self._commands: queue.Queue[_Command] = queue.Queue()
-        self._jobs: set[Job] = set()
+        self._commands: queue.Queue[Callable[[], object]] = queue.Queue()
+        self._jobs: set[GenerationJob] = set()
         self._lock = threading.Lock()
         self._beat, self._doing = time.monotonic(), "starting"
         self._stopping = False
@@ -90,43 +89,56 @@ class Engine:
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
-    def submit(self, *jobs: Job) -> None:
+    def submit(self, *jobs: GenerationJob) -> None:
         """Queue jobs, all or none.
 
         Raises:
-            BusyError: Too many wait.
-            DownError: Nothing is answered any more.
+            ApiError: Too many wait, 429; or nothing is answered any more, 503.
         """
         with self._lock:
             if self._stopping:
-                raise DownError
+                raise self.unavailable()
             if len(self._jobs) + len(jobs) > self.most_waiting:
-                raise BusyError
+                raise ApiError(
+                    "too many requests wait; try again",
+                    status=429,
+                    code="rate_limit_exceeded",
+                    fields=(_RETRY_AFTER,),
+                )
             self._jobs.update(jobs)
         for job in jobs:
             self._commands.put(partial(self._begin, job))
 
-    def cancel(self, job: Job) -> None:
-        """Stop a job whose client has left; its place is free within a step."""
+    def cancel(self, job: GenerationJob) -> None:
+        """Stop a job whose client has disconnected; its place is free within a step."""
         job.is_cancelled = True
         self._commands.put(lambda: None)
 
-    def load(self, choice: Choice, done: Callable[[Failure | None], object]) -> None:
-        """Bring a model into memory, and say so."""
+    def load(self, model: RegisteredModel) -> "Future[None]":
+        """Bring a model into memory; the future fails with an ApiError."""
 
-        def carry_out() -> None:
+        def load() -> None:  # the future must not keep a model alive
+            self._get(model)
+
+        return self._call(load)
+
+    def unload(self, model: RegisteredModel) -> "Future[bool]":
+        """Free a model that generates nothing, and say whether there was one."""
+        return self._call(lambda: self._models.drop(model))
+
+    def _call(self, function: Callable[[], T]) -> "Future[T]":
+        future: Future[T] = Future()
+
+        def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
-                self._get(choice)
+                future.set_result(function())
             except Exception as error:  # one session's fault must not end the others' answers
-                done(_failure(error))
-            else:
-                done(None)
+                future.set_exception(_as_api_error(error))
 
-        self._commands.put(carry_out)
-
-    def unload(self, choice: Choice, done: Callable[[bool], object]) -> None:
-        """Let go of a model that answers nobody, and say whether there was one."""
-        self._commands.put(lambda: done(self._models.drop(choice)))
+        self._commands.put(call)
+        return future
 
     @property
     def running(self) -> int:
@@ -145,6 +157,10 @@ class Engine:
             return f"the engine has not moved for {silent:.0f} seconds"
         return None
 
+    def unavailable(self) -> ApiError:
+        """Return the reply while nothing can be answered."""
+        return ApiError(self.trouble or STOPPING, status=503, code="engine_down")
+
     def _run(self) -> None:
         try:
             self._models = self._make_models()
@@ -157,7 +173,7 @@ class Engine:
 
     def _turn(self) -> None:
         """Take what was asked meanwhile, then let every model's answers grow by a token."""
-        busy = any(served.answers for served in self._models.all())
+        busy = any(loaded.answers for loaded in self._models.all())
         self._now("answering" if busy else "waiting")
         try:
             self._commands.get(timeout=0 if busy else _IDLE_SECONDS)()
@@ -165,82 +181,82 @@ class Engine:
                 self._commands.get_nowait()()
         except queue.Empty:
             pass
-        for served in self._models.all():
-            self._drop_cancelled(served)
-            if served.answers:
+        for loaded in self._models.all():
+            self._drop_cancelled(loaded)
+            if loaded.answers:
                 self._now("answering")
-                self._guarded(served)
+                self._guarded_step(loaded)
         self._models.tidy()
 
     def _now(self, doing: str) -> None:
         self._beat, self._doing = time.monotonic(), doing
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: GenerationJob) -> None:
         if job.is_cancelled:
             self._finish(job, None)
             return
+        request = job.request
         try:
-            served = self._get(job.ask.choice)
-            self.counts.prompt_tokens += len(job.ask.prompt)
-            if job.ask.echo is not None:
-                job.deliver(self._echo(job.ask, job.ask.echo, served))
-            if job.ask.max_tokens == 0:
-                self._finish(job, Piece(text="", tokens=0, finish="length"))
+            loaded = self._get(request.model)
+            self.counts.prompt_tokens += len(request.prompt)
+            if request.echo is not None:
+                job.deliver(self._echo(request, request.echo, loaded))
+            if request.max_tokens == 0:
+                self._finish(job, TextDelta(text="", tokens=0, finish="length"))
                 return
-            self.counts.saved_tokens += served.begin(job, self._models.token_bytes)
+            self.counts.saved_tokens += loaded.begin(job, self._models.token_bytes)
         except Exception as error:  # one request's fault must not end the others'
-            self._finish(job, _failure(error))
+            self._finish(job, _as_api_error(error))
 
-    def _get(self, choice: Choice) -> Served:
+    def _get(self, model: RegisteredModel) -> LoadedModel:
         self._now("loading")
-        return self._models.get(choice)
+        return self._models.get(model)
 
-    def _echo(self, ask: Ask, text: str, served: Served) -> Piece:
+    def _echo(self, request: GenerationRequest, text: str, loaded: LoadedModel) -> TextDelta:
         """Return the prompt as the answer's beginning, scored where that is asked for."""
-        if ask.alternatives is None:
-            return Piece(text=text, tokens=0)
-        token_bytes = self._models.token_bytes
-        certain = mx.zeros((ask.prompt[0] + 1,))
-        chosen, _ = token_logprobs(certain, ask.prompt[0], 0, token_bytes, first=True)
-        steps = [Step(chosen=chosen, is_first=True)]
-        rest = zip(ask.prompt[1:], prompt_logprobs(served.model, ask.prompt), strict=True)
-        for token, logprobs in rest:
-            chosen, others = token_logprobs(logprobs, token, ask.alternatives, token_bytes)
-            steps.append(Step(chosen=chosen, others=tuple(others)))
-        return Piece(text=text, tokens=0, steps=tuple(steps))
+        if request.top_logprobs is None:
+            return TextDelta(text=text, tokens=0)
+        token_bytes, (first, *rest) = self._models.token_bytes, request.prompt
+        chosen, _ = token_logprobs(mx.zeros((first + 1,)), first, 0, token_bytes, first=True)
+        steps = [TokenStep(chosen=chosen, is_first=True)]
+        logprobs = prompt_logprobs(loaded.network, request.prompt)
+        for token, values in zip(rest, logprobs, strict=True):
+            chosen, others = token_logprobs(values, token, request.top_logprobs, token_bytes)
+            steps.append(TokenStep(chosen=chosen, others=tuple(others)))
+        return TextDelta(text=text, tokens=0, steps=tuple(steps))
 
-    def _drop_cancelled(self, served: Served) -> None:
-        left = [n for n, answer in served.answers.items() if answer.job.is_cancelled]
+    def _drop_cancelled(self, loaded: LoadedModel) -> None:
+        left = [n for n, answer in loaded.answers.items() if answer.job.is_cancelled]
         for number in left:
-            self._finish(served.answers[number].job, None)
+            self._finish(loaded.answers[number].job, None)
         if left:
-            served.end(left)
+            loaded.end(left)
 
-    def _guarded(self, served: Served) -> None:
+    def _guarded_step(self, loaded: LoadedModel) -> None:
         """Step a model; where that fails, its answers fail and it gets a new batcher."""
         try:
-            self._step(served)
+            self._step(loaded)
         except Exception as error:
             self.counts.faults += 1
-            for answer in list(served.answers.values()):
-                self._finish(answer.job, _failure(error))
-            self._models.restart(served)
+            for answer in list(loaded.answers.values()):
+                self._finish(answer.job, _as_api_error(error))
+            self._models.restart(loaded)
 
-    def _step(self, served: Served) -> None:
-        for token in served.batcher.step():
-            answer = served.answers.get(token.uid)
+    def _step(self, loaded: LoadedModel) -> None:
+        for token in loaded.batcher.step():
+            answer = loaded.answers.get(token.uid)
             if answer is None:
                 continue
             self.counts.generated_tokens += 1
             event = answer.add(token)
-            if isinstance(event, Failure) or (event and event.finish):
-                served.end([token.uid])
+            if isinstance(event, ApiError) or (event and event.finish):
+                loaded.end([token.uid])
                 self._finish(answer.job, event)
             elif event:
                 answer.job.deliver(event)
 
-    def _finish(self, job: Job, last: Piece | Failure | None) -> None:
-        """Deliver the last of a job; None where nobody waits for it."""
+    def _finish(self, job: GenerationJob, last: Event | None) -> None:
+        """Deliver the last event of a job; None where nobody waits for it."""
         with self._lock:
             if job not in self._jobs:
                 return  # it was told already that all ends
@@ -267,11 +283,61 @@ class Engine:
             self._stopping = True
             jobs = list(self._jobs)
         for job in jobs:
-            self._finish(job, Failure(message=why, status=503, code="stopping"))
+            self._finish(job, ApiError(why, status=503, code="stopping"))
 
 
-def _failure(error: Exception) -> Failure:
+def _as_api_error(error: Exception) -> ApiError:
     if isinstance(error, MlxTuneError):
-        return Failure(message=str(error))
-    said = " ".join(str(error).split())[:200]
-    return Failure(message=f"the engine failed: {type(error).__name__}: {said}")
+        return internal_error(str(error))
+    reason = " ".join(str(error).split())[:200]
+    return internal_error(f"the engine failed: {type(error).__name__}: {reason}")
+
+
+async def result_of(engine: Engine, future: "Future[T]") -> T:
+    """Return what the engine's thread answers to :meth:`Engine.load` or :meth:`Engine.unload`.
+
+    Raises:
+        ApiError: It failed, or the engine answers nothing any more.
+    """
+    answer = asyncio.wrap_future(future)
+    while not answer.done():
+        if engine.trouble is not None:
+            raise engine.unavailable()
+        await asyncio.wait({answer}, timeout=_LOOK_SECONDS)
+    return answer.result()
+
+
+async def generate(
+    engine: Engine, requests: Sequence[GenerationRequest]
+) -> AsyncGenerator[tuple[int, TextDelta]]:
+    """Yield every delta of several answers with the answer's number, until all are finished.
+
+    However the iteration ends, nothing goes on in the engine.
+
+    Raises:
+        ApiError: The engine takes no more, or an answer failed; the others are given up.
+    """
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+
+    def deliver(number: int, event: Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens any more
+            loop.call_soon_threadsafe(events.put_nowait, (number, event))
+
+    jobs = [
+        GenerationJob(request=request, deliver=partial(deliver, number))
+        for number, request in enumerate(requests)
+    ]
+    engine.submit(*jobs)
+    unfinished = len(jobs)
+    try:
+        while unfinished:
+            number, event = await events.get()
+            if isinstance(event, ApiError):
+                raise event
+            unfinished -= event.finish is not None
+            yield number, event
+    finally:
+        if unfinished:
+            for job in jobs:
+                engine.cancel(job)

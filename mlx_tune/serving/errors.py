@@ -91,7 +91,6 @@ class ApiError(MlxTuneError):
         return b"\r\n".join([first, *fields, b"", self.body])
 
 
-def internal_error() -> ApiError:
-    """Return the reply to an exception nobody foresaw, which the server prints."""
-    message = "a fault in the server; its terminal says which"
+def internal_error(message: str = "a fault in the server; its terminal says which") -> ApiError:
+    """Return the reply to what went wrong here; without a message, what the server prints."""
     return ApiError(message, status=500, code="internal_error")

@@ -1,4 +1,4 @@
-"""What the server did, as Prometheus reads it."""
+"""What the server did, in Prometheus' text format."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """A registry of its own, so that two servers of one process do not meet.
+    """A registry of its own, so that two servers of one process do not share one.
 
     Attributes:
         first_token: Seconds from a request to the first piece of its answer.
@@ -20,7 +20,7 @@ class Metrics:
 
     def __init__(self, engine: Engine) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_OfEngine(engine))
+        self._registry.register(_EngineCollector(engine))
         self.first_token = Histogram(
             "mlx_tune_time_to_first_token_seconds",
             "From a request to the first piece of its answer.",
@@ -33,8 +33,8 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _OfEngine:
-    """Reads the engine's own counts when it is asked."""
+class _EngineCollector:
+    """Reads the engine's own counts when it is scraped."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,9 +1,9 @@
-"""The models that are in memory: one set of base arrays, and what stands beside them.
+"""The models in memory: one set of base arrays, and the sessions' factors beside them.
 
 HEAD's chain is folded into weights of its own, as every command folds it. The base and all other
 sessions share the base's arrays; a session's factors are concatenated beside them, which equals the
 fold but for rounding. Where the machine has no room for two sets of weights, HEAD has none of its
-own as soon as somebody asks another model. All of it happens on the engine's thread.
+own as soon as another model is asked. All of it happens on the engine's thread.
 """
 
 from collections import OrderedDict
@@ -15,55 +15,54 @@ from mlx.utils import tree_flatten
 from mlx_tune.inference import Batcher, TokenBytes
 from mlx_tune.models.bases import BaseInfo
 from mlx_tune.models.tokenizer import Tokenizer
-from mlx_tune.serving.answer import Answer
-from mlx_tune.serving.job import Job
-from mlx_tune.serving.shelf import HEAD, Choice
+from mlx_tune.serving.jobs import AnswerBuilder, GenerationJob
+from mlx_tune.serving.registry import HEAD, RegisteredModel
 from mlx_tune.workflows.workspace import free_memory, load_beside, load_folded
 
 Key = tuple[bool, tuple[str, ...]]
 
 
 @dataclass(eq=False, kw_only=True)
-class Served:
+class LoadedModel:
     """A model in memory, and the answers it is making.
 
     Attributes:
-        choice: What it is.
-        model: Ready to answer.
+        model: What it is.
+        network: Ready to generate.
         batcher: Its answers, side by side.
         answers: By the batcher's number.
     """
 
-    choice: Choice
-    model: nn.Module
+    model: RegisteredModel
+    network: nn.Module
     batcher: Batcher
-    answers: dict[int, Answer]
+    answers: dict[int, AnswerBuilder]
 
-    def begin(self, job: Job, token_bytes: TokenBytes) -> int:
-        """Let an answer grow; return how many tokens of its prompt need not be read."""
-        ask = job.ask
-        processors = list(ask.sampling.processors(len(ask.prompt)))
-        grammar = ask.constraint.processor() if ask.constraint else None
+    def begin(self, job: GenerationJob, token_bytes: TokenBytes) -> int:
+        """Begin an answer; return how many tokens of its prompt need not be read."""
+        request = job.request
+        processors = list(request.sampling.processors(len(request.prompt)))
+        grammar = request.grammar.processor() if request.grammar else None
         if grammar is not None:  # last, so that nothing allows again what it forbids
             processors.append(grammar)
         number = self.batcher.add(
-            ask.prompt,
-            max_tokens=ask.max_tokens,
-            sampler=ask.sampling.sampler(),
+            request.prompt,
+            max_tokens=request.max_tokens,
+            sampler=request.sampling.sampler(),
             processors=processors,
         )
-        self.answers[number] = Answer(job, token_bytes, grammar)
+        self.answers[number] = AnswerBuilder(job, token_bytes, grammar)
         return self.batcher.cached_tokens(number)
 
     def end(self, numbers: list[int]) -> None:
-        """Let go of answers, whole or not."""
+        """Remove answers, finished or not."""
         for number in numbers:
             self.answers.pop(number, None)
         self.batcher.remove(numbers)
 
 
-class Models:
-    """Loads models as they are asked for, and lets those go that are not.
+class ModelCache:
+    """Loads models as they are asked for, and frees those that are not.
 
     Attributes:
         tokenizer: The base's, which all share.
@@ -93,62 +92,62 @@ class Models:
         self._memory_bytes, self._weights_bytes = memory_bytes, 0
         self._base: nn.Module | None = None
         self._wants_base = False
-        self._served: OrderedDict[Key, Served] = OrderedDict()
+        self._loaded: OrderedDict[Key, LoadedModel] = OrderedDict()
         self._head: Key | None = None
 
-    def get(self, choice: Choice) -> Served:
+    def get(self, model: RegisteredModel) -> LoadedModel:
         """Return a model, loaded now if need be.
 
         Raises:
             MlxTuneError: It cannot be loaded.
         """
-        if choice.is_folded or choice.name == HEAD:
-            self._head = choice.key
-        self._wants_base |= not choice.is_folded
+        if model.is_folded or model.name == HEAD:
+            self._head = model.key
+        self._wants_base |= not model.is_folded
         if self._is_crowded:
-            choice = replace(choice, is_folded=False)
-        if choice.key not in self._served:
+            model = replace(model, is_folded=False)
+        if model.key not in self._loaded:
             self.tidy()
-            self._make_room(choice)
-            model = self._load(choice)
-            self._served[choice.key] = Served(
-                choice=choice, model=model, batcher=self._batcher(model), answers={}
+            self._make_room(model)
+            network = self._load(model)
+            self._loaded[model.key] = LoadedModel(
+                model=model, network=network, batcher=self._batcher(network), answers={}
             )
-        self._served.move_to_end(choice.key)
-        return self._served[choice.key]
+        self._loaded.move_to_end(model.key)
+        return self._loaded[model.key]
 
-    def all(self) -> list[Served]:
-        """Return those in memory, the longest unused first."""
-        return list(self._served.values())
+    def all(self) -> list[LoadedModel]:
+        """Return those in memory, the least recently used first."""
+        return list(self._loaded.values())
 
-    def restart(self, served: Served) -> None:
+    def restart(self, loaded: LoadedModel) -> None:
         """Give a model a new batcher, after a fault in the old one."""
-        served.answers.clear()
-        served.batcher.close()
-        served.batcher = self._batcher(served.model)
+        loaded.answers.clear()
+        loaded.batcher.close()
+        loaded.batcher = self._batcher(loaded.network)
 
-    def drop(self, choice: Choice) -> bool:
-        """Let go of a model that answers nobody; tell whether it was there and is gone."""
-        keys = dict.fromkeys((choice.key, replace(choice, is_folded=False).key))
-        found = [self._served[key] for key in keys if key in self._served]
-        if not found or any(served.answers for served in found):
+    def drop(self, model: RegisteredModel) -> bool:
+        """Free a model that generates nothing; return whether it was there and is gone."""
+        keys = dict.fromkeys((model.key, replace(model, is_folded=False).key))
+        found = [self._loaded[key] for key in keys if key in self._loaded]
+        if not found or any(loaded.answers for loaded in found):
             return False
-        for served in found:
-            self._forget(served)
+        for loaded in found:
+            self._forget(loaded)
         return True
 
     def tidy(self) -> None:
-        """Let go of weights that HEAD no longer answers from, once nobody waits for them."""
-        for served in self.all():
-            is_past = self._is_crowded or served.choice.key != self._head
-            if served.choice.is_folded and is_past and not served.answers:
-                self._forget(served)
+        """Free weights that HEAD no longer answers from, once nobody waits for them."""
+        for loaded in self.all():
+            is_past = self._is_crowded or loaded.model.key != self._head
+            if loaded.model.is_folded and is_past and not loaded.answers:
+                self._forget(loaded)
 
     def clear(self) -> None:
-        """Let go of everything."""
-        for served in self.all():
-            served.batcher.close()
-        self._served.clear()
+        """Free everything."""
+        for loaded in self.all():
+            loaded.batcher.close()
+        self._loaded.clear()
         self._base = None
         free_memory()
 
@@ -158,35 +157,35 @@ class Models:
         both = 2 * (self._weights_bytes + self._prefix_bytes)
         return self._wants_base and both > self._memory_bytes
 
-    def _load(self, choice: Choice) -> nn.Module:
-        if choice.is_folded:
-            return self._weighed(load_folded(self._info, choice.chain).model)
+    def _load(self, model: RegisteredModel) -> nn.Module:
+        if model.is_folded:
+            return self._weighed(load_folded(self._info, model.chain).model)
         if self._base is None:
             self._base = self._weighed(load_folded(self._info, ()).model)
-        if not choice.chain:
+        if not model.chain:
             return self._base
-        return load_beside(self._base, self._info, choice.chain)
+        return load_beside(self._base, self._info, model.chain)
 
-    def _weighed(self, model: nn.Module) -> nn.Module:
-        self._weights_bytes = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
-        return model
+    def _weighed(self, network: nn.Module) -> nn.Module:
+        self._weights_bytes = sum(array.nbytes for _, array in tree_flatten(network.parameters()))
+        return network
 
-    def _batcher(self, model: nn.Module) -> Batcher:
-        return Batcher(model, self.tokenizer, prefix_bytes=self._prefix_bytes)
+    def _batcher(self, network: nn.Module) -> Batcher:
+        return Batcher(network, self.tokenizer, prefix_bytes=self._prefix_bytes)
 
-    def _make_room(self, choice: Choice) -> None:
-        """Let go of sessions that are idle, the longest unused first, where there are too many."""
-        if not choice.chain or self._is_head(choice):
+    def _make_room(self, model: RegisteredModel) -> None:
+        """Free idle sessions, the least recently used first, where there are too many."""
+        if not model.chain or self._is_head(model):
             return
-        beside = [one for one in self.all() if one.choice.chain and not self._is_head(one.choice)]
-        idle = [served for served in beside if not served.answers]
-        for served in idle[: max(0, len(beside) - self._most + 1)]:
-            self._forget(served)
+        beside = [one for one in self.all() if one.model.chain and not self._is_head(one.model)]
+        idle = [loaded for loaded in beside if not loaded.answers]
+        for loaded in idle[: max(0, len(beside) - self._most + 1)]:
+            self._forget(loaded)
 
-    def _is_head(self, choice: Choice) -> bool:
-        return choice.is_folded or (self._head is not None and choice.key[1] == self._head[1])
+    def _is_head(self, model: RegisteredModel) -> bool:
+        return model.is_folded or (self._head is not None and model.key[1] == self._head[1])
 
-    def _forget(self, served: Served) -> None:
-        del self._served[served.choice.key]
-        served.batcher.close()
+    def _forget(self, loaded: LoadedModel) -> None:
+        del self._loaded[loaded.model.key]
+        loaded.batcher.close()
         free_memory()

@@ -1,4 +1,4 @@
-"""From a request to what the engine is asked: everything is checked here, before it is queued."""
+"""From a request to what the engine generates: everything is checked here, before it is queued."""
 
 import json
 import re
@@ -12,32 +12,23 @@ from mlx_tune.inference import Sampling, TokenBytes
 from mlx_tune.inference.grammar import Grammar, GrammarCompiler
 from mlx_tune.models.template import Renderer
 from mlx_tune.models.tokenizer import Tokenizer
-from mlx_tune.serving.job import Ask
-from mlx_tune.serving.schemas import Called, ChatRequest, CompletionRequest, Drawn, Message
-from mlx_tune.serving.shelf import Choice
-from mlx_tune.serving.tools import Offered, ToolWords
+from mlx_tune.serving.errors import ApiError
+from mlx_tune.serving.jobs import GenerationRequest
+from mlx_tune.serving.registry import RegisteredModel
+from mlx_tune.serving.schemas import (
+    BaseRequest,
+    ChatRequest,
+    CompletionRequest,
+    RequestMessage,
+    ToolCall,
+)
+from mlx_tune.serving.tools import ToolCallFormat, ToolSet
 
 DEFAULT_CHAT_TOKENS, DEFAULT_COMPLETION_TOKENS = 1024, 16
-_PARTS_OF_A_SEED = 2**64
+_SEED_RANGE = 2**64
 
 
-class RequestError(MlxTuneError):
-    """A request that cannot be carried out as it is.
-
-    Attributes:
-        status: As HTTP would say it.
-        code: One word for programs.
-        param: The field it is about.
-    """
-
-    def __init__(
-        self, message: str, *, param: str | None, status: int = 400, code: str = "invalid_value"
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.param = status, code, param
-
-
-class Reader:
+class RequestParser:
     """Knows what prompts become, and how long they may be."""
 
     def __init__(self, tokenizer: Tokenizer, *, vocabulary: int, context: int | None) -> None:
@@ -58,65 +49,67 @@ class Reader:
         """End the process that renders conversations."""
         self._renderer.close()
 
-    def chat(self, request: ChatRequest, choice: Choice) -> list[Ask]:
+    def chat(self, request: ChatRequest, model: RegisteredModel) -> list[GenerationRequest]:
         """Return the answers that a conversation asks for.
 
         Raises:
-            RequestError: It is too long, asks for what there is not, or the base's template does
+            ApiError: It is too long, asks for what there is not, or the base's template does
                 not take it.
         """
-        offered = self._offered(request)
-        turns = [_turn(message) for message in request.messages]
+        tools = self._tools(request)
+        turns = [_template_message(message) for message in request.messages]
         try:
-            prompt = self._tokenizer.prompt(turns, request.offered)
+            prompt = self._tokenizer.prompt(turns, request.callable_tools)
         except InputError as error:  # many refuse what they did not foresee, as two users in a row
-            raise RequestError(str(error), param="messages") from error
+            raise ApiError(str(error), param="messages") from error
         limit = request.max_tokens or request.max_completion_tokens
-        return self._asks(
+        return self._requests(
             request,
-            choice,
+            model,
             prompt,
             param="messages",
             max_tokens=self._room(prompt, limit, DEFAULT_CHAT_TOKENS, "messages"),
-            alternatives=(request.top_logprobs or 0) if request.logprobs else None,
+            top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             response_format=request.response_format,
-            offered=offered,
+            tools=tools,
         )
 
-    def _offered(self, request: ChatRequest) -> Offered | None:
+    def _tools(self, request: ChatRequest) -> ToolSet | None:
         """Return the tools that may be called.
 
         Raises:
-            RequestError: The conversation has tools and the base's template has none.
+            ApiError: The conversation has tools and the base's template has none.
         """
-        words = ToolWords.of(self._tokenizer)
+        form = ToolCallFormat.of(self._tokenizer)
         has_tools = request.tools or any(m.tool_calls or m.tool_call_id for m in request.messages)
-        if has_tools and words is None:
-            raise RequestError(
+        if has_tools and form is None:
+            raise ApiError(
                 "tools: this base model's chat template has none; leave them out",
                 param="tools",
                 code="not_supported",
             )
-        if not request.offered or words is None:
+        if not request.callable_tools or form is None:
             return None
-        return Offered(words=words, tools=tuple(request.offered))
+        return ToolSet(format=form, tools=tuple(request.callable_tools))
 
-    def completion(self, request: CompletionRequest, choice: Choice) -> list[Ask]:
+    def completion(
+        self, request: CompletionRequest, model: RegisteredModel
+    ) -> list[GenerationRequest]:
         """Return the answers that one or several texts ask for.
 
         Raises:
-            RequestError: One is too long, or names a token that there is not.
+            ApiError: One is too long, or names a token that there is not.
         """
         found = []
         for prompt, text in self._prompts(request.prompt):
             limit = request.max_tokens
-            found += self._asks(
+            found += self._requests(
                 request,
-                choice,
+                model,
                 prompt,
                 param="prompt",
                 max_tokens=self._room(prompt, limit, DEFAULT_COMPLETION_TOKENS, "prompt"),
-                alternatives=request.logprobs,
+                top_logprobs=request.logprobs,
                 continues=True,
                 echo=text if request.echo else None,
             )
@@ -130,19 +123,19 @@ class Reader:
         for number, one in enumerate(given):
             tokens = self._tokenizer.encode_plain(one) if isinstance(one, str) else list(one)
             if not tokens:
-                raise RequestError(f"prompt {number} is empty; say something", param="prompt")
+                raise ApiError(f"prompt {number} is empty; say something", param="prompt")
             self._check_ids(tokens, "prompt")
-            found.append((tokens, one if isinstance(one, str) else self._spelt(tokens)))
+            found.append((tokens, one if isinstance(one, str) else self._text(tokens)))
         return found
 
-    def _spelt(self, tokens: Sequence[int]) -> str:
+    def _text(self, tokens: Sequence[int]) -> str:
         raw = b"".join(self._token_bytes(token, first=i == 0) for i, token in enumerate(tokens))
         return raw.decode(errors="replace")
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
         wrong = next((i for i in ids if not 0 <= i < self._vocabulary), None)
         if wrong is not None:
-            raise RequestError(
+            raise ApiError(
                 f"{param}: there is no token {wrong}; ids go from 0 to {self._vocabulary - 1}",
                 param=param,
             )
@@ -150,13 +143,13 @@ class Reader:
     def _room(self, prompt: Sequence[int], asked: int | None, default: int, param: str) -> int:
         """Return how many tokens may be generated: as asked, else the default as far as it goes."""
         if not prompt:
-            raise RequestError(f"{param}: nothing to read; say something", param=param)
+            raise ApiError(f"{param}: nothing to read; say something", param=param)
         if self.context is None:
             return default if asked is None else asked
         left = self.context - len(prompt)
         if left < (1 if asked is None else asked):
             wanted = "" if asked is None else f" and {asked} are to be generated"
-            raise RequestError(
+            raise ApiError(
                 f"{param}: {len(prompt)} tokens{wanted}, and the model reads {self.context} in "
                 "all; ask less at once",
                 param=param,
@@ -164,39 +157,39 @@ class Reader:
             )
         return min(default, left) if asked is None else asked
 
-    def _asks(
+    def _requests(
         self,
-        request: Drawn,
-        choice: Choice,
+        request: BaseRequest,
+        model: RegisteredModel,
         prompt: Sequence[int],
         *,
         param: str,
         max_tokens: int,
-        alternatives: int | None,
+        top_logprobs: int | None,
         continues: bool = False,
         echo: str | None = None,
         response_format: Any = None,
-        offered: Offered | None = None,
-    ) -> list[Ask]:
+        tools: ToolSet | None = None,
+    ) -> list[GenerationRequest]:
         stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
         seed = secrets.randbits(63) if request.seed is None else request.seed
         return [
-            Ask(
-                choice=choice,
+            GenerationRequest(
+                model=model,
                 prompt=tuple(prompt),
                 max_tokens=max_tokens,
                 sampling=self._sampling(request, seed + number),
                 stops=tuple(stop),
-                alternatives=alternatives,
+                top_logprobs=top_logprobs,
                 continues=continues,
                 echo=echo,
-                constraint=self._constraint(response_format),
-                offered=offered,
+                grammar=self._grammar(response_format),
+                tools=tools,
             )
             for number in range(request.n or 1)
         ]
 
-    def _sampling(self, request: Drawn, seed: int) -> Sampling:
+    def _sampling(self, request: BaseRequest, seed: int) -> Sampling:
         bias = {self._id(text): value for text, value in (request.logit_bias or {}).items()}
         self._check_ids(list(bias), "logit_bias")
         return Sampling(
@@ -207,15 +200,15 @@ class Reader:
             frequency_penalty=request.frequency_penalty or 0.0,
             presence_penalty=request.presence_penalty or 0.0,
             logit_bias=bias,
-            seed=seed % _PARTS_OF_A_SEED,
+            seed=seed % _SEED_RANGE,
         )
 
     def _id(self, text: str) -> int:
         if not re.fullmatch("0|[1-9][0-9]{0,8}", text):  # "01" would be "1" a second time
-            raise RequestError(f"logit_bias: {text!r} is no token id", param="logit_bias")
+            raise ApiError(f"logit_bias: {text!r} is no token id", param="logit_bias")
         return int(text)
 
-    def _constraint(self, wanted: Any) -> Grammar | None:
+    def _grammar(self, wanted: Any) -> Grammar | None:
         if wanted is None or wanted.type == "text":
             return None
         try:
@@ -225,10 +218,10 @@ class Reader:
                 return self._grammars.json_object()
             return self._grammars.json_schema(wanted.json_schema.schema_)
         except MlxTuneError as error:
-            raise RequestError(str(error), param="response_format") from error
+            raise ApiError(str(error), param="response_format") from error
 
 
-def _turn(message: Message) -> dict[str, Any]:
+def _template_message(message: RequestMessage) -> dict[str, Any]:
     """Return a message as templates take it: arguments as values, not as text."""
     turn: dict[str, Any] = {
         "role": {"developer": "system"}.get(message.role, message.role),
@@ -237,16 +230,16 @@ def _turn(message: Message) -> dict[str, Any]:
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     if message.tool_calls is not None:
-        turn["tool_calls"] = [_call(called) for called in message.tool_calls]
+        turn["tool_calls"] = [_template_call(call) for call in message.tool_calls]
     return turn
 
 
-def _call(called: Called) -> dict[str, Any]:
+def _template_call(call: ToolCall) -> dict[str, Any]:
     try:
-        arguments = json.loads(called.function.arguments)
+        arguments = json.loads(call.function.arguments)
     except ValueError as error:
-        raise RequestError(
-            f"tool_calls: the arguments of {called.id} are no JSON", param="messages"
+        raise ApiError(
+            f"tool_calls: the arguments of {call.id} are no JSON", param="messages"
         ) from error
-    function = {"name": called.function.name, "arguments": arguments}
-    return {"id": called.id, "type": "function", "function": function}
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}

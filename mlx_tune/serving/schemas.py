@@ -1,8 +1,17 @@
-"""What requests may hold. A field that is not here is refused: none is accepted and ignored."""
+"""What requests may hold and what replies hold, in OpenAI's shapes.
 
+A request's field that is not here is refused: none is accepted and ignored. Replies are built as
+plain values of these shapes; the models document them.
+"""
+
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mlx_tune.serving.guard import PARSED_BODY
 
 MODEL = Field(
     min_length=1,
@@ -14,20 +23,20 @@ MOST_ANSWERS, MOST_STOPS, MOST_PROMPTS, MOST_TOP, MOST_TOOLS = 8, 16, 64, 20, 64
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """Takes the fields it names, of the types it names, and finite numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class StreamOptions(Strict):
+class StreamOptions(StrictModel):
     """How a stream ends."""
 
     include_usage: bool = Field(False, description="End with a chunk that counts the tokens.")
 
 
-class Drawn(Strict):
-    """What both kinds of requests say of how an answer is drawn."""
+class BaseRequest(StrictModel):
+    """What both kinds of requests say of how an answer is sampled."""
 
     model: str = MODEL
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default: no chance.")
@@ -50,13 +59,13 @@ class Drawn(Strict):
     stream_options: StreamOptions | None = None
 
     @model_validator(mode="after")
-    def _stream_options_need_a_stream(self) -> "Drawn":
+    def _stream_options_need_a_stream(self) -> "BaseRequest":
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is for stream: true")
         return self
 
 
-class TextPart(Strict):
+class TextPart(StrictModel):
     """A part of a message; only texts are read."""
 
     type: Literal["text"]
@@ -66,31 +75,31 @@ class TextPart(Strict):
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
-class CalledFunction(Strict):
+class FunctionCall(StrictModel):
     """What was called, with JSON for its arguments."""
 
     name: Name
     arguments: str
 
 
-class Called(Strict):
+class ToolCall(StrictModel):
     """A call that the model made."""
 
     id: str = Field(min_length=1, max_length=64)
     type: Literal["function"]
-    function: CalledFunction
+    function: FunctionCall
 
 
-class Message(Strict):
+class RequestMessage(StrictModel):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
-    tool_calls: Annotated[list[Called], Field(min_length=1, max_length=MOST_TOOLS)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=MOST_TOOLS)] | None = None
     tool_call_id: str | None = Field(None, min_length=1, max_length=64)
 
     @model_validator(mode="after")
-    def _each_role_says_its_own(self) -> "Message":
+    def _each_role_says_its_own(self) -> "RequestMessage":
         if self.tool_calls is not None and self.role != "assistant":
             raise ValueError("tool_calls are made by the role assistant")
         if (self.tool_call_id is not None) != (self.role == "tool"):
@@ -107,7 +116,7 @@ class Message(Strict):
         return "".join(part.text for part in self.content)
 
 
-class Function(Strict):
+class FunctionTool(StrictModel):
     """What a model may call; its arguments are not held to the schema (`strict`)."""
 
     name: Name
@@ -116,15 +125,15 @@ class Function(Strict):
     strict: Literal[False] | None = None
 
 
-class Tool(Strict):
-    """A tool that is offered."""
+class Tool(StrictModel):
+    """A tool that the model may call."""
 
     type: Literal["function"]
-    function: Function
+    function: FunctionTool
 
 
-class JsonSchema(Strict):
-    """A schema that the answer has to fit."""
+class JsonSchema(StrictModel):
+    """A schema that the answer must match."""
 
     name: str = Field(min_length=1, max_length=64)
     description: str | None = None
@@ -132,8 +141,8 @@ class JsonSchema(Strict):
     strict: bool | None = None
 
 
-class ResponseFormat(Strict):
-    """What an answer is held to."""
+class ResponseFormat(StrictModel):
+    """What an answer must match."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -145,10 +154,10 @@ class ResponseFormat(Strict):
         return self
 
 
-class ChatRequest(Drawn):
+class ChatRequest(BaseRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: list[Message] = Field(min_length=1, max_length=1000)
+    messages: list[RequestMessage] = Field(min_length=1, max_length=1000)
     max_tokens: int | None = Field(None, ge=1, description="The most to generate.")
     max_completion_tokens: int | None = Field(None, ge=1, description="The same, newer name.")
     logprobs: bool | None = None
@@ -160,7 +169,7 @@ class ChatRequest(Drawn):
     tool_choice: Literal["auto", "none"] | None = None
 
     @property
-    def offered(self) -> list[dict[str, Any]]:
+    def callable_tools(self) -> list[dict[str, Any]]:
         """The tools that may be called, as JSON."""
         tools = [] if self.tool_choice == "none" else self.tools or []
         return [tool.model_dump(exclude_none=True) for tool in tools]
@@ -177,7 +186,7 @@ class ChatRequest(Drawn):
 Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
-class CompletionRequest(Drawn):
+class CompletionRequest(BaseRequest):
     """`POST /v1/completions`."""
 
     prompt: (
@@ -199,7 +208,192 @@ class CompletionRequest(Drawn):
         return self
 
 
-class AdapterRequest(Strict):
+class AdapterRequest(StrictModel):
     """`POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter`."""
 
     lora_name: str = MODEL
+
+
+Finish = Literal["stop", "length", "tool_calls"]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    """Every reply that is not 2xx."""
+
+    error: ErrorBody
+
+
+_ERROR_REPLY = {"$ref": "#/components/schemas/ErrorReply"}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    # No `model`: FastAPI would say that a route of plain text has its errors as plain text too.
+    status: {"description": text, "content": {"application/json": {"schema": _ERROR_REPLY}}}
+    for status, text in {
+        400: "The request is not what it should be.",
+        401: "The token is missing or another.",
+        403: "The Host or the Origin is not one that this server answers.",
+        404: "There is no such model.",
+        405: "The path knows other methods.",
+        408: "The request did not arrive in time.",
+        411: "The body has no length.",
+        413: "The body is too long.",
+        415: "The body is no JSON.",
+        429: "Too many requests wait.",
+        500: "The engine failed.",
+        503: "The engine is stopping, or does not answer.",
+    }.items()
+}
+"""What every route may answer instead, for the OpenAPI document."""
+
+
+class ModelCard(BaseModel):
+    """A model that can be named; `root` and `parent` as vLLM shows adapters."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["mlx-tune"] = "mlx-tune"
+    root: str
+    parent: str | None
+    max_model_len: int | None
+
+
+class ModelList(BaseModel):
+    """`GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Usage(BaseModel):
+    """Tokens read and generated."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class TopLogprob(BaseModel):
+    """A token that was likely."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """A token that was chosen, and others that were likely."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """Of every token of an answer."""
+
+    content: list[TokenLogprob]
+
+
+class FunctionReply(BaseModel):
+    """What is to be called, with JSON for its arguments."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallReply(BaseModel):
+    """A call that the model makes."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionReply
+
+
+class ResponseMessage(BaseModel):
+    """An answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    tool_calls: list[ToolCallReply] | None = None
+
+
+class ChatChoice(BaseModel):
+    """One of the answers."""
+
+    index: int
+    message: ResponseMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Finish
+
+
+class ChatReply(BaseModel):
+    """`POST /v1/chat/completions` without a stream."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class CompletionLogprobs(BaseModel):
+    """Of every token of a text, in the older shape; the first of a prompt has none."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    """One of the answers."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Finish | None
+
+
+class CompletionReply(BaseModel):
+    """`POST /v1/completions`; each chunk of its stream has this shape too."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class Health(BaseModel):
+    """`GET /health`."""
+
+    status: Literal["ok"] = "ok"
+
+
+class _JsonRequest(Request):
+    """Has its JSON value from the middleware, which parsed the body already."""
+
+    async def json(self) -> Any:
+        return self.scope[PARSED_BODY] if PARSED_BODY in self.scope else await super().json()
+
+
+class JsonRoute(APIRoute):
+    """A route that does not parse a body a second time."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler, called with such a request."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(_JsonRequest(request.scope, request.receive))
+
+        return handle

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 
 from helpers.raw_http import run_server
+from mlx_tune.serving.app import ServeRequest, prepare
 from mlx_tune.serving.engine import Engine
-from mlx_tune.serving.start import ServeRequest, prepare
 
 TIMEOUT_SECONDS = 60.0
 
@@ -48,7 +48,7 @@ class Server:
     @property
     def loaded(self) -> list[str]:
         """The models in memory, the longest unused first."""
-        return [one.choice.name for one in self.engine._models.all()]
+        return [one.model.name for one in self.engine._models.all()]
 
     def stream(self, path: str, **body: Any) -> list[dict[str, Any]]:
         """The chunks of a stream that ends as it should."""

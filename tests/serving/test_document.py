@@ -1,27 +1,28 @@
 import pytest
 from fastapi import APIRouter
 
-from mlx_tune.serving.app import Api, create_app
+from mlx_tune.serving.app import create_app
 from mlx_tune.serving.engine import Engine
-from mlx_tune.serving.lineage_routes import lineage_routes
+from mlx_tune.serving.lineage import lineage_routes
+from mlx_tune.serving.openai import Backend
 
 
-class Reader:
+class Parser:
     context = 99
 
 
 @pytest.fixture
-def api():
+def backend():
     """What the routes share, with no model behind it."""
-    return Api(Engine(lambda: None), None, Reader(), base="tiny")
+    return Backend(Engine(lambda: None), None, Parser(), base="tiny")
 
 
 def operations(document):
     return [one for path in document["paths"].values() for one in path.values()]
 
 
-def test_the_document_tells_every_refusal_and_none_that_is_never_sent(api, tmp_path):
-    document = create_app(api, lineage_routes(tmp_path, None), APIRouter()).openapi()
+def test_the_document_tells_every_refusal_and_none_that_is_never_sent(backend, tmp_path):
+    document = create_app(backend, lineage_routes(tmp_path, None), APIRouter()).openapi()
     found = operations(document)
     assert len(found) == 14
     for operation in found:
@@ -36,8 +37,8 @@ def test_the_document_tells_every_refusal_and_none_that_is_never_sent(api, tmp_p
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
-def test_the_document_tells_what_is_no_json(api):
-    paths = create_app(api).openapi()["paths"]
+def test_the_document_tells_what_is_no_json(backend):
+    paths = create_app(backend).openapi()["paths"]
     for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
         assert list(paths[path]["post"]["responses"]["200"]["content"]) == ["text/plain"]
     for path in ("/v1/completions", "/v1/chat/completions"):

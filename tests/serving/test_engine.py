@@ -11,7 +11,7 @@ from helpers.live_server import error_json, events, ok_json, serve_store
 from helpers.raw_http import connect, eventually, receive_all, request
 from mlx_tune.inference import Batcher
 from mlx_tune.serving import engine as engine_module
-from mlx_tune.serving.models import Models
+from mlx_tune.serving.models import ModelCache
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -151,7 +151,7 @@ def test_a_fault_of_one_model_ends_no_other_models_answers(server, slow_steps, m
     wanted = server.text("Where", "base", max_tokens=30)
     server.text("Where", "cs", max_tokens=2)
     step = Batcher.step
-    faulty = {one.batcher for one in server.engine._models.all() if "-cs-" in one.choice.name}
+    faulty = {one.batcher for one in server.engine._models.all() if "-cs-" in one.model.name}
     assert len(faulty) == 1
 
     def failing(self):
@@ -171,15 +171,15 @@ def test_a_fault_of_one_model_ends_no_other_models_answers(server, slow_steps, m
 
 
 def test_a_session_that_cannot_be_loaded_ends_no_other_models_answers(own_store, monkeypatch):
-    load = Models._load
+    load = ModelCache._load
 
-    def failing(self, choice):
-        if choice.name != "base":
+    def failing(self, model):
+        if model.name != "base":
             raise MemoryError("too large")
-        return load(self, choice)
+        return load(self, model)
 
     with serve_store(own_store) as server:
-        monkeypatch.setattr(Models, "_load", failing)
+        monkeypatch.setattr(ModelCache, "_load", failing)
         assert "too large" in error_json(server.post(TEXT, model="cs", prompt="a"), 500)["message"]
         error_json(server.post("/v1/load_lora_adapter", lora_name="cs"), 500)
         assert server.text("Where", "base", max_tokens=2)
@@ -211,7 +211,7 @@ def test_an_engine_that_died_is_unhealthy_and_keeps_nobody_waiting(own_store, mo
             def broken(self):
                 raise RuntimeError("all is lost")
 
-            patch.setattr(Models, "tidy", broken)
+            patch.setattr(ModelCache, "tidy", broken)
             assert error_json(waiting.result(), 503)["message"] == "the engine ended"
             assert eventually(lambda: error_json(server.client.get("/health"), 503))
         for stream in (False, True):

@@ -3,9 +3,8 @@ import pytest
 
 from helpers import tiny
 from mlx_tune.inference import GeneratedToken, TokenBytes
-from mlx_tune.serving.answer import Answer
-from mlx_tune.serving.job import Ask, Job
-from mlx_tune.serving.shelf import Choice
+from mlx_tune.serving.jobs import AnswerBuilder, GenerationJob, GenerationRequest
+from mlx_tune.serving.registry import RegisteredModel
 
 END = tiny.SPECIALS.index("<|im_end|>")
 LETTER = 3 + ord("A") - ord("!")
@@ -14,9 +13,12 @@ LOGPROBS = mx.log(mx.softmax(mx.arange(tiny.VOCABULARY) / 100.0))
 
 def ended(*, continues: bool):
     """The last piece of an answer of one letter, which ended of itself."""
-    choice = Choice(name="base", chain=(), is_folded=False)
-    ask = Ask(choice=choice, prompt=(5,), max_tokens=9, alternatives=1, continues=continues)
-    answer = Answer(Job(ask=ask, deliver=lambda event: None), TokenBytes.of(tiny.tokenizer()), None)
+    model = RegisteredModel(name="base", chain=(), is_folded=False)
+    request = GenerationRequest(
+        model=model, prompt=(5,), max_tokens=9, top_logprobs=1, continues=continues
+    )
+    job = GenerationJob(request=request, deliver=lambda event: None)
+    answer = AnswerBuilder(job, TokenBytes.of(tiny.tokenizer()), None)
     first = answer.add(GeneratedToken(uid=0, token=LETTER, logprobs=LOGPROBS, finish_reason=None))
     assert (first.text, len(first.steps)) == ("A", 1)
     return answer.add(GeneratedToken(uid=0, token=END, logprobs=LOGPROBS, finish_reason="stop"))

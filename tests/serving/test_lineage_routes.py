@@ -3,7 +3,7 @@
 import pytest
 
 from helpers.live_server import error_json, ok_json, serve_store
-from mlx_tune.serving.lineage_json import training_json
+from mlx_tune.serving.lineage import training_json
 from mlx_tune.store.runs import FAILED, list_runs
 
 

@@ -62,13 +62,13 @@ def test_sigterm_ends_streams_with_an_error_event_and_the_process_with_0(own_sto
 def test_it_ends_with_0_in_the_middle_of_a_load_too(own_store, tmp_path):
     """MLX aborts a process that ends while one of its threads computes."""
     (tmp_path / "sitecustomize.py").write_text(
-        "from mlx_tune.serving.models import Models\n"
-        "def load(self, choice):\n"
+        "from mlx_tune.serving.models import ModelCache\n"
+        "def load(self, model):\n"
         "    import mlx.core as mx\n"
         f"    open({str(tmp_path / 'loading')!r}, 'w').close()\n"
         "    while True:\n"
         "        mx.eval(mx.ones((500, 500)) @ mx.ones((500, 500)))\n"
-        "Models._load = load\n"
+        "ModelCache._load = load\n"
     )
     sys.path.insert(0, str(tmp_path))
     try:

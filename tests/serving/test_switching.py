@@ -15,9 +15,9 @@ from helpers.raw_http import eventually
 from mlx_tune.inference import Batcher
 from mlx_tune.models import bases
 from mlx_tune.models.load import load_tokenizer
-from mlx_tune.serving import start
-from mlx_tune.serving.models import Models
-from mlx_tune.serving.shelf import Choice
+from mlx_tune.serving import app
+from mlx_tune.serving.models import ModelCache
+from mlx_tune.serving.registry import RegisteredModel
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 LONG = {"prompt": "Where is A?", "max_tokens": 300, "temperature": 1.5, "seed": 1}
@@ -48,7 +48,7 @@ def cards(server):
 
 def models(server):
     """Weak references to the models in memory, by name."""
-    return {one.choice.name: weakref.ref(one.model) for one in server.engine._models.all()}
+    return {one.model.name: weakref.ref(one.network) for one in server.engine._models.all()}
 
 
 def test_head_every_session_and_the_base_are_listed_with_what_they_stand_on(server):
@@ -146,20 +146,20 @@ def test_the_longest_unused_session_makes_room(own_store):
 ROOMY = 1 << 40
 
 
-class Counting(Models):
+class Counting(ModelCache):
     """Loads tiny models, and notes what is in memory whenever one with weights of its own comes."""
 
-    def _load(self, choice):
-        if choice.is_folded or self._base is None:
+    def _load(self, model):
+        if model.is_folded or self._base is None:
             self.met = [*getattr(self, "met", ()), self.held()]
-        if choice.is_folded:
+        if model.is_folded:
             return self._weighed(tiny.model())
         if self._base is None:
             self._base = self._weighed(tiny.model())
         return self._base
 
     def held(self):
-        return [("folded " if one.choice.is_folded else "") + one.choice.name for one in self.all()]
+        return [("folded " if one.model.is_folded else "") + one.model.name for one in self.all()]
 
 
 @pytest.fixture(scope="module")
@@ -168,31 +168,31 @@ def shared(fork):
     return info, load_tokenizer(info.folder, info.template)
 
 
-def choice(name, *, folded=False):
+def named(name, *, folded=False):
     chain = () if name == "base" else (SimpleNamespace(id=name, folder_name=name),)
-    return Choice(name=name, chain=chain, is_folded=folded)
+    return RegisteredModel(name=name, chain=chain, is_folded=folded)
 
 
 @pytest.mark.parametrize("most", [1, 3, 5])
 def test_so_many_sessions_stay_as_were_asked_for_whatever_their_number(shared, most):
     models = Counting(*shared, most=most, prefix_bytes=0, memory_bytes=ROOMY)
-    models.get(choice("head", folded=True))
+    models.get(named("head", folded=True))
     for number in range(5):
-        models.get(choice("base"))
-        models.get(choice(f"s{number}"))
+        models.get(named("base"))
+        models.get(named(f"s{number}"))
         kept = [f"s{n}" for n in range(max(0, number + 1 - most), number + 1)]
-        found = [one.choice.name for one in models.all()]
+        found = [one.model.name for one in models.all()]
         assert [name for name in found if name.startswith("s")] == kept
         assert {"head", "base"} < set(found)
 
 
 def test_what_answers_is_never_let_go_to_make_room(shared):
     models = Counting(*shared, most=1, prefix_bytes=0, memory_bytes=ROOMY)
-    busy = models.get(choice("s1"))
+    busy = models.get(named("s1"))
     busy.answers[0] = None
-    models.get(choice("s2"))
-    models.get(choice("s3"))
-    assert [one.choice.name for one in models.all()] == ["s1", "s3"]
+    models.get(named("s2"))
+    models.get(named("s3"))
+    assert [one.model.name for one in models.all()] == ["s1", "s3"]
 
 
 @pytest.fixture
@@ -201,35 +201,35 @@ def crowded(shared):
     info, tokenizer = shared
     own = sum(array.nbytes for _, array in tree_flatten(tiny.model().parameters()))
     models = Counting(info, tokenizer, most=1, prefix_bytes=0, memory_bytes=own * 3 // 2)
-    models.get(choice("head", folded=True))
+    models.get(named("head", folded=True))
     return models
 
 
 def test_where_one_set_of_weights_has_room_head_is_asked_beside_the_base(crowded):
     assert crowded.held() == ["folded head"]
-    crowded.get(choice("base"))
+    crowded.get(named("base"))
     assert crowded.met == [[], []]  # HEAD's weights went before the base's came
-    crowded.get(choice("s1"))
-    crowded.get(choice("head", folded=True))
+    crowded.get(named("s1"))
+    crowded.get(named("head", folded=True))
     assert crowded.held() == ["base", "s1", "head"]  # HEAD is none of the sessions besides it
-    crowded.get(choice("s2"))
+    crowded.get(named("s2"))
     assert crowded.held() == ["base", "head", "s2"]
     assert crowded.met == [[], []]
-    assert crowded.drop(choice("head", folded=True))
-    assert not crowded.drop(choice("head", folded=True))
+    assert crowded.drop(named("head", folded=True))
+    assert not crowded.drop(named("head", folded=True))
     assert crowded.held() == ["base", "s2"]
-    busy = crowded.get(choice("head", folded=True))
+    busy = crowded.get(named("head", folded=True))
     busy.answers[0] = None
-    assert not crowded.drop(choice("head", folded=True))
+    assert not crowded.drop(named("head", folded=True))
 
 
 def test_a_head_that_answers_keeps_its_weights_until_it_has(crowded):
     (busy,) = crowded.all()
     busy.answers[0] = None
-    crowded.get(choice("base"))
-    assert crowded.get(choice("head", folded=True)) is not busy
+    crowded.get(named("base"))
+    assert crowded.get(named("head", folded=True)) is not busy
     assert crowded.held() == ["folded head", "base", "head"]
-    assert not crowded.drop(choice("head", folded=True))
+    assert not crowded.drop(named("head", folded=True))
     busy.answers.clear()
     crowded.tidy()
     assert crowded.held() == ["base", "head"]
@@ -238,19 +238,19 @@ def test_a_head_that_answers_keeps_its_weights_until_it_has(crowded):
 def test_where_two_sets_have_room_head_keeps_its_own(shared):
     models = Counting(*shared, most=1, prefix_bytes=0, memory_bytes=ROOMY)
     for name in ("head", "base", "s1", "head"):
-        models.get(choice(name, folded=name == "head"))
+        models.get(named(name, folded=name == "head"))
     assert models.held() == ["base", "s1", "folded head"]
 
 
 def test_answers_are_the_same_where_there_is_little_room(own_store, monkeypatch):
-    monkeypatch.setattr(start, "limit_bytes", lambda: 1)
+    monkeypatch.setattr(app, "limit_bytes", lambda: 1)
     asked = {"prompt": "Where is b", "max_tokens": 8}
     with serve_store(own_store) as server:
         alone = server.text(**asked)
-        assert [one.choice.is_folded for one in server.engine._models.all()] == [True]
+        assert [one.model.is_folded for one in server.engine._models.all()] == [True]
         base = server.text(model="base", **asked)
         assert server.text(**asked) == alone != base
-        assert [one.choice.is_folded for one in server.engine._models.all()] == [False, False]
+        assert [one.model.is_folded for one in server.engine._models.all()] == [False, False]
         ok_json(server.post("/api/rollback"))
         assert server.text(**asked) == server.text(model="cs", **asked)
 

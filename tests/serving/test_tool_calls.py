@@ -9,11 +9,12 @@ from mlx_lm.tool_parsers import json_tools
 
 from helpers import tiny
 from mlx_tune.models.tokenizer import Tokenizer
-from mlx_tune.serving import chat
-from mlx_tune.serving.job import Piece
-from mlx_tune.serving.requests import Reader, RequestError
+from mlx_tune.serving.errors import ApiError
+from mlx_tune.serving.jobs import TextDelta
+from mlx_tune.serving.openai import ChatAccumulator
+from mlx_tune.serving.registry import RegisteredModel
+from mlx_tune.serving.requests import RequestParser
 from mlx_tune.serving.schemas import ChatRequest
-from mlx_tune.serving.shelf import Choice
 
 TEMPLATE = (
     "{% if messages[-1].role == 'assistant' %}{{ raise_exception('the user speaks last') }}"
@@ -22,14 +23,13 @@ TEMPLATE = (
     "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.arguments.a }}</tool_call>"
     "{% endfor %};{% endfor %}"
 )
-CHOICE = Choice(name="base", chain=(), is_folded=False)
+MODEL = RegisteredModel(name="base", chain=(), is_folded=False)
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
-HEAD = {"id": "x", "created": 1, "model": "base"}
 
 
 @pytest.fixture
-def reader():
+def parser():
     wrapper = TokenizerWrapper(
         tiny.hf_tokenizer(TEMPLATE),
         tool_call_start=json_tools.tool_call_start,
@@ -37,17 +37,17 @@ def reader():
         tool_parser=json_tools.parse_tool_call,
     )
     made = Tokenizer(wrapper=wrapper, template=TEMPLATE, end_ids=frozenset(wrapper.eos_token_ids))
-    found = Reader(made, vocabulary=300, context=None)
+    found = RequestParser(made, vocabulary=300, context=None)
     yield found
     found.close()
 
 
-def asked(reader, messages, **fields):
+def asked(parser, messages, **fields):
     request = ChatRequest.model_validate(
         {"model": "base", "messages": messages, "tools": TOOLS, **fields}
     )
-    (ask,) = reader.chat(request, CHOICE)
-    return ask, reader._spelt(ask.prompt)
+    (ask,) = parser.chat(request, MODEL)
+    return ask, parser._text(ask.prompt)
 
 
 USER = {"role": "user", "content": "1 + 1?"}
@@ -56,13 +56,13 @@ USER = {"role": "user", "content": "1 + 1?"}
 async def _pieces(*texts):
     for number, text in enumerate(texts, start=1):
         finish = "stop" if number == len(texts) else None
-        yield 0, Piece(text=text, tokens=number, finish=finish)
+        yield 0, TextDelta(text=text, tokens=number, finish=finish)
 
 
-def test_the_template_is_given_the_tools_and_what_was_called(reader):
+def test_the_template_is_given_the_tools_and_what_was_called(parser):
     called = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 7}'}}
     ask, prompt = asked(
-        reader,
+        parser,
         [
             USER,
             {"role": "assistant", "content": None, "tool_calls": [called]},
@@ -70,29 +70,30 @@ def test_the_template_is_given_the_tools_and_what_was_called(reader):
         ],
     )
     assert prompt == "T:add;user:1 + 1?;assistant:<tool_call>7</tool_call>;tool:2;"
-    assert ask.offered.tools == tuple(TOOLS)
+    assert ask.tools.tools == tuple(TOOLS)
 
 
-def test_tools_that_may_not_be_called_are_not_offered(reader):
-    ask, prompt = asked(reader, [USER], tool_choice="none")
-    assert (ask.offered, prompt) == (None, "user:1 + 1?;")
+def test_tools_that_may_not_be_called_are_not_offered(parser):
+    ask, prompt = asked(parser, [USER], tool_choice="none")
+    assert (ask.tools, prompt) == (None, "user:1 + 1?;")
 
 
-def test_a_reply_holds_the_call_and_says_that_it_ended_with_it(reader):
-    ask, _ = asked(reader, [USER])
-    whole = asyncio.run(chat.reply(_pieces("Let me see.", CALL), [ask], HEAD))
+def test_a_reply_holds_the_call_and_says_that_it_ended_with_it(parser):
+    ask, _ = asked(parser, [USER])
+    whole = asyncio.run(ChatAccumulator([ask], model="base").reply(_pieces("Let me see.", CALL)))
     (choice,) = whole["choices"]
     assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", "Let me see.")
     (call,) = choice["message"]["tool_calls"]
     assert call["function"] == {"name": "add", "arguments": '{"a": 1}'}
 
 
-def test_a_stream_shows_no_letter_of_a_call_and_then_the_call(reader):
-    ask, _ = asked(reader, [USER])
+def test_a_stream_shows_no_letter_of_a_call_and_then_the_call(parser):
+    ask, _ = asked(parser, [USER])
 
     async def listen():
         pieces = _pieces("Well. ", *CALL)
-        return [c async for c in chat.chunks(pieces, [ask], HEAD, usage=False)]
+        response = ChatAccumulator([ask], model="base")
+        return [c async for c in response.chunks(pieces, usage=False)]
 
     deltas = [chunk["choices"][0] for chunk in asyncio.run(listen())]
     texts = "".join(delta["delta"].get("content") or "" for delta in deltas)
@@ -102,14 +103,14 @@ def test_a_stream_shows_no_letter_of_a_call_and_then_the_call(reader):
     assert [d["finish_reason"] for d in deltas if d["finish_reason"]] == ["tool_calls"]
 
 
-def test_a_conversation_that_the_template_does_not_take_is_refused(reader):
-    with pytest.raises(RequestError, match="the user speaks last") as refused:
-        asked(reader, [USER, {"role": "assistant", "content": "2"}])
+def test_a_conversation_that_the_template_does_not_take_is_refused(parser):
+    with pytest.raises(ApiError, match="the user speaks last") as refused:
+        asked(parser, [USER, {"role": "assistant", "content": "2"}])
     assert (refused.value.status, refused.value.param) == (400, "messages")
 
 
-def test_arguments_that_are_no_json_are_refused(reader):
+def test_arguments_that_are_no_json_are_refused(parser):
     called = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{"}}
     turns = [USER, {"role": "assistant", "content": "", "tool_calls": [called]}]
-    with pytest.raises(RequestError, match="the arguments of c1 are no JSON"):
-        asked(reader, turns)
+    with pytest.raises(ApiError, match="the arguments of c1 are no JSON"):
+        asked(parser, turns)

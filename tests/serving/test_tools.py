@@ -5,18 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.serving.tools import CallReader, ToolWords
+from mlx_tune.serving.tools import ToolCallFormat, ToolCallParser, ToolSet
 
-WORDS = ToolWords(start="<tool_call>", end="</tool_call>", read=lambda text, _: json.loads(text))
+WORDS = ToolCallFormat(
+    start="<tool_call>", end="</tool_call>", parse=lambda text, _: json.loads(text)
+)
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 
 
 def parted(pieces, words=WORDS, tools=()):
-    reader, text, calls = CallReader(words, tools), "", []
+    parser, text, calls = ToolCallParser(ToolSet(format=words, tools=tools)), "", []
     for number, piece in enumerate(pieces, start=1):
-        shown, made = reader.add(piece, is_last=number == len(pieces))
+        shown, made = parser.add(piece, is_last=number == len(pieces))
         text, calls = text + shown, calls + made
-    return text, [(call.name, call.arguments) for call in calls]
+    return text, [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
 
 
 @given(cuts=st.lists(st.integers(0, 200), max_size=12))
@@ -33,7 +35,7 @@ def test_a_call_that_cannot_be_read_is_shown_as_it_is():
 
 
 def test_a_call_that_the_end_cuts_short_counts_where_it_is_whole():
-    words = ToolWords(start="[CALLS]", end="", read=lambda text, _: json.loads(text))
+    words = ToolCallFormat(start="[CALLS]", end="", parse=lambda text, _: json.loads(text))
     assert parted(['Yes [CALLS][{"name": "f"},', '{"name": "g"}]'], words) == (
         "Yes ", [("f", "{}"), ("g", "{}")],
     )  # fmt: skip
@@ -46,7 +48,7 @@ ADD = [{"type": "function", "function": {"name": "add"}}]
 
 def in_llamas_way(text):
     tokenizer = Mock(template=LLAMA_TEMPLATE, wrapper=Mock(has_tool_calling=False))
-    return parted(list(text), ToolWords.of(tokenizer), ADD)
+    return parted(list(text), ToolCallFormat.of(tokenizer), ADD)
 
 
 def test_llama_calls_with_bare_json():
@@ -76,6 +78,6 @@ def test_text_without_a_call_is_left_alone(text):
 
 
 def test_nothing_of_a_mark_is_shown_before_it_is_known():
-    reader = CallReader(WORDS, [])
-    assert reader.add("Hi <tool", is_last=False) == ("Hi ", [])
-    assert reader.add("box>", is_last=False) == ("<toolbox>", [])
+    parser = ToolCallParser(ToolSet(format=WORDS, tools=()))
+    assert parser.add("Hi <tool", is_last=False) == ("Hi ", [])
+    assert parser.add("box>", is_last=False) == ("<toolbox>", [])

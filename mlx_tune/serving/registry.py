@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.lineage.sealed import MANIFEST
+from mlx_tune.serving.errors import ApiError
 from mlx_tune.store import snapshot
 from mlx_tune.store.labels import TAGS, read_tags
 from mlx_tune.store.session import SESSION_FILE, Session
@@ -19,8 +20,8 @@ _Stamp = Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """A model to be asked.
+class RegisteredModel:
+    """A model that a request can name.
 
     Attributes:
         name: As its model is listed: ``head``, ``base`` or a session's folder.
@@ -34,17 +35,13 @@ class Choice:
 
     @property
     def key(self) -> tuple[bool, tuple[str, ...]]:
-        """What makes two choices the same model."""
+        """What makes two of them the same model."""
         return self.is_folded, tuple(session.id for session in self.chain)
 
     @property
     def root(self) -> str:
         """The session's folder, or ``base``."""
         return self.chain[-1].folder_name if self.chain else BASE
-
-
-class UnknownModelError(UsageError):
-    """A request names a model that is not there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +61,23 @@ class _Seen:
     tags: Mapping[str, str]
 
 
-class Shelf:
+class ModelRegistry:
     """The lineage as the API shows it, read again as soon as a file of it has changed."""
 
     def __init__(self, store_root: Path) -> None:
         self._root = store_root
         self._seen: _Seen | None = None
 
-    def choose(self, name: str) -> Choice:
-        """Return what a name stands for: ``head``, ``base``, or any way to say a session.
+    def get(self, name: str) -> RegisteredModel:
+        """Return what a name stands for: ``head``, ``base``, or any way to name a session.
 
         Raises:
-            UnknownModelError: It stands for none.
+            ApiError: It stands for none.
             DamagedStoreError: The session, or one it stands on, is damaged.
         """
-        return self._choose(name, self._look())
+        return self._get(name, self._look())
 
-    def choices(self) -> list[Choice]:
+    def all(self) -> list[RegisteredModel]:
         """Return every model there is: HEAD, all sessions whose chain is sound, and the base."""
         seen = self._look()
         newest_first = [one.folder_name for one in list(seen.sound.sound.values())[::-1]]
@@ -88,14 +85,14 @@ class Shelf:
         for name in (HEAD, *newest_first, BASE):
             # A damaged one cannot answer; `verify` and the page say what is wrong.
             with contextlib.suppress(DamagedStoreError):
-                found.append(self._choose(name, seen))
+                found.append(self._get(name, seen))
         return found
 
-    def _choose(self, name: str, seen: _Seen) -> Choice:
+    def _get(self, name: str, seen: _Seen) -> RegisteredModel:
         is_head = name.lower() == HEAD
         session = seen.head if is_head else self._find(name, seen)
         plain = session.folder_name if session else BASE
-        return Choice(
+        return RegisteredModel(
             name=HEAD if is_head else plain,
             chain=tuple(seen.sound.chain(session)),
             is_folded=session is not None and session == seen.head,
@@ -110,8 +107,11 @@ class Shelf:
                 return snapshot.resolve_tag(name, identity, sessions)
             return snapshot.resolve_ref(name, sessions, self._root)
         except UsageError as error:
-            raise UnknownModelError(
-                f"the model {name!r} does not exist; GET /v1/models lists those there are"
+            raise ApiError(
+                f"the model {name!r} does not exist; GET /v1/models lists those there are",
+                status=404,
+                code="model_not_found",
+                param="model",
             ) from error
 
     def _look(self) -> _Seen:
@@ -125,7 +125,7 @@ class Shelf:
 
 
 def _stamp(root: Path) -> _Stamp:
-    """Return when each file or list was changed that :meth:`Shelf._look` reads, in ns."""
+    """Return when each file or list was changed that `ModelRegistry._look` reads, in ns."""
     sessions = root / SESSIONS
     read = ("", MANIFEST, SESSION_FILE)
     places = [root / snapshot.HEAD, root / TAGS, sessions]
