@@ -33,12 +33,12 @@ from mlx_tune.training.memory import limit_bytes
 from mlx_tune.workflows.workspace import choose_base, locate_base
 
 END_SECONDS = 0.3
-"""What is left for the engine of the two seconds in which the process is to end."""
+"""For the engine to end, of the two seconds that the process has after a signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeRequest:
-    """What a person asked for.
+    """The options of `mlx-tune serve`.
 
     Attributes:
         store: The store's folder.
@@ -70,10 +70,10 @@ class PreparedServer:
     """A server that does not listen yet.
 
     Attributes:
-        app: Everything it answers, behind the access middleware.
+        app: All routes, behind the access middleware.
         engine: Not started.
-        first: What HEAD stands for, to be loaded first.
-        policy: Whom it trusts.
+        first: The model of HEAD, to be loaded first.
+        policy: Who may use it.
     """
 
     app: AccessMiddleware
@@ -82,7 +82,7 @@ class PreparedServer:
     policy: AccessPolicy
 
     def start(self, *, say: Say) -> None:
-        """Start the engine, and load HEAD before somebody asks."""
+        """Start the engine, and load HEAD before the first request."""
 
         def loaded(future: "Future[None]") -> None:
             if error := future.exception():
@@ -95,12 +95,12 @@ class PreparedServer:
 def run(
     request: ServeRequest, *, say: Say, started: Callable[[str, int, AccessPolicy], None]
 ) -> bool:
-    """Serve a store until a signal says stop.
+    """Serve a store until SIGINT or SIGTERM.
 
     Args:
-        request: What was asked for.
-        say: Told, in a line, what takes long.
-        started: Told where it answers, and whom.
+        request: The options.
+        say: Called with one line about whatever takes long.
+        started: Called with the address, the port and the policy once requests are answered.
 
     Returns:
         Whether the engine's thread has ended. If not, it is in the middle of a load or a long step,
@@ -121,7 +121,7 @@ def run(
         ready.app,
         host=request.host,
         port=request.port,
-        started=begin,  # a port that is taken is told before anything is loaded
+        started=begin,  # a port in use is reported before anything is loaded
         on_stop=ready.engine.stop,
     )
     return ready.engine.join(END_SECONDS)
@@ -191,14 +191,14 @@ def create_app(backend: Backend, *routers: APIRouter) -> FastAPI:
     )
     for router in (openai_routes(backend), _server_routes(backend), *routers):
         app.include_router(router)
-    # MlxTuneError has ApiError below it; Exception is whatever nobody foresaw.
+    # ApiError is an MlxTuneError; Exception is every error that was not foreseen.
     for kind in (RequestValidationError, HTTPException, MlxTuneError, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app
 
 
 class _DocumentedApp(FastAPI):
-    """Leaves FastAPI's own 422 out of the OpenAPI document: what it stands for is a 400 here."""
+    """Removes FastAPI's own 422 from the OpenAPI document: such errors are a 400 here."""
 
     def openapi(self) -> dict[str, Any]:
         """Return the document."""
@@ -216,7 +216,7 @@ def _server_routes(backend: Backend) -> APIRouter:
 
     @router.get("/health", response_model=Health)
     def health() -> Health:
-        """Say whether questions would be answered: 200, or 503 with the reason."""
+        """Return 200 if requests are answered, else 503 with the reason."""
         if backend.engine.trouble is not None:
             raise backend.engine.unavailable()
         return Health()
@@ -247,7 +247,7 @@ def _as_api_error(error: Exception) -> ApiError:
             fields = tuple((k.encode(), v.encode()) for k, v in (headers or {}).items())
             code = codes.get(status, "invalid_request")
             return ApiError(str(detail), status=status, code=code, fields=fields)
-        case MlxTuneError():  # what is wrong in the store
+        case MlxTuneError():  # a damaged store, for example
             return internal_error(str(error))
         case _:
             return internal_error()

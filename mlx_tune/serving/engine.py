@@ -23,7 +23,7 @@ from mlx_tune.serving.models import LoadedModel, ModelCache
 from mlx_tune.serving.registry import RegisteredModel
 
 STALL_SECONDS = 30.0
-"""A step takes less, also on a slow machine; a load may take longer and says that it is one."""
+"""A step takes less, also on a slow machine; a load may take longer and is not counted."""
 
 STOPPING = "the server is stopping"
 _IDLE_SECONDS = 1.0
@@ -85,7 +85,7 @@ class Engine:
         self._commands.put(lambda: None)
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait for the end, and say whether it came; a load or a long step is not interrupted."""
+        """Wait for the thread to end, and return whether it did; no step is interrupted."""
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
@@ -123,7 +123,7 @@ class Engine:
         return self._call(load)
 
     def unload(self, model: RegisteredModel) -> "Future[bool]":
-        """Free a model that generates nothing, and say whether there was one."""
+        """Free a model that generates nothing; the future's result is whether there was one."""
         return self._call(lambda: self._models.drop(model))
 
     def _call(self, function: Callable[[], T]) -> "Future[T]":
@@ -172,7 +172,7 @@ class Engine:
             self._end()
 
     def _turn(self) -> None:
-        """Take what was asked meanwhile, then let every model's answers grow by a token."""
+        """Run the queued commands, then generate a token of every model's answers."""
         busy = any(loaded.answers for loaded in self._models.all())
         self._now("answering" if busy else "waiting")
         try:
@@ -213,7 +213,7 @@ class Engine:
         return self._models.get(model)
 
     def _echo(self, request: GenerationRequest, text: str, loaded: LoadedModel) -> TextDelta:
-        """Return the prompt as the answer's beginning, scored where that is asked for."""
+        """Return the prompt as the answer's beginning, with log-probabilities if requested."""
         if request.top_logprobs is None:
             return TextDelta(text=text, tokens=0)
         token_bytes, (first, *rest) = self._models.token_bytes, request.prompt
@@ -256,10 +256,10 @@ class Engine:
                 answer.job.deliver(event)
 
     def _finish(self, job: GenerationJob, last: Event | None) -> None:
-        """Deliver the last event of a job; None where nobody waits for it."""
+        """Deliver the last event of a job; None if its client has disconnected."""
         with self._lock:
             if job not in self._jobs:
-                return  # it was told already that all ends
+                return  # it has failed already, because the engine stops
             self._jobs.discard(job)
         ended = "left" if last is None else getattr(last, "finish", None) or "failed"
         self.counts.finished[ended] = self.counts.finished.get(ended, 0) + 1
@@ -278,7 +278,7 @@ class Engine:
             mx.clear_streams()  # else the process ends with 134: the streams are the thread's own
 
     def _fail_all(self, why: str) -> None:
-        """Take no more jobs, and fail those there are."""
+        """Accept no more jobs, and fail the unfinished ones."""
         with self._lock:
             self._stopping = True
             jobs = list(self._jobs)
@@ -321,7 +321,7 @@ async def generate(
     events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
 
     def deliver(number: int, event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody listens any more
+        with contextlib.suppress(RuntimeError):  # the event loop was closed
             loop.call_soon_threadsafe(events.put_nowait, (number, event))
 
     jobs = [

@@ -55,7 +55,7 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 @dataclass(frozen=True, kw_only=True)
 class AccessPolicy:
-    """Whom the server trusts; ``for_host`` makes one from what a person asked for.
+    """Who may use the server; ``for_host`` makes one from the command's options.
 
     Attributes:
         token: What ``Authorization: Bearer`` must carry.
@@ -109,7 +109,7 @@ class AccessPolicy:
         own = () if is_any else (host,)
         return cls(
             token=secrets.token_urlsafe(32) if token is None else token,
-            # Another name means that somebody comes from elsewhere, perhaps through a proxy here.
+            # Another name means clients from elsewhere, perhaps through a proxy on this machine.
             token_for_all=token is not None or not is_local or bool(allow_hosts),
             hosts=frozenset([*LOCAL_HOSTS, *(_host(name) for name in (*own, *allow_hosts))]),
             origins=frozenset(_origin(origin) for origin in allow_origins),
@@ -173,7 +173,7 @@ class AccessMiddleware:
     async def _check(
         self, scope: Scope, headers: Headers, receive: Receive, reply: "_Reply"
     ) -> tuple[Scope, Receive] | None:
-        """Return what the application is called with; None if there is nothing to ask it."""
+        """Return what the application is called with; None if it is not to be called."""
         _check_target(scope)
         _check_host(headers, self.policy)
         _check_origin(scope, headers, self.policy)
@@ -191,7 +191,7 @@ class AccessMiddleware:
         body = await _read_body(receive, self.policy)
         if body is None:
             return None
-        with contextlib.suppress(ValueError):  # the route says what is wrong with the syntax
+        with contextlib.suppress(ValueError):  # the route reports errors of syntax
             scope = {**scope, PARSED_BODY: parse_body(body)}
         return scope, _replayed(body, receive)
 
@@ -268,7 +268,7 @@ def _is_named(headers: Headers, policy: AccessPolicy) -> bool:
 
 
 async def _answer_preflight(headers: Headers, send: Send) -> None:
-    """Say what a page may send; a page that was not named has been refused already.
+    """Return what a page may send; a page that was not named has been refused already.
 
     Any header field may come: OpenAI's own client has a dozen, and none is acted upon.
     """
@@ -329,7 +329,7 @@ def _is_page(scope: Scope) -> bool:
 
 
 def _check_declared_body(scope: Scope, headers: Headers, policy: AccessPolicy) -> None:
-    """Refuse, before a byte of it is read, a body that says it is not one that is read.
+    """Refuse a body by its header fields, before a byte of it is read.
 
     A form of another site can be sent without asking first, but never as JSON.
     """
@@ -384,10 +384,9 @@ def parse_body(body: bytes) -> Any:
     """Return a body's JSON value.
 
     Raises:
-        ApiError: It holds what a parser would take and mean something else by, or fail over: bytes
-            and escapes that are no characters; nesting too deep for a parser's stack; a duplicate
-            key, of which a parser takes the last and says nothing.
-        ValueError: Its syntax is not JSON's.
+        ApiError: It is not UTF-8, holds an unpaired surrogate, is nested too deep for a parser's
+            stack, or has a duplicate key, of which a parser silently takes the last.
+        ValueError: It is not JSON.
     """
     try:
         body.decode("utf-8")
@@ -395,7 +394,7 @@ def parse_body(body: bytes) -> Any:
         byte = f"byte 0x{body[error.start]:02x} at offset {error.start}"
         raise ApiError(f"the body is not UTF-8: {byte}", code="bad_json") from error
     half = next((found for found in _ESCAPE.finditer(body) if found[1]), None)
-    if half is not None:  # Python would take it, and whatever writes UTF-8 would fail over it
+    if half is not None:  # Python accepts it, and encoding it as UTF-8 fails
         message = f"the body holds an unpaired surrogate at offset {half.start()}"
         raise ApiError(message, code="bad_json")
     if _is_deeper(body, MAX_DEPTH):

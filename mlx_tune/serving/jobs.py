@@ -28,7 +28,7 @@ class GenerationRequest:
         max_tokens: The most to generate; 0 scores the prompt alone.
         sampling: How tokens are drawn.
         stops: Texts that end the answer and are not part of it.
-        top_logprobs: How many likely tokens are told at each step; None for no log-probabilities.
+        top_logprobs: How many likely tokens to return at each step; None for no log-probabilities.
         continues: The answer continues the prompt's text, so a first space belongs to it.
         echo: The prompt's text, with which the answer is to begin; None for the answer alone.
         grammar: What the answer must match.
@@ -106,7 +106,7 @@ class AnswerBuilder:
         self._untold: list[TokenStep] = []
 
     def add(self, token: GeneratedToken) -> Event | None:
-        """Take a token; return what can be told now, None where that is nothing."""
+        """Take a token; return what can be sent now, None where that is nothing."""
         self._tokens += 1
         if self._grammar is not None and self._grammar.problem:
             return internal_error(self._grammar.problem)

@@ -1,7 +1,8 @@
 """The page's own API: look at the lineage, its retention and a training; roll back, promote."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,8 @@ def lineage_routes(store_root: Path, info: BaseInfo) -> APIRouter:
             empty = ("acc", "bwt", "fwt", "forgetting", "worst", "general")
             matrices: dict[str, Any] = {"labels": [], "verbatim": [], "paraphrases": []}
             return {**matrices, "session": None, "scores": dict.fromkeys(empty)}
-        try:
+        with _usage_error_as(status=404, param="session"):
             found = already_known(store_root, info=info, session=session, say=lambda _: None)
-        except UsageError as error:
-            raise ApiError(str(error), param="session", status=404) from error
         return retention_json(found)
 
     @router.get("/training")
@@ -74,22 +73,26 @@ def lineage_routes(store_root: Path, info: BaseInfo) -> APIRouter:
     @router.post("/rollback")
     def roll_back(request: RollbackRequest) -> JSONResponse:
         """Put the session before in use, or the one that is named; nothing is deleted."""
-        try:
+        with _usage_error_as(status=400, param="to"):
             after = rollback(store_root, request.to).after
-        except UsageError as error:
-            raise ApiError(str(error), param="to") from error
         return JSONResponse({"head": after.folder_name if after else None})
 
     @router.post("/promote")
     def put_in_use(request: PromoteRequest) -> JSONResponse:
         """Put a session in use that the gate held back, or that HEAD has left."""
-        try:
+        with _usage_error_as(status=400, param="session"):
             session = promote(store_root, request.session).session
-        except UsageError as error:
-            raise ApiError(str(error), param="session") from error
         return JSONResponse({"head": session.folder_name})
 
     return router
+
+
+@contextlib.contextmanager
+def _usage_error_as(*, status: int, param: str) -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        raise ApiError(str(error), status=status, param=param) from error
 
 
 def lineage_json(lineage: StoreListing, base: str) -> dict[str, Any]:
@@ -165,7 +168,7 @@ def _count(score: Mapping[str, Any] | None) -> dict[str, int] | None:
 
 
 def retention_json(found: Evaluation) -> dict[str, Any]:
-    """Return both matrices, as far as they are known, and what they come to."""
+    """Return both retention matrices, as far as they are known, and their scores."""
     session = found.answering.session
     gate = (session.record.get("gate") or {}) if session else {}
     return {
@@ -181,7 +184,7 @@ def retention_json(found: Evaluation) -> dict[str, Any]:
 
 
 def _measures(found: Evaluation) -> dict[str, Any]:
-    """Return ACC in percent, differences in points, and who is known least; None where unknown."""
+    """Return ACC in percent, differences in points, the worst session; None where unknown."""
     retention = found.retention("verbatim")
     if retention is None:
         return dict.fromkeys(("acc", "bwt", "fwt", "forgetting", "worst"))
@@ -214,7 +217,7 @@ def _matrix(found: Evaluation, kind: Kind) -> list[list[dict[str, int] | None]]:
 
 
 def training_json(store_root: Path) -> dict[str, Any]:
-    """Return where the newest run stands; none where there is none."""
+    """Return the progress of the newest run; None where there is no run."""
     found = list_runs(store_root)
     return {"run": _run(found[-1], store_root) if found else None}
 

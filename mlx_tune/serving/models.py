@@ -43,7 +43,7 @@ class LoadedModel:
         request = job.request
         processors = list(request.sampling.processors(len(request.prompt)))
         grammar = request.grammar.processor() if request.grammar else None
-        if grammar is not None:  # last, so that nothing allows again what it forbids
+        if grammar is not None:  # last, so that no other processor allows what it forbids
             processors.append(grammar)
         number = self.batcher.add(
             request.prompt,

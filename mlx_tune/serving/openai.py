@@ -34,9 +34,10 @@ from mlx_tune.serving.schemas import (
     ModelCard,
     ModelList,
 )
+from mlx_tune.serving.tools import ToolCallParser
 
 Deltas = AsyncGenerator[tuple[int, TextDelta]]
-"""What comes of several answers, each with its answer's number."""
+"""The deltas of several answers, each with its answer's number."""
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
@@ -90,15 +91,15 @@ class ResponseAccumulator(ABC):
         self._created, self._model = int(time.time()), model
 
     @abstractmethod
-    def choice(self, number: int) -> dict[str, Any]:
-        """Return a whole answer."""
+    def _choice(self, number: int) -> dict[str, Any]:
+        """Return a finished answer."""
 
     @abstractmethod
-    def chunk_choices(self, number: int, delta: TextDelta) -> Iterator[dict[str, Any]]:
-        """Yield what a stream tells of a delta, a chunk each."""
+    def _chunk_choices(self, number: int, delta: TextDelta) -> Iterator[dict[str, Any]]:
+        """Yield the choices that a stream sends for a delta, a chunk each."""
 
     async def reply(self, deltas: Deltas) -> dict[str, Any]:
-        """Return the whole reply."""
+        """Return the reply to a request without a stream."""
         async for number, delta in deltas:
             self._add(number, delta)
         return {
@@ -106,7 +107,7 @@ class ResponseAccumulator(ABC):
             "object": self.reply_object,
             "created": self._created,
             "model": self._model,
-            "choices": [self.choice(number) for number in range(len(self.requests))],
+            "choices": [self._choice(number) for number in range(len(self.requests))],
             "usage": self._usage(),
         }
 
@@ -117,7 +118,7 @@ class ResponseAccumulator(ABC):
         async with contextlib.aclosing(deltas):
             async for number, delta in deltas:
                 self._add(number, delta)
-                for choice in self.chunk_choices(number, delta):
+                for choice in self._chunk_choices(number, delta):
                     yield {**head, "choices": [choice]}
         if usage:
             yield {**head, "choices": [], "usage": self._usage()}
@@ -146,12 +147,11 @@ class ChatAccumulator(ResponseAccumulator):
 
     def __init__(self, requests: Sequence[GenerationRequest], *, model: str) -> None:
         super().__init__(requests, model=model)
-        self._parsers = [one.tools.parser() if one.tools else None for one in requests]
+        self._parsers = [ToolCallParser(one.tools) if one.tools else None for one in requests]
         self._calls = [0] * len(requests)
         self._begun: set[int] = set()
 
-    def choice(self, number: int) -> dict[str, Any]:
-        """Return a whole answer."""
+    def _choice(self, number: int) -> dict[str, Any]:
         text, calls = self._split(number, self.texts[number], is_last=True)
         return {
             "index": number,
@@ -160,9 +160,7 @@ class ChatAccumulator(ResponseAccumulator):
             "finish_reason": self._reason(number),
         }
 
-    def chunk_choices(self, number: int, delta: TextDelta) -> Iterator[dict[str, Any]]:
-        """Yield what a stream tells of a delta, a chunk each."""
-
+    def _chunk_choices(self, number: int, delta: TextDelta) -> Iterator[dict[str, Any]]:
         def choice(delta: dict[str, Any], **more: Any) -> dict[str, Any]:
             empty = {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
             return {**empty, **more}
@@ -214,8 +212,7 @@ class CompletionAccumulator(ResponseAccumulator):
         super().__init__(requests, model=model)
         self._offsets = [0] * len(requests)
 
-    def choice(self, number: int) -> dict[str, Any]:
-        """Return a whole answer."""
+    def _choice(self, number: int) -> dict[str, Any]:
         return {
             "index": number,
             "text": self.texts[number],
@@ -223,8 +220,7 @@ class CompletionAccumulator(ResponseAccumulator):
             "finish_reason": self.finish[number],
         }
 
-    def chunk_choices(self, number: int, delta: TextDelta) -> Iterator[dict[str, Any]]:
-        """Yield what a stream tells of a delta."""
+    def _chunk_choices(self, number: int, delta: TextDelta) -> Iterator[dict[str, Any]]:
         yield {
             "index": number,
             "text": delta.text,
@@ -284,7 +280,7 @@ def openai_routes(backend: Backend) -> APIRouter:
         "/v1/completions", response_model=CompletionReply, responses=_STREAM, tags=["answers"]
     )
     async def text_completions(request: CompletionRequest, http: Request) -> Response:
-        """Go on with a text."""
+        """Continue a text."""
         return await _answer(backend, http, request, parser.completion, CompletionAccumulator)
 
     @router.post("/v1/embeddings", status_code=400, response_model=ErrorReply, tags=["answers"])
@@ -297,7 +293,7 @@ def openai_routes(backend: Backend) -> APIRouter:
 
     @router.post("/v1/load_lora_adapter", response_class=PlainTextResponse, tags=["models"])
     async def load(request: AdapterRequest) -> PlainTextResponse:
-        """Bring a session into memory before somebody asks it, as vLLM does; never a path."""
+        """Load a session before the first request to it, as vLLM does; never a path."""
         model = await run_in_threadpool(registry.get, request.lora_name)
         await result_of(engine, engine.load(model))
         return PlainTextResponse(f"Success: {model.name} is loaded.")
@@ -358,7 +354,7 @@ async def _timed(metrics: Metrics, deltas: Deltas) -> Deltas:
 
 
 async def _events(first: dict[str, Any], chunks: AsyncGenerator[dict[str, Any]]) -> Any:
-    """Yield a stream's events; one that fails midway says so as its last."""
+    """Yield a stream's events; if it fails midway, the last one is the error."""
     encode = functools.partial(JSONResponse.render, JSONResponse(None))
     try:
         async with contextlib.aclosing(chunks):

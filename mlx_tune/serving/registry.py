@@ -1,4 +1,4 @@
-"""Which models can be named, and what each name stands for right now."""
+"""Which models a request can name, and which sessions each name means right now."""
 
 import contextlib
 from collections.abc import Mapping
@@ -69,10 +69,10 @@ class ModelRegistry:
         self._seen: _Seen | None = None
 
     def get(self, name: str) -> RegisteredModel:
-        """Return what a name stands for: ``head``, ``base``, or any way to name a session.
+        """Return the model of a name: ``head``, ``base``, or any way to name a session.
 
         Raises:
-            ApiError: It stands for none.
+            ApiError: There is none, 404.
             DamagedStoreError: The session, or one it stands on, is damaged.
         """
         return self._get(name, self._look())
@@ -83,7 +83,7 @@ class ModelRegistry:
         newest_first = [one.folder_name for one in list(seen.sound.sound.values())[::-1]]
         found = []
         for name in (HEAD, *newest_first, BASE):
-            # A damaged one cannot answer; `verify` and the page say what is wrong.
+            # A damaged one cannot answer; `verify` and the page show what is wrong.
             with contextlib.suppress(DamagedStoreError):
                 found.append(self._get(name, seen))
         return found

@@ -20,6 +20,7 @@ from mlx_tune.serving.schemas import (
     ChatRequest,
     CompletionRequest,
     RequestMessage,
+    ResponseFormat,
     ToolCall,
 )
 from mlx_tune.serving.tools import ToolCallFormat, ToolSet
@@ -29,7 +30,7 @@ _SEED_RANGE = 2**64
 
 
 class RequestParser:
-    """Knows what prompts become, and how long they may be."""
+    """Turns checked requests into prompts of token ids, and checks what depends on the base."""
 
     def __init__(self, tokenizer: Tokenizer, *, vocabulary: int, context: int | None) -> None:
         """Take the base's tokenizer.
@@ -60,19 +61,18 @@ class RequestParser:
         turns = [_template_message(message) for message in request.messages]
         try:
             prompt = self._tokenizer.prompt(turns, request.callable_tools)
-        except InputError as error:  # many refuse what they did not foresee, as two users in a row
+        except InputError as error:  # many refuse, for example, two user messages in a row
             raise ApiError(str(error), param="messages") from error
         limit = request.max_tokens or request.max_completion_tokens
-        return self._requests(
-            request,
-            model,
-            prompt,
-            param="messages",
+        first = GenerationRequest(
+            model=model,
+            prompt=tuple(prompt),
             max_tokens=self._room(prompt, limit, DEFAULT_CHAT_TOKENS, "messages"),
             top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-            response_format=request.response_format,
+            grammar=self._grammar(request.response_format),
             tools=tools,
         )
+        return self._copies(request, first)
 
     def _tools(self, request: ChatRequest) -> ToolSet | None:
         """Return the tools that may be called.
@@ -102,17 +102,16 @@ class RequestParser:
         """
         found = []
         for prompt, text in self._prompts(request.prompt):
-            limit = request.max_tokens
-            found += self._requests(
-                request,
-                model,
-                prompt,
-                param="prompt",
-                max_tokens=self._room(prompt, limit, DEFAULT_COMPLETION_TOKENS, "prompt"),
+            limit = self._room(prompt, request.max_tokens, DEFAULT_COMPLETION_TOKENS, "prompt")
+            first = GenerationRequest(
+                model=model,
+                prompt=tuple(prompt),
+                max_tokens=limit,
                 top_logprobs=request.logprobs,
                 continues=True,
                 echo=text if request.echo else None,
             )
+            found += self._copies(request, first)
         return found
 
     def _prompts(self, given: Any) -> list[tuple[list[int], str]]:
@@ -141,7 +140,7 @@ class RequestParser:
             )
 
     def _room(self, prompt: Sequence[int], asked: int | None, default: int, param: str) -> int:
-        """Return how many tokens may be generated: as asked, else the default as far as it goes."""
+        """Return how many tokens to generate: as requested, else the default if it fits."""
         if not prompt:
             raise ApiError(f"{param}: nothing to read; say something", param=param)
         if self.context is None:
@@ -157,42 +156,13 @@ class RequestParser:
             )
         return min(default, left) if asked is None else asked
 
-    def _requests(
-        self,
-        request: BaseRequest,
-        model: RegisteredModel,
-        prompt: Sequence[int],
-        *,
-        param: str,
-        max_tokens: int,
-        top_logprobs: int | None,
-        continues: bool = False,
-        echo: str | None = None,
-        response_format: Any = None,
-        tools: ToolSet | None = None,
-    ) -> list[GenerationRequest]:
-        stop = [request.stop] if isinstance(request.stop, str) else request.stop or []
-        seed = secrets.randbits(63) if request.seed is None else request.seed
-        return [
-            GenerationRequest(
-                model=model,
-                prompt=tuple(prompt),
-                max_tokens=max_tokens,
-                sampling=self._sampling(request, seed + number),
-                stops=tuple(stop),
-                top_logprobs=top_logprobs,
-                continues=continues,
-                echo=echo,
-                grammar=self._grammar(response_format),
-                tools=tools,
-            )
-            for number in range(request.n or 1)
-        ]
-
-    def _sampling(self, request: BaseRequest, seed: int) -> Sampling:
-        bias = {self._id(text): value for text, value in (request.logit_bias or {}).items()}
+    def _copies(self, request: BaseRequest, first: GenerationRequest) -> list[GenerationRequest]:
+        """Return the answers to one prompt: as many as are asked for, each with its own seed."""
+        bias = {_token_id(text): value for text, value in (request.logit_bias or {}).items()}
         self._check_ids(list(bias), "logit_bias")
-        return Sampling(
+        stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+        seed = secrets.randbits(63) if request.seed is None else request.seed
+        sampling = Sampling(
             temperature=request.temperature or 0.0,
             top_p=1.0 if request.top_p is None else request.top_p,
             top_k=request.top_k or 0,
@@ -200,21 +170,20 @@ class RequestParser:
             frequency_penalty=request.frequency_penalty or 0.0,
             presence_penalty=request.presence_penalty or 0.0,
             logit_bias=bias,
-            seed=seed % _SEED_RANGE,
         )
+        seeds = [(seed + number) % _SEED_RANGE for number in range(request.n or 1)]
+        return [
+            replace(first, sampling=replace(sampling, seed=one), stops=tuple(stops))
+            for one in seeds
+        ]
 
-    def _id(self, text: str) -> int:
-        if not re.fullmatch("0|[1-9][0-9]{0,8}", text):  # "01" would be "1" a second time
-            raise ApiError(f"logit_bias: {text!r} is no token id", param="logit_bias")
-        return int(text)
-
-    def _grammar(self, wanted: Any) -> Grammar | None:
+    def _grammar(self, wanted: ResponseFormat | None) -> Grammar | None:
         if wanted is None or wanted.type == "text":
             return None
         try:
             if self._grammars is None:
                 self._grammars = GrammarCompiler(self._tokenizer)
-            if wanted.type == "json_object":
+            if wanted.json_schema is None:
                 return self._grammars.json_object()
             return self._grammars.json_schema(wanted.json_schema.schema_)
         except MlxTuneError as error:
@@ -243,3 +212,9 @@ def _template_call(call: ToolCall) -> dict[str, Any]:
         ) from error
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}
+
+
+def _token_id(text: str) -> int:
+    if not re.fullmatch("0|[1-9][0-9]{0,8}", text):  # "01" would be "1" a second time
+        raise ApiError(f"logit_bias: {text!r} is no token id", param="logit_bias")
+    return int(text)

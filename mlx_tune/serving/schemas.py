@@ -117,7 +117,7 @@ class RequestMessage(StrictModel):
 
 
 class FunctionTool(StrictModel):
-    """What a model may call; its arguments are not held to the schema (`strict`)."""
+    """What a model may call; its arguments need not match the schema (`strict`)."""
 
     name: Name
     description: str | None = Field(None, max_length=10_000)
@@ -345,7 +345,7 @@ class ChatReply(BaseModel):
 
 
 class CompletionLogprobs(BaseModel):
-    """Of every token of a text, in the older shape; the first of a prompt has none."""
+    """Of every token of a text, in the older shape; a prompt's first token has none."""
 
     tokens: list[str]
     token_logprobs: list[float | None]

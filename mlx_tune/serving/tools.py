@@ -1,4 +1,4 @@
-"""Tool calls in an answer: told apart from its text as it grows.
+"""Tool calls in an answer: separated from its text as it grows.
 
 Which marks begin and end a call, and how one is parsed, depends on the base's chat template; mlx-lm
 knows the usual ones, and those of Llama 3, which calls with bare JSON, are here.
@@ -40,7 +40,7 @@ class ToolCallFormat:
             return None
         special = {i for i, token in wrapper.added_tokens_decoder.items() if token.special}
         if special.intersection(wrapper.tool_call_start_tokens):
-            return None  # an answer's text leaves special tokens out, so it would not be seen
+            return None  # an answer's text leaves special tokens out
         return ToolCallFormat(
             start=wrapper.tool_call_start, end=wrapper.tool_call_end, parse=wrapper.tool_parser
         )
@@ -57,10 +57,6 @@ class ToolSet:
 
     format: ToolCallFormat
     tools: tuple[Any, ...]
-
-    def parser(self) -> "ToolCallParser":
-        """Return what splits one answer into text and calls."""
-        return ToolCallParser(self)
 
 
 class ToolCallParser:
@@ -91,15 +87,14 @@ class ToolCallParser:
             else:
                 shown += before
             self._is_call = not self._is_call
-        if self._is_call:
-            if is_last:
-                text, parsed = self._parse(self._held)
-                self._held = ""
-                return shown + text, calls + parsed
+        if self._is_call and not is_last:
             return shown, calls
-        kept = 0 if is_last else _partial_mark(self._format.start, self._held)
-        shown += self._held[: len(self._held) - kept]
-        self._held = self._held[len(self._held) - kept :]
+        if self._is_call:
+            text, parsed = self._parse(self._held)
+            self._held = ""
+            return shown + text, calls + parsed
+        rest = len(self._held) - (0 if is_last else _partial_mark(self._format.start, self._held))
+        shown, self._held = shown + self._held[:rest], self._held[rest:]
         return shown, calls
 
     def _parse(self, text: str) -> tuple[str, list[dict[str, Any]]]:
@@ -117,7 +112,7 @@ class ToolCallParser:
                 }
                 for one in (parsed if isinstance(parsed, list) else [parsed])
             ]
-        except Exception:  # what a parser makes of a model's words is no fault of the request
+        except Exception:  # mlx-lm's parsers raise many kinds on malformed calls
             return self._format.start + text + self._format.end, []
         return "", calls
 

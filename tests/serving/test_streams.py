@@ -4,9 +4,11 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from starlette.requests import Request
 
 from helpers import tiny
 from helpers.live_server import error_json, events, ok_json
+from mlx_tune.serving.schemas import ChatReply, CompletionReply
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 KNOWN = {"model": "housing", "messages": [{"role": "user", "content": "where is b"}]}
@@ -231,3 +233,21 @@ def test_a_stream_is_plain_events_that_nothing_on_the_way_keeps(server):
     assert reply.headers["x-accel-buffering"] == "no"
     assert "\r" not in reply.text
     assert events(reply.text)[-1] == "[DONE]"
+
+
+def test_replies_are_what_the_openapi_document_says(server):
+    for fields in ({}, {"logprobs": True, "top_logprobs": 2}, {"n": 2}):
+        reply = ok_json(server.post(CHAT, **KNOWN, **fields))
+        assert ChatReply.model_validate(reply).model_dump() == reply
+    for fields in ({}, {"logprobs": 2, "echo": True}):
+        reply = server.complete("Where", "base", max_tokens=3, **fields)
+        assert CompletionReply.model_validate(reply).model_dump() == reply
+
+
+def test_a_body_is_parsed_once(server, monkeypatch):
+    async def parse(self):
+        raise AssertionError("the middleware parsed it already")
+
+    monkeypatch.setattr(Request, "json", parse)
+    assert ok_json(server.post(CHAT, **KNOWN))
+    assert server.post("/v1/load_lora_adapter", lora_name="cs").status_code == 200
