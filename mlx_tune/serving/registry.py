@@ -45,19 +45,19 @@ class RegisteredModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
+class _Lineage:
     """The lineage as its files were at one moment.
 
     Attributes:
-        stamp: When each of them was changed; other stamps, other contents.
+        stamp: When each of them was changed; another stamp means that they have changed since.
         head: The session in use, None for the base.
-        sound: What `lineage.shelf` read.
+        sessions: All of them, the damaged ones too.
         tags: A session's id by name.
     """
 
     stamp: _Stamp
     head: Session | None
-    sound: snapshot.StoreSnapshot
+    sessions: snapshot.StoreSnapshot
     tags: Mapping[str, str]
 
 
@@ -66,7 +66,7 @@ class ModelRegistry:
 
     def __init__(self, store_root: Path) -> None:
         self._root = store_root
-        self._seen: _Seen | None = None
+        self._lineage: _Lineage | None = None
 
     def get(self, name: str) -> RegisteredModel:
         """Return the model of a name: ``head``, ``base``, or any way to name a session.
@@ -79,31 +79,31 @@ class ModelRegistry:
 
     def all(self) -> list[RegisteredModel]:
         """Return every model there is: HEAD, all sessions whose chain is sound, and the base."""
-        seen = self._look()
-        newest_first = [one.folder_name for one in list(seen.sound.sound.values())[::-1]]
+        lineage = self._look()
+        newest_first = [one.folder_name for one in list(lineage.sessions.sound.values())[::-1]]
         found = []
         for name in (HEAD, *newest_first, BASE):
             # A damaged one cannot answer; `verify` and the page show what is wrong.
             with contextlib.suppress(DamagedStoreError):
-                found.append(self._get(name, seen))
+                found.append(self._get(name, lineage))
         return found
 
-    def _get(self, name: str, seen: _Seen) -> RegisteredModel:
+    def _get(self, name: str, lineage: _Lineage) -> RegisteredModel:
         is_head = name.lower() == HEAD
-        session = seen.head if is_head else self._find(name, seen)
+        session = lineage.head if is_head else self._find(name, lineage)
         plain = session.folder_name if session else BASE
         return RegisteredModel(
             name=HEAD if is_head else plain,
-            chain=tuple(seen.sound.chain(session)),
-            is_folded=session is not None and session == seen.head,
+            chain=tuple(lineage.sessions.chain(session)),
+            is_folded=session is not None and session == lineage.head,
         )
 
-    def _find(self, name: str, seen: _Seen) -> Session | None:
+    def _find(self, name: str, lineage: _Lineage) -> Session | None:
         if name == BASE:
             return None
-        sessions = list(seen.sound.sound.values())
+        sessions = list(lineage.sessions.sound.values())
         try:
-            if (identity := seen.tags.get(name)) is not None:
+            if (identity := lineage.tags.get(name)) is not None:
                 return snapshot.resolve_tag(name, identity, sessions)
             return snapshot.resolve_ref(name, sessions, self._root)
         except UsageError as error:
@@ -114,14 +114,14 @@ class ModelRegistry:
                 param="model",
             ) from error
 
-    def _look(self) -> _Seen:
+    def _look(self) -> _Lineage:
         stamp = _stamp(self._root)
-        if self._seen is None or self._seen.stamp != stamp:
+        if self._lineage is None or self._lineage.stamp != stamp:
             store = SessionStore.open(self._root)
-            self._seen = _Seen(
-                stamp=stamp, head=store.head(), sound=store.shelf(), tags=read_tags(store)
+            self._lineage = _Lineage(
+                stamp=stamp, head=store.head(), sessions=store.shelf(), tags=read_tags(store)
             )
-        return self._seen
+        return self._lineage
 
 
 def _stamp(root: Path) -> _Stamp:
