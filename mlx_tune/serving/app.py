@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from mlx_tune import __version__
 from mlx_tune.errors import MlxTuneError
-from mlx_tune.models.bases import BaseInfo, Say
+from mlx_tune.models.bases import Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.serving.engine import Engine
 from mlx_tune.serving.errors import ApiError, internal_error
@@ -144,27 +144,22 @@ def prepare(request: ServeRequest, *, say: Say) -> PreparedServer:
         vocabulary=int(info.config["vocab_size"]),
         context=info.config.get("max_position_embeddings"),
     )
-    engine = _engine(info, request)
+    engine = Engine(
+        # A tokenizer of the engine's own: it is not to be shared between threads.
+        lambda: ModelCache(
+            info,
+            load_tokenizer(info.folder, info.template),
+            most=request.most_loaded,
+            prefix_bytes=request.prefix_bytes,
+            memory_bytes=limit_bytes(),
+        ),
+        most_waiting=request.most_waiting,
+    )
     backend = Backend(engine, registry, parser, base=info.name)
     app = create_app(backend, lineage_routes(request.store, info), page_routes())
     return PreparedServer(
         app=AccessMiddleware(app, policy), engine=engine, first=first, policy=policy
     )
-
-
-def _engine(info: BaseInfo, request: ServeRequest) -> Engine:
-    def models() -> ModelCache:
-        # A tokenizer of the engine's own: it is not to be shared between threads.
-        tokenizer = load_tokenizer(info.folder, info.template)
-        return ModelCache(
-            info,
-            tokenizer,
-            most=request.most_loaded,
-            prefix_bytes=request.prefix_bytes,
-            memory_bytes=limit_bytes(),
-        )
-
-    return Engine(models, most_waiting=request.most_waiting)
 
 
 def create_app(backend: Backend, *routers: APIRouter) -> FastAPI:
