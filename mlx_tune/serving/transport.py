@@ -28,7 +28,7 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mlx_tune.errors import MlxTuneError, UsageError
-from mlx_tune.serving.refusal import Refusal
+from mlx_tune.serving.errors import ApiError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SEND_BUFFER_BYTES = 65536
@@ -40,13 +40,13 @@ LAST_SECONDS = 0.2
 PIECE_BYTES = 4096
 PIPELINED_BYTES = 65536
 
-BUSY = Refusal(
+BUSY = ApiError(
     status=503,
     code="too_many_connections",
     message="the server has as many connections as it takes; try again in a second",
     fields=((b"retry-after", b"1"), (b"connection", b"close")),
 )
-TOO_SLOW = Refusal(
+TOO_SLOW = ApiError(
     status=408, code="too_slow", message="the request did not arrive in time; send it again"
 )
 _MALFORMED = {
@@ -290,9 +290,9 @@ class Connection(H11Protocol):
         error = sys.exc_info()[1]
         other = (400, "bad_request", f"this is no HTTP request: {error}"[:200])
         status, code, why = _MALFORMED.get(getattr(error, "error_status_hint", 400), other)
-        self.refuse(Refusal(status=status, code=code, message=why))
+        self.refuse(ApiError(status=status, code=code, message=why))
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: ApiError) -> None:
         """Reply and close, past h11, which takes no reply to what it could not read."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.write(refusal.as_http())
