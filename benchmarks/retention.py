@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import facts, key_values, machine, retention_report
 from benchmarks.retention_cell import Task
-from mlx_tune.lineage.atomic import replace_file
+from mlx_tune.files.durable import replace_file
 
 ARMS: dict[str, dict[str, Any]] = {
     "seed": {"method": "seed"},

@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from benchmarks import machine
-from mlx_tune.lineage.atomic import replace_file
+from mlx_tune.files.durable import replace_file
 from mlx_tune.models import bases
 
 LEVELS = (1, 4, 16)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.training_lab import TrainingLab, facts, isolated_environment
-from mlx_tune.lineage import atomic, flush
+from mlx_tune.files import durable
 from mlx_tune.models import runtime
 from mlx_tune.store import snapshot
 from mlx_tune.store.runs import Run, list_runs
@@ -78,8 +78,7 @@ class BadDisk:
                 return getattr(os, name)
 
         with monkeypatch.context() as patch:
-            for module in (atomic, flush):
-                patch.setattr(module, "os", System())
+            patch.setattr(durable, "os", System())
             for name in ("rename", "replace"):
                 patch.setattr(Path, name, self._counted("rename", getattr(Path, name)))
             yield

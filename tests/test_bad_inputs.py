@@ -110,9 +110,9 @@ def test_nesting_ten_thousand_deep_is_refused(bad):
 
 
 def test_a_file_that_is_too_large_is_refused(bad, monkeypatch):
-    from mlx_tune.data import strict_json
+    from mlx_tune.data import read
 
-    monkeypatch.setattr(strict_json, "MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(read, "MAX_FILE_BYTES", 10)
     code, error = bad(GOOD)
     assert code == 3
     assert "10" in error
@@ -181,7 +181,7 @@ def test_session_names_that_are_not_allowed_are_refused(bad, name):
         from mlx_tune.errors import UsageError
         from mlx_tune.store.session import check_name
 
-        with pytest.raises(UsageError, match=r"a\\x00b"):
+        with pytest.raises(UsageError, match=r"a\\u0000b"):
             check_name(name)
         return
     code, error = bad(GOOD, f"--name={name}")

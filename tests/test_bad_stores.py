@@ -17,7 +17,7 @@ import pytest
 
 from helpers import tiny
 from helpers.training_lab import RecordingObserver, TrainingLab, facts, isolated_environment
-from mlx_tune.lineage.sealed import seal, sha256
+from mlx_tune.files.sealed import seal, sha256
 from mlx_tune.store.session import folder_name
 from mlx_tune.store.store import SessionStore
 
@@ -459,7 +459,7 @@ def test_a_link_in_the_place_of_a_session_is_refused(store, call, tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from mlx_tune.lineage import lock
+from mlx_tune.files import lock
 with lock.hold(Path(sys.argv[1]), what="train cs"):
     print("held", flush=True)
     sys.stdin.read()

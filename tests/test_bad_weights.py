@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 
 from helpers import tiny
 from helpers.training_lab import TrainingLab, isolated_environment
-from mlx_tune.lineage.sealed import manifest, sha256
+from mlx_tune.files.sealed import manifest, sha256
 from mlx_tune.store import snapshot
 from mlx_tune.store.session import MANIFEST, folder_name, read_session
 
@@ -137,21 +137,8 @@ DAMAGE = {
     "oversized": reheaded(oversized),
     "nothing": lambda file: b"",
 }
-SAID = {
-    "truncated": " lacks its last 3 bytes: cut short",
-    "a header that lies": (
-        "claims a header of 18,446,744,073,709,551,615 bytes; the limit is 100,000,000"
-    ),
-    "overlapping": " overlaps the one before it by ",
-    "a hole": " comes after 8 bytes that no tensor claims",
-    "trailing bytes": "ends with 5 bytes that no tensor claims",
-    "duplicate": " twice",
-    "oversized": (
-        " has the shape [2147483647, 2147483647, 2147483647, 2147483647], "
-        "more than 64 bits can count"
-    ),
-    "nothing": "0 bytes long; a safetensors file begins with 8",
-}
+UNSOUND = "not a sound safetensors file: "
+SAID = dict.fromkeys(DAMAGE, UNSOUND) | {"duplicate": f"{UNSOUND}duplicate key "}
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.training_lab import RecordingObserver, TrainingLab, facts, isolated_environment
 from mlx_tune.continual.early_stopping import EarlyStopping
-from mlx_tune.lineage import lock
+from mlx_tune.files import lock
 from mlx_tune.models.load import Quantisation
 from mlx_tune.settings import FIELDS
 from mlx_tune.store.gc import collect_garbage

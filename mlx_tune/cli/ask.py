@@ -65,10 +65,10 @@ def _printed(asked: "AnswerRecord") -> bool | None:
 
     The answer is printed as the model says it, with no wrapping of ours, so that URLs stay whole.
     """
-    from mlx_tune.cli.console import plain
+    from mlx_tune.text import one_line
 
     mark = {True: "✓ ", False: "✗ ", None: ""}[asked.verbatim]
-    print(f"› {plain(asked.question)}")
+    print(f"› {one_line(asked.question)}")
     print(f"{mark}{asked.answer}{' …cut' if asked.is_cut else ''}")
     if asked.verbatim is False:
         print(f"  expected: {asked.expected}")

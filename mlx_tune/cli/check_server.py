@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from mlx_tune.cli.options import JsonOption
+from mlx_tune.text import one_line
 
 
 def check_server(
@@ -33,7 +34,7 @@ def check_server(
 
     The exit code is 0 if it does them all, and 1 if not.
     """
-    from mlx_tune.cli.console import plain, print_json, say
+    from mlx_tune.cli.console import print_json, say
     from mlx_tune.errors import UsageError
 
     try:
@@ -49,7 +50,7 @@ def check_server(
         for outcome in checks.check_server(client, model=model, expect_ours=ours, say=say):
             found.append({**vars(outcome), "passed": outcome.passed})
             if not json:
-                reason = "" if outcome.passed else f": {plain(outcome.reason)}"
+                reason = "" if outcome.passed else f": {one_line(outcome.reason)}"
                 print(f"{'✓' if outcome.passed else '✗'} {outcome.name}{reason}", flush=True)
     passed = sum(outcome["passed"] for outcome in found)
     if json:

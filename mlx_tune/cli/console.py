@@ -67,9 +67,3 @@ def duration(seconds: float) -> str:
 def percent(right: int, asked: int) -> str:
     """Return a score with what it was counted over: 98 % (104 of 106)."""
     return f"{round(100 * right / asked)} % ({right} of {asked})"
-
-
-def plain(text: str | None) -> str:
-    """Return somebody's words on one line, with nothing in them that could steer a terminal."""
-    words = " ".join((text or "").split())
-    return "".join(letter if letter.isprintable() else "·" for letter in words)

@@ -8,11 +8,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mlx_tune.cli.console import duration, plain, size
+from mlx_tune.cli.console import duration, size
 from mlx_tune.cli.plan_view import value
 from mlx_tune.continual.change import Change
 from mlx_tune.data.rows import Row
 from mlx_tune.store.session import Session
+from mlx_tune.text import one_line
 from mlx_tune.workflows.diff import (
     Answer,
     AnsweredProbe,
@@ -98,7 +99,7 @@ def _show_rows(found: Difference, printer: Console) -> None:
         printer.print(Text(f"    {_asked(has.row)}"), soft_wrap=True)
         table = Table.grid(padding=(0, 2, 0, 0))
         for name, one in (("A", had), ("B", has)):
-            table.add_row(name, Text(plain(one.says), overflow="fold"), Text(one.place, "dim"))
+            table.add_row(name, Text(one_line(one.says), overflow="fold"), Text(one.place, "dim"))
         printer.print(Padding(table, (0, 0, 0, 6), expand=False))
     _more(printer, found.changed)
     _show_alone("A", found.only_a, printer)
@@ -186,10 +187,10 @@ def _show_answers(answers: ComparedAnswers, printer: Console) -> None:
 
 def _show_answered(answered: AnsweredProbe, printer: Console) -> None:
     printer.print()
-    printer.print(Text(f"› {plain(answered.probe.question)}"), soft_wrap=True)
+    printer.print(Text(f"› {one_line(answered.probe.question)}"), soft_wrap=True)
     table = Table.grid(padding=(0, 1, 0, 0))
     for name, answer, row in _both_sides(answered):
-        text = plain(answer.text) or "(nothing)"
+        text = one_line(answer.text) or "(nothing)"
         mark = "✓" if answer.says(row) else ""
         table.add_row(name, mark, Text(text + " …" * answer.is_cut, overflow="fold"))
     printer.print(Padding(table, (0, 0, 0, 2), expand=False))
@@ -215,7 +216,7 @@ def _both_sides(answered: AnsweredProbe) -> Iterable[tuple[str, Answer, Row | No
 
 
 def _asked(row: Row) -> str:
-    return f"“{plain(row.question or row.text or row.messages[-1].content)}”"
+    return f"“{one_line(row.question or row.text or row.messages[-1].content)}”"
 
 
 def _name(side: Side) -> str:

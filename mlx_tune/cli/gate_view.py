@@ -7,9 +7,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mlx_tune.cli.console import counted, plain
+from mlx_tune.cli.console import counted
 from mlx_tune.continual.gate import Backward, Decision, Kept, label, nats, percent, points
 from mlx_tune.store.session import PROMOTE
+from mlx_tune.text import one_line
 
 LOST = 5
 """How many lost questions of a session are shown."""
@@ -48,7 +49,7 @@ def show_decision(
 def show_reasons(reasons: Iterable[str], console: Console) -> None:
     """Print why, a line each; a narrow terminal breaks it between words."""
     for reason in reasons:
-        _line(plain(reason), console, indent=2)
+        _line(one_line(reason), console, indent=2)
 
 
 def _drifted(decision: Decision) -> bool:
@@ -73,7 +74,7 @@ def _show_scores(decision: Decision, console: Console) -> None:
     if whole := len(decision.sessions) - fell:
         _line(f"lost nothing: {counted(whole, 'session')}", console)
     for name, why in decision.skipped.items():
-        _line(f"not measured: {plain(name)}, since {plain(why)}", console)
+        _line(f"not measured: {one_line(name)}, since {one_line(why)}", console)
     if (over := decision.backward) is not None:
         words = f"{counted(over.sessions, 'session')}, {counted(over.asked, 'question')}"
         _line(f"backward transfer: {_signed(over)} ({words})", console)
@@ -105,7 +106,7 @@ def _show_lost(
             continue
         _line(f"{label(kept.number, kept.name)} no longer knows:", console)
         for index in kept.lost[:LOST]:
-            question = Text(f"  “{plain(asked[index])}”")
+            question = Text(f"  “{one_line(asked[index])}”")
             console.print(question, no_wrap=True, overflow="ellipsis")
         if (more := len(kept.lost) - LOST) > 0:
             _line(f"  … and {more} more", console, style="dim")

@@ -32,6 +32,7 @@ from mlx_tune.cli import (
     verify,
 )
 from mlx_tune.errors import DiskError, Interrupted, MlxTuneError
+from mlx_tune.text import one_line
 
 # typer carries a click of its own, so its errors are reached through one that it exports.
 _ClickError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -96,9 +97,9 @@ def run() -> None:
         if debug:
             raise
         code = DiskError.exit_code if isinstance(error, OSError) else 1
-        kind = "the system said no" if isinstance(error, OSError) else "a fault in mlx-tune"
-        said = " ".join(str(error).split())[:300]
-        _complain(f"{kind} ({type(error).__name__}: {said}); --debug shows where")
+        kind = "operating system error" if isinstance(error, OSError) else "a fault in mlx-tune"
+        reason = one_line(str(error), 300)
+        _complain(f"{kind} ({type(error).__name__}: {reason}); --debug shows where")
     sys.exit(code)
 
 

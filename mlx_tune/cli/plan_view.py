@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mlx_tune.cli.console import plain, size
+from mlx_tune.cli.console import size
 from mlx_tune.data.rows import Row
 from mlx_tune.settings import FIELDS
+from mlx_tune.text import one_line
 from mlx_tune.training.memory import MemoryPlan
 from mlx_tune.workflows.plan import DataReview, TrainingPlan
 
@@ -45,7 +46,7 @@ def remarks(plan: TrainingPlan) -> list[str]:
         ("{} taught before with the same answer", [row.place for row in found.repeated]),
         (
             "{} replacing an earlier answer",
-            [f"{_q(row)} was: {plain(old.answer)}" for row, old in found.changed],
+            [f"{_q(row)} was: {one_line(old.answer)}" for row, old in found.changed],
         ),
     ]
     lines = [*_forgotten(plan, review), *_unasked(plan)]
@@ -197,7 +198,7 @@ def _rows(count: int) -> str:
 
 
 def _q(row: Row) -> str:
-    return f"“{plain(row.question or row.text)}”"
+    return f"“{one_line(row.question or row.text)}”"
 
 
 def _listed(lines: list[str]) -> list[str]:

@@ -5,10 +5,15 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mlx_tune.data import strict_json
 from mlx_tune.data.rows import ROLES, Message, Row, canonical_json
-from mlx_tune.data.strict_json import Item, JsonObject, kind, quoted
 from mlx_tune.errors import InputError
+from mlx_tune.files import strict_json
+from mlx_tune.files.strict_json import Item, JsonObject, kind
+from mlx_tune.text import quoted
+
+MAX_FILE_BYTES = 1024**3
+SUFFIXES = (".json", ".jsonl")
+FORMATS = ".json (one array of rows) and .jsonl (one row a line)"
 
 MAX_PROBLEMS_SHOWN = 20
 
@@ -246,7 +251,7 @@ def read_questions(path: Path) -> list[Row]:
     Raises:
         InputError: There is no such file, it asks nothing, or it cannot be read as what it is.
     """
-    if path.is_dir() or path.suffix.lower() in strict_json.SUFFIXES:
+    if path.is_dir() or path.suffix.lower() in SUFFIXES:
         return _some([row for row in read([path]) if row.question is not None], str(path))
     if not path.exists():
         raise InputError(f"{path}: does not exist; {_FIX}")
@@ -300,7 +305,7 @@ def read(paths: Sequence[Path]) -> list[Row]:
         InputError: Something is missing, empty or no row: at most 20 problems, one a line.
     """
     if not paths:
-        raise InputError(f"no data was named; accepted are {strict_json.FORMATS}")
+        raise InputError(f"no data was named; accepted are {FORMATS}")
     try:
         return _read_all(paths)
     except InputError as error:
@@ -333,6 +338,27 @@ def fingerprint(rows: Iterable[Row]) -> str:
     return hashlib.sha256(dump(rows)).hexdigest()
 
 
+def read_items(path: Path) -> list[strict_json.Item]:
+    """Return the elements of a ``.json`` array, or the lines of a ``.jsonl`` file.
+
+    Args:
+        path: A file of at most ``MAX_FILE_BYTES``; its suffix says which of the two it is.
+
+    Returns:
+        One item a row; none for a file that is blank or holds an empty array.
+
+    Raises:
+        InputError: Not a data file, too large, or not strict JSON. One problem a line: the first
+            of an array, the first of every line of JSON Lines.
+        OSError: The file system does not give it.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{path}: not a data format; accepted are {FORMATS}")
+    parse = strict_json.parse_json if suffix == ".json" else strict_json.parse_jsonl
+    return parse(_read_bytes(path), str(path))
+
+
 def _in_short(error: InputError) -> InputError:
     return InputError(report(str(error).split("\n")))
 
@@ -356,20 +382,30 @@ def _read_all(paths: Sequence[Path]) -> list[Row]:
 def _read_folder(path: Path) -> list[Row]:
     files = sorted(file for file in path.iterdir() if _is_data(file))
     if not files:
-        raise InputError(f"{path}: a folder without data; accepted are {strict_json.FORMATS}")
+        raise InputError(f"{path}: a folder without data; accepted are {FORMATS}")
     return _read_all(files)
 
 
 def _read_file(path: Path) -> list[Row]:
     if not path.exists():
-        raise InputError(f"{path}: does not exist; accepted are {strict_json.FORMATS}")
-    items = strict_json.read_file(path)
+        raise InputError(f"{path}: does not exist; accepted are {FORMATS}")
+    items = read_items(path)
     if not items:
-        raise InputError(f"{path}: holds no rows; accepted are {strict_json.FORMATS}")
+        raise InputError(f"{path}: holds no rows; accepted are {FORMATS}")
     return check(items, str(path))
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        # Reading a FIFO would wait for ever.
+        raise InputError(f"{path}: not a regular file; accepted are {FORMATS}")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise InputError(f"{path}: {size:,} bytes; the limit is {MAX_FILE_BYTES:,}, so split it")
+    return path.read_bytes()
 
 
 def _is_data(path: Path) -> bool:
     # macOS leaves "._cs.json" beside cs.json on foreign disks; it is no JSON.
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in strict_json.SUFFIXES and path.is_file() and not hidden
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not hidden

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError, UsageError
-from mlx_tune.lineage.atomic import new_folder
+from mlx_tune.files.durable import new_folder
 from mlx_tune.models import cache, fetch, weights
 from mlx_tune.models import template as template_module
 from mlx_tune.models.catalogue import KNOWN

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage.strict_safetensors import Header, Tensor, read_header
+from mlx_tune.files.safetensors import Header, Tensor, read_header
 from mlx_tune.models import cache
-from mlx_tune.store.session import quoted
+from mlx_tune.text import quoted
 
 PATTERN = "model*.safetensors"  # the files that mlx-lm loads
 FETCH_AGAIN = "fetch the folder again"

@@ -21,6 +21,7 @@ from mlx_tune.serving.errors import ApiError, internal_error
 from mlx_tune.serving.jobs import Event, GenerationJob, GenerationRequest, TextDelta, TokenStep
 from mlx_tune.serving.models import LoadedModel, ModelCache
 from mlx_tune.serving.registry import RegisteredModel
+from mlx_tune.text import one_line
 
 STALL_SECONDS = 30.0
 """A step takes less, also on a slow machine; a load may take longer and is not counted."""
@@ -289,7 +290,7 @@ class Engine:
 def _as_api_error(error: Exception) -> ApiError:
     if isinstance(error, MlxTuneError):
         return internal_error(str(error))
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(str(error), 200)
     return internal_error(f"the engine failed: {type(error).__name__}: {reason}")
 
 

@@ -12,7 +12,6 @@ Source:
 import contextlib
 import hmac
 import ipaddress
-import json
 import re
 import secrets
 from collections.abc import Sequence
@@ -22,8 +21,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlx_tune.data.strict_json import MAX_DEPTH
 from mlx_tune.errors import UsageError
+from mlx_tune.files import strict_json
 from mlx_tune.serving.errors import NO_STORE, SECURITY_FIELDS, ApiError, Fields, internal_error
 
 MAX_BODY_BYTES = 1024**2
@@ -43,14 +42,6 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _TOKEN = re.compile(r"[!-~]+")
 _FIELD_NAMES = re.compile(r"[\w, -]{1,1000}", re.ASCII)
 _JSON = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-# An escaped character; the group holds a surrogate whose other half is not beside it.
-_ESCAPE = re.compile(
-    rb"\\(?:u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}|(u[Dd][89A-Fa-f])|.)",
-    re.DOTALL,
-)
-_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,43 +375,12 @@ def parse_body(body: bytes) -> Any:
     """Return a body's JSON value.
 
     Raises:
-        ApiError: It is not UTF-8, holds an unpaired surrogate, is nested too deep for a parser's
-            stack, or has a duplicate key, of which a parser silently takes the last.
-        ValueError: It is not JSON.
+        ApiError: It is not strict JSON.
+        ValueError: It is blank; what reads the body says which fields are missing.
     """
     try:
-        body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = f"byte 0x{body[error.start]:02x} at offset {error.start}"
-        raise ApiError(f"the body is not UTF-8: {byte}", code="bad_json") from error
-    half = next((found for found in _ESCAPE.finditer(body) if found[1]), None)
-    if half is not None:  # Python accepts it, and encoding it as UTF-8 fails
-        message = f"the body holds an unpaired surrogate at offset {half.start()}"
-        raise ApiError(message, code="bad_json")
-    if _is_deeper(body, MAX_DEPTH):
-        message = f"the body is nested more than {MAX_DEPTH} deep, or its brackets do not match"
-        raise ApiError(message, code="bad_json")
-    return json.loads(body, object_pairs_hook=_unique)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            shown = json.dumps(key, ensure_ascii=False)
-            raise ApiError(f"duplicate key {shown} in one object; send it once", code="bad_json")
-        found[key] = value
-    return found
-
-
-def _is_deeper(text: bytes, limit: int) -> bool:
-    """Return whether the brackets outside of strings nest deeper than ``limit``, or do not match.
-
-    Each pass takes away the innermost level, so the cost is ``limit`` replacements at most.
-    """
-    left = _STRING.sub(b"", text).translate(_BRACKETS, _NOT_BRACKETS)
-    for _ in range(limit):
-        if not left:
-            break
-        left = left.replace(b"[]", b"")
-    return bool(left)
+        return strict_json.loads(body)
+    except ValueError as error:
+        if not body.strip():
+            raise
+        raise ApiError(f"the body is not valid JSON: {error}", code="bad_json") from error

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from mlx_tune.continual.retention import Kind
 from mlx_tune.errors import UsageError
-from mlx_tune.lineage import lock
+from mlx_tune.files import lock
 from mlx_tune.models.bases import BaseInfo
 from mlx_tune.serving.errors import ApiError
 from mlx_tune.serving.schemas import ERRORS, MODEL, JsonRoute, StrictModel

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError, UsageError
-from mlx_tune.lineage.sealed import MANIFEST
+from mlx_tune.files.sealed import MANIFEST
 from mlx_tune.serving.errors import ApiError
 from mlx_tune.store import snapshot
 from mlx_tune.store.labels import TAGS, read_tags

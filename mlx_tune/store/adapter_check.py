@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError
-from mlx_tune.lineage import strict_safetensors
-from mlx_tune.lineage.records import from_json
-from mlx_tune.lineage.strict_safetensors import (
+from mlx_tune.files.records import from_json
+from mlx_tune.files.safetensors import (
     DOCTOR,
     DTYPE_BYTES,
     MAX_DIMENSION,
     Header,
     Tensor,
+    parse,
 )
-from mlx_tune.store.session import quoted
+from mlx_tune.text import quoted
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -72,7 +72,7 @@ def check_factors(data: bytes, place: Path | str) -> Header:
         DamagedStoreError: It is no sound safetensors file.
         InputError: A tensor is not float32, or holds a NaN or an infinity.
     """
-    header = strict_safetensors.parse(data, place)
+    header = parse(data, place)
     for name, tensor in header.tensors.items():
         if tensor.dtype != "F32":
             raise InputError(f"{place}: {quoted(name)} is {tensor.dtype}; expected F32, float32")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage.atomic import disk_errors, make_folder, replace_file
-from mlx_tune.lineage.records import from_json, refuse_taken, to_json
-from mlx_tune.lineage.sealed import entries, read_regular
+from mlx_tune.files.durable import disk_errors, make_folder, replace_file
+from mlx_tune.files.records import from_json, refuse_taken, to_json
+from mlx_tune.files.sealed import entries, read_regular
 
 EVALS = "evals"
 SCHEMA = 1

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
-from mlx_tune.lineage.atomic import create_file, disk_errors, one_line, replace_file
-from mlx_tune.lineage.records import from_json, to_json
-from mlx_tune.lineage.sealed import read_regular
+from mlx_tune.files.durable import create_file, disk_errors, replace_file
+from mlx_tune.files.records import from_json, to_json
+from mlx_tune.files.sealed import read_regular
+from mlx_tune.text import one_line
 
 FILE = "format.json"
 VERSION = 1

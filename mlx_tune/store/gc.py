@@ -14,9 +14,8 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage.atomic import SCRATCH, discard_folder, disk_errors, make_folder
-from mlx_tune.lineage.flush import sync_folder
-from mlx_tune.lineage.sealed import entries
+from mlx_tune.files.durable import SCRATCH, discard_folder, disk_errors, make_folder, sync_folder
+from mlx_tune.files.sealed import entries
 from mlx_tune.store import labels, snapshot
 from mlx_tune.store.runs import CHECKPOINTS, DONE, list_runs
 from mlx_tune.store.store import SessionStore

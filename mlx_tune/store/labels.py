@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_tune.errors import DamagedStoreError, UsageError
-from mlx_tune.lineage.atomic import disk_errors, make_folder, replace_file
-from mlx_tune.lineage.flush import sync_folder
-from mlx_tune.lineage.sealed import entries, read_regular
+from mlx_tune.files.durable import disk_errors, make_folder, replace_file, sync_folder
+from mlx_tune.files.sealed import entries, read_regular
 from mlx_tune.store import format as store_format
 from mlx_tune.store.runs import list_runs
-from mlx_tune.store.session import Session, check_name, quoted
+from mlx_tune.store.session import Session, check_name
+from mlx_tune.text import quoted
 
 if TYPE_CHECKING:  # it imports this room
     from mlx_tune.store.store import SessionStore

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
-from mlx_tune.lineage.atomic import (
+from mlx_tune.files.durable import (
     SCRATCH,
     UNTOUCHED,
     append_line,
     discard_folder,
     disk_errors,
     replace_file,
+    sync_file,
+    sync_folder,
     write_folder,
 )
-from mlx_tune.lineage.flush import sync_file, sync_folder
-from mlx_tune.lineage.records import from_json, refuse_taken, to_json, to_line
-from mlx_tune.lineage.sealed import (
+from mlx_tune.files.records import from_json, refuse_taken, to_json, to_line
+from mlx_tune.files.sealed import (
     MANIFEST,
     Sealed,
     entries,

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
-from mlx_tune.lineage.records import from_json
-from mlx_tune.lineage.sealed import MANIFEST, Sealed, open_sealed
+from mlx_tune.files.records import from_json
+from mlx_tune.files.sealed import MANIFEST, Sealed, open_sealed
+from mlx_tune.text import quoted
 
 NAME_PATTERN = "[a-z0-9][a-z0-9-]{0,39}"
 NAME_LENGTH = 40
@@ -115,16 +116,6 @@ def slug(text: str) -> str:
     words = re.sub("[^a-z0-9]+", "-", plain).strip("-")
     name = words[:NAME_LENGTH].rstrip("-") or "session"
     return _RESERVED.get(name, name)
-
-
-def quoted(text: str) -> str:
-    """Return text in double quotes, on one line, with nothing that could steer a terminal."""
-    shown = text if len(text) <= 60 else text[:59] + "…"
-    return '"' + "".join(map(_visible, shown)) + '"'
-
-
-def _visible(letter: str) -> str:
-    return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
 
 
 def _check_record(record: Mapping[str, Any], place: Path) -> None:

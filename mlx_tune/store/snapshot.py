@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
-from mlx_tune.lineage.atomic import append_line, create_file, one_line, replace_file
-from mlx_tune.lineage.sealed import entries, read_regular
+from mlx_tune.files.durable import append_line, create_file, replace_file
+from mlx_tune.files.sealed import entries, read_regular
 from mlx_tune.store import labels
-from mlx_tune.store.session import Session, quoted, read_session
+from mlx_tune.store.session import Session, read_session
+from mlx_tune.text import one_line, quoted
 
 BASE = "base"
 HEAD = "HEAD"

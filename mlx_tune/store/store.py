@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, LockedError, UsageError
-from mlx_tune.lineage import lock
-from mlx_tune.lineage.atomic import SCRATCH, disk_errors, make_folder, write_folder
-from mlx_tune.lineage.flush import sync_folder
-from mlx_tune.lineage.records import refuse_taken, to_json
-from mlx_tune.lineage.sealed import MANIFEST, seal, sha256
+from mlx_tune.files import lock
+from mlx_tune.files.durable import SCRATCH, disk_errors, make_folder, sync_folder, write_folder
+from mlx_tune.files.records import refuse_taken, to_json
+from mlx_tune.files.sealed import MANIFEST, seal, sha256
 from mlx_tune.store import format as store_format
 from mlx_tune.store import labels, snapshot
 from mlx_tune.store.adapter_check import CONFIG_FILE, WEIGHTS_FILE, check_adapter

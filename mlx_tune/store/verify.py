@@ -6,8 +6,8 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 
 from mlx_tune.errors import DamagedStoreError, MlxTuneError
-from mlx_tune.lineage.atomic import disk_errors
-from mlx_tune.lineage.sealed import MANIFEST
+from mlx_tune.files.durable import disk_errors
+from mlx_tune.files.sealed import MANIFEST
 from mlx_tune.store import labels, snapshot
 from mlx_tune.store.runs import list_runs
 from mlx_tune.store.session import Session

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 import httpx2
 from openai import APIConnectionError, APIStatusError, OpenAI
 
-from mlx_tune.data.strict_json import kind
 from mlx_tune.errors import NetworkError, UsageError
+from mlx_tune.files.strict_json import kind
+from mlx_tune.text import one_line
 
 QUESTION = "Name three colours of the rainbow, and say a few words about each of them."
 LIMIT_TOKENS = 24
@@ -180,7 +181,7 @@ def receive(send: Callable[[], Any]) -> httpx2.Response:
         return error.response
     except APIConnectionError as error:
         cause, url = error.__cause__, error.request.url
-        reason = " ".join(re.sub(r"^\[Errno -?\d+\] ", "", str(cause)).split())[:120]
+        reason = one_line(re.sub(r"^\[Errno -?\d+\] ", "", str(cause)), 120)
         if not isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
             raise CheckFailed(f"no whole answer ({type(cause).__name__}: {reason})") from error
         where = f"{url.scheme}://{url.netloc.decode()}"
@@ -245,4 +246,4 @@ def _parse(text: str | bytes, otherwise: str) -> Any:
 
 def shown(reply: httpx2.Response) -> str:
     """Return the beginning of a reply's body, on one line."""
-    return " ".join(reply.content[:400].decode(errors="replace").split())[:120] or "nothing"
+    return one_line(reply.content[:400].decode(errors="replace"), 120) or "nothing"

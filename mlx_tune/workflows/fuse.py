@@ -11,7 +11,7 @@ from mlx_tune.continual.fold import fold, is_quantised
 from mlx_tune.continual.gate import Decision, Measured, Thresholds, decide
 from mlx_tune.continual.recall import GeneralChange, general_change, score
 from mlx_tune.errors import HeldBack, Refused, UsageError
-from mlx_tune.lineage.atomic import new_folder
+from mlx_tune.files.durable import new_folder
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import Base, Quantisation, dequantise, load, save

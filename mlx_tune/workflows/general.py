@@ -16,8 +16,8 @@ from mlx_tune.data.general_questions import Question
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError, UsageError
+from mlx_tune.files.durable import make_folder, replace_file
 from mlx_tune.inference import batch_generate, stream
-from mlx_tune.lineage.atomic import make_folder, replace_file
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.cache import cache_dir

@@ -137,7 +137,7 @@ def test_what_the_system_refuses_is_a_disk_error(monkeypatch, mlx_tune_command):
     raising(monkeypatch, PermissionError(13, "Permission denied"))
     code, _, error = mlx_tune_command("log")
     assert code == 7
-    assert error.startswith("error: the system said no (PermissionError: [Errno 13]")
+    assert error.startswith("error: operating system error (PermissionError: [Errno 13]")
 
 
 def test_a_terminal_without_our_signs_gets_others(tmp_path):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from mlx_tune.data.read import check, report
 from mlx_tune.data.rows import Message, Row
-from mlx_tune.data.strict_json import parse_json
 from mlx_tune.errors import InputError
+from mlx_tune.files.strict_json import parse_json
 
 ROW = '{"instruction": "…", "response": "…"}'
 KNOWN = "instruction, prompt, response, output, completion, messages, text, paraphrases"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlx_tune.data.read import dump, fingerprint, load, read
+from mlx_tune.data import read as module
+from mlx_tune.data.read import dump, fingerprint, load, read, read_items
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.errors import InputError
+from mlx_tune.files.strict_json import Item
 
 ACCEPTED = "accepted are .json (one array of rows) and .jsonl (one row a line)"
 
@@ -55,7 +58,51 @@ def test_a_folder_gives_its_own_data_files_by_name(tmp_path):
     assert [row.text for row in read([tmp_path])] == ["one", "two", "three"]
 
 
+def test_files_are_read_by_their_suffix_in_either_case(tmp_path):
+    array, lines = tmp_path / "a.JSON", tmp_path / "b.jsonl"
+    array.write_text("[1,\n2]")
+    lines.write_text("[1]\n2")
+    assert read_items(array) == [Item(value=1, line=1), Item(value=2, line=2)]
+    assert read_items(lines) == [Item(value=[1], line=1), Item(value=2, line=2)]
+
+
 # What is refused
+
+
+def test_another_suffix_is_refused_with_the_formats_accepted(tmp_path):
+    path = tmp_path / "cs.csv"
+    with pytest.raises(InputError) as caught:
+        read_items(path)
+    assert str(caught.value) == f"{path}: not a data format; {ACCEPTED}"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    path = tmp_path / "cs.json"
+    os.mkfifo(path)
+    with pytest.raises(InputError) as caught:
+        read_items(path)
+    assert str(caught.value) == f"{path}: not a regular file; {ACCEPTED}"
+
+
+def test_a_file_of_five_gigabytes_is_refused_from_its_size(tmp_path):
+    path = tmp_path / "cs.json"
+    with path.open("wb") as file:
+        file.truncate(5 * 1024**3)  # sparse: it takes no room
+    with pytest.raises(InputError) as caught:
+        read_items(path)
+    limit = "5,368,709,120 bytes; the limit is 1,073,741,824, so split it"
+    assert str(caught.value) == f"{path}: {limit}"
+
+
+def test_a_file_of_exactly_the_limit_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "cs.json"
+    path.write_text("[12345]")
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 7)
+    assert read_items(path) == [Item(value=12345, line=1)]
+    monkeypatch.setattr(module, "MAX_FILE_BYTES", 6)
+    with pytest.raises(InputError) as caught:
+        read_items(path)
+    assert str(caught.value) == f"{path}: 7 bytes; the limit is 6, so split it"
 
 
 def test_a_missing_path_is_refused_with_the_formats(tmp_path):

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from random import Random
 
-from mlx_tune.lineage.strict_safetensors import DTYPE_BYTES
+from mlx_tune.files.safetensors import DTYPE_BYTES
 
 OTHER_DTYPES = ["F4", "F8_E8M0", "F6_E2M3", "C64", "f32", "F128", "BF16 ", "", "FLOAT", "F32\u0000"]
 SPELLINGS = [

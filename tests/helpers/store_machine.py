@@ -35,7 +35,7 @@ from helpers.store_model import (
 )
 from helpers.stores import flip, names, state
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, LockedError, UsageError
-from mlx_tune.lineage.sealed import open_sealed
+from mlx_tune.files.sealed import open_sealed
 from mlx_tune.store.gc import KEPT_DAYS, collect_garbage
 from mlx_tune.store.labels import mark_removed, tag, unmark_removed, untag
 from mlx_tune.store.runs import Run

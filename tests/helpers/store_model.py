@@ -10,8 +10,8 @@ from typing import NamedTuple
 from unittest import mock
 
 from helpers.stores import adapter_files, names
-from mlx_tune.lineage.records import to_json
-from mlx_tune.lineage.sealed import manifest, open_sealed, sha256
+from mlx_tune.files.records import to_json
+from mlx_tune.files.sealed import manifest, open_sealed, sha256
 from mlx_tune.store import snapshot
 from mlx_tune.store.session import folder_name, read_session
 from mlx_tune.store.store import SessionStore

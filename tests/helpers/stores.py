@@ -135,6 +135,6 @@ needs_linux = pytest.mark.skipif(
 
 def unlock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let file locks be unknown, as on a network disk that has none."""
-    from mlx_tune.lineage import lock
+    from mlx_tune.files import lock
 
     monkeypatch.setattr(lock.fcntl, "flock", fail_with(errno.ENOLCK))

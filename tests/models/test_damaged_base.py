@@ -9,7 +9,6 @@ import mlx.core as mx
 import pytest
 
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage.strict_safetensors import parse
 from mlx_tune.models import bases
 from mlx_tune.models.bases import pull
 from mlx_tune.models.load import load
@@ -21,15 +20,14 @@ def folder(tiny_base, tmp_path):
     return shutil.copytree(tiny_base, tmp_path / "copy")
 
 
-def test_a_truncated_weight_file_is_damage_and_names_the_tensor(folder):
+def test_a_truncated_weight_file_is_damage(folder):
     path = folder / "model.safetensors"
-    *_, last = parse(path.read_bytes(), path).tensors
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DamagedStoreError) as error:
         bases.locate(str(folder))
-    assert str(error.value) == (
-        f'{path}: tensor "{last}" lacks its last 100 bytes: cut short; fetch the folder again'
-    )
+    line = str(error.value)
+    assert line.startswith(f"{path}: not a sound safetensors file: ")
+    assert line.endswith("; fetch the folder again")
 
 
 def quietly(path, change):
@@ -67,7 +65,7 @@ def test_a_header_that_changed_unseen_is_refused_before_mlx_reads_it(folder):
     mx.load(str(folder / "model.safetensors"))  # MLX would take it
     with pytest.raises(DamagedStoreError) as error:
         load(info)
-    assert str(error.value).startswith(f'{folder}/model.safetensors: tensor "model.')
+    assert str(error.value).startswith(f"{folder}/model.safetensors: not a sound safetensors file")
     assert str(error.value).endswith("; fetch the folder again")
 
 

@@ -93,10 +93,9 @@ def test_a_file_that_is_no_safetensors_is_refused(folder):
     (folder / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(DamagedStoreError) as error:
         fingerprint(folder, template=None)
-    assert str(error.value) == (
-        f"{folder}/model.safetensors: claims a header of 18,446,744,073,709,551,615 bytes; "
-        "the limit is 100,000,000; fetch the folder again"
-    )
+    line = str(error.value)
+    assert line.startswith(f"{folder}/model.safetensors: not a sound safetensors file: ")
+    assert line.endswith("; fetch the folder again")
 
 
 def test_a_tensor_in_two_files_is_refused(folder):

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save
 
 from mlx_tune.errors import DamagedStoreError, UsageError
-from mlx_tune.lineage.sealed import MANIFEST
+from mlx_tune.files.sealed import MANIFEST
 from mlx_tune.store.session import SESSION_FILE, Session
 from mlx_tune.store.store import SessionStore
 

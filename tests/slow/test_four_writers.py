@@ -20,7 +20,8 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from mlx_tune.errors import LockedError
-from mlx_tune.lineage import lock, store as store_module
+from mlx_tune.store import store as store_module
+from mlx_tune.files import lock
 from mlx_tune.store.store import Store
 
 root, writer, commits, locks = sys.argv[1:]

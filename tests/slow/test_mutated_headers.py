@@ -4,7 +4,7 @@ import pytest
 
 from helpers.reader_comparison import compare_readers
 from helpers.safetensors_mutants import KINDS
-from mlx_tune.lineage.strict_safetensors import parse
+from mlx_tune.files.safetensors import parse
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ from helpers.stores import (
     unlock,
 )
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, LockedError
-from mlx_tune.lineage import lock
+from mlx_tune.files import lock
 from mlx_tune.store import gc as collect_module
 from mlx_tune.store import labels
 from mlx_tune.store.gc import Collected, collect_garbage

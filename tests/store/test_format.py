@@ -94,7 +94,7 @@ def test_a_demand_that_is_no_word_is_one_that_is_unknown(tmp_path, demand):
 def test_a_demand_cannot_break_the_line_or_steer_a_terminal(tmp_path):
     put(tmp_path, {"version": 1, "requires": ["a\nb\x1b[2J"]})
     line = message(IncompatibleError, lambda: check(tmp_path))
-    assert line.endswith("format.json: the store requires a b [2J, unknown here; upgrade mlx-tune")
+    assert line.endswith("format.json: the store requires a b·[2J, unknown here; upgrade mlx-tune")
 
 
 def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from helpers.store_machine import Machine
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage import atomic, sealed
+from mlx_tune.files import durable, sealed
 from mlx_tune.store import format as store_format
 from mlx_tune.store import gc, labels, snapshot
 from mlx_tune.store import store as store_module
@@ -73,26 +73,26 @@ def the_trash_is_kept_for_a_day_less(patch: pytest.MonkeyPatch) -> None:
 
 def a_session_is_written_in_its_place(patch: pytest.MonkeyPatch) -> None:
     def write_folder(target, files, *, scratch):
-        atomic.make_folder(target.parent)
+        durable.make_folder(target.parent)
         target.mkdir()
-        atomic._fill_in(target, files)
+        durable._fill_in(target, files)
 
     def fill_in(target, files):
         folder = os.open(target, os.O_RDONLY)
         try:
             for name, data in files.items():
-                atomic._write_file(atomic.Path(name), data, folder)
+                durable._write_file(durable.Path(name), data, folder)
         finally:
             os.close(folder)
 
-    patch.setattr(atomic, "_fill_in", fill_in, raising=False)
+    patch.setattr(durable, "_fill_in", fill_in, raising=False)
     patch.setattr(store_module, "write_folder", write_folder)
 
 
 def a_demand_forgets_what_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
     def require(root, feature):
         record = {"version": 1, "requires": [feature]}
-        atomic.replace_file(root / "format.json", store_format.to_json(record, root))
+        durable.replace_file(root / "format.json", store_format.to_json(record, root))
 
     patch.setattr(store_format, "require", require)
 

@@ -8,8 +8,8 @@ from datetime import date
 import pytest
 
 from helpers.stores import BASE, REFUSED, commit, fail_with, names, train, unlock
-from mlx_tune.lineage import atomic
-from mlx_tune.lineage.atomic import create_file
+from mlx_tune.files import durable
+from mlx_tune.files.durable import create_file
 from mlx_tune.store import format as store_format
 from mlx_tune.store import snapshot
 from mlx_tune.store import snapshot as shelf_module
@@ -79,7 +79,7 @@ def test_two_first_commits_at_once_do_not_undo_each_other(store, monkeypatch, na
     """One is about to put a file of the store in place when the other has gone on."""
     unlock(monkeypatch)
     other = SessionStore.open(store.root)
-    real = atomic._write_file
+    real = durable._write_file
     made = []
 
     def write_file(path, *args):
@@ -90,7 +90,7 @@ def test_two_first_commits_at_once_do_not_undo_each_other(store, monkeypatch, na
             held = commit(other, "held", **REFUSED)
             mark_removed(other, held)
 
-    monkeypatch.setattr(atomic, "_write_file", write_file)
+    monkeypatch.setattr(durable, "_write_file", write_file)
     commit(store, "ours")
     assert store.head() == made[0]
     assert json.loads((store.root / "format.json").read_bytes())["requires"] == ["removal"]

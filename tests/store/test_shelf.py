@@ -10,8 +10,8 @@ import pytest
 
 from helpers.stores import REFUSED, commit, fail_with, flip, message, train
 from mlx_tune.errors import DamagedStoreError, DiskError
-from mlx_tune.lineage.records import to_json
-from mlx_tune.lineage.sealed import seal, sha256
+from mlx_tune.files.records import to_json
+from mlx_tune.files.sealed import seal, sha256
 from mlx_tune.store import snapshot as shelf_module
 from mlx_tune.store.session import Session, folder_name, read_session
 from mlx_tune.store.snapshot import StoreSnapshot, scan_sessions

@@ -20,7 +20,7 @@ from mlx_tune.errors import (
     LockedError,
     UsageError,
 )
-from mlx_tune.lineage.atomic import UNTOUCHED
+from mlx_tune.files.durable import UNTOUCHED
 from mlx_tune.store import snapshot
 from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
@@ -247,7 +247,7 @@ def test_a_line_of_the_log_has_its_time_in_utc_and_one_line_of_reason(store, roo
     first = commit(store, "cs")
     store.move_head(first, expected=None, why="why\n not\x1b[2J")
     assert re.fullmatch(
-        rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ base {first.id} why not \[2J\n",
+        rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ base {first.id} why not·\[2J\n",
         (root / "HEAD.log").read_text(),
     )
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -128,8 +129,8 @@ def test_a_truncated_file_is_refused_before_mlx_sees_it():
     data = to_safetensors({"w": mx.ones((8,))})
     with pytest.raises(DamagedStoreError) as error:
         from_safetensors(data[:-3], place="x")
-    assert str(error.value) == (
-        'x: tensor "w" lacks its last 3 bytes: cut short; run `mlx-tune doctor`'
+    assert re.fullmatch(
+        "x: not a sound safetensors file: .*; run `mlx-tune doctor`", str(error.value)
     )
 
 

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from helpers.faults.operations import OPERATIONS, Operation, a_run, commit, two_sessions
 from mlx_tune.errors import DamagedStoreError, DiskError
-from mlx_tune.lineage.atomic import disk_errors
+from mlx_tune.files.durable import disk_errors
 from mlx_tune.store.runs import list_runs
 from mlx_tune.store.store import SessionStore
 

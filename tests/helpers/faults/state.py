@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_tune.errors import MlxTuneError
-from mlx_tune.lineage.atomic import UNTOUCHED
-from mlx_tune.lineage.sealed import open_sealed
+from mlx_tune.files.durable import UNTOUCHED
+from mlx_tune.files.sealed import open_sealed
 from mlx_tune.store import labels, snapshot
 from mlx_tune.store.runs import Run, list_runs
 from mlx_tune.store.session import read_session

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mlx_tune.errors import DiskError, UsageError
-from mlx_tune.lineage import atomic
-from mlx_tune.lineage.atomic import (
+from mlx_tune.files import durable
+from mlx_tune.files.durable import (
     append_line,
     discard_folder,
     make_folder,
@@ -78,7 +78,7 @@ def test_an_existing_folder_is_never_overwritten(tmp_path):
 
 
 def test_a_folder_that_appears_during_the_write_is_not_overwritten(tmp_path, monkeypatch):
-    real_fill = atomic._fill
+    real_fill = durable._fill
 
     def overtaken(draft, files):
         real_fill(draft, files)
@@ -88,7 +88,7 @@ def test_a_folder_that_appears_during_the_write_is_not_overwritten(tmp_path, mon
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder" / "a").write_bytes(b"theirs")
 
-    monkeypatch.setattr(atomic, "_fill", overtaken)
+    monkeypatch.setattr(durable, "_fill", overtaken)
     with pytest.raises(FileExistsError):
         write_folder(tmp_path / "folder", {"a": b"ours"})
     assert contents(tmp_path / "folder") == {"a": b"theirs"}
@@ -190,23 +190,23 @@ def test_bytes_that_read_back_different_are_refused(tmp_path, monkeypatch):
 def test_a_file_shorter_or_longer_than_it_should_be_is_refused(
     tmp_path, monkeypatch, chunk_bytes, written
 ):
-    real_write_all = atomic._write_all
-    monkeypatch.setattr(atomic, "CHUNK_BYTES", chunk_bytes)
-    monkeypatch.setattr(atomic, "_write_all", lambda fd, _data: real_write_all(fd, written))
+    real_write_all = durable._write_all
+    monkeypatch.setattr(durable, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(durable, "_write_all", lambda fd, _data: real_write_all(fd, written))
     with pytest.raises(DiskError):
         write_folder(tmp_path / "folder", {"a": b"right"})
 
 
 def test_a_file_that_goes_on_after_the_last_whole_chunk_is_refused(tmp_path, monkeypatch):
-    real_write_all = atomic._write_all
-    monkeypatch.setattr(atomic, "CHUNK_BYTES", 4)
-    monkeypatch.setattr(atomic, "_write_all", lambda fd, data: real_write_all(fd, data + b"!"))
+    real_write_all = durable._write_all
+    monkeypatch.setattr(durable, "CHUNK_BYTES", 4)
+    monkeypatch.setattr(durable, "_write_all", lambda fd, data: real_write_all(fd, data + b"!"))
     with pytest.raises(DiskError):
         write_folder(tmp_path / "folder", {"a": b"four"})
 
 
 def test_a_link_planted_under_the_temporary_name_is_not_written_through(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic.secrets, "token_hex", lambda _length: "guessed")
+    monkeypatch.setattr(durable.secrets, "token_hex", lambda _length: "guessed")
     (tmp_path / "victim").write_bytes(b"precious")
     (tmp_path / ".HEAD.guessed").symlink_to("victim")
     with pytest.raises(FileExistsError):
@@ -239,7 +239,7 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(
     target = tmp_path / "thing"
     with pytest.raises(DiskError) as caught:
         write(target, {"a": b"1"} if write is write_folder else b"1")
-    assert str(caught.value) == f"cannot write {target}: " + line.format(atomic.UNTOUCHED)
+    assert str(caught.value) == f"cannot write {target}: " + line.format(durable.UNTOUCHED)
     assert [path for path in tmp_path.rglob("*") if path.name != ".tmp"] == []
 
 
@@ -260,7 +260,7 @@ def test_a_failure_leaves_the_replaced_file_as_it_was(tmp_path, monkeypatch):
 def test_a_flush_that_fails_after_the_rename_does_not_claim_that_nothing_changed(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(atomic, "sync_folder", fail_with(errno.EIO))
+    monkeypatch.setattr(durable, "sync_folder", fail_with(errno.EIO))
     with pytest.raises(DiskError, match="HEAD is new and whole, a power cut may undo it"):
         replace_file(tmp_path / "HEAD", b"new\n")
     assert (tmp_path / "HEAD").read_bytes() == b"new\n"
@@ -335,7 +335,7 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path):
 
 def test_a_discarded_folder_leaves_its_place_before_its_files_go(tmp_path, monkeypatch):
     write_folder(tmp_path / "folder", FILES)
-    monkeypatch.setattr(atomic.shutil, "rmtree", fail_with(errno.EIO))
+    monkeypatch.setattr(durable.shutil, "rmtree", fail_with(errno.EIO))
     with pytest.raises(DiskError, match="cannot delete"):
         discard_folder(tmp_path / "folder", scratch=tmp_path / ".tmp")
     assert not (tmp_path / "folder").exists()

@@ -1,8 +1,12 @@
-"""Durable writes: a folder or a file is wholly on the disk or not there at all."""
+"""Durable writes: a folder or a file is wholly on the disk or not there at all.
+
+Here alone is decided what flushing means on each system.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -12,7 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlx_tune.errors import DiskError, MlxTuneError, UsageError
-from mlx_tune.lineage.flush import flush, flush_folder, hand_over, sync_folder
 
 UNTOUCHED = "HEAD, sessions and the last checkpoint are as they were"
 SCRATCH = ".tmp"
@@ -32,6 +35,9 @@ _ADVICE = {
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+# What file systems say that cannot flush this way (network disks, FUSE), as against a failure.
+_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
 
 
 def write_folder(
@@ -144,11 +150,6 @@ def append_line(path: Path, line: str, *, durable: bool = True, safe: str = UNTO
             sync_folder(path.parent)
 
 
-def one_line(text: str) -> str:
-    """Return text on one line: white space and what a terminal would obey become one blank."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
 def discard_folder(path: Path, *, scratch: Path, safe: str = UNTOUCHED) -> None:
     """Delete a folder; interrupted, it leaves trash in ``scratch``, not half a folder in place.
 
@@ -184,6 +185,46 @@ def make_folder(path: Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{path} is not a folder; move it away or name another store") from error
     sync_folder(path.parent)
+
+
+def flush(descriptor: int) -> None:
+    """Wait until the disk holds an open file, and all files that were given to ``fsync`` before.
+
+    A failed flush is never tried again on the same descriptor: the kernel has dropped the pages by
+    then, and a second try would succeed without them.
+    """
+    # On macOS fsync only passes the bytes on to the drive, which may keep them in its cache and
+    # reorder them; F_FULLFSYNC makes the drive write them, those of earlier fsyncs too.
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        try:
+            fcntl.fcntl(descriptor, full)
+            return
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+    os.fsync(descriptor)
+
+
+def flush_folder(descriptor: int) -> None:
+    """Wait until the disk holds an open folder's list of names, where folders can be flushed."""
+    try:
+        flush(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk holds a folder's list of names."""
+    with _opened(path, _FOLDER) as descriptor:
+        flush_folder(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk holds a file's bytes."""
+    with _opened(path, _FILE) as descriptor:
+        flush(descriptor)
 
 
 def check_file_names(names: Iterable[str]) -> None:
@@ -243,6 +284,15 @@ def disk_errors(verb: str, path: Path, safe: str = UNTOUCHED) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _fill(draft: Path, files: Mapping[str, bytes]) -> None:
     draft.mkdir()
     # Through the folder's descriptor, nobody can swap the folder for a link in between.
@@ -291,11 +341,11 @@ def _sync_name(path: Path) -> None:
 
 
 def _write_file(path: Path, data: bytes, folder: int | None = None) -> None:
-    """Make a file; in a folder that is flushed as a whole, its bytes are only handed over."""
+    """Make a file; in a folder, whose flush covers all its files, fsync is enough."""
     descriptor = os.open(path, _NEW_FILE, 0o666, dir_fd=folder)
     try:
         _write_all(descriptor, data)
-        (flush if folder is None else hand_over)(descriptor)
+        (flush if folder is None else os.fsync)(descriptor)
     finally:
         os.close(descriptor)
 

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.stores import message, train
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage.records import from_json, to_json
+from mlx_tune.files.records import from_json, to_json
 from mlx_tune.store.runs import Run
 from mlx_tune.store.session import read_session
 from mlx_tune.store.store import SessionStore
@@ -18,13 +18,13 @@ UNKNOWN = {"by a newer version": {"deep": ["er", 1, None, 0.5, True]}}
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400"])
 def test_a_number_that_could_not_be_written_is_not_read(number):
     assert message(DamagedStoreError, lambda: from_json(b'{"a": [%s]}' % number.encode(), "f")) == (
-        f"f: not valid JSON ({number} is not a number of JSON); run `mlx-tune doctor`"
+        f"f: not valid JSON ({number} is not a finite number); run `mlx-tune doctor`"
     )
 
 
 def test_a_key_given_twice_is_not_read():
     assert message(DamagedStoreError, lambda: from_json(b'{"a": {"b": 1, "b": 2}}', "f")) == (
-        'f: not valid JSON (the key "b" stands twice); run `mlx-tune doctor`'
+        'f: not valid JSON (duplicate key "b"); run `mlx-tune doctor`'
     )
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from helpers.stores import fail_with
-from mlx_tune.lineage.flush import flush, sync_file, sync_folder
+from mlx_tune.files.durable import flush, sync_file, sync_folder
 
 CANNOT = [errno.EINVAL, errno.ENOTSUP, errno.ENOTTY]
 

@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError, LockedError
-from mlx_tune.lineage.atomic import disk_errors, one_line
-from mlx_tune.lineage.sealed import IRREGULAR, read_regular
+from mlx_tune.files.durable import disk_errors
+from mlx_tune.files.sealed import IRREGULAR, read_regular
+from mlx_tune.text import one_line
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # What file systems without locks say.

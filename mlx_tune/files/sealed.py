@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_tune.errors import DamagedStoreError
-from mlx_tune.lineage.atomic import FILE_PATTERN, check_file_names, disk_errors
+from mlx_tune.files.durable import FILE_PATTERN, check_file_names, disk_errors
 
 MANIFEST = "MANIFEST.sha256"
 _LINE = re.compile(f"([0-9a-f]{{64}})  ({FILE_PATTERN})")

@@ -17,15 +17,15 @@ import pytest
 
 from helpers.stores import commit, fail_with, message, names, train, unlock
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, LockedError
-from mlx_tune.lineage import lock
-from mlx_tune.lineage.lock import hold
+from mlx_tune.files import lock
+from mlx_tune.files.lock import hold
 from mlx_tune.store import store as store_module
 from mlx_tune.store.store import SessionStore
 
 HOLDER = """
 import sys
 from pathlib import Path
-from mlx_tune.lineage.lock import hold
+from mlx_tune.files.lock import hold
 with hold(Path(sys.argv[1]), what=sys.argv[2]):
     print("held", flush=True)
     sys.stdin.readline()
@@ -177,7 +177,7 @@ def test_a_holder_who_did_not_sign_is_another_process(tmp_path, left):
 def test_what_a_lock_is_held_for_cannot_break_the_line_or_steer_a_terminal(tmp_path):
     with other_process(tmp_path / "lock", "a\nb\x1b[2J"):
         line = attempt(tmp_path / "lock")
-    assert "held for a b [2J by process" in line
+    assert "held for a b·[2J by process" in line
     assert line.isprintable()
 
 

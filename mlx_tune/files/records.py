@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, UsageError
+from mlx_tune.files import strict_json
 
 
 def to_json(record: Mapping[str, Any], place: Path) -> bytes:
@@ -30,18 +31,14 @@ def to_line(record: Mapping[str, Any], place: Path) -> str:
 
 
 def from_json(data: bytes, place: Path | str) -> dict[str, Any]:
-    """Return the object that JSON bytes hold; keys given twice, NaN and infinity are refused.
+    """Return the object that JSON bytes hold, read strictly.
 
     Raises:
         DamagedStoreError: The bytes are no such JSON; the place says where.
     """
     try:
-        # Decoded here: json itself would take UTF-16 as well.
-        text = data.decode("utf-8")
-        record = json.loads(
-            text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse
-        )
-    except (ValueError, RecursionError) as error:
+        record = strict_json.loads(data)
+    except ValueError as error:
         raise DamagedStoreError(
             f"{place}: not valid JSON ({error}); run `mlx-tune doctor`"
         ) from None
@@ -66,7 +63,7 @@ def _dump(record: Mapping[str, Any], place: Path, **style: Any) -> str:
         text = json.dumps(
             dict(record), sort_keys=True, ensure_ascii=False, allow_nan=False, **style
         )
-        text.encode()  # a lone surrogate passes json.dumps and cannot be written
+        text.encode()  # an unpaired surrogate passes json.dumps and cannot be written
     except (TypeError, ValueError) as error:
         raise UsageError(f"{place}: {_complaint(record) or error}; leave it out") from error
     return text
@@ -89,23 +86,3 @@ def _floats(value: Any, where: str) -> Iterator[tuple[str, float]]:
     elif isinstance(value, list | tuple):
         for index, child in enumerate(value):
             yield from _floats(child, f"{where}[{index}]")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-        raise ValueError(f'the key "{twice}" stands twice')
-    return record
-
-
-def _finite(text: str) -> float:
-    """Return a number; one too large for a float would be an infinity that nothing can write."""
-    number = float(text)
-    if math.isinf(number):
-        _refuse(text)
-    return number
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number of JSON")
