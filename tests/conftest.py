@@ -2,7 +2,9 @@
 
 import gc
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,31 @@ mx.set_default_device(mx.cpu)
 # No test is timed, Hypothesis's examples neither.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 2 * 1024**3  # the whole suite leaves a few hundred megabytes there
+
+
+def pytest_configure(config):
+    """Put the folders of quick tests in memory where there is room: they write many small files.
+
+    Those of slow tests stay on a disk; some write whole models.
+    """
+    is_quick = config.option.markexpr == "not slow"
+    if is_quick and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES:
+        tempfile.tempdir = os.environ["TMPDIR"] = str(MEMORY)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def freed_memory(request, tmp_path_factory):
+    """Delete what lies in memory, unless a test failed and somebody may look at it.
+
+    pytest's own `tmp_path_retention_policy` deletes it test by test, under the test's patches.
+    """
+    yield
+    if tempfile.tempdir == str(MEMORY) and not request.session.testsfailed:
+        shutil.rmtree(tmp_path_factory.getbasetemp(), ignore_errors=True)
 
 
 def pytest_collection_finish():
