@@ -22,7 +22,7 @@ from mlx_tune.workflows.run import train
 from mlx_tune.workflows.store_commands import rollback
 
 ANY_NAME = {"sizing": "SETTING", "fidelity.layers": "LAYER", "gate.skipped": "SESSION"}
-LEARNS = {"learning_rate": 0.02, "epochs": 60, "rank": 16}
+LEARNS = {"learning_rate": 0.02, "epochs": 5, "rank": 16}
 PAGE = (Path(__file__).parents[1] / "docs" / "file-formats.md").read_text(encoding="utf-8")
 
 
