@@ -24,6 +24,16 @@ from mlx_tune.store.session import MANIFEST, folder_name, read_session
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 Q = "model.layers.0.mlp.down_proj"
+READERS = pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "two.json", "--epochs", 1),
+        ("chat", "-p", "Hi"),
+        ("eval",),
+        ("fuse", "--out", "fused"),
+    ],
+)
+"""The commands that read a session's weights, and those of the base."""
 
 
 @dataclass
@@ -152,15 +162,7 @@ def test_damaged_weights_of_a_session_are_refused_and_the_way_back_is_named(bad,
     assert error.endswith("doctor`; go back to base with `mlx-tune rollback --to base`")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("train", "two.json", "--epochs", 1),
-        ("chat", "-p", "Hi"),
-        ("eval",),
-        ("fuse", "--out", "fused"),
-    ],
-)
+@READERS
 def test_every_command_that_reads_a_sessions_weights_refuses_damaged_ones(bad, words):
     bad.reseal(WEIGHTS, DAMAGE["a hole"])
     code, error = bad(*words)
@@ -188,15 +190,7 @@ def test_damaged_weights_of_a_base_model_are_refused(bad, kind):
     assert error.endswith("; fetch the folder again")
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("train", "two.json", "--epochs", 1),
-        ("chat", "-p", "Hi"),
-        ("eval",),
-        ("fuse", "--out", "fused"),
-    ],
-)
+@READERS
 def test_damage_to_a_base_is_found_though_size_and_time_are_unchanged(bad, words):
     assert bad.command("base", "show", "base")[0] == 0  # its fingerprint is taken, and recorded
     path = bad.base / "model.safetensors"

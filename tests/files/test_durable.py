@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import contents, fail_with, names
 from mlx_tune.errors import DiskError, UsageError
 from mlx_tune.files import durable
 from mlx_tune.files.durable import (
@@ -19,21 +20,6 @@ from mlx_tune.files.durable import (
 )
 
 FILES = {"a.txt": b"first\n", "b.bin": bytes(range(256)) * 40, "empty": b""}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def fail_with(code: int):
-    def failing(*_args, **_kwargs):
-        raise OSError(code, os.strerror(code))
-
-    return failing
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:

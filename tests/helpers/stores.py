@@ -82,6 +82,20 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def make_huge(path: Path) -> None:
+    """Make a file eight terabytes long, which take no room: reading it would take all memory."""
+    with path.open("ab") as file:
+        try:
+            file.truncate(1 << 43)
+        except OSError:
+            pytest.skip("no sparse files here")
+
+
 def flip(path: Path, index: int = 0) -> None:
     """Change one byte of a file."""
     data = bytearray(path.read_bytes())

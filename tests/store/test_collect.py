@@ -11,6 +11,7 @@ import pytest
 from helpers.stores import (
     REFUSED,
     commit,
+    contents,
     fail_with,
     flip,
     message,
@@ -37,11 +38,6 @@ NOTHING = Collected(moved=(), deleted=(), freed_bytes=0)
 
 
 @pytest.fixture
-def store(tmp_path) -> SessionStore:
-    return SessionStore.open(tmp_path / "s")
-
-
-@pytest.fixture
 def branch(store) -> list[Session]:
     """A branch of three held-back sessions on the one in use."""
     made = [train(store, "cs")]
@@ -57,10 +53,6 @@ def remove_all(store: SessionStore, sessions: list[Session]) -> None:
 
 def trash(store: SessionStore) -> list[str]:
     return names(store.root / "trash")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 # What moves

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.stores import fail_with, message, names, needs_linux, recorded
+from helpers.stores import fail_with, make_huge, message, names, needs_linux, recorded
 from mlx_tune.errors import DiskError, UsageError
 from mlx_tune.store import labels
 
@@ -69,15 +69,6 @@ def link(path: Path) -> None:
     path.symlink_to("../elsewhere")
 
 
-def huge(path: Path) -> None:
-    """A file of eight terabytes, which takes no room on the disk: reading it would take all."""
-    with path.open("wb") as file:
-        try:
-            file.truncate(1 << 43)
-        except OSError:
-            pytest.skip("no sparse files here")
-
-
 @pytest.mark.parametrize(
     "put",
     [
@@ -90,7 +81,7 @@ def huge(path: Path) -> None:
         Path.mkdir,
         os.mkfifo,
         link,
-        huge,
+        make_huge,
     ],
 )
 def test_what_holds_no_id_is_passed_over_and_said_so_once(folder, put):

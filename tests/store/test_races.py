@@ -19,11 +19,6 @@ from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import verify
 
 
-@pytest.fixture
-def store(tmp_path) -> SessionStore:
-    return SessionStore.open(tmp_path / "s")
-
-
 def after_a_scan(monkeypatch: pytest.MonkeyPatch, act) -> None:
     """Let something happen once, right after the next look at the sessions."""
     real = shelf_module.scan_sessions

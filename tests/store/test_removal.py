@@ -5,8 +5,6 @@ import json
 import os
 from datetime import date
 
-import pytest
-
 from helpers.stores import REFUSED, commit, fail_with, flip, message, names, start_run, state, train
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.store.gc import collect_garbage
@@ -14,11 +12,6 @@ from mlx_tune.store.labels import mark_removed, marked_ids, tag, unmark_removed,
 from mlx_tune.store.store import SessionStore
 
 DAY = date(2026, 11, 23)
-
-
-@pytest.fixture
-def store(tmp_path) -> SessionStore:
-    return SessionStore.open(tmp_path / "s")
 
 
 def refusal(store: SessionStore, session) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import message
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, UsageError
 from mlx_tune.store import runs as runs_module
 from mlx_tune.store.runs import Run, list_runs
@@ -27,12 +28,6 @@ def checkpoint_files(step: int) -> dict[str, bytes]:
 
 def steps(run: Run) -> list[str]:
     return sorted(path.name for path in (run.path / "checkpoints").iterdir())
-
-
-def message(kind: type[Exception], call) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    return str(caught.value)
 
 
 @pytest.fixture

@@ -15,13 +15,7 @@ from mlx_tune.files.sealed import seal, sha256
 from mlx_tune.store import snapshot as shelf_module
 from mlx_tune.store.session import Session, folder_name, read_session
 from mlx_tune.store.snapshot import StoreSnapshot, scan_sessions
-from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import verify
-
-
-@pytest.fixture
-def store(tmp_path) -> SessionStore:
-    return SessionStore.open(tmp_path / "s")
 
 
 def deep(root: Path, count: int) -> list[Session]:

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers.stores import adapter_files
+from helpers.stores import (
+    BASE,
+    REFUSED,
+    commit,
+    make_huge,
+    message,
+    state,
+    train,
+)
 from mlx_tune.errors import (
     DamagedStoreError,
     DiskError,
@@ -22,12 +30,7 @@ from mlx_tune.errors import (
 )
 from mlx_tune.files.durable import UNTOUCHED
 from mlx_tune.store import snapshot
-from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
-
-BASE = {"name": "small", "fingerprint": "f" * 64}
-PROMOTED = {"verdict": "promote", "base": BASE}
-REFUSED = {"verdict": "refuse", "base": BASE}
 
 
 @pytest.fixture
@@ -40,40 +43,8 @@ def store(root: Path) -> SessionStore:
     return SessionStore.open(root)
 
 
-def commit(
-    store: SessionStore, name: str, parent: Session | None = None, **record: object
-) -> Session:
-    files = {**adapter_files(name), "data.jsonl": b"{}\n"}
-    return store.commit(name=name, parent=parent, record=record or PROMOTED, files=files)
-
-
-def train(store: SessionStore, name: str, **record: object) -> Session:
-    """Commit on HEAD and promote, as `mlx-tune train` does."""
-    parent = store.head()
-    session = commit(store, name, parent, **record)
-    store.move_head(session, expected=parent, why=f"train {name}")
-    return session
-
-
-def state(root: Path) -> dict[str, bytes | str]:
-    """Return everything in a store but its scratch: bytes of files, targets of links."""
-    return {
-        str(path.relative_to(root)): str(path.readlink())
-        if path.is_symlink()
-        else path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_symlink() or path.is_file()
-    }
-
-
 def moves(root: Path) -> list[tuple[str, str, str]]:
     return [(move.old, move.new, move.why) for move in snapshot.head_moves(root)]
-
-
-def message(kind: type[Exception], call) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    return str(caught.value)
 
 
 # A new store
@@ -387,12 +358,7 @@ def link_elsewhere(root: Path) -> None:
 
 
 def fill(root: Path) -> None:
-    """Make HEAD eight terabytes long, which take no room: reading them would take all memory."""
-    with (root / "HEAD").open("ab") as file:
-        try:
-            file.truncate(1 << 43)
-        except OSError:
-            pytest.skip("no sparse files here")
+    make_huge(root / "HEAD")
 
 
 @pytest.mark.parametrize(

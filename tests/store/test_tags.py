@@ -9,12 +9,6 @@ from helpers.stores import REFUSED, commit, fail_with, flip, message, names, sta
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, UsageError
 from mlx_tune.store.gc import collect_garbage
 from mlx_tune.store.labels import mark_removed, read_tags, tag, untag
-from mlx_tune.store.store import SessionStore
-
-
-@pytest.fixture
-def store(tmp_path) -> SessionStore:
-    return SessionStore.open(tmp_path / "s")
 
 
 def test_a_tag_means_its_session(store):

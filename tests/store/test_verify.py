@@ -18,11 +18,6 @@ DOCTOR = "run `mlx-tune doctor`"
 
 
 @pytest.fixture
-def store(tmp_path) -> SessionStore:
-    return SessionStore.open(tmp_path / "s")
-
-
-@pytest.fixture
 def three(store) -> list[Session]:
     """A chain of three sessions, HEAD on the last."""
     return [train(store, name) for name in ("cs", "dining", "tennis")]

@@ -36,9 +36,26 @@ class Visit:
 
     def ask(self, question: str, answers: int = 1) -> None:
         """Ask in the chat, and wait until there are so many whole answers."""
+        self.send(question)
+        self.settled(answers)
+
+    def send(self, question: str, *, until_writing: bool = False) -> None:
+        """Ask in the chat; wait, if told, until the answer has begun."""
         self.page.fill("#chat-question", question)
         self.page.press("#chat-question", "Enter")
-        self.settled(answers)
+        if until_writing:
+            self.page.wait_for_selector(".answer[data-state=writing] .prose p")
+
+    def roll_back(self) -> None:
+        """Roll back from the lineage view, and confirm it."""
+        self.page.click(".now button")
+        self.page.click("#confirm-action")
+
+    def enter_token(self, token: str) -> None:
+        """Wait until the token is asked for, and give it."""
+        self.page.wait_for_selector("#token[open]")
+        self.page.fill("#token-field", token)
+        self.page.press("#token-field", "Enter")
 
     def settled(self, answers: int) -> None:
         """Wait until so many answers are no longer on their way."""

@@ -12,9 +12,7 @@ LONG = "One sentence and then another. " * 200
 def test_an_answer_appears_while_it_is_written(open_page):
     visit = open_page(Reply(text=LONG, pause=0.01))
     visit.go()
-    visit.page.fill("#chat-question", "Go on")
-    visit.page.press("#chat-question", "Enter")
-    visit.page.wait_for_selector(".answer[data-state=writing] .prose p")
+    visit.send("Go on", until_writing=True)
     early = visit.page.inner_text(".prose")
     visit.page.wait_for_function(
         "n => document.querySelector('.prose').innerText.length > n", arg=len(early)
@@ -25,9 +23,7 @@ def test_an_answer_appears_while_it_is_written(open_page):
 def test_stop_ends_the_request_and_keeps_what_has_come(open_page):
     visit = open_page(Reply(text=LONG, pause=0.01))
     visit.go()
-    visit.page.fill("#chat-question", "Go on")
-    visit.page.press("#chat-question", "Enter")
-    visit.page.wait_for_selector(".answer[data-state=writing] .prose p")
+    visit.send("Go on", until_writing=True)
     visit.page.click("#chat-send")
     visit.settled(1)
     kept = visit.page.inner_text(".prose")
@@ -163,9 +159,7 @@ def test_conversations_are_kept_opened_and_deleted(open_page):
 def test_a_conversation_deleted_while_it_is_answered_does_not_come_back(open_page):
     visit = open_page(Reply(text=LONG, pause=0.01))
     visit.go()
-    visit.page.fill("#chat-question", "Go on")
-    visit.page.press("#chat-question", "Enter")
-    visit.page.wait_for_selector(".answer[data-state=writing] .prose p")
+    visit.send("Go on", until_writing=True)
     visit.page.click("#history-list .delete")
     visit.page.wait_for_timeout(300)
     assert visit.page.locator("#history-list li").count() == 0
@@ -175,9 +169,7 @@ def test_a_conversation_deleted_while_it_is_answered_does_not_come_back(open_pag
 def test_an_answer_goes_on_while_another_conversation_is_looked_at(open_page):
     visit = open_page(lambda _, m: Reply(text=f"{m[-1]['content']} " * 40, pause=0.01))
     visit.go()
-    visit.page.fill("#chat-question", "slow")
-    visit.page.press("#chat-question", "Enter")
-    visit.page.wait_for_selector(".answer[data-state=writing] .prose p")
+    visit.send("slow", until_writing=True)
     visit.page.click("#chat-new")
     assert visit.page.locator(".answer").count() == 0
     visit.page.click("#history-list .open")

@@ -23,8 +23,7 @@ def test_a_roll_back_asks_and_then_sends_the_token(open_page):
     visit.page.keyboard.press("Escape")
     assert not dialog.is_visible()
     assert moves(visit) == []
-    visit.page.click(".now button")
-    visit.page.click("#confirm-action")
+    visit.roll_back()
     visit.until("document.querySelector('.now').innerText.includes('In use: 2 housing')")
     (call,) = moves(visit)
     assert (call.path, call.token, call.body) == ("/api/rollback", TOKEN, {"to": HOUSING})
@@ -58,8 +57,7 @@ def test_promoting_what_the_gate_refused_says_why_it_did(open_page):
 def test_without_a_token_it_is_asked_for_and_a_wrong_one_is_told(open_page):
     visit = open_page()
     visit.go("lineage")
-    visit.page.click(".now button")
-    visit.page.click("#confirm-action")
+    visit.roll_back()
     visit.page.wait_for_selector("#token[open]")
     assert visit.focused() == "token-field"
     assert not visit.page.is_visible("#token-refused")
@@ -76,8 +74,7 @@ def test_without_a_token_it_is_asked_for_and_a_wrong_one_is_told(open_page):
 def test_giving_no_token_changes_nothing_and_says_so(open_page):
     visit = open_page()
     visit.go("lineage")
-    visit.page.click(".now button")
-    visit.page.click("#confirm-action")
+    visit.roll_back()
     visit.page.wait_for_selector("#token[open]")
     visit.page.click("#token-cancel")
     visit.page.wait_for_selector("#notice", state="visible")
@@ -88,9 +85,7 @@ def test_giving_no_token_changes_nothing_and_says_so(open_page):
 def test_a_server_that_guards_everything_asks_once_for_all_calls(open_page):
     visit = open_page(guarded=True)
     visit.go("lineage")
-    visit.page.wait_for_selector("#token[open]")
-    visit.page.fill("#token-field", TOKEN)
-    visit.page.press("#token-field", "Enter")
+    visit.enter_token(TOKEN)
     visit.page.wait_for_selector(".card")
     visit.until("document.querySelector('#chat-model').options.length > 0")
     assert not visit.page.is_visible("#token")
@@ -106,9 +101,7 @@ def test_a_call_refused_after_the_token_was_given_does_not_ask_again(open_page):
         "**/v1/models", lambda route: route.continue_() if held else held.append(route)
     )
     visit.go("lineage")
-    visit.page.wait_for_selector("#token[open]")
-    visit.page.fill("#token-field", TOKEN)
-    visit.page.press("#token-field", "Enter")
+    visit.enter_token(TOKEN)
     visit.page.wait_for_selector(".card")
     held[0].continue_()
     visit.until("document.querySelector('#chat-model').options.length > 0")
