@@ -30,7 +30,7 @@ def consolidate(
     from mlx_tune.workflows.run import train
 
     request = TrainingRequest(
-        data=(), store=store, flags=flags, config=config, without=without or ()
+        data=(), consolidates=True, store=store, flags=flags, config=config, without=without or ()
     )
     view = TrainingView(as_json=json)
     with view:

@@ -2,8 +2,10 @@
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlx_tune.data.rows import ROLES, Message, Row, canonical_json
 from mlx_tune.errors import InputError
@@ -331,6 +333,25 @@ def load(data: bytes, place: str) -> list[Row]:
         return check(strict_json.parse_jsonl(data, place), place)
     except InputError as error:
         raise _in_short(error) from error
+
+
+def from_values(values: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Return the rows that a program holds, checked as a data file's are.
+
+    Args:
+        values: What a line of a data file would hold, such as
+            ``{"instruction": "…", "response": "…"}``; a row's place is ``rows:N``, N from 1.
+
+    Raises:
+        InputError: Something is no row: at most 20 problems, one a line.
+    """
+    try:
+        lines = [json.dumps(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"rows: {error}; a row holds what JSON can") from error
+    if not lines:
+        raise InputError(f"rows: none were given; a row is {_EXAMPLE}")
+    return load("\n".join(lines).encode(), "rows")
 
 
 def fingerprint(rows: Iterable[Row]) -> str:

@@ -57,7 +57,9 @@ class TrainingRequest:
     """What a person asked for.
 
     Attributes:
-        data: Files or folders; none to teach the base anew what the chain was taught.
+        data: Files or folders.
+        rows: Rows of a program, instead of data.
+        consolidates: Teach the base anew what the chain was taught; there is no data then.
         store: The store's folder.
         flags: By setting's name; None where not given.
         config: A YAML file, or None.
@@ -71,6 +73,8 @@ class TrainingRequest:
     config: Path | None = None
     without: Sequence[str] = ()
     asks_model: bool = True
+    rows: Sequence[Row] = ()
+    consolidates: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +211,9 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         UsageError: A flag cannot.
         IncompatibleError: The base is not the one the store's sessions stand on.
     """
-    read_rows = read.read(request.data) if request.data else []
+    given = request.rows or ([] if request.consolidates else read.read(request.data))
     context = _resolve_inputs(request, say)
-    rows = read_rows or context.rows_to_teach_anew()
+    rows = given or context.rows_to_teach_anew()
     share, seed = context.value("validation"), context.value("seed")
     new, held_out = split(rows, share, seed=seed)
     rehearsal = _rehearsal(context, rehearse(new, read_history(context.chain)))
@@ -323,7 +327,7 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> _TrainingContext:
     # Before anything is fetched: a slip must not cost a download.
     config = (str(request.config), read_config(request.config)) if request.config else None
     explicit = merge_settings(request.flags, config)
-    name = explicit["name"].value if "name" in explicit else _name(request.data)
+    name = explicit["name"].value if "name" in explicit else _name(request)
     check_name(name)
     wanted = explicit["base"].value if "base" in explicit else None
     info = locate_base(store, choose_base(store, request.flags.get("base"), wanted), say)
@@ -337,20 +341,22 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> _TrainingContext:
         name=name,
         store=store,
         info=info,
-        chain=before if request.data else (),
-        replaced=() if request.data else before,
+        chain=() if request.consolidates else before,
+        replaced=before if request.consolidates else (),
         without=_left_out(store, before, request.without),
         method=method(explicit["method"].value if "method" in explicit else default("method")),
         explicit=explicit,
         asked=asked,
     )
-    if not request.data:
+    if request.consolidates:
         _check_replaceable(context)
     return context
 
 
-def _name(paths: Sequence[Path]) -> str:
-    return slug("-".join(path.stem for path in paths)) if paths else CONSOLIDATED
+def _name(request: TrainingRequest) -> str:
+    if request.consolidates:
+        return CONSOLIDATED
+    return slug("-".join(path.stem for path in request.data) or "rows")
 
 
 def _left_out(

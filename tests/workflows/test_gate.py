@@ -198,7 +198,9 @@ def test_a_correction_that_was_not_kept_is_not_undone_by_rehearsal(learned):
 
 def consolidating(lab, *, without=(), **settings) -> TrainingRequest:
     flags = {"base": str(lab.base), "grad_accumulation": 1, "general_replay": 0.0, **settings}
-    return TrainingRequest(data=(), store=lab.store, flags=flags, without=without)
+    return TrainingRequest(
+        data=(), consolidates=True, store=lab.store, flags=flags, without=without
+    )
 
 
 def test_consolidating_teaches_the_base_everything_anew(chained):
