@@ -43,7 +43,7 @@ def _commands(command: Any, path: list[str]) -> list[tuple[list[str], Any]]:
 
 
 def _row(parameter: Any) -> str | None:
-    if parameter.name == "help":
+    if parameter.name == "help" or getattr(parameter, "hidden", False):
         return None
     names = ", ".join([*parameter.opts, *parameter.secondary_opts])
     if parameter.param_type_name == "argument":

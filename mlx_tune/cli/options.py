@@ -1,5 +1,6 @@
 """Options that several commands share, and one flag a setting for those that train."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -8,7 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from mlx_tune.settings import FIELDS, kind
+from mlx_tune.errors import MlxTuneError, UsageError
+from mlx_tune.settings import FIELDS, REMOVED, RENAMED, kind
+
+STORE = Path("adapters")
 
 
 def _home(path: Path | None) -> Path | None:
@@ -20,6 +24,23 @@ def _homes(paths: list[Path]) -> list[Path]:
     return [path.expanduser() for path in paths]
 
 
+def complete_session(ctx: typer.Context) -> list[str]:
+    """Return what a shell may complete a session to: tags, names, ``HEAD`` and ``base``.
+
+    A store that cannot be read has nothing to offer: an error would be printed over the line that
+    a person is typing.
+    """
+    from mlx_tune.store.labels import read_tags
+    from mlx_tune.store.store import SessionStore
+
+    try:
+        store = SessionStore.open(ctx.params.get("store") or STORE)
+        names = [session.name for session in store.sessions()]
+        return [*dict.fromkeys([*read_tags(store), *names, "HEAD", "base"])]
+    except (MlxTuneError, OSError):
+        return []
+
+
 StoreOption = Annotated[
     Path, typer.Option("--store", help="Folder of sessions.", show_default=True, callback=_home)
 ]
@@ -29,7 +50,17 @@ BaseOption = Annotated[
 SessionOption = Annotated[
     str | None,
     typer.Option(
-        "--session", help="A session by tag, number, name or id, or `base`; default: HEAD."
+        "--session",
+        help="A session by tag, number, name or id, or `base`; default: HEAD.",
+        autocompletion=complete_session,
+    ),
+]
+SessionArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A session by tag, number, name or id.",
+        show_default=False,
+        autocompletion=complete_session,
     ),
 ]
 ConfigOption = Annotated[
@@ -46,31 +77,67 @@ DataArgument = Annotated[
     ),
 ]
 
-STORE = Path("adapters")
 
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one flag a setting; it gets them as one mapping called ``flags``.
 
-def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command one flag a setting; they reach it as one mapping called ``flags``."""
-    own = inspect.signature(command, eval_str=True)
-    parameters = [p for p in own.parameters.values() if p.name != "flags"]
-    parameters += [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                kind(name) | None,
-                typer.Option(help=field.metadata["help"], show_default=False),
-            ],
-        )
-        for name, field in FIELDS.items()
+    typer reads a command's signature, and Python gives that of a wrapper as the signature of what
+    it wraps. Here that is a dataclass: its fields are the command's own parameters and then the
+    settings. (``__signature__`` would do the same, but what reads it is left to each Python.)
+    """
+    parameters = inspect.signature(command, eval_str=True).parameters
+    own = [parameter for name, parameter in parameters.items() if name != "flags"]
+    fields: list[Any] = [
+        (p.name, p.annotation) if p.default is p.empty else (p.name, p.annotation, p.default)
+        for p in own
     ]
+    fields += [(name, option, None) for name, option in _flags().items()]
+    signature = dataclasses.make_dataclass(command.__name__, fields, kw_only=True)
 
-    @functools.wraps(command)
-    def wrapper(*args: Any, **values: Any) -> Any:
-        flags = {name: values.pop(name) for name in FIELDS}
-        return command(*args, flags=flags, **values)
+    @functools.wraps(signature, updated=())
+    def wrapper(**values: Any) -> None:
+        command(
+            flags={name: values[name] for name in FIELDS},
+            **{parameter.name: values[parameter.name] for parameter in own},
+        )
 
-    wrapper.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    wrapper.__doc__ = command.__doc__
     return wrapper
+
+
+def _flags() -> dict[str, Any]:
+    """Return the type and option of each setting, and hidden ones for names of earlier versions."""
+    options: dict[str, Any] = {}
+    for name, field in FIELDS.items():
+        option = typer.Option(
+            help=field.metadata["help"],
+            show_default=False,
+            autocompletion=_complete_choice(field.metadata["choices"]),
+        )
+        options[name] = Annotated[kind(name) | None, option]
+    for name, new in RENAMED.items():
+        message = f"{_flag(name)} is now {_flag(new)}"
+        options[name] = _refused(message, takes_value=kind(new) is not bool)
+    for name, reason in REMOVED.items():
+        options[name] = _refused(f"{_flag(name)}: {reason}", takes_value=False)
+    return options
+
+
+def _complete_choice(choices: tuple[str, ...]) -> Callable[[], list[str]] | None:
+    """Return what completes a setting's choices in a shell; None for a setting without any."""
+    return (lambda: [word.replace("_", "-") for word in choices]) if choices else None
+
+
+def _refused(message: str, *, takes_value: bool) -> Any:
+    """Return an option that no help lists and that ends the command with a message."""
+
+    def refuse(ctx: typer.Context, value: str | None) -> None:
+        if value is not None and not ctx.resilient_parsing:  # as in completion
+            raise UsageError(message)
+
+    form = str if takes_value else bool
+    return Annotated[form | None, typer.Option(hidden=True, is_eager=True, callback=refuse)]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
