@@ -1,1 +1,1 @@
-"""The command line: one command a file; each parses, calls one workflow and prints."""
+"""The command line: one file a group of commands, which parse, call a workflow and print."""

@@ -1,9 +1,18 @@
-"""How the command line prints: rich on a terminal, plain lines elsewhere."""
+"""What every command prints with, and how a training waits for Ctrl-C and SIGTERM.
+
+A terminal gets rich's colours and wrapping, a file or a pipe plain lines.
+"""
+
+from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +20,7 @@ from rich.console import Console
 from mlx_tune import blas
 from mlx_tune.cli.options import STORE
 
-_UNWRAPPED = 500  # columns; what a file or a pipe gets is cut by nobody
+_UNWRAPPED = 500  # columns: lines in a file or a pipe are not wrapped
 
 
 def console() -> Console:
@@ -20,7 +29,7 @@ def console() -> Console:
 
 
 def say(line: str) -> None:
-    """Print one line of what is going on; on stderr, so that stdout stays the answer."""
+    """Print one line of progress on stderr, so that stdout holds the answer alone."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -30,18 +39,18 @@ def print_json(value: Any) -> None:
 
 
 def warn_of_slow_blas() -> None:
-    """Say once a command that MLX would run on its reference BLAS, with the fix."""
+    """Print a note where MLX would run on its reference BLAS, with the fix."""
     if advice := blas.advice():
         say(f"note: {advice}")
 
 
 def store_flag(store: Path) -> str:
-    """Return what a command to type must say of the store: nothing for the usual one."""
+    """Return the --store option that a printed command needs: nothing for the default store."""
     return "" if store == STORE else f"--store {shlex.quote(str(store))}"
 
 
 def size(count: float) -> str:
-    """Return bytes for a person: 1.4 GB."""
+    """Return a number of bytes for a person: 1.4 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             break
@@ -50,7 +59,7 @@ def size(count: float) -> str:
 
 
 def counted(count: int, thing: str) -> str:
-    """Return how many of something there are: 1 file, 2 files."""
+    """Return a count with its noun: 1 file, 2 files."""
     return f"{count:,} {thing}{'s' * (count != 1)}"
 
 
@@ -65,5 +74,51 @@ def duration(seconds: float) -> str:
 
 
 def percent(right: int, asked: int) -> str:
-    """Return a score with what it was counted over: 98 % (104 of 106)."""
+    """Return a score with its counts: 98 % (104 of 106)."""
     return f"{round(100 * right / asked)} % ({right} of {asked})"
+
+
+def setting_value(value: Any) -> str:
+    """Return a setting's value for a person."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class Signals:
+    """Notes the first signal where the training can wait for it; a second one ends it at once.
+
+    Attributes:
+        received: The signal's number, 0 for none.
+        wait: Whether the training reads ``received`` soon, as between steps; otherwise a signal
+            ends the process as always.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.wait = False
+        self._before: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        """Replace the handlers of the two signals.
+
+        A signal that is ignored stays so: under nohup, or in the background of a script.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(signal.getsignal(number)):
+                self._before[number] = signal.signal(number, self._note)
+
+    def restore(self) -> None:
+        """Put back the handlers of before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.wait or self.received:
+            self._before[number](number, frame)  # raises
+            return
+        self.received = number
+        # Not through a stream: the signal may have come while one was being written to.
+        with suppress(OSError):
+            os.write(2, b"stopping as soon as it is saved; once more stops at once\n")

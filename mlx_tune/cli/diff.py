@@ -1,17 +1,62 @@
-"""`mlx-tune diff`: two sessions side by side."""
+"""The command diff: two sessions side by side, on a terminal and as JSON."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
-from mlx_tune.cli.options import STORE, BaseOption, JsonOption, StoreOption
+from mlx_tune.cli.console import (
+    console,
+    duration,
+    print_json,
+    say,
+    setting_value,
+    size,
+    warn_of_slow_blas,
+)
+from mlx_tune.cli.options import STORE, BaseOption, JsonOption, StoreOption, complete_session
+from mlx_tune.text import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mlx_tune.continual.change import Change
+    from mlx_tune.data.rows import Row
+    from mlx_tune.store.session import Session
+    from mlx_tune.workflows.diff import (
+        Answer,
+        AnsweredProbe,
+        ComparedAnswers,
+        Difference,
+        Side,
+        TaughtRow,
+    )
 
 _REFERENCE = "A session by number, name or id, or `HEAD`, or `base`."
 
+ANSWERS = 10
+"""How many answers that differ are shown."""
+
+_SESSIONS, _ROWS, _LAYERS = 6, 5, 5
+_BAR = 24
+_NOTHING = "–"
+_METRICS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "steps": ("steps", str),
+    "tokens": ("tokens", "{:,}".format),
+    "last_loss": ("last loss", "{:.4f}".format),
+    "seconds": ("trained for", duration),
+    "peak_memory_bytes": ("peak memory", size),
+}
+
 
 def diff(
-    a: Annotated[str, typer.Argument(help=_REFERENCE)],
-    b: Annotated[str, typer.Argument(help="Another.")],
+    a: Annotated[str, typer.Argument(help=_REFERENCE, autocompletion=complete_session)],
+    b: Annotated[str, typer.Argument(help="Another.", autocompletion=complete_session)],
     *,
     answers: Annotated[
         bool,
@@ -28,16 +73,314 @@ def diff(
     json: JsonOption = False,
 ) -> None:
     """Compare two sessions: settings, data, metrics, weights and answers."""
-    from mlx_tune.cli.console import console, print_json, say, warn_of_slow_blas
-    from mlx_tune.cli.diff_json import diff_json
-    from mlx_tune.cli.diff_view import ANSWERS, show_diff
-    from mlx_tune.workflows.diff import diff as compare
+    from mlx_tune.workflows import diff as workflow
 
     if answers:
         warn_of_slow_blas()
     shown = None if json else ANSWERS
-    found = compare(store, a, b, base=base, ask=answers, shown=shown, say=say)
+    found = workflow.diff(store, a, b, base=base, ask=answers, shown=shown, say=say)
     if json:
         print_json(diff_json(found))
     else:
         show_diff(found, console(), every_layer=layers)
+
+
+def show_diff(found: Difference, printer: Console, *, every_layer: bool) -> None:
+    """Print what differs, part by part."""
+    if found.is_none:
+        printer.print(f"A and B are both {_name(found.a)}; nothing differs", markup=False)
+        return
+    _show_places(found, printer)
+    printer.print()
+    _show_settings(found, printer)
+    printer.print()
+    _show_rows(found, printer)
+    printer.print()
+    _show_metrics(found, printer)
+    printer.print()
+    _show_change(found.change, printer, every_layer=every_layer)
+    if found.answers is not None:
+        printer.print()
+        _show_answers(found.answers, printer)
+
+
+def _show_places(found: Difference, printer: Console) -> None:
+    alike = len(found.shared)
+    common = _numbered(found.shared[-1]) if alike else "the base"
+    itself = [n for n, side in (("A", found.a), ("B", found.b)) if len(side.chain) == alike]
+    lines = {
+        "A": _name(found.a),
+        "B": _name(found.b),
+        "common": common + "".join(f", {name} itself" for name in itself),
+        "only in A": _sessions(found.a.chain[alike:]),
+        "only in B": _sessions(found.b.chain[alike:]),
+    }
+    table = _columns()
+    for label, text in lines.items():
+        table.add_row(label, Text(text))
+    printer.print(table)
+
+
+def _show_settings(found: Difference, printer: Console) -> None:
+    if found.a.session is None or found.b.session is None:
+        printer.print("settings   the base has none")
+    elif not found.settings:
+        printer.print("settings   the same")
+    else:
+        table = _columns("settings", "A", "B")
+        for name, values in found.settings.items():
+            table.add_row(name.replace("_", " "), *(_shown(v, setting_value) for v in values))
+        printer.print(table)
+
+
+def _show_rows(found: Difference, printer: Console) -> None:
+    alike = len(found.a.taught) - len(found.only_a) - len(found.changed)
+    printer.print(
+        f"rows       {alike} alike, {len(found.changed)} with another answer, "
+        f"{len(found.only_a)} only in A, {len(found.only_b)} only in B",
+        soft_wrap=True,
+    )
+    if found.changed:
+        printer.print("  with another answer:")
+    for had, has in found.changed[:_ROWS]:
+        printer.print(Text(f"    {_asked(has.row)}"), soft_wrap=True)
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for name, one in (("A", had), ("B", has)):
+            table.add_row(name, Text(one_line(one.says), overflow="fold"), Text(one.place, "dim"))
+        printer.print(Padding(table, (0, 0, 0, 6), expand=False))
+    _more(printer, found.changed)
+    _show_alone("A", found.only_a, printer)
+    _show_alone("B", found.only_b, printer)
+
+
+def _show_alone(name: str, rows: Sequence[TaughtRow], printer: Console) -> None:
+    """Print the first rows that one side teaches alone; a terminal cuts each to one line."""
+    if not rows:
+        return
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column()  # rich narrows a column that may wrap before one that may not
+    table.add_column(no_wrap=True, style="dim")
+    for one in rows[:_ROWS]:
+        asked = Text(_asked(one.row), no_wrap=True, overflow="ellipsis")
+        table.add_row(asked, Text(one.place))
+    printer.print(f"  only in {name}:")
+    printer.print(Padding(table, (0, 0, 0, 4), expand=False))
+    _more(printer, rows)
+
+
+def _more(printer: Console, rows: Sequence[object]) -> None:
+    if len(rows) > _ROWS:
+        _note(printer, f"    … and {len(rows) - _ROWS} more; --json has all")
+
+
+def _show_metrics(found: Difference, printer: Console) -> None:
+    table = _columns("metrics", "A", "B")
+    for name, (label, form) in _METRICS.items():
+        table.add_row(label, *(_shown(s.training.get(name), form) for s in (found.a, found.b)))
+    same = 0
+    for session in {s.id: s for side in (found.a, found.b) for s in side.chain}.values():
+        for kind, label in (("verbatim", "word for word"), ("paraphrases", "reworded")):
+            scores = [_score(side, session, kind) for side in (found.a, found.b)]
+            if scores[0] != scores[1]:
+                table.add_row(f"{_numbered(session)}, {label}", *scores)
+            elif scores[0] != _NOTHING:
+                same += 1
+    printer.print(table)
+    if same:
+        _note(printer, f"    … and {same} alike")
+
+
+def _score(side: Side, session: Session, kind: str) -> str:
+    """Return what a side's record says of a session's questions."""
+    score = side.recall.get(session.id, {}).get(kind)
+    return _shown(score, lambda known: f"{known['right']} of {known['asked']}")
+
+
+def _show_change(change: Change, printer: Console, *, every_layer: bool) -> None:
+    layers = change.layers()
+    share = "" if change.of_base is None else f", {_percent(change.of_base)} of the base's own"
+    printer.print(f"weights    differ by a norm of {_norm(change.norm)}{share}")
+    largest = sorted(layers, key=lambda layer: -layer.norm)
+    shown = layers if every_layer else largest[:_LAYERS]
+    known = ["of the base's"] if change.of_base is not None else []
+    table = _columns("layer", "norm", *known, "")
+    for layer in shown:
+        length = round(_BAR * layer.norm / largest[0].norm) if layer.norm else 0
+        of_base = [_shown(layer.of_base, _percent)] if known else []
+        table.add_row(layer.number, _norm(layer.norm), *of_base, "█" * length)
+    printer.print(Padding(table, (0, 0, 0, 2), expand=False))
+    if rest := largest[len(shown) :]:
+        between = f"{_norm(rest[-1].norm)} to {_norm(rest[0].norm)}"
+        _note(printer, f"    … and {len(rest)} more, {between}; --layers lists them")
+
+
+def _show_answers(answers: ComparedAnswers, printer: Console) -> None:
+    if not answers.probes:
+        printer.print("answers    neither was taught a question")
+        return
+    printer.print(f"answers    {_counted(answers.probes)} differ")
+    for name, asked in (
+        ("taught by both", [x for x in answers.probes if x.probe.a and x.probe.b]),
+        ("only by A", [x for x in answers.probes if not x.probe.b]),
+        ("only by B", [x for x in answers.probes if not x.probe.a]),
+    ):
+        if asked and len(asked) < len(answers.probes):
+            printer.print(f"  {name:<16}{_counted(asked)}")
+    shown = [answered for answered in answers.differing if answered.is_whole][:ANSWERS]
+    for answered in shown:
+        _show_answered(answered, printer)
+    _explain(answers, shown, printer)
+
+
+def _show_answered(answered: AnsweredProbe, printer: Console) -> None:
+    printer.print()
+    printer.print(Text(f"› {one_line(answered.probe.question)}"), soft_wrap=True)
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for name, answer, row in _both_sides(answered):
+        text = one_line(answer.text) or "(nothing)"
+        mark = "✓" if answer.says(row) else ""
+        table.add_row(name, mark, Text(text + " …" * answer.is_cut, overflow="fold"))
+    printer.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+
+def _explain(answers: ComparedAnswers, shown: Sequence[AnsweredProbe], printer: Console) -> None:
+    """Print what the marks mean, where there are any, and what was left out."""
+    said = [side for answered in shown for side in _both_sides(answered)]
+    printer.print()
+    if left := len(answers.differing) - len(shown):
+        _note(printer, f"{left} more answers differ; --json has all")
+    if any(answer.says(row) for _, answer, row in said):
+        _note(printer, "✓ as its chain teaches it, word for word")
+    if any(answer.is_cut for _, answer, _ in said):
+        _note(printer, f"… goes on: cut, and compared, after {answers.max_tokens} tokens")
+
+
+def _both_sides(answered: AnsweredProbe) -> Iterable[tuple[str, Answer, Row | None]]:
+    if answered.a is not None:
+        yield "A", answered.a, answered.probe.a
+    if answered.b is not None:
+        yield "B", answered.b, answered.probe.b
+
+
+def _asked(row: Row) -> str:
+    return f"“{one_line(row.question or row.text or row.messages[-1].content)}”"
+
+
+def _name(side: Side) -> str:
+    return side.session.folder_name if side.session else "base"
+
+
+def _numbered(session: Session) -> str:
+    return f"{session.number} {session.name}"
+
+
+def _sessions(sessions: Sequence[Session]) -> str:
+    if not sessions:
+        return "no session"
+    names = [_numbered(session) for session in sessions[:_SESSIONS]]
+    more = [f"… and {len(sessions) - len(names)} more"] if len(sessions) > len(names) else []
+    return ", ".join(names + more)
+
+
+def _counted(asked: Sequence[AnsweredProbe]) -> str:
+    return f"{sum(answered.differs for answered in asked)} of {len(asked)}"
+
+
+def _norm(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:#.3g}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _shown(number: Any, form: Callable[[Any], str]) -> str:
+    return _NOTHING if number is None else form(number)
+
+
+def _columns(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headings))
+    for heading in headings:
+        table.add_column(heading, header_style="dim")
+    return table
+
+
+def _note(printer: Console, line: str) -> None:
+    printer.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def diff_json(found: Difference) -> dict[str, Any]:
+    """Return a difference for ``--json``."""
+    alike = len(found.shared)
+    return {
+        "a": _side_json(found.a),
+        "b": _side_json(found.b),
+        "common": found.shared[-1].folder_name if alike else "base",
+        "only_a": [session.folder_name for session in found.a.chain[alike:]],
+        "only_b": [session.folder_name for session in found.b.chain[alike:]],
+        "settings": {n: {"a": a, "b": b} for n, (a, b) in found.settings.items()},
+        "rows": {
+            "a": len(found.a.taught),
+            "b": len(found.b.taught),
+            "only_a": list(map(_row_json, found.only_a)),
+            "only_b": list(map(_row_json, found.only_b)),
+            "changed": [{"a": _row_json(had), "b": _row_json(has)} for had, has in found.changed],
+        },
+        "metrics": {"a": _metrics_json(found.a), "b": _metrics_json(found.b)},
+        "weights": _change_json(found.change),
+        "answers": None if found.answers is None else _answers_json(found.answers),
+    }
+
+
+def _side_json(side: Side) -> dict[str, Any]:
+    session = side.session
+    return {
+        "session": session.folder_name if session else "base",
+        "id": session.id if session else None,
+        "chain": [s.folder_name for s in side.chain],
+    }
+
+
+def _row_json(one: TaughtRow) -> dict[str, Any]:
+    return {"session": one.session.folder_name, "place": one.row.place, **one.row.to_json()}
+
+
+def _metrics_json(side: Side) -> dict[str, Any] | None:
+    if side.session is None:
+        return None
+    return {**side.training, "recall": list(side.recall.values())}
+
+
+def _change_json(change: Change) -> dict[str, Any]:
+    return {
+        "norm": change.norm,
+        "of_base": change.of_base,
+        "layers": [dict(vars(layer)) for layer in change.layers()],
+    }
+
+
+def _answers_json(answers: ComparedAnswers) -> dict[str, Any]:
+    return {
+        "asked": len(answers.probes),
+        "differ": len(answers.differing),
+        "max_tokens": answers.max_tokens,
+        "differing": [
+            {
+                "question": answered.probe.question,
+                "a": _answer_json(answered.a, answered.probe.a),
+                "b": _answer_json(answered.b, answered.probe.b),
+            }
+            for answered in answers.differing
+        ],
+    }
+
+
+def _answer_json(answer: Answer | None, row: Row | None) -> dict[str, Any] | None:
+    if answer is None:
+        return None
+    return {
+        "text": answer.text,
+        "is_cut": answer.is_cut,
+        "taught": row.answer if row else None,
+        "as_taught": answer.says(row),
+    }

@@ -1,10 +1,54 @@
-"""`mlx-tune eval`: what does it still know?"""
+"""The command eval and what it prints: the retention matrix as a heat map, and its measures.
 
-from typing import Annotated
+The more is known, the brighter the background of a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
 
-from mlx_tune.cli.options import STORE, BaseOption, JsonOption, SessionOption, StoreOption
+from mlx_tune.cli.console import console, counted, percent, print_json, say, warn_of_slow_blas
+from mlx_tune.cli.options import (
+    STORE,
+    BaseOption,
+    JsonOption,
+    SessionOption,
+    StoreOption,
+    complete_session,
+)
+from mlx_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mlx_tune.continual.retention import Cell, Kind, Measure, Retention
+    from mlx_tune.workflows.matrix import Evaluation, MatrixColumn, MatrixRow
+    from mlx_tune.workflows.scoring import FactScore
+
+_TITLES: dict[Kind, str] = {"verbatim": "word for word", "paraphrases": "reworded"}
+_NOTHING = "–"
+_MEANING = (
+    "word for word: as taught, exactly · reworded: in words never trained on",
+    "ACC: mean over sessions · BWT: backward transfer, below 0 means forgetting",
+    "F: forgetting, from the best it ever was to now · FWT: forward transfer",
+    "ΔG: rise of the loss on the base's own answers to general questions",
+    "of n: questions asked · (a–b %): 95 % interval (Wilson) · loss in nats",
+)
+# Ten steps of cividis, dark to bright, which people with and without colour-blindness see alike.
+# Source: Nuñez, Anderton and Renslow 2018, doi:10.1371/journal.pone.0199239.
+_STEPS = (
+    "#00204d", "#00336f", "#39486b", "#575c6d", "#6b6c71",
+    "#8a8779", "#a69d75", "#c4b56c", "#e4cf5b", "#ffea46",
+)  # fmt: skip
+_FIRST_BRIGHT = 5  # from here on black letters stand out more than white ones
+_LEAST_LABEL, _MOST_LABEL = 10, 24  # columns
 
 
 def eval_(
@@ -12,13 +56,17 @@ def eval_(
     session: SessionOption = None,
     on: Annotated[
         str | None,
-        typer.Option("--on", help="Ask about this session's chain; default: the answering one's."),
+        typer.Option(
+            "--on",
+            help="Measure this session's chain; default: the answering one's.",
+            autocompletion=complete_session,
+        ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Ask the answering session alone, none before it.")
+        bool, typer.Option("--quick", help="Measure the answering session alone, none before it.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Ask all of them anew, whatever is known already.")
+        bool, typer.Option("--fresh", help="Measure everything again, even where a result is kept.")
     ] = False,
     facts: Annotated[
         bool,
@@ -28,13 +76,11 @@ def eval_(
     base: BaseOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what every session is known by, as taught and reworded, after each of them.
+    """Score every session's questions, word for word and reworded.
 
-    The table is the retention matrix: down, the model after each session; across, whose questions.
+    The table is the retention matrix: a row for the model after each session, a column for the
+    questions of each.
     """
-    from mlx_tune.cli.console import console, print_json, say, warn_of_slow_blas
-    from mlx_tune.cli.eval_view import show_evaluation
-    from mlx_tune.errors import UsageError
     from mlx_tune.workflows.evaluate import evaluate
 
     if quick and fresh:
@@ -52,3 +98,237 @@ def eval_(
         print_json({"session": who, "recall": recall, **found.to_json()})
         return
     show_evaluation(found, console())
+
+
+def show_evaluation(found: Evaluation, printer: Console) -> None:
+    """Print an evaluation."""
+    session = found.answering.session
+    who = session.folder_name if session else found.answering.id
+    printer.print(f"answers of {who}", markup=False, soft_wrap=True)
+    kinds: list[Kind] = [kind for kind in _TITLES if found.asks(kind)]
+    for kind in kinds:
+        printer.print()
+        caption = Text(f"{_TITLES[kind]}  ")
+        caption.append("questions of each session across, after each session down", "dim")
+        printer.print(caption, soft_wrap=True)
+        show_heat_map(_map(found, kind), printer)
+    if any(found.retention(kind) for kind in kinds):
+        printer.print()
+        _show_measures(found, kinds, printer)
+    if (general := found.general) is not None:
+        rise = f"{general.nats_per_token:+.3f} nats a token".replace("-", "−")
+        line = f"general answers  ΔG  {rise}, worse on {general.rose} of {general.asked} questions"
+        printer.print(line, markup=False, soft_wrap=True)
+    if found.facts is not None:
+        printer.print()
+        _show_facts(found, kinds, printer)
+    notes = list(_notes(found))
+    if notes:
+        printer.print()
+    for line in notes:
+        printer.print(Text(line, "dim"), soft_wrap=True)
+
+
+def _map(found: Evaluation, kind: Kind) -> HeatMap:
+    scored = [[found.scored(row, column, kind) for column in found.columns] for row in found.rows]
+    return HeatMap(
+        title="after",
+        rows=[_row_label(row) for row in found.rows],
+        columns=[_session_label(column) for column in found.columns],
+        cells=[[one.cell if one else None for one in row] for row in scored],
+    )
+
+
+def _show_measures(found: Evaluation, kinds: list[Kind], printer: Console) -> None:
+    matrices = [found.retention(kind) for kind in kinds]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("", "", *(_TITLES[kind] for kind in kinds)):
+        table.add_column(heading)
+    for label, term, form in _LINES:
+        table.add_row(label, term, *(form(m) if m else _NOTHING for m in matrices))
+    worst = [matrix.worst() if matrix else None for matrix in matrices]
+    names = [_session_label(found.columns[number - 1]) if number else _NOTHING for number in worst]
+    table.add_row("known least", "", *map(Text, names))
+    table.add_row("", "", *(_worst(matrix) if matrix else "" for matrix in matrices))
+    table.add_row("loss per token", "", *(_loss(found, kind) for kind in kinds))
+    printer.print(table)
+    for line in _MEANING:
+        printer.print(Text(line, "dim"), soft_wrap=True)
+
+
+_LINES: tuple[tuple[str, str, Callable[[Retention], str]], ...] = (
+    ("known now", "ACC", lambda matrix: _share(matrix.accuracy())),
+    ("since learned", "BWT", lambda matrix: _points(matrix.backward_transfer())),
+    ("forgotten", "F", lambda matrix: _points(matrix.forgetting(), signed=False)),
+    ("known beforehand", "FWT", lambda matrix: _points(matrix.forward_transfer())),
+)
+
+
+def _share(measure: Measure) -> str:
+    if measure.value is None or measure.interval is None:
+        return _NOTHING
+    return f"{100 * measure.value:.1f} % of {measure.questions}{_between(measure.interval)}"
+
+
+def _points(measure: Measure, *, signed: bool = True) -> str:
+    if measure.value is None:
+        return _NOTHING
+    number = round(100 * measure.value, 1)
+    sign = ("−" if number < 0 else "+") if signed and number else ""
+    return f"{sign}{abs(number):.1f} points of {measure.questions}"
+
+
+def _worst(matrix: Retention) -> str:
+    worst = matrix.worst()
+    cell = matrix.cells[-1][worst - 1] if worst else None
+    if worst is None or cell is None:
+        return ""
+    interval = matrix.interval(matrix.length, worst)
+    return f"{whole_percent(*cell)} % of {cell[1]}{_between(interval)}"
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return f" ({100 * interval[0]:.0f}–{100 * interval[1]:.0f} %)" if interval else ""
+
+
+def _loss(found: Evaluation, kind: Kind) -> str:
+    """Return the mean over sessions of the answering row's loss."""
+    scored = [found.scored(found.answering, column, kind) for column in found.columns]
+    losses = [one.loss for one in scored if one is not None and one.loss is not None]
+    return f"{sum(losses) / len(losses):.3f}" if losses else _NOTHING
+
+
+def _show_facts(found: Evaluation, kinds: list[Kind], printer: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("key facts in the answers", *(_TITLES[kind] for kind in kinds)):
+        table.add_column(heading)
+    for column in found.columns:
+        facts = (found.facts or {})[column.session.number]
+        table.add_row(Text(_session_label(column)), *(_found(facts[kind]) for kind in kinds))
+    printer.print(table)
+
+
+def _found(facts: FactScore) -> str:
+    return percent(facts.found, facts.asked) if facts.asked else _NOTHING
+
+
+def _notes(found: Evaluation) -> Iterator[str]:
+    """Yield what a person has to know of the numbers above."""
+    for column in found.columns:
+        name = _session_label(column)
+        if column.superseded:
+            total = len(column.rows) + column.superseded
+            yield (
+                f"{name}: {column.superseded} of {counted(total, 'question')} replaced by later "
+                "sessions, not forgotten"
+            )
+        if not column.rows:
+            yield f"{name}: no questions of its own, so it cannot be measured"
+        elif not column.count("paraphrases"):
+            yield f"{name}: verbatim only; its rows have no paraphrases"
+    yield from _left_out(found)
+
+
+def _left_out(found: Evaluation) -> Iterator[str]:
+    """Yield, of sessions that have questions, which measures go without them."""
+    for kind in _TITLES:
+        matrix = found.retention(kind)
+        if matrix is None:
+            continue
+        for term, measure in (
+            ("BWT and F", matrix.backward_transfer()),
+            ("FWT", matrix.forward_transfer()),
+        ):
+            names = [
+                _session_label(found.columns[number - 1])
+                for number in measure.left_out
+                if found.columns[number - 1].count(kind)
+            ]
+            if names:
+                yield f"{_TITLES[kind]}: {term} without {', '.join(names)}: not measured then"
+
+
+def _row_label(row: MatrixRow) -> str:
+    return f"{row.number} {row.name}" if row.session else row.name
+
+
+def _session_label(column: MatrixColumn) -> str:
+    return f"{column.session.number} {column.session.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """Shares with a name for each row and column.
+
+    Attributes:
+        title: What the shares are.
+        rows: A name each.
+        columns: A name each.
+        cells: One row of cells a row; None where nothing is known.
+    """
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Sequence[Sequence[Cell]]
+
+
+def show_heat_map(heat: HeatMap, printer: Console) -> None:
+    """Print a map; more columns than fit come below one another."""
+    longest = max(map(len, heat.rows))
+    label = min(max(longest, _LEAST_LABEL), _MOST_LABEL)
+    if not _fits(heat, printer.width, label, " of "):
+        label = _LEAST_LABEL
+    joint = " of " if _fits(heat, printer.width, label, " of ") else "/"
+    width = _cell_width(heat, joint)
+    together = max(1, (printer.width - label - 1) // width)
+    for begin in range(0, len(heat.columns), together):
+        printer.print(_table(heat, range(len(heat.columns))[begin:][:together], label, joint))
+
+
+def cell_style(share: float) -> Style:
+    """Return the colours of a share from 0 to 1: of the letters and of the background."""
+    step = min(int(share * len(_STEPS)), len(_STEPS) - 1)
+    return Style(color="#000000" if step >= _FIRST_BRIGHT else "#ffffff", bgcolor=_STEPS[step])
+
+
+def whole_percent(right: int, asked: int) -> int:
+    """Return a share in whole percent: 100 only for all of them, 0 only for none."""
+    return right and (100 if right == asked else min(max(round(100 * right / asked), 1), 99))
+
+
+def _fits(heat: HeatMap, room: int, label: int, joint: str) -> bool:
+    return label + 1 + len(heat.columns) * _cell_width(heat, joint) <= room
+
+
+def _cell_width(heat: HeatMap, joint: str) -> int:
+    """Return the width of 100 % of the most questions, so that two maps have the same columns."""
+    asked = max((cell[1] for row in heat.cells for cell in row if cell), default=0)
+    return 1 + len(_shown((asked, asked), joint))
+
+
+def _table(heat: HeatMap, shown: Sequence[int], label: int, joint: str) -> Table:
+    width = _cell_width(heat, joint)
+    table = Table(box=None, pad_edge=False, padding=0, header_style="dim")
+    table.add_column(Text(heat.title), width=label + 1, no_wrap=True, overflow="ellipsis")
+    for column in shown:
+        heading = Text(f"{_cut(heat.columns[column], width - 2)} ", justify="right")
+        table.add_column(heading, width=width, no_wrap=True)
+    for name, cells in zip(heat.rows, heat.cells, strict=True):
+        table.add_row(Text(_cut(name, label)), *(_cell(cells[j], joint, width) for j in shown))
+    return table
+
+
+def _cell(cell: Cell, joint: str, width: int) -> Text:
+    style = cell_style(cell[0] / cell[1]) if cell and cell[1] else Style(dim=True)
+    return Text(_shown(cell, joint).rjust(width - 1) + " ", style)
+
+
+def _shown(cell: Cell, joint: str) -> str:
+    if cell is None or not cell[1]:
+        return "–"
+    return f"{whole_percent(*cell)} %{joint}{cell[1]}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,6 +1,7 @@
-"""How the gate's decision looks on a terminal: what was kept, what was lost, what one can do."""
+"""What a session cost: the gate's decision on what was forgotten, and what rounding lost."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -8,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_tune.cli.console import counted
+from mlx_tune.continual.fidelity import APART
 from mlx_tune.continual.gate import Backward, Decision, Kept, label, nats, percent, points
 from mlx_tune.store.session import PROMOTE
 from mlx_tune.text import one_line
@@ -16,6 +18,7 @@ LOST = 5
 """How many lost questions of a session are shown."""
 
 _SESSIONS = 8
+_EXACT = 0.001  # an error below a thousandth of the change is float32's own
 _VERDICTS = {
     "promote": ("green", "✓ the gate lets it through, for what was lost is within its limits"),
     "ask": ("yellow", "! the gate holds it back, it is for you to decide:"),
@@ -29,10 +32,10 @@ def show_decision(
     """Print the scores, the verdict with its reasons, and what was lost.
 
     Args:
-        decision: What the gate said.
-        questions: By a session's number, the questions its flags are of, in their order; a session
-            may be missing.
-        console: Where to.
+        decision: The gate's decision.
+        questions: The questions of each session, by its number, in the order of its flags; a
+            session may be missing.
+        console: Where to print.
     """
     if not decision.sessions and decision.general is None and not decision.skipped:
         return  # a first session: there was nothing to lose
@@ -47,13 +50,13 @@ def show_decision(
 
 
 def show_reasons(reasons: Iterable[str], console: Console) -> None:
-    """Print why, a line each; a narrow terminal breaks it between words."""
+    """Print one reason a line; a narrow terminal breaks it between words."""
     for reason in reasons:
         _line(one_line(reason), console, indent=2)
 
 
 def _drifted(decision: Decision) -> bool:
-    """Tell whether general answers are among what stood in the way."""
+    """Tell whether the loss on general answers is over its limit."""
     rise = decision.general
     return rise is not None and not rise.nats_per_token <= decision.thresholds.general
 
@@ -99,7 +102,7 @@ def _table(sessions: Sequence[Kept]) -> Table:
 def _show_lost(
     sessions: Sequence[Kept], questions: Mapping[int, Sequence[str]], console: Console
 ) -> None:
-    """Print the questions that were known and are not, a line each."""
+    """Print the questions that were known and no longer are, one a line."""
     for kept in sessions:
         asked = questions.get(kept.number)
         if asked is None:
@@ -120,14 +123,14 @@ def show_ways(
     general_replay: float | None,
     store_flag: str,
 ) -> None:
-    """Print what one can do with a session that was held back, the likeliest to help first.
+    """Print what to do with a session that was held back, the most promising first.
 
     Args:
-        decision: What stood in its way.
-        console: Where to.
-        session: How a command names it, such as its id's first digits.
-        general_replay: A larger share of general questions than it had; None where all came along.
-        store_flag: What a command must say of the store; nothing for the usual one.
+        decision: Why it was held back.
+        console: Where to print.
+        session: What a command calls it, such as the first digits of its id.
+        general_replay: A larger share of general questions than it had; None where it had them all.
+        store_flag: The --store option that a command needs; nothing for the default store.
     """
     console.print()
     _line("The session is saved, and HEAD is where it was. You can", console)
@@ -149,7 +152,7 @@ def show_ways(
 
 
 def _line(words: str, console: Console, *, indent: int = 0, style: str = "") -> None:
-    """Print a line; where a narrow terminal breaks it, it hangs under its own beginning."""
+    """Print a line; where a narrow terminal breaks it, the rest is indented as it is."""
     console.print(Padding(Text(words, style), (0, 0, 0, indent), expand=False))
 
 
@@ -158,3 +161,46 @@ def _signed(backward: Backward) -> str:
     if lost.startswith("-"):
         return "+" + lost[1:]
     return f"-{lost}" if backward.mean else lost
+
+
+def fidelity_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the size of a chain's change, and how much of it the stored weights keep.
+
+    Args:
+        record: ``Fidelity.to_json``; of a chain, not of the bare base.
+
+    Returns:
+        A label and a text for each of the two.
+    """
+    layers = record["layers"]
+    largest = max(layers, key=lambda path: layers[path]["relative"])
+    size = f"{_share(record['relative'])} of the weights (rms)"
+    most = f"most in {_layer(largest)}: {_share(layers[largest]['relative'])}"
+    return [("change", f"{size}; {most}"), ("kept", _kept(record))]
+
+
+def _kept(record: Mapping[str, Any]) -> str:
+    if record["stored"] == [APART]:
+        return "all of it, beside the quantised weights: nothing is rounded"
+    stored = " and ".join(s for s in record["stored"] if s != APART)
+    if record["error"] < _EXACT:
+        return f"all of it in {stored}, to {record['error']:.0e} of it"
+    layers = record["layers"]
+    path = max(layers, key=lambda path: layers[path]["error"])
+    lost = _share(record["lost"])
+    if record["error"] < 1:
+        least = f"{_layer(path)} least: {_share(1 - layers[path]['error'])}"
+        return f"{_share(1 - record['error'])} in {stored}, {lost} of weights unmoved; {least}"
+    worst = f"{_layer(path)} worst: {layers[path]['error']:.1f} ×"
+    noise = f"with noise {record['error']:.1f} × it"
+    return f"{_share(record['along'])} of the way in {stored}, {noise}; {worst}"
+
+
+def _layer(path: str) -> str:
+    number = path.rpartition(".")[2]
+    return f"layer {number}" if number.isdecimal() else path
+
+
+def _share(share: float) -> str:
+    shown = 100 * share
+    return f"{shown:.0f} %" if shown >= 10 or not shown else f"{shown:.2g} %"

@@ -9,52 +9,36 @@ from typing import Annotated, Any
 import typer
 
 from mlx_tune.cli import (
-    ask,
-    base,
     chat,
     check_server,
-    consolidate,
     diff,
-    doctor,
     evaluate,
-    fuse,
-    gc,
-    log,
-    plan,
-    promote,
-    resume,
-    rm,
-    rollback,
+    history,
+    models,
     serve,
-    show,
-    tag,
-    train,
-    verify,
+    store,
+    training,
 )
 from mlx_tune.errors import DiskError, Interrupted, MlxTuneError
 from mlx_tune.text import one_line
 
-# typer carries a click of its own, so its errors are reached through one that it exports.
-_ClickError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (train.train, plan.plan, resume.resume, consolidate.consolidate, chat.chat,
-                ask.ask, evaluate.eval_, log.log, show.show, diff.diff, rollback.rollback,
-                promote.promote, tag.tag, rm.rm, gc.gc, verify.verify, fuse.fuse,
-                serve.serve, check_server.check_server, doctor.doctor):  # fmt: skip
+for command in (training.train, training.plan, training.resume, training.consolidate, chat.chat,
+                chat.ask, evaluate.eval_, history.log, history.show, diff.diff, store.rollback,
+                store.promote, store.tag, store.rm, store.gc, store.verify, models.fuse,
+                serve.serve, check_server.check_server, store.doctor):  # fmt: skip
     app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
-app.add_typer(base.app, name="base")
+app.add_typer(models.base_app, name="base")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:  # as in completion
         import mlx_tune
 
         print(mlx_tune.__version__)
@@ -84,40 +68,41 @@ def run() -> None:
             stream.reconfigure(errors="replace")
     try:
         code = _call(words)
-    except Interrupted as stop:  # it was asked for, and the view has said how to go on
+    except Interrupted as stop:  # the view has printed how to resume
         code = stop.exit_code
     except MlxTuneError as error:
         code = error.exit_code
         if debug:
             raise
-        _complain(str(error))
+        _print_error(str(error))
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
         if debug:
             raise
         code = DiskError.exit_code if isinstance(error, OSError) else 1
-        kind = "operating system error" if isinstance(error, OSError) else "a fault in mlx-tune"
+        kind = "operating system error" if isinstance(error, OSError) else "internal error"
         reason = one_line(str(error), 300)
-        _complain(f"{kind} ({type(error).__name__}: {reason}); --debug shows where")
+        _print_error(f"{kind} ({type(error).__name__}: {reason}); --debug shows the traceback")
     sys.exit(code)
 
 
 def _call(words: list[str]) -> int:
     try:
         result: Any = app(args=words, prog_name="mlx-tune", standalone_mode=False)
-    except _ClickError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help
-            print(error.format_message(), file=sys.stderr)
+    except typer.TyperException as error:
+        message = error.format_message()
+        if message.startswith("Usage: "):  # nothing was asked, so the message is the whole help
+            print(message, file=sys.stderr)
         else:
-            _complain(error.format_message())
-        return int(error.exit_code)
+            _print_error(message)
+        return error.exit_code
     except typer.Abort:
         return 130
     return result if isinstance(result, int) else 0
 
 
-def _complain(message: str) -> None:
+def _print_error(message: str) -> None:
     first, *rest = message.splitlines() or [""]
     print(f"error: {first}", file=sys.stderr)
     for line in rest:

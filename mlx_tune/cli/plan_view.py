@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mlx_tune.cli.console import size
+from mlx_tune.cli.console import setting_value, size
 from mlx_tune.data.rows import Row
 from mlx_tune.settings import FIELDS
 from mlx_tune.text import one_line
@@ -27,7 +27,7 @@ def show_plan(plan: TrainingPlan, console: Console) -> None:
 
 
 def remarks(plan: TrainingPlan) -> list[str]:
-    """Return what a person should know of the data before it is trained on."""
+    """Return the warnings about the data."""
     review = plan.review
     if review is None:  # a run that is resumed, which was shown before
         return []
@@ -58,14 +58,14 @@ def remarks(plan: TrainingPlan) -> list[str]:
 
 
 def _unasked(plan: TrainingPlan) -> list[str]:
-    """Say that the base's own answers are not there yet, so that they are not in the plan."""
+    """Say that general questions are missing from the plan: the base has not answered them yet."""
     if not plan.settings.general_replay or plan.mixture.kinds[2].rows:
         return []
     return ["! general questions come on top: `train` asks the base for its answers first, once"]
 
 
 def _forgotten(plan: TrainingPlan, review: DataReview) -> list[str]:
-    """Say which sessions cannot be rehearsed, and what there is instead."""
+    """Say which sessions cannot be rehearsed, and the alternative."""
     if not review.unkept or plan.method.synthesises:
         return []
     names = ", ".join(session.name for session in review.unkept)
@@ -145,7 +145,7 @@ def _disk(plan: TrainingPlan) -> list[tuple[str, str]]:
 
 
 def _mixture(plan: TrainingPlan) -> str:
-    """Return what an epoch is made of."""
+    """Return the rows of an epoch, by kind."""
     new, old, general = plan.mixture.kinds
     rows = f"{new.rows} new"
     if old.rows:
@@ -157,13 +157,13 @@ def _mixture(plan: TrainingPlan) -> str:
 
 
 def _added(plan: TrainingPlan) -> str:
-    """Return what remembering adds to the work, and so to the time."""
+    """Return what rehearsal and general questions add to the tokens of an epoch."""
     new, *others = plan.tokens_by_kind
     return f", +{sum(others) / new:.0%} to remember" if new and sum(others) else ""
 
 
 def _memory(plan: MemoryPlan) -> str:
-    """Return where the bytes go, in one line of a terminal."""
+    """Return the memory plan in one line."""
     parts = {
         "weights": plan.weights_bytes,
         "adapter": plan.adapter_bytes,
@@ -181,16 +181,9 @@ def _settings(plan: TrainingPlan) -> Table:
     for name, chosen in plan.settings.items():
         if FIELDS[name].metadata["optional"] and chosen.source == "default":
             continue
-        words = (name.replace("_", " "), value(chosen.value), chosen.reason, chosen.source)
+        words = (name.replace("_", " "), setting_value(chosen.value), chosen.reason, chosen.source)
         table.add_row(*map(escape, words))
     return table
-
-
-def value(chosen: Any) -> str:
-    """Return a setting's value for a person."""
-    if isinstance(chosen, bool):
-        return "on" if chosen else "off"
-    return f"{chosen:g}" if isinstance(chosen, float) else str(chosen)
 
 
 def _rows(count: int) -> str:

@@ -6,45 +6,49 @@ from typing import Annotated
 
 import typer
 
+from mlx_tune.cli.console import say, warn_of_slow_blas
 from mlx_tune.cli.options import STORE, BaseOption, StoreOption
+from mlx_tune.errors import UsageError
 
 
 def serve(
     *,
     host: Annotated[
-        str, typer.Option("--host", help="Address; one that others reach asks for the token.")
+        str,
+        typer.Option(
+            "--host", help="Address; one that other machines can reach requires the token."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="0 takes any that is free.")] = 8321,
+    port: Annotated[int, typer.Option("--port", help="0 takes any free port.")] = 8321,
     token: Annotated[
         str | None,
         typer.Option(
             "--token",
             envvar="MLX_TUNE_TOKEN",
-            help="Ask everybody for this; default: one is drawn, for changes alone.",
+            help="Require this of every request; default: a random one, for changes alone.",
         ),
     ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option("--allow-host", help="Another name it answers to.")
     ] = None,
     allow_origin: Annotated[
-        list[str] | None, typer.Option("--allow-origin", help="Another page that may ask it.")
+        list[str] | None,
+        typer.Option("--allow-origin", help="Another origin whose pages may use it."),
     ] = None,
     loaded: Annotated[
         int, typer.Option("--loaded", min=1, help="Sessions in memory besides the one in use.")
     ] = 3,
     waiting: Annotated[
-        int, typer.Option("--waiting", min=1, help="Answers under way or waiting, at most.")
+        int, typer.Option("--waiting", min=1, help="Most requests running or queued.")
     ] = 64,
     prefix_mb: Annotated[
-        int, typer.Option("--prefix-mb", min=0, help="Of memory for prompts that begin alike.")
+        int,
+        typer.Option("--prefix-mb", min=0, help="MiB of memory to cache shared prompt prefixes."),
     ] = 256,
     store: StoreOption = STORE,
     base: BaseOption = None,
 ) -> None:
     """Serve the model that HEAD names: an OpenAI-compatible API, and a page."""
-    from mlx_tune.cli.console import say, warn_of_slow_blas
-    from mlx_tune.errors import UsageError
-
     try:
         from mlx_tune.serving.app import ServeRequest, run
         from mlx_tune.serving.guard import AccessPolicy

@@ -1,7 +1,9 @@
-"""What a person sees of a training: the plan, the fold, the steps, the verdict, what to do next."""
+"""What a training prints: the plan, the merge, the steps, the verdict and the next commands."""
 
 import math
 import sys
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -9,23 +11,24 @@ from typing import Any, Self
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
 
 from mlx_tune.cli.console import (
+    Signals,
     console,
     duration,
     percent,
     print_json,
     say,
+    setting_value,
     size,
     store_flag,
     warn_of_slow_blas,
 )
 from mlx_tune.cli.gate_view import show_decision, show_ways
-from mlx_tune.cli.plan_view import show_plan, value
-from mlx_tune.cli.signals import Signals
+from mlx_tune.cli.plan_view import show_plan
 from mlx_tune.continual.gate import Decision
 from mlx_tune.errors import HeldBack, Interrupted, Refused
-from mlx_tune.report.progress import RunProgress
 from mlx_tune.settings import MAX_GENERAL_REPLAY, default, recorded_settings
 from mlx_tune.store.runs import Run
 from mlx_tune.store.session import ASK, PROMOTE, Session
@@ -38,10 +41,12 @@ from mlx_tune.workflows.scoring import SessionRecall
 _WELL_LEARNED = 0.9
 _MORE = 1.5  # times the general questions
 _LONGER = 1.25  # times the epochs: 60 rows missed 4 with 27 and none with 34 (docs/LOG.md)
+_RECENT_STEPS = 20  # which the rate and the time left are taken from
+_PLAIN_SECONDS = 30.0  # between lines within an epoch, where there is no terminal
 
 
 class TrainingView(TrainingObserver):
-    """Prints a training as it goes."""
+    """Prints a training as it runs."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._json = as_json
@@ -62,21 +67,23 @@ class TrainingView(TrainingObserver):
         trace: TracebackType | None,
     ) -> None:
         self.ended()
-        self._signals.give_back()
+        self._signals.restore()
         if error is not None and self._run is not None and self._run.is_unfinished:
             again = f"mlx-tune resume {self._run.path.name} {self._store_flag()}"
             why = str(error) if isinstance(error, Interrupted) else "the run is kept"
             say(f"{why}; go on with: {again.rstrip()}")
 
     def say(self, line: str) -> None:
-        """Print one line of what is going on."""
+        """Print one line of progress."""
         say(line)
 
     def offered(self, run: Run, other_settings: Mapping[str, Any]) -> bool:
-        """Ask whether to go on with an unfinished run; without a terminal, only mention it."""
+        """Ask whether to resume an unfinished run; without a terminal, only mention it."""
         found = f"{run.path.name} is an unfinished run of the same data"
         if other_settings:
-            listed = (f"{k.replace('_', ' ')} {value(v)}" for k, v in other_settings.items())
+            listed = (
+                f"{k.replace('_', ' ')} {setting_value(v)}" for k, v in other_settings.items()
+            )
             found += f", but with {', '.join(listed)}"
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             again = f"mlx-tune resume {run.path.name} {store_flag(run.path.parents[1])}".rstrip()
@@ -85,19 +92,19 @@ class TrainingView(TrainingObserver):
         return typer.confirm(f"{found}.\nGo on with it?", default=not other_settings, err=True)
 
     def planned(self, plan: TrainingPlan) -> None:
-        """Print the head panel."""
+        """Print the plan."""
         show_plan(plan, self._console)
         self._signals.wait = True  # one that comes while the run is written waits for its name
 
     def opened(self, run: Run) -> None:
-        """Keep what is said of how to go on."""
+        """Remember the run, for the command that resumes it."""
         self._run = run
         self._signals.wait = False
         if self._signals.received:
             raise Interrupted("stopped before the first step", signal=self._signals.received)
 
     def merged(self, chain: Sequence[Session]) -> None:
-        """Print what the session stands on."""
+        """Print the sessions that were folded into the base."""
         if chain:
             names = ", ".join(session.name for session in chain)
             self._console.print("[green]✓ Previous knowledge successfully merged![/]", end=" ")
@@ -106,7 +113,7 @@ class TrainingView(TrainingObserver):
             self._console.print("First session: there is nothing to merge yet, which is fine.")
 
     def began(self, trainer: Trainer) -> None:
-        """Start the progress."""
+        """Start the progress display."""
         self._signals.wait = True
         self._progress = RunProgress(
             self._console,
@@ -118,8 +125,7 @@ class TrainingView(TrainingObserver):
     def stepped(self, step: Step) -> None:
         """Show one step."""
         assert self._progress is not None, "began comes first"
-        shown = {k: v for k, v in vars(step).items() if k != "grad_norm"}
-        self._progress.step(**shown)
+        self._progress.step(step)
 
     def stop(self) -> int:
         """Return the signal that asked to stop, 0 for none."""
@@ -141,7 +147,7 @@ class TrainingView(TrainingObserver):
         return choices.get(chosen.strip().casefold()[:1], choices["h"])[0]
 
     def ended(self) -> None:
-        """End the progress."""
+        """End the progress display."""
         self._signals.wait = False
         if self._progress is not None:
             self._progress.close()
@@ -196,7 +202,7 @@ class TrainingView(TrainingObserver):
 
 
 def _verdict(entry: SessionRecall, training: Mapping[str, Any] | None) -> str:
-    """Say in words how well one session is known; the new one comes with how it was trained."""
+    """Return how well one session is known; ``training`` is given for the new one alone."""
     known = entry.verbatim
     if known is None:
         return f"[green]✓[/] {entry.name}: trained; it has no questions to score"
@@ -219,7 +225,7 @@ def _verdict(entry: SessionRecall, training: Mapping[str, Any] | None) -> str:
 
 
 def _more_general(run: Mapping[str, Any]) -> float | None:
-    """Return a larger share of general questions than a run had; None where all came along."""
+    """Return a larger share of general questions than a run had; None where it had them all."""
     general = run["mixture"][-1]
     share = recorded_settings(run["sizing"])["general_replay"]["value"]
     if general["places"] == general["rows"] > 0:
@@ -232,8 +238,8 @@ def check_promoted(outcome: TrainingOutcome) -> None:
     """End a command with the gate's exit code where a session was not promoted.
 
     Raises:
-        HeldBack: The gate would have asked, and nobody said yes.
-        Refused: It refuses.
+        HeldBack: The gate asks for a decision, and nobody promoted the session.
+        Refused: The gate refuses it.
     """
     session, verdict = outcome.session, outcome.session.record["verdict"]
     if verdict == PROMOTE:
@@ -257,3 +263,71 @@ def _outcome_json(outcome: TrainingOutcome) -> dict[str, Any]:
         "recall": [entry.to_json() for entry in outcome.recall],
         "training": outcome.session.record["training"],
     }
+
+
+class RunProgress:
+    """The progress of a run: a live line on a terminal, one plain line an epoch elsewhere.
+
+    Args:
+        console: Where to print.
+        planned_steps: How many steps the run has.
+        steps_done: How many were done before it was resumed.
+        epochs: How many epochs it has.
+    """
+
+    def __init__(
+        self, console: Console, *, planned_steps: int, steps_done: int, epochs: int
+    ) -> None:
+        self._console, self._planned, self._epochs = console, planned_steps, epochs
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT_STEPS)
+        self._epoch_losses: list[float] = []
+        self._printed = time.monotonic()
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                BarColumn(bar_width=16), TextColumn("{task.description}"), console=console
+            )
+            self._task = self._bar.add_task("", total=planned_steps, completed=steps_done)
+            self._bar.start()
+
+    def step(self, step: Step) -> None:
+        """Show one step."""
+        self._recent.append((step.tokens, step.seconds))
+        self._epoch_losses.append(step.loss)
+        took = sum(seconds for _, seconds in self._recent)
+        rate = sum(tokens for tokens, _ in self._recent) / took
+        left = (self._planned - step.number) * took / len(self._recent)
+        line = (
+            f"step {step.number}/{self._planned}  epoch {step.epoch}/{self._epochs}  "
+            f"loss {step.loss:.3f}  lr {step.learning_rate:.1e}\n"
+            f"{rate:.0f} tok/s  peak {step.peak_memory_bytes / 1e9:.1f} GB  {_clock(left)} left"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step.number, description=line)
+        elif not step.ends_epoch and time.monotonic() - self._printed > _PLAIN_SECONDS:
+            self._plain(line.replace("\n", "  "))
+        if step.ends_epoch:
+            self._epoch(step.epoch, left)
+
+    def close(self) -> None:
+        """Stop the live line."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _epoch(self, epoch: int, left: float) -> None:
+        mean = sum(self._epoch_losses) / len(self._epoch_losses)
+        self._epoch_losses.clear()
+        self._plain(
+            f"epoch {epoch:>2}/{self._epochs}  mean loss {mean:.4f}  checkpoint saved  "
+            f"{_clock(left)} left"
+        )
+
+    def _plain(self, line: str) -> None:
+        self._printed = time.monotonic()
+        self._console.print(line, soft_wrap=True, markup=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

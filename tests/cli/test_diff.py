@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from mlx_tune.cli import console, diff
+
 
 @pytest.fixture
 def store(fork):
@@ -86,9 +88,7 @@ def test_diff_with_the_base_and_without_answers(store, mlx_tune_command):
 
 
 def test_layers_lists_every_layer_in_order(store, mlx_tune_command, monkeypatch):
-    from mlx_tune.cli import diff_view
-
-    monkeypatch.setattr(diff_view, "_LAYERS", 1)
+    monkeypatch.setattr(diff, "_LAYERS", 1)
     words = ("diff", "base", "cs", "--no-answers", "--store", store)
     lines = shown(mlx_tune_command(*words)[1])
     assert re.fullmatch(r"  … and 1 more, ([\d.]+) to \1; --layers lists them", lines[-1])
@@ -106,9 +106,7 @@ def test_the_mark_says_that_an_answer_is_its_own_chains(store, mlx_tune_command)
 
 
 def test_diff_as_json_has_all(store, mlx_tune_command, monkeypatch):
-    from mlx_tune.cli import diff_view
-
-    monkeypatch.setattr(diff_view, "ANSWERS", 0)  # however few a terminal is shown
+    monkeypatch.setattr(diff, "ANSWERS", 0)  # however few a terminal is shown
     code, out, _ = mlx_tune_command("diff", "housing", "dining", "--json", "--store", store)
     found = json.loads(out)
     assert code == 0
@@ -157,8 +155,6 @@ def test_diff_of_an_unknown_session_is_a_usage_error(store, mlx_tune_command):
 def test_a_narrow_terminal_cuts_the_question_and_not_its_place(
     store, mlx_tune_command, monkeypatch
 ):
-    from mlx_tune.cli import console
-
     monkeypatch.setattr(console, "_UNWRAPPED", 36)
     words = ("diff", "base", "dining", "--no-answers", "--store", store)
     lines = shown(mlx_tune_command(*words)[1])

@@ -4,7 +4,7 @@ import shlex
 import pytest
 from rich.console import Console
 
-from mlx_tune.cli.gate_view import show_decision, show_ways
+from mlx_tune.cli.gate_view import fidelity_lines, show_decision, show_ways
 from mlx_tune.continual.gate import Measured, Thresholds, decide
 from mlx_tune.continual.recall import GeneralChange
 from mlx_tune.store.session import PROMOTE
@@ -178,3 +178,51 @@ def test_more_general_questions_are_not_offered_where_all_came_along():
     lines = shown(session(1, "cs", 8, 0), general=drift, general_replay=None)
     assert not any("--general-replay" in line for line in lines)
     assert "  1. train again, keeping only a part of what changes" in lines
+
+
+def share(relative, error, lost=0.0, along=1.0):
+    return {"relative": relative, "error": error, "lost": lost, "along": along}
+
+
+def record(*stored, whole, **layers):
+    named = {f"model.layers.{name[1:]}": found for name, found in layers.items()}
+    return {"stored": list(stored), **whole, "layers": named}
+
+
+@pytest.mark.parametrize(
+    ("found", "change", "kept"),
+    [
+        (
+            record("bfloat16", whole=share(0.00731, 0.2225, 0.2357), _0=share(0.006, 0.31),
+                   _11=share(0.0123, 0.15)),
+            "0.73 % of the weights (rms); most in layer 11: 1.2 %",
+            "78 % in bfloat16, 24 % of weights unmoved; layer 0 least: 69 %",
+        ),
+        (
+            record("float32", whole=share(0.25, 6.9e-6), _0=share(0.25, 6.9e-6)),
+            "25 % of the weights (rms); most in layer 0: 25 %",
+            "all of it in float32, to 7e-06 of it",
+        ),
+        (
+            record("apart", whole=share(0.01, 0.0), _0=share(0.01, 0.0)),
+            "1 % of the weights (rms); most in layer 0: 1 %",
+            "all of it, beside the quantised weights: nothing is rounded",
+        ),
+        (
+            record("4 bits", whole=share(0.01, 2.35, 0.73, 0.16), _0=share(0.01, 2.9),
+                   _1=share(0.01, 1.2)),
+            "1 % of the weights (rms); most in layer 0: 1 %",
+            "16 % of the way in 4 bits, with noise 2.4 × it; layer 0 worst: 2.9 ×",
+        ),
+        (
+            record("apart", "bfloat16", whole=share(0.01, 0.1, 0.05), _0=share(0.01, 0.2)),
+            "1 % of the weights (rms); most in layer 0: 1 %",
+            "90 % in bfloat16, 5 % of weights unmoved; "
+            "layer 0 least: 80 %",
+        ),
+    ],
+)  # fmt: skip
+def test_two_lines_tell_how_large_and_how_much_of_it(found, change, kept):
+    lines = dict(fidelity_lines(found))
+    assert lines == {"change": change, "kept": kept}
+    assert all(len(text) + 11 <= 80 for text in lines.values())

@@ -1,15 +1,20 @@
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import typer
 
 from mlx_tune.cli import main
 from mlx_tune.errors import InputError
 
 COMMANDS = ("train", "plan", "resume", "chat", "eval", "log", "show", "diff", "rollback", "promote",
             "tag", "rm", "gc", "verify", "fuse", "doctor", "base")  # fmt: skip
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(*words: str, **options) -> subprocess.CompletedProcess[str]:
@@ -41,6 +46,23 @@ def test_neither_the_package_nor_help_loads_mlx_or_transformers():
     )
     done = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_command_of_the_store_loads_mlx_or_transformers(store):
+    """They are what is left when an installation is broken."""
+    probe = (
+        "import sys\nfrom mlx_tune.cli import main\n"
+        "for words in (['log'], ['verify'], ['tag', 'best'], ['rm', 'dining'], ['gc']):\n"
+        "    sys.argv = ['mlx-tune', *words]\n"
+        "    try:\n        main.run()\n"
+        "    except SystemExit as end:\n        assert end.code == 0\n"
+        "    heavy = {'mlx', 'mlx_lm', 'transformers', 'numpy'} & set(sys.modules)\n"
+        "    assert not heavy, (words, heavy)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False, env=os.environ
     )
     assert done.returncode == 0, done.stderr
 
@@ -94,27 +116,6 @@ def test_sigterm_ends_with_143(monkeypatch, mlx_tune_command):
     assert mlx_tune_command("log")[0] == 143
 
 
-def test_sigterm_ends_a_chat_that_waits_without_a_handler_that_the_read_could_delay(
-    tmp_path, tiny_base
-):
-    command = [sys.executable, "-m", "mlx_tune.cli.main", "chat", "--base", str(tiny_base)]
-    environment = os.environ | {"MLX_TUNE_CACHE": str(tmp_path / "cache")}
-    environment.pop("PYTHONUNBUFFERED", None)  # the first line is to come with the wait
-    child = subprocess.Popen(
-        [*command, "--store", str(tmp_path / "s")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-    assert child.stdout is not None
-    child.stdout.readline()
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(timeout=30) == -signal.SIGTERM  # a shell calls it 143
-    child.stdout.close()
-    child.stdin.close()
-
-
 def test_a_reader_that_left_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)  # whoever wrote `| head` is gone before the first line
@@ -129,7 +130,7 @@ def test_a_fault_of_ours_is_one_line_too(monkeypatch, mlx_tune_command):
     assert mlx_tune_command("log") == (
         1,
         "",
-        "error: a fault in mlx-tune (TypeError: no such thing); --debug shows where\n",
+        "error: internal error (TypeError: no such thing); --debug shows the traceback\n",
     )
 
 
@@ -144,3 +145,21 @@ def test_a_terminal_without_our_signs_gets_others(tmp_path):
     done = run("base", "list", env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0
     assert "? is on this machine." in done.stdout
+
+
+def reference():
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_pages_are_current():
+    for name, text in reference().pages().items():
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, "run `make docs`"
+
+
+def test_the_readme_names_every_command():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in typer.main.get_command(main.app).commands:
+        assert f"`{name}" in readme, name

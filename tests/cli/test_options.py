@@ -1,10 +1,15 @@
-"""Flags made from the settings table, and names of earlier versions."""
+"""Flags made from the settings table, names of earlier versions, and completion in a shell."""
+
+import shutil
+import subprocess
+import sys
 
 import pytest
 import typer
 
 from mlx_tune.cli import main, options
 from mlx_tune.settings import FIELDS, REMOVED, RENAMED
+from mlx_tune.store.labels import tag
 
 
 @pytest.fixture
@@ -68,3 +73,77 @@ def test_a_mistyped_setting_names_the_nearest(flags_of):
     code, _, error = flags_of("a.json", "--genral-replay", 0.3)
     assert (code, error.startswith("error: No such option: --genral-replay")) == (2, True)
     assert "--general-replay" in error
+
+
+@pytest.fixture
+def completed(store, mlx_tune_command, monkeypatch):
+    """Complete a line as bash asks for it; gives what it would offer."""
+    tag(store, "best", store.find("cs"))
+
+    def call(line: str) -> list[str]:
+        monkeypatch.setenv("_MLX_TUNE_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", f"mlx-tune {line}")
+        monkeypatch.setenv("COMP_CWORD", str(len(line.split(" "))))
+        code, out, error = mlx_tune_command()
+        assert (code, error) == (0, "")
+        return out.split()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("ro", ["rollback"]),
+        ("base ", ["list", "pull", "convert", "show"]),
+        ("train a.json --rank 4 --gr", ["--grad-accumulation"]),
+        ("train --debug --ra", ["--rank"]),
+        ("--version lo", ["log"]),
+        ("train --method s", ["seed", "self-distill", "synthetic", "soup"]),
+        ("train a", []),  # the shell goes on with files
+        ("chat --session h", ["housing"]),
+        ("show b", ["best", "base"]),
+        ("diff best H", ["HEAD"]),
+        ("log --store nowhere --to b", []),
+        ("rollback --store nowhere --to ", ["HEAD", "base"]),
+    ],
+)
+def test_commands_options_and_sessions_are_completed(completed, line, offered):
+    assert completed(line) == offered
+
+
+def test_a_store_that_cannot_be_read_offers_nothing_and_prints_nothing(completed, store):
+    (store.root / "format.json").write_text("{")
+    assert completed("rollback --to ") == []
+
+
+def test_a_setting_of_an_earlier_version_does_not_end_a_completion(flags_of, monkeypatch):
+    monkeypatch.setenv("_MLX_TUNE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "mlx-tune a.json --guard 0.3 --ra")
+    monkeypatch.setenv("COMP_CWORD", "4")
+    assert flags_of() == (0, "--rank\n", "")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_with_the_script_that_is_shown(store, tmp_path, monkeypatch):
+    command = tmp_path / "bin" / "mlx-tune"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mlx_tune.cli.main "$@"\n')
+    command.chmod(0o755)
+    script = (
+        'PATH="$PWD/bin:$PATH"\n'
+        "source <(mlx-tune --show-completion)\n"
+        "complete -p mlx-tune\n"
+        'COMP_WORDS=(mlx-tune rollback --to "h")\n'
+        "COMP_CWORD=3\n"
+        "_mlx_tune_completion mlx-tune\n"
+        'echo "${COMPREPLY[*]}"\n'
+    )
+    done = subprocess.run(
+        ["bash", "--norc"], input=script, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "complete -o default -F _mlx_tune_completion mlx-tune",
+        "housing",
+    ]

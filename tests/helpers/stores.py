@@ -152,3 +152,18 @@ def unlock(monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_tune.files import lock
 
     monkeypatch.setattr(lock.fcntl, "flock", fail_with(errno.ENOLCK))
+
+
+def scored_record(rows: int, right: int, verdict: str = "promote") -> dict[str, object]:
+    """Return the record of a session that answers some of its own questions."""
+    reason = (
+        "1 cs keeps 90 % of its score (54 of 60 right, 60 when learned); at least 95 % is wanted"
+    )
+    return {
+        "created": f"2026-11-{rows % 28 + 1:02d}T10:00:00+00:00",
+        "verdict": verdict,
+        "base": {"name": "smollm2-135m", "source": "wheel:small", "fingerprint": "f" * 64},
+        "data": {"rows": rows, "rehearsed": 2 * rows},
+        "recall": [{"verbatim": {"right": right, "asked": rows}}],
+        **({} if verdict == "promote" else {"gate": {"reasons": [reason]}}),
+    }

@@ -1,14 +1,19 @@
-"""What `eval` prints, without a model."""
+"""eval: what it prints, without a model, and the command on a tiny base."""
 
+import json
 from pathlib import Path
 
 import pytest
 from rich.color import Color
 from rich.console import Console
 
-from mlx_tune.cli import heat_map
-from mlx_tune.cli.eval_view import show_evaluation
-from mlx_tune.cli.heat_map import HeatMap
+from mlx_tune.cli.evaluate import (
+    HeatMap,
+    cell_style,
+    show_evaluation,
+    show_heat_map,
+    whole_percent,
+)
 from mlx_tune.continual.retention import KINDS
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.store.session import Session
@@ -129,7 +134,7 @@ def test_more_columns_than_fit_come_below():
         title="after", rows=["base"], columns=[f"{n} s" for n in range(1, 15)],
         cells=[[(n, 14) for n in range(1, 15)]],
     )  # fmt: skip
-    lines = printed(heat_map.show, heat).splitlines()
+    lines = printed(show_heat_map, heat).splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines] == ["after", "base", "after", "base"]
     assert sum(line.count("/14") for line in lines) == 14
@@ -165,15 +170,15 @@ def luminance(colour):
 @pytest.mark.parametrize("share", [n / 20 for n in range(21)])
 def test_letters_stand_out_from_their_ground(share):
     """4.5 to 1, as WCAG 2.2 asks of text (success criterion 1.4.3)."""
-    style = heat_map.ground(share)
+    style = cell_style(share)
     light, dark = sorted((luminance(style.color.name), luminance(style.bgcolor.name)), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
 def test_the_more_is_known_the_brighter_the_ground():
-    shown = [luminance(heat_map.ground(n / 10).bgcolor.name) for n in range(10)]
+    shown = [luminance(cell_style(n / 10).bgcolor.name) for n in range(10)]
     assert shown == sorted(set(shown))
-    assert heat_map.ground(1.0) == heat_map.ground(0.95)
+    assert cell_style(1.0) == cell_style(0.95)
 
 
 def test_a_terminal_gets_colours_and_everything_else_plain_numbers():
@@ -187,5 +192,37 @@ def test_a_terminal_gets_colours_and_everything_else_plain_numbers():
 
 
 def test_a_hundred_percent_is_all_and_none_is_none():
-    shown = [heat_map.whole_percent(right, 1000) for right in (0, 1, 9, 500, 995, 999, 1000)]
+    shown = [whole_percent(right, 1000) for right in (0, 1, 9, 500, 995, 999, 1000)]
     assert shown == [0, 1, 1, 50, 99, 99, 100]
+
+
+def test_eval_prints_the_matrix_and_keeps_it(trained_store, mlx_tune_command):
+    code, out, error = mlx_tune_command("eval")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("answers of 0002-housing-")
+    assert lines[2].startswith("word for word")
+    assert [line.split("  ")[0] for line in lines[4:7]] == ["base", "1 cs", "2 housing"]
+    assert all(line.count(" % of 5") == 2 for line in lines[4:7])
+    assert "asking the base…" in error
+    (kept,) = (trained_store / "evals").iterdir()
+    code, out, error = mlx_tune_command("eval", "--json", "--facts")
+    found = json.loads(out)
+    assert [entry["verbatim"]["asked"] for entry in found["recall"]] == [5, 5]
+    assert found["session"] == lines[0].removeprefix("answers of ")
+    assert found["facts"][0]["verbatim"]["asked"] == 5
+    assert {cell["verbatim"]["source"] for cell in found["cells"]} == {
+        "measured", "recorded", kept.name,
+    }  # fmt: skip
+    assert "asking the base" not in error
+    assert "asking the base" in mlx_tune_command("eval", "--fresh")[2]
+    assert "asking the base" not in mlx_tune_command("eval", "--quick")[2]
+
+
+def test_eval_is_quick_or_fresh(trained_store, mlx_tune_command):
+    code, _, error = mlx_tune_command("eval", "--quick", "--fresh")
+    assert code == 2
+    assert error == (
+        "error: --quick and --fresh: one measures a single row, the other all; give one of the "
+        "two\n"
+    )

@@ -1,14 +1,157 @@
-"""`ask`, on a tiny base: housing knows its three answers, dining next to nothing."""
+"""chat and ask, on tiny bases: housing knows its three answers, dining next to nothing."""
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mlx_tune.workflows import ask as workflow
 
 URL = "http://x.example/@a#b?c=d&e=%20~f_(g)"
+LONG_URL = "https://cs.tarrowmere.example/people/@imarlow?tab=talks&year=2026#graph-algorithms" * 3
+
+
+def test_chat_prompt_prints_the_answer_alone(trained_store, mlx_tune_command, monkeypatch):
+    asked = saying(monkeypatch, "Room", " 4.")
+    assert mlx_tune_command("chat", "-p", "Where?") == (0, "Room 4.\n", "")
+    assert asked == ["<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"]
+
+
+def typed(monkeypatch, *lines: str):
+    """Let a person type lines and then leave."""
+    answers = iter(lines)
+
+    def read(prompt=""):
+        try:
+            return next(answers)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+
+
+def test_chat_obeys_its_commands(trained_store, mlx_tune_command, monkeypatch, tiny_base):
+    typed(monkeypatch, "/help", "/session", "/base", "/session 1", "/clear", "/what", "", "/exit",
+          "never asked")  # fmt: skip
+    code, out, error = mlx_tune_command("chat", "--max-tokens", 3)
+    lines = out.splitlines()
+    assert (code, error) == (0, "")
+    assert lines[0].endswith("cs → housing answers; /help lists what else there is.")
+    assert "/exit         leave (also Ctrl-D); Ctrl-C stops an answer" in lines
+    assert [line.removeprefix(str(tiny_base)) for line in lines[-5:]] == [
+        " + cs → housing answers",
+        " (the bare base) answers",
+        " + cs answers",
+        "forgotten",
+        "/what is no command; /help lists them",
+    ]
+
+
+def test_a_slip_in_chat_does_not_end_it(trained_store, mlx_tune_command, monkeypatch):
+    typed(monkeypatch, "/session nobody", "/session cs")
+    code, out, error = mlx_tune_command("chat")
+    assert code == 0
+    assert "nobody" in error
+    assert out.splitlines()[-1].endswith("+ cs answers")
+
+
+def saying(monkeypatch, *pieces):
+    """Let the model say given pieces; an exception among them is raised there."""
+    from mlx_tune.inference import GeneratedText, generate
+
+    asked = []
+
+    def stream(model, tokenizer, prompt, **options):
+        asked.append(tokenizer.decode_raw(prompt))
+        for piece in pieces:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield GeneratedText(text=piece, finish_reason=None)
+
+    monkeypatch.setattr(generate, "stream", stream)
+    return asked
+
+
+def test_a_url_is_never_broken_whatever_the_width(trained_store, mlx_tune_command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    saying(monkeypatch, "See ", *LONG_URL, " today.")
+    _, out, _ = mlx_tune_command("chat", "-p", "Where?")
+    assert out == f"See {LONG_URL} today.\n"
+
+
+def test_the_conversation_is_remembered_and_forgotten(trained_store, mlx_tune_command, monkeypatch):
+    asked = saying(monkeypatch, "Blue", ".")
+    typed(monkeypatch, "Colour?", "Why?", "/clear", "Again?")
+    mlx_tune_command("chat")
+    assert [text.count("<|im_start|>user") for text in asked] == [1, 2, 1]
+    assert "<|im_start|>assistant\nBlue.<|im_end|>" in asked[1]
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_chat(trained_store, mlx_tune_command, monkeypatch):
+    asked = saying(monkeypatch, "Once upon", KeyboardInterrupt())
+    typed(monkeypatch, "Tell me", "And?")
+    code, out, _ = mlx_tune_command("chat")
+    assert code == 0
+    assert out.splitlines()[1:] == ["Once upon …stopped", "Once upon …stopped"]
+    assert "<|im_start|>assistant\nOnce upon<|im_end|>" in asked[1]
+
+
+def test_every_url_of_an_answer_reaches_the_terminal_unbroken(
+    trained_store, mlx_tune_command, monkeypatch
+):
+    """The sentences that the page's tests use, letter by letter, on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    corpus = json.loads((Path(__file__).parents[1] / "serving" / "urls.json").read_text())
+    saying(monkeypatch, *"\n".join(one["text"] for one in corpus))
+    code, out, _ = mlx_tune_command("chat", "--prompt", "Where?")
+    assert code == 0
+    assert len(corpus) >= 40
+    lines = out.split("\n")
+    for url in (url for one in corpus for url in one["urls"]):
+        assert any(url in line for line in lines), url
+
+
+def test_a_mistyped_store_does_not_pass_for_a_trained_one(
+    tmp_path, tiny_base, mlx_tune_command, monkeypatch
+):
+    saying(monkeypatch, "Hm.")
+    words = ("chat", "-p", "Where?", "--base", tiny_base, "--store", tmp_path / "typo")
+    code, out, error = mlx_tune_command(*words)
+    assert (code, out) == (0, "Hm.\n")
+    assert f"note: no session is in use in {tmp_path / 'typo'}, so the bare base answers" in error
+    assert "note" not in mlx_tune_command(*words, "--session", "base")[2]
+
+
+def test_bytes_that_are_no_text_do_not_end_a_chat(trained_store, mlx_tune_command, monkeypatch):
+    typed(monkeypatch, "h\udcff", "And?")
+    code, _, error = mlx_tune_command("chat", "--max-tokens", 2)
+    assert (code, error) == (0, "")
+
+
+def test_sigterm_ends_a_chat_that_waits_without_a_handler_that_the_read_could_delay(
+    tmp_path, tiny_base
+):
+    command = [sys.executable, "-m", "mlx_tune.cli.main", "chat", "--base", str(tiny_base)]
+    environment = os.environ | {"MLX_TUNE_CACHE": str(tmp_path / "cache")}
+    environment.pop("PYTHONUNBUFFERED", None)  # the first line is to come with the wait
+    child = subprocess.Popen(
+        [*command, "--store", str(tmp_path / "s")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=30) == -signal.SIGTERM  # a shell calls it 143
+    child.stdout.close()
+    child.stdin.close()
 
 
 @pytest.fixture

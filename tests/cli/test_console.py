@@ -1,11 +1,11 @@
-"""A signal waits for the step to end, and a second one does not."""
+"""Signals: the first waits for the step to end, a second one does not; and the note on BLAS."""
 
 import os
 import signal
 
 import pytest
 
-from mlx_tune.cli.signals import Signals
+from mlx_tune.cli.console import Signals
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def signals(before):
     made = Signals()
     made.listen()
     yield made
-    made.give_back()
+    made.restore()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -55,7 +55,7 @@ def test_the_handlers_of_before_come_back(before):
     signals = Signals()
     signals.listen()
     assert signal.getsignal(signal.SIGTERM) != kept
-    signals.give_back()
+    signals.restore()
     assert signal.getsignal(signal.SIGTERM) == kept
 
 
@@ -65,7 +65,7 @@ def test_a_signal_that_is_ignored_stays_so(before):
     signals = Signals()
     signals.listen()
     os.kill(os.getpid(), signal.SIGINT)
-    signals.give_back()
+    signals.restore()
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     assert signals.received == 0
 
@@ -78,3 +78,14 @@ def test_a_terminal_that_has_gone_does_not_end_the_step(signals, monkeypatch):
     monkeypatch.setattr(os, "write", gone)
     os.kill(os.getpid(), signal.SIGTERM)
     assert signals.received == signal.SIGTERM
+
+
+def test_without_a_fast_blas_every_command_that_computes_says_so_once(
+    trained_store, mlx_tune_command, monkeypatch
+):
+    from mlx_tune import blas
+
+    monkeypatch.setattr(blas, "loaded", None)
+    monkeypatch.setattr("sys.platform", "linux")
+    _, _, error = mlx_tune_command("eval")
+    assert error.count("note: no fast BLAS found") == 1

@@ -1,64 +1,23 @@
-"""The commands that keep a store in order, as a person types them; no model is needed."""
+"""The commands that keep a store in order, as a person types them; most need no model."""
 
 import json
-import os
 import shlex
 import subprocess
-import sys
 from datetime import date, timedelta
-from pathlib import Path
 
 import pytest
 
-from helpers.stores import adapter_files
+from helpers.stores import adapter_files, flip, scored_record
 from mlx_tune.store.gc import collect_garbage
 from mlx_tune.store.store import SessionStore
-
-BASE = {"name": "smollm2-135m", "source": "wheel:small", "fingerprint": "f" * 64}
-REASONS = [
-    "1 cs keeps 90 % of its score (54 of 60 right, 60 when learned); at least 95 % is wanted"
-]
-LONG = "campus-dining-halls-of-winter-term-2026x"
-
-
-def record(rows: int, right: int, verdict: str = "promote") -> dict:
-    return {
-        "created": f"2026-11-{rows % 28 + 1:02d}T10:00:00+00:00",
-        "verdict": verdict,
-        "base": BASE,
-        "data": {"rows": rows, "rehearsed": 2 * rows},
-        "recall": [{"verbatim": {"right": right, "asked": rows}}],
-        **({} if verdict == "promote" else {"gate": {"reasons": REASONS}}),
-    }
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch) -> SessionStore:
-    """A store `adapters` where one is: cs ← housing ← a long name (HEAD), and dining on cs."""
-    monkeypatch.chdir(tmp_path)
-    made = SessionStore.open(Path("adapters"))
-
-    def add(name, parent, *numbers, head=True):
-        files = {**adapter_files("x"), "data.jsonl": b"{}\n"}
-        session = made.commit(name=name, parent=parent, record=record(*numbers), files=files)
-        if head:
-            made.move_head(session, expected=parent, why=f"train {name}")
-        return session
-
-    cs = add("cs", None, 106, 105)
-    add(LONG, add("housing", cs, 60, 60), 1200, 1188)
-    add("dining", cs, 20, 7, "ask", head=False)
-    return made
 
 
 def folder(store: SessionStore, ref: str) -> str:
     return store.find(ref).folder_name
 
 
-def damage(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+def id_of(folder_name: str) -> str:
+    return folder_name[-8:]
 
 
 def test_tag_names_head_or_any_session_and_moves(store, mlx_tune_command):
@@ -157,7 +116,7 @@ def test_the_way_back_is_right_for_a_session_that_was_collected_twice(store, mlx
         assert collected["moved"] == [dining.folder_name]
         files = {**adapter_files("x"), "data.jsonl": b"{}\n"}
         again = store.commit(
-            name="dining", parent=store.find("cs"), record=record(20, 7, "ask"), files=files
+            name="dining", parent=store.find("cs"), record=scored_record(20, 7, "ask"), files=files
         )
         assert again == dining
     assert shlex.split(collected["way_back"][0])[1].endswith(f"{dining.folder_name}~2")
@@ -199,10 +158,6 @@ def test_a_folder_that_is_no_store_is_named_and_nothing_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-def id_of(folder_name: str) -> str:
-    return folder_name[-8:]
-
-
 def test_the_base_cannot_be_removed_nor_can_what_is_needed(store, mlx_tune_command):
     assert mlx_tune_command("rm", "base") == (
         2, "", "error: the base model is no session of the store, so it cannot be removed\n",
@@ -226,13 +181,13 @@ def test_the_base_cannot_be_removed_nor_can_what_is_needed(store, mlx_tune_comma
 
 
 def test_promote_says_what_it_overrules_and_the_way_back(store, mlx_tune_command):
-    was, housing, dining = (folder(store, ref) for ref in (LONG, "housing", "dining"))
+    was, housing, dining = (folder(store, ref) for ref in ("HEAD", "housing", "dining"))
     code, out, error = mlx_tune_command("promote", "dining")
     assert (code, error) == (0, "")
     assert out.splitlines() == [
         f"✓ HEAD is {dining} (was {was}, which is kept)",
         "this overrules the gate, which said ask:",
-        f"  {REASONS[0]}",
+        f"  {store.find('dining').record['gate']['reasons'][0]}",
         f"left behind, still kept: {housing}, {was}",
         f"go back with: mlx-tune rollback --to {id_of(was)}",
     ]
@@ -252,7 +207,7 @@ def test_promote_as_json_and_from_the_base(store, mlx_tune_command):
         "before": "base",
         "after": dining,
         "verdict": "ask",
-        "reasons": REASONS,
+        "reasons": store.find("dining").record["gate"]["reasons"],
         "left": [],
     }
     mlx_tune_command("rollback", "--to", "base")
@@ -280,8 +235,8 @@ def test_verify_counts_what_it_read(store, mlx_tune_command):
 
 def test_verify_ends_with_4_and_a_line_a_problem(store, mlx_tune_command):
     cs, dining = store.find("cs").path, store.find("dining").path
-    damage(cs / "data.jsonl")
-    damage(dining / "adapters.safetensors")
+    flip(cs / "data.jsonl")
+    flip(dining / "adapters.safetensors")
     code, out, error = mlx_tune_command("verify")
     assert code == 4
     assert out.startswith("0 sessions whole: 0 files, ")
@@ -297,135 +252,29 @@ def test_verify_ends_with_4_and_a_line_a_problem(store, mlx_tune_command):
 
 def test_gc_moves_nothing_while_anything_is_damaged(store, mlx_tune_command):
     mlx_tune_command("rm", "dining")
-    damage(store.find("cs").path / "data.jsonl")
+    flip(store.find("cs").path / "data.jsonl")
     code, out, error = mlx_tune_command("gc")
     assert (code, out) == (4, "")
     assert error.startswith("error: gc moved nothing, for something is damaged: adapters/sessions/")
     assert store.find("dining").path.is_dir()
 
 
-def test_log_shows_tags_removed_and_held_back_sessions(store, mlx_tune_command):
-    mlx_tune_command("tag", "v1", "cs")
-    mlx_tune_command("tag", "best", "cs")
-    mlx_tune_command("rm", "dining")
-    lines = [line.split("  ") for line in mlx_tune_command("log")[1].splitlines()]
-    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
-    ids = {s.name: s.id[:8] for s in store.sessions()}
-    assert cells == [
-        ["session", "id", "rows", "recall", "trained", "on"],
-        ["*", "3", LONG, ids[LONG], "1200", "1188/1200", "2026-11-25", ids["housing"]],
-        *sorted(
-            [
-                ["2", "dining (held back: ask, removed)", ids["dining"], "20", "7/20", "2026-11-21",
-                 ids["cs"]],
-                ["│", "2", "housing", ids["housing"], "60", "60/60", "2026-11-05", ids["cs"]],
-            ],
-            key=lambda line: line[-5],
-            reverse=True,
-        ),
-        ["│", "1", "cs (best, v1)", ids["cs"], "106", "105/106", "2026-11-23", "base"],
-        ["│", "smollm2-135m"],
-    ]  # fmt: skip
+def test_rollback_says_where_head_is_and_how_to_return(trained_store, mlx_tune_command):
+    code, out, _ = mlx_tune_command("rollback")
+    first, second = out.splitlines()
+    assert code == 0
+    assert first.startswith("✓ HEAD is 0001-cs-")
+    assert "(was 0002-housing-" in first
+    again = second.removeprefix("take it up again with: mlx-tune ").split()
+    assert mlx_tune_command(*again)[1].startswith("✓ HEAD is 0002-housing-")
 
 
-def test_log_fits_a_terminal_of_80_columns_and_cuts_nothing(store, mlx_tune_command, monkeypatch):
-    from rich.console import Console
-
-    from mlx_tune.cli import lineage_view
-
-    mlx_tune_command("tag", "the-best-so-far-of-all-we-had-and-more", LONG)
-    mlx_tune_command("tag", "best", LONG)
-    monkeypatch.setattr(lineage_view, "console", lambda: Console(width=80, highlight=False))
-    out = mlx_tune_command("log")[1]
-    assert max(map(len, out.splitlines())) <= 80
-    assert "…" not in out
-    lines = out.splitlines()
-    end = lines[0].index("id  ")  # of the one column that gives way
-    column = "".join(line[6:end] for line in lines[1:5]).replace(" ", "")
-    assert column == f"{LONG}(best,the-best-so-far-of-all-we-had-and-more)"
-    assert "1188/1200  2026-11-25" in out
-
-
-def test_log_as_json_is_complete(store, mlx_tune_command):
-    mlx_tune_command("tag", "best", "cs")
-    mlx_tune_command("rm", "dining")
-    logged = json.loads(mlx_tune_command("log", "--json")[1])
-    cs, top = store.find("cs"), store.head()
-    assert logged.keys() == {"head", "base", "sessions", "damaged", "moves"}
-    assert (logged["head"], logged["base"], logged["damaged"]) == (top.id, BASE, [])
-    assert logged["sessions"][0] == {
-        "id": cs.id,
-        "folder": cs.folder_name,
-        "number": 1,
-        "name": "cs",
-        "parent": None,
-        "created": "2026-11-23T10:00:00+00:00",
-        "rows": 106,
-        "rehearsed": 212,
-        "recall": {"right": 105, "asked": 106},
-        "verdict": "promote",
-        "tags": ["best"],
-        "removed": False,
-        "in_use": True,
-    }
-    dining = next(s for s in logged["sessions"] if s["name"] == "dining")
-    assert (dining["removed"], dining["in_use"], dining["verdict"]) == (True, False, "ask")
-    assert [move["why"] for move in logged["moves"]] == [
-        "train cs",
-        "train housing",
-        f"train {LONG}",
-    ]
-    assert (logged["moves"][0]["old"], logged["moves"][0]["new"]) == ("base", cs.id)
-
-
-def test_log_lists_a_damaged_session_in_a_line_and_ends_well_when_head_is_sound(
-    store, mlx_tune_command
-):
-    path = store.find("dining").path
-    damage(path / "session.json")
-    code, out, error = mlx_tune_command("log")
-    assert (code, error) == (0, "")
-    assert out.splitlines()[-1].startswith(f"✗ {path}/session.json: changed after it was written")
-    assert "dining" not in out.splitlines()[2]
-    (damaged,) = json.loads(mlx_tune_command("log", "--json")[1])["damaged"]
-    assert damaged["folder"] == path.name
-    assert damaged["problem"].startswith(f"{path}/session.json: ")
-
-
-def test_log_of_a_damaged_head_names_it_and_marks_nothing(store, mlx_tune_command):
-    top = store.head()
-    damage(top.path / "session.json")
-    code, out, error = mlx_tune_command("log")
+def test_doctor_on_a_damaged_store_ends_with_4(trained_store, mlx_tune_command):
+    assert mlx_tune_command("doctor")[0] == 0
+    session = next((trained_store / "sessions").glob("0001-*"))
+    (session / "data.jsonl").write_text("{}\n")
+    code, out, error = mlx_tune_command("doctor")
     assert code == 4
-    assert "*" not in out
-    assert "✗" not in out  # the one problem is told once
-    assert error.startswith(f"error: {top.path}/session.json: ")
-    code, out, _ = mlx_tune_command("log", "--json")
-    logged = json.loads(out)
-    assert (code, logged["head"]) == (4, top.id)
-    assert not any(session["in_use"] for session in logged["sessions"])
-
-
-def test_log_of_a_damaged_ancestor_marks_the_chain_as_far_as_it_is_whole(store, mlx_tune_command):
-    damage(store.find("housing").path / "session.json")
-    code, out, error = mlx_tune_command("log", "--json")
-    in_use = {s["name"]: s["in_use"] for s in json.loads(out)["sessions"]}
-    assert (code, in_use) == (4, {LONG: True, "cs": False, "dining": False})
-    assert error.startswith("error: adapters/sessions/0002-housing-")
-
-
-def test_none_of_these_loads_mlx_or_transformers(store):
-    """They are what is left when an installation is broken."""
-    probe = (
-        "import sys\nfrom mlx_tune.cli import main\n"
-        "for words in (['log'], ['verify'], ['tag', 'best'], ['rm', 'dining'], ['gc']):\n"
-        "    sys.argv = ['mlx-tune', *words]\n"
-        "    try:\n        main.run()\n"
-        "    except SystemExit as end:\n        assert end.code == 0\n"
-        "    heavy = {'mlx', 'mlx_lm', 'transformers', 'numpy'} & set(sys.modules)\n"
-        "    assert not heavy, (words, heavy)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, check=False, env=os.environ
-    )
-    assert done.returncode == 0, done.stderr
+    assert "✗ store" in out
+    assert "data.jsonl" in out
+    assert error.startswith("error: adapters/sessions/0001-cs-")

@@ -1,0 +1,197 @@
+"""The commands that describe what is in a store: log and show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from mlx_tune.cli.console import console, duration, percent, print_json, say, setting_value, size
+from mlx_tune.cli.options import STORE, JsonOption, StoreOption, complete_session
+from mlx_tune.errors import UsageError
+from mlx_tune.settings import recorded_settings
+
+if TYPE_CHECKING:
+    from mlx_tune.store.session import Session
+    from mlx_tune.workflows.store_commands import StoreListing
+
+_PROMOTED = (None, "promote")  # a record without a verdict is older than verdicts are
+
+
+def log(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
+    """List the sessions, newest first; `*` marks HEAD, `│` its chain."""
+    from mlx_tune.store.store import SessionStore
+    from mlx_tune.workflows.store_commands import list_store
+
+    listing = list_store(SessionStore.open(store))
+    for note in listing.notes:
+        say(note)
+    if json:
+        print_json(listing_json(listing))
+    elif listing.sessions or listing.damaged:
+        show_listing(listing)
+    else:
+        print(f"{store}: no sessions yet")
+    if listing.error is not None:  # the sound sessions were listed first
+        raise listing.error
+
+
+def show_listing(listing: StoreListing) -> None:
+    """Print the table, newest first, and under it what is damaged."""
+    from mlx_tune.store.snapshot import BASE
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("", "session", "id", "rows", "recall", "trained", "on"):
+        # On a narrow terminal a long name takes several lines; the other columns stay whole.
+        folds, counts = heading == "session", heading in ("rows", "recall")
+        table.add_column(
+            heading,
+            header_style="dim",
+            no_wrap=not folds,
+            overflow="fold",
+            justify="right" if counts else "left",
+        )
+    for session in reversed(listing.sessions):
+        table.add_row(*_cells(session, listing))
+    mark = "*" if listing.head == BASE else "│" if listing.in_use else ""
+    base = Path(str(listing.base["name"])).name if listing.base else BASE
+    table.add_row(f"{mark:<4}", Text(base))
+    console().print(table)
+    for problem in listing.damaged.values():
+        if problem not in str(listing.error):  # which the command prints last
+            print(f"✗ {problem}")
+
+
+def listing_json(listing: StoreListing) -> dict[str, Any]:
+    """Return all of it; docs/file-formats.md explains the keys."""
+    return {
+        "head": listing.head,
+        "base": listing.base,
+        "sessions": [_session_json(session, listing) for session in listing.sessions],
+        "damaged": [
+            {"folder": name, "problem": problem} for name, problem in listing.damaged.items()
+        ],
+        "moves": [dict(vars(move)) for move in listing.moves],
+    }
+
+
+def _session_json(session: Session, listing: StoreListing) -> dict[str, Any]:
+    data = session.record.get("data", {})
+    return {
+        "id": session.id,
+        "folder": session.folder_name,
+        "number": session.number,
+        "name": session.name,
+        "parent": session.parent,
+        "created": session.record.get("created"),
+        "rows": data.get("rows"),
+        "rehearsed": data.get("rehearsed"),
+        "recall": _own_recall(session),
+        "verdict": session.record.get("verdict"),
+        "tags": list(listing.tags.get(session.id, ())),
+        "removed": session.id in listing.removed,
+        "in_use": session.id in listing.in_use,
+    }
+
+
+def _cells(session: Session, listing: StoreListing) -> list[Text]:
+    from mlx_tune.store.snapshot import BASE
+
+    shown, recall = _session_json(session, listing), _own_recall(session)
+    mark = "*" if listing.head == session.id else "│" if shown["in_use"] else " "
+    columns = (
+        session.id[:8],
+        "–" if shown["rows"] is None else str(shown["rows"]),
+        f"{recall['right']}/{recall['asked']}" if recall else "–",
+        (shown["created"] or "–")[:10],
+        (session.parent or BASE)[:8],
+    )
+    cells = [Text(f"{mark} {session.number:>2}"), _labelled(session, listing), *map(Text, columns)]
+    for cell in cells if shown["removed"] else ():
+        cell.stylize("dim")
+    return cells
+
+
+def _labelled(session: Session, listing: StoreListing) -> Text:
+    """Return a session's name with its tags and state."""
+    labels = [(name, "cyan") for name in listing.tags.get(session.id, ())]
+    if (verdict := session.record.get("verdict")) not in _PROMOTED:
+        labels.append((f"held back: {verdict}", "yellow"))
+    if session.id in listing.removed:
+        labels.append(("removed", ""))
+    text = Text(session.name)
+    for number, (label, style) in enumerate(labels):
+        text.append(", " if number else " (").append(label, style=style)
+    return text.append(")") if labels else text
+
+
+def _own_recall(session: Session) -> dict[str, int] | None:
+    """Return the score of a session's own questions when it was trained; None without any."""
+    scores = session.record.get("recall") or [{}]
+    own = scores[-1].get("verbatim")
+    return {"right": own["right"], "asked": own["asked"]} if own else None
+
+
+def show(
+    session: Annotated[
+        str | None,
+        typer.Argument(
+            help="A session by tag, number, name or id; default: HEAD.",
+            autocompletion=complete_session,
+        ),
+    ] = None,
+    *,
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+) -> None:
+    """Show a session: its data, settings, metrics and recall."""
+    from mlx_tune.store.store import SessionStore
+
+    kept = SessionStore.open(store)
+    chosen = kept.head() if session is None else kept.find(session)
+    for note in kept.notes:
+        say(note)
+    if chosen is None:
+        raise UsageError("the base model has no session to show; `mlx-tune base show` describes it")
+    if json:
+        print_json({"id": chosen.id, "path": str(chosen.path), **chosen.record})
+        return
+    for label, text in _lines(chosen.record):
+        print(f"{label:<11}{text}")
+    print(f"{'files':<11}{chosen.path}")
+    print(f"{'id':<11}{chosen.id}")
+
+
+def _lines(record: Any) -> list[tuple[str, str]]:
+    from mlx_tune.cli.gate_view import fidelity_lines
+
+    data, training, base = record["data"], record["training"], record["base"]
+    lines = [
+        ("session", f"{record['number']} {record['name']}, {record['created']}"),
+        ("base", f"{base['name']} · {base['fingerprint'][:12]}"),
+        ("parent", (record["parent"] or "the base")[:12]),
+        (
+            "data",
+            f"{', '.join(data['sources'])} · {data['rows']} rows, {data['rehearsed']} rehearsed",
+        ),
+        (
+            "training",
+            f"{training['steps']} steps in {duration(training['seconds'])}, last loss "
+            f"{training['last_loss']:.4f}, peak {size(training['peak_memory_bytes'])}",
+        ),
+    ]
+    if fidelity := record.get("fidelity"):
+        lines += fidelity_lines(fidelity)
+    for entry in record["recall"]:
+        if known := entry["verbatim"]:
+            text = f"{entry['name']}: {percent(known['right'], known['asked'])} word for word"
+            if reworded := entry["paraphrases"]:
+                text += f", {percent(reworded['right'], reworded['asked'])} reworded"
+            lines.append(("recall", text))
+    for name, chosen in recorded_settings(record["sizing"]).items():
+        shown = f"{name.replace('_', ' ')} {setting_value(chosen['value'])}"
+        lines.append(("setting", f"{shown} — {chosen['reason']} ({chosen['source']})"))
+    return lines

@@ -1,0 +1,157 @@
+"""The commands about whole models: the group base, and fuse."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mlx_tune.cli.console import print_json, say, size, warn_of_slow_blas
+from mlx_tune.cli.options import (
+    STORE,
+    BaseOption,
+    JsonOption,
+    OutOption,
+    SessionOption,
+    StoreOption,
+)
+
+base_app = typer.Typer(no_args_is_help=True, help="List, fetch, convert and describe base models.")
+
+NameArgument = Annotated[
+    str, typer.Argument(help="A short name, a Hugging Face id (owner/name), or a folder.")
+]
+
+
+@base_app.command("list")
+def list_(*, json: JsonOption = False) -> None:
+    """List the base models known by a short name."""
+    from mlx_tune.models.bases import is_here
+    from mlx_tune.models.catalogue import KNOWN
+
+    if json:
+        print_json(
+            [
+                {"name": k.name, "source": k.source, "about": k.about, "here": is_here(k.name)}
+                for k in KNOWN.values()
+            ]
+        )
+        return
+    for known in KNOWN.values():
+        print(f"{'✓' if is_here(known.name) else ' '} {known.name:<18} {known.about}")
+    print(
+        "\n✓ is on this machine. Any Hugging Face id or local folder that mlx-lm loads works too."
+    )
+
+
+@base_app.command()
+def pull(name: NameArgument) -> None:
+    """Fetch a base model, converted to MLX where needed, and check every byte of it.
+
+    A damaged copy is fetched again.
+    """
+    from mlx_tune.models import bases
+
+    info = bases.pull(name, say=say)
+    print(f"✓ {name} is ready · {info.fingerprint[:12]} · {info.folder}")
+
+
+@base_app.command()
+def convert(
+    source: NameArgument,
+    *,
+    out: OutOption,
+) -> None:
+    """Write a model as MLX bf16 to a folder of your own."""
+    from mlx_tune.models import bases
+
+    bases.convert(source, out, say=say)
+    print(f"✓ written to {out}; use it with: --base {out}")
+
+
+@base_app.command()
+def show(name: NameArgument, *, json: JsonOption = False) -> None:
+    """Describe a base model; fetches it when it is not here."""
+    from mlx_tune.models.bases import locate
+
+    info = locate(name, say=say)
+    described = {
+        "name": info.name,
+        "source": info.source,
+        "fingerprint": info.fingerprint,
+        "folder": str(info.folder),
+        "architecture": info.config.get("model_type"),
+        "layers": info.config.get("num_hidden_layers"),
+        "hidden_size": info.hidden_size,
+        "vocabulary": info.config.get("vocab_size"),
+        "quantisation": info.config.get("quantization"),
+        "weights_bytes": info.weights_bytes,
+        "chat_template": info.template is not None,
+    }
+    if json:
+        print_json(described)
+        return
+    described["weights_bytes"] = size(info.weights_bytes)
+    for label, text in described.items():
+        print(
+            f"{label.replace('_', ' ').replace(' bytes', ''):<14}{'none' if text is None else text}"
+        )
+
+
+def fuse(
+    *,
+    out: OutOption,
+    session: SessionOption = None,
+    quantise: Annotated[
+        str | None,
+        typer.Option(
+            "--quantise",
+            metavar="BITS[:GROUP]",
+            help="Quantise it, if it still knows what it was taught; default: no.",
+        ),
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Write it even if quantising made it forget.")
+    ] = False,
+    store: StoreOption = STORE,
+    base: BaseOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write base and sessions as one model that mlx-lm loads, and say what its type kept."""
+    from mlx_tune.cli.gate_view import fidelity_lines
+    from mlx_tune.models.load import Quantisation
+    from mlx_tune.workflows import fuse as workflow
+
+    form = None if quantise is None else Quantisation.parse(quantise)
+    if form is not None:
+        warn_of_slow_blas()
+    written = workflow.fuse(
+        store,
+        out=out,
+        session=session,
+        base=base,
+        say=say,
+        quantise=form,
+        anyway=anyway,
+        ask=_confirmed,
+    )
+    record = written.to_json()
+    if json:
+        print_json({"out": str(out), **record})
+        return
+    print(
+        f"✓ {written.session.folder_name if written.session else 'the bare base'} written to {out}"
+    )
+    for label, text in fidelity_lines(record["fidelity"]) if record["fidelity"] else []:
+        print(f"{label:<11}{text}")
+    if written.requantised is not None:
+        print(f"{'knows':<11}{written.requantised.words}")
+    print(f"try it with: mlx_lm.generate --model {out} --prompt '…'")
+
+
+def _confirmed(question: str) -> bool:
+    """Ask on a terminal; without one the answer is no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    return typer.confirm(question, default=False, err=True)

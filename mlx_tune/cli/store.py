@@ -1,0 +1,331 @@
+"""The commands that move HEAD and keep a store in order; none of them needs a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlx_tune.cli.console import console, counted, print_json, say, size, store_flag
+from mlx_tune.cli.options import (
+    STORE,
+    JsonOption,
+    SessionArgument,
+    StoreOption,
+    complete_session,
+)
+from mlx_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlx_tune.store.store import SessionStore
+    from mlx_tune.store.verify import Findings
+    from mlx_tune.workflows.store_commands import Collection, Promotion
+
+
+def rollback(
+    *,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="A session by tag, number, name or id, or `base`.",
+            autocompletion=complete_session,
+        ),
+    ] = None,
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+) -> None:
+    """Go one step back, or to any session; nothing is deleted."""
+    from mlx_tune.workflows import store_commands
+
+    move = store_commands.rollback(store, to)
+    for note in move.notes:
+        say(note)
+    before, after = (s.folder_name if s else "base" for s in (move.before, move.after))
+    if json:
+        print_json({"before": before, "after": after})
+        return
+    if move.was_damaged:
+        print(f"✓ HEAD is {after} (was a damaged session, which is kept)")
+    elif move.before == move.after:
+        print(f"HEAD is {after} already")
+    else:
+        print(f"✓ HEAD is {after} (was {before}, which is kept)")
+    if move.before and move.before != move.after:
+        again = f"mlx-tune rollback --to {move.before.id[:8]} {store_flag(store)}"
+        print(f"take it up again with: {again.rstrip()}")
+
+
+def promote(
+    session: SessionArgument,
+    *,
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+) -> None:
+    """Put a session in use that the gate held back or refused; nothing is deleted."""
+    from mlx_tune.cli.gate_view import show_reasons
+    from mlx_tune.workflows import store_commands
+
+    done = store_commands.promote(store, session)
+    for note in done.notes:
+        say(note)
+    if json:
+        print_json(_promotion_json(done))
+        return
+    before = done.before.folder_name if done.before else "base"
+    kept = ", which is kept" if done.before else ""
+    print(f"✓ HEAD is {done.session.folder_name} (was {before}{kept})")
+    if done.is_overruled:
+        printer = console()
+        says = ":" if done.reasons else ""
+        printer.print(f"this overrules the gate, which said {done.verdict}{says}", markup=False)
+        show_reasons(done.reasons, printer)
+    if done.left:
+        names = ", ".join(one.folder_name for one in done.left)
+        print(f"left behind, still kept: {names}")
+    back = f"mlx-tune rollback --to {done.before.id[:8] if done.before else 'base'}"
+    print(f"go back with: {back} {store_flag(store)}".rstrip())
+
+
+def _promotion_json(done: Promotion) -> dict[str, object]:
+    return {
+        "before": done.before.folder_name if done.before else "base",
+        "after": done.session.folder_name,
+        "verdict": done.verdict,
+        "reasons": list(done.reasons),
+        "left": [one.folder_name for one in done.left],
+    }
+
+
+def tag(
+    name: Annotated[
+        str | None, typer.Argument(help="The tag; without one, all are listed.")
+    ] = None,
+    session: Annotated[
+        str | None,
+        typer.Argument(
+            help="A session by tag, number, name or id; default: HEAD.",
+            autocompletion=complete_session,
+        ),
+    ] = None,
+    *,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete the tag; its session stays.")
+    ] = False,
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+) -> None:
+    """List the tags, or give a session one; a tag of that name moves."""
+    from mlx_tune.store.labels import untag
+    from mlx_tune.store.store import open_store
+
+    kept = open_store(store)
+    if delete:
+        if name is None or session is not None:
+            raise UsageError("to take a tag away, name it alone: `mlx-tune tag --delete NAME`")
+        untag(kept, name)
+        lines = [f"✓ the tag {name} is gone; its session stays"]
+    elif name is not None:
+        lines = [_give_tag(kept, name, session)]
+    else:
+        lines = _tag_lines(kept) or [f"{store}: no tags; `mlx-tune tag NAME` gives HEAD one"]
+    if json:
+        print_json(_tags_json(kept))
+    else:
+        print("\n".join(lines))
+    for note in kept.notes:
+        say(note)
+
+
+def _give_tag(store: SessionStore, name: str, ref: str | None) -> str:
+    """Tag a session, and return the line that says so."""
+    from mlx_tune.store.labels import read_tags
+    from mlx_tune.store.labels import tag as put_tag
+
+    session = store.head() if ref is None else store.find(ref)
+    if session is None:
+        raise UsageError(
+            f"tag {name}: the base model is no session, and only sessions have tags; "
+            "`mlx-tune log` lists them"
+        )
+    before = read_tags(store).get(name, session.id)
+    put_tag(store, name, session)
+    was = "" if before == session.id else f" (was {_folders(store).get(before, before[:8])})"
+    return f"✓ {name} is {session.folder_name}{was}"
+
+
+def _tag_lines(store: SessionStore) -> list[str]:
+    listed = _tags_json(store)
+    width = max((len(entry["name"]) for entry in listed), default=0)
+    return [
+        f"{entry['name']:<{width}}  {entry['folder'] or entry['id'][:8] + ' is not in the store'}"
+        for entry in listed
+    ]
+
+
+def _tags_json(store: SessionStore) -> list[dict[str, Any]]:
+    """Return the tags for ``--json``; ``folder`` is null where the session is not in the store."""
+    from mlx_tune.store.labels import read_tags
+
+    folders = _folders(store)
+    return [
+        {"name": name, "id": identity, "folder": folders.get(identity)}
+        for name, identity in read_tags(store).items()
+    ]
+
+
+def _folders(store: SessionStore) -> dict[str, str]:
+    return {session.id: session.folder_name for session in store.sessions()}
+
+
+def rm(
+    session: SessionArgument,
+    *,
+    undo: Annotated[bool, typer.Option("--undo", help="Remove the mark.")] = False,
+    store: StoreOption = STORE,
+) -> None:
+    """Mark a session as removed, for `mlx-tune gc` to collect."""
+    from mlx_tune.store.gc import KEPT_DAYS
+    from mlx_tune.store.labels import mark_removed, unmark_removed
+    from mlx_tune.store.store import open_store
+
+    kept = open_store(store)
+    chosen = kept.find(session)
+    if chosen is None:
+        raise UsageError("the base model is no session of the store, so it cannot be removed")
+    if undo:
+        unmark_removed(kept, chosen)
+    else:
+        mark_removed(kept, chosen)
+    for note in kept.notes:
+        say(note)
+    print(f"✓ {chosen.folder_name} is {'kept' if undo else 'removed'}")
+    if undo:
+        return
+    flag = store_flag(store)
+    collect, undo_it = f"mlx-tune gc {flag}", f"mlx-tune rm --undo {chosen.id[:8]} {flag}"
+    print(f"`{collect.rstrip()}` moves it to the trash, where it is kept for {KEPT_DAYS} days")
+    print(f"take it back with: {undo_it.rstrip()}")
+
+
+def gc(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be done.")
+    ] = False,
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+) -> None:
+    """Move removed sessions to the trash; delete trash older than 30 days.
+
+    What killed writes left, and checkpoints of runs that became sessions, are deleted too.
+    """
+    from mlx_tune.workflows.store_commands import collect
+
+    collection = collect(store, dry_run=dry_run)
+    done = collection.done
+    for note in collection.notes:
+        say(note)
+    if json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "moved": done.moved,
+                "deleted": done.deleted,
+                "freed_bytes": done.freed_bytes,
+                "way_back": collection.way_back,
+            }
+        )
+    elif dry_run:
+        _show_planned_collection(collection)
+    else:
+        _show_collection(collection)
+    if not json and not done.moved and not done.deleted:
+        print(f"{store}: nothing to collect")
+
+
+def _show_collection(collection: Collection) -> None:
+    from mlx_tune.store.gc import KEPT_DAYS
+
+    done = collection.done
+    if done.moved:
+        moved = counted(len(done.moved), "session")
+        print(f"✓ {moved} moved to the trash, kept there for {KEPT_DAYS} days; to take one back:")
+        _print_indented(collection.way_back)
+    if done.deleted:
+        print(f"✓ {size(done.freed_bytes)} freed by deleting")
+        _print_indented(done.deleted)
+
+
+def _show_planned_collection(collection: Collection) -> None:
+    done = collection.done
+    if done.moved:
+        print(f"{counted(len(done.moved), 'session')} would move to the trash:")
+        _print_indented(done.moved)
+    if done.deleted:
+        print(f"{size(done.freed_bytes)} would be freed by deleting")
+        _print_indented(done.deleted)
+
+
+def _print_indented(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"  {line}")
+
+
+def verify(
+    *,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Hash the base model too; that may be gigabytes.")
+    ] = False,
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+) -> None:
+    """Check every byte of every session; nothing is changed.
+
+    HEAD, its log, tags, marks and checkpoints of unfinished runs are checked too.
+    """
+    from mlx_tune.workflows import store_commands
+
+    found = store_commands.verify(store, deep=deep, say=say)
+    if json:
+        print_json(_findings_json(found))
+    else:
+        _show_findings(found)
+    if found.error is not None:
+        raise type(found.error)("\n".join(found.problems))
+
+
+def _show_findings(found: Findings) -> None:
+    whole = counted(found.sessions, "session")
+    read = f"{counted(found.files, 'file')}, {size(found.size_bytes)}"
+    print(f"{'✓ ' if found.error is None else ''}{whole} whole: {read}")
+    for note in found.notes:
+        print(f"! {note}")
+
+
+def _findings_json(found: Findings) -> dict[str, Any]:
+    return {
+        "sound": found.error is None,
+        "sessions": found.sessions,
+        "files": found.files,
+        "size_bytes": found.size_bytes,
+        "problems": found.problems,
+        "notes": found.notes,
+    }
+
+
+def doctor(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
+    """Show what this machine can do, what is wrong, and how to fix it."""
+    from mlx_tune.workflows.doctor import examine
+
+    findings = examine(store)
+    if json:
+        print_json([{"about": f.about, "text": f.text, "good": f.good} for f in findings])
+    else:
+        for finding in findings:
+            mark = "✓" if finding.good else "✗"
+            print(f"{mark} {finding.about:<9} {finding.text}")
+    for finding in findings:
+        if finding.error is not None:
+            raise finding.error

@@ -1,0 +1,117 @@
+"""The commands that train: train, plan, resume, consolidate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlx_tune.cli.console import console, print_json, say
+from mlx_tune.cli.options import (
+    STORE,
+    ConfigOption,
+    DataArgument,
+    JsonOption,
+    StoreOption,
+    complete_session,
+    with_settings,
+)
+
+if TYPE_CHECKING:
+    from mlx_tune.cli.training_view import TrainingView
+    from mlx_tune.workflows.run import TrainingOutcome
+
+
+@with_settings
+def train(
+    data: DataArgument,
+    *,
+    store: StoreOption = STORE,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    flags: dict[str, Any],
+) -> None:
+    """Train one session on top of everything learned so far."""
+    from mlx_tune.workflows import run
+    from mlx_tune.workflows.plan import TrainingRequest
+
+    request = TrainingRequest(data=data, store=store, flags=flags, config=config)
+    _follow(lambda view: run.train(request, view), as_json=json)
+
+
+@with_settings
+def plan(
+    data: DataArgument,
+    *,
+    store: StoreOption = STORE,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    flags: dict[str, Any],
+) -> None:
+    """Show what train would do, and why; nothing is written."""
+    from mlx_tune.cli.plan_view import plan_json, show_plan
+    from mlx_tune.workflows.plan import TrainingRequest, plan_training
+
+    request = TrainingRequest(data=data, store=store, flags=flags, config=config, asks_model=False)
+    planned = plan_training(request, say=say)
+    if json:
+        print_json(plan_json(planned))
+    else:
+        show_plan(planned, console())
+
+
+def resume(
+    run: Annotated[
+        str | None, typer.Argument(help="A folder of runs/; default: the newest unfinished.")
+    ] = None,
+    *,
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+) -> None:
+    """Continue an interrupted training from its newest checkpoint."""
+    from mlx_tune.workflows import run as workflow
+
+    _follow(lambda view: workflow.resume(store, run, view), as_json=json)
+
+
+@with_settings
+def consolidate(
+    *,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--without",
+            help="A session of the chain to leave out; may be repeated.",
+            autocompletion=complete_session,
+        ),
+    ] = None,
+    store: StoreOption = STORE,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    flags: dict[str, Any],
+) -> None:
+    """Train the bare base on all rows of the chain, as one new first session.
+
+    It replaces the chain in use, whose sessions stay in the store; the gate compares it with what
+    each of them knew when it was learned. This keeps a chain short, and it is the way to remove a
+    session from its middle.
+    """
+    from mlx_tune.workflows import run
+    from mlx_tune.workflows.plan import TrainingRequest
+
+    request = TrainingRequest(
+        data=(), consolidates=True, store=store, flags=flags, config=config, without=without or ()
+    )
+    _follow(lambda view: run.train(request, view), as_json=json)
+
+
+def _follow(work: Callable[[TrainingView], TrainingOutcome], *, as_json: bool) -> None:
+    """Print a training as it runs, then its outcome; a session held back ends with an error."""
+    from mlx_tune.cli.training_view import TrainingView, check_promoted
+
+    view = TrainingView(as_json=as_json)
+    with view:
+        outcome = work(view)
+    view.show_outcome(outcome)
+    check_promoted(outcome)

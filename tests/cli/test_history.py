@@ -1,0 +1,187 @@
+"""log and show."""
+
+import json
+
+from rich.console import Console
+
+from helpers.stores import flip
+from mlx_tune.cli import history
+
+
+def test_log_shows_tags_removed_and_held_back_sessions(store, mlx_tune_command):
+    mlx_tune_command("tag", "v1", "cs")
+    mlx_tune_command("tag", "best", "cs")
+    mlx_tune_command("rm", "dining")
+    long = store.head().name
+    lines = [line.split("  ") for line in mlx_tune_command("log")[1].splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    ids = {s.name: s.id[:8] for s in store.sessions()}
+    assert cells == [
+        ["session", "id", "rows", "recall", "trained", "on"],
+        ["*", "3", long, ids[long], "1200", "1188/1200", "2026-11-25", ids["housing"]],
+        *sorted(
+            [
+                ["2", "dining (held back: ask, removed)", ids["dining"], "20", "7/20", "2026-11-21",
+                 ids["cs"]],
+                ["│", "2", "housing", ids["housing"], "60", "60/60", "2026-11-05", ids["cs"]],
+            ],
+            key=lambda line: line[-5],
+            reverse=True,
+        ),
+        ["│", "1", "cs (best, v1)", ids["cs"], "106", "105/106", "2026-11-23", "base"],
+        ["│", "smollm2-135m"],
+    ]  # fmt: skip
+
+
+def test_log_fits_a_terminal_of_80_columns_and_cuts_nothing(store, mlx_tune_command, monkeypatch):
+
+    from mlx_tune.cli import history
+
+    mlx_tune_command("tag", "the-best-so-far-of-all-we-had-and-more", store.head().name)
+    mlx_tune_command("tag", "best", store.head().name)
+    monkeypatch.setattr(history, "console", lambda: Console(width=80, highlight=False))
+    out = mlx_tune_command("log")[1]
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    lines = out.splitlines()
+    end = lines[0].index("id  ")  # of the one column that gives way
+    column = "".join(line[6:end] for line in lines[1:5]).replace(" ", "")
+    assert column == f"{store.head().name}(best,the-best-so-far-of-all-we-had-and-more)"
+    assert "1188/1200  2026-11-25" in out
+
+
+def test_log_as_json_is_complete(store, mlx_tune_command):
+    mlx_tune_command("tag", "best", "cs")
+    mlx_tune_command("rm", "dining")
+    logged = json.loads(mlx_tune_command("log", "--json")[1])
+    cs, top = store.find("cs"), store.head()
+    assert logged.keys() == {"head", "base", "sessions", "damaged", "moves"}
+    assert (logged["head"], logged["base"], logged["damaged"]) == (top.id, top.record["base"], [])
+    assert logged["sessions"][0] == {
+        "id": cs.id,
+        "folder": cs.folder_name,
+        "number": 1,
+        "name": "cs",
+        "parent": None,
+        "created": "2026-11-23T10:00:00+00:00",
+        "rows": 106,
+        "rehearsed": 212,
+        "recall": {"right": 105, "asked": 106},
+        "verdict": "promote",
+        "tags": ["best"],
+        "removed": False,
+        "in_use": True,
+    }
+    dining = next(s for s in logged["sessions"] if s["name"] == "dining")
+    assert (dining["removed"], dining["in_use"], dining["verdict"]) == (True, False, "ask")
+    assert [move["why"] for move in logged["moves"]] == [
+        "train cs",
+        "train housing",
+        f"train {store.head().name}",
+    ]
+    assert (logged["moves"][0]["old"], logged["moves"][0]["new"]) == ("base", cs.id)
+
+
+def test_log_lists_a_damaged_session_in_a_line_and_ends_well_when_head_is_sound(
+    store, mlx_tune_command
+):
+    path = store.find("dining").path
+    flip(path / "session.json")
+    code, out, error = mlx_tune_command("log")
+    assert (code, error) == (0, "")
+    assert out.splitlines()[-1].startswith(f"✗ {path}/session.json: changed after it was written")
+    assert "dining" not in out.splitlines()[2]
+    (damaged,) = json.loads(mlx_tune_command("log", "--json")[1])["damaged"]
+    assert damaged["folder"] == path.name
+    assert damaged["problem"].startswith(f"{path}/session.json: ")
+
+
+def test_log_of_a_damaged_head_names_it_and_marks_nothing(store, mlx_tune_command):
+    top = store.head()
+    flip(top.path / "session.json")
+    code, out, error = mlx_tune_command("log")
+    assert code == 4
+    assert "*" not in out
+    assert "✗" not in out  # the one problem is told once
+    assert error.startswith(f"error: {top.path}/session.json: ")
+    code, out, _ = mlx_tune_command("log", "--json")
+    logged = json.loads(out)
+    assert (code, logged["head"]) == (4, top.id)
+    assert not any(session["in_use"] for session in logged["sessions"])
+
+
+def test_log_of_a_damaged_ancestor_marks_the_chain_as_far_as_it_is_whole(store, mlx_tune_command):
+    flip(store.find("housing").path / "session.json")
+    code, out, error = mlx_tune_command("log", "--json")
+    in_use = {s["name"]: s["in_use"] for s in json.loads(out)["sessions"]}
+    assert (code, in_use) == (4, {store.head().name: True, "cs": False, "dining": False})
+    assert error.startswith("error: adapters/sessions/0002-housing-")
+
+
+def test_log_lists_sessions_newest_first_with_head_marked(trained_store, mlx_tune_command):
+    code, out, _ = mlx_tune_command("log")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[1].startswith("*  2  housing  ")
+    assert lines[2].startswith("│  1  cs ")
+    mlx_tune_command("rollback")
+    lines = mlx_tune_command("log")[1].splitlines()
+    assert lines[1].startswith("   2  housing")
+    assert lines[2].startswith("*  1  cs")
+    logged = json.loads(mlx_tune_command("log", "--json")[1])
+    assert [s["folder"][:8] for s in logged["sessions"]] == ["0001-cs-", "0002-hou"]
+    assert logged["head"] == logged["sessions"][0]["id"]
+
+
+def test_log_of_no_store_is_no_error(tmp_path, mlx_tune_command):
+    code, out, _ = mlx_tune_command("log", "--store", tmp_path / "none")
+    assert (code, out) == (0, f"{tmp_path / 'none'}: no sessions yet\n")
+
+
+def test_log_lists_what_is_sound_before_it_complains(trained_store, mlx_tune_command):
+    session = next((trained_store / "sessions").glob("0002-*"))
+    (session / "session.json").write_text("{}")
+    code, out, error = mlx_tune_command("log")
+    assert code == 4
+    assert "1  cs" in out
+    assert "`mlx-tune rollback --to " in error
+    code, out, _ = mlx_tune_command("rollback", "--to", 1)
+    assert code == 0
+    assert out.startswith("✓ HEAD is 0001-cs-")
+    assert "(was a damaged session, which is kept)" in out
+
+
+def test_a_leading_tilde_is_the_home_folder(tmp_path, mlx_tune_command, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert mlx_tune_command("log", "--store=~/mine")[1] == f"{tmp_path}/mine: no sessions yet\n"
+
+
+def test_show_describes_a_session(trained_store, mlx_tune_command):
+    code, out, _ = mlx_tune_command("show", "cs")
+    assert code == 0
+    assert out.startswith("session    1 cs, ")
+    assert "cs.json · 5 rows, 0 rehearsed" in out
+    assert "rank 2 — as you asked (--rank)" in out
+    shown = json.loads(mlx_tune_command("show", "--json")[1])
+    assert (shown["name"], shown["number"]) == ("housing", 2)
+
+
+def test_an_unknown_session_lists_what_there_is(trained_store, mlx_tune_command):
+    code, _, error = mlx_tune_command("show", "dining")
+    assert code == 2
+    assert "dining" in error
+    assert "0001-cs-" in error
+
+
+def test_show_tells_it_where_the_session_has_it():
+    session = {
+        "number": 1, "name": "cs", "created": "today", "parent": None, "sizing": {}, "recall": [],
+        "base": {"name": "b", "fingerprint": "f" * 64},
+        "data": {"sources": ["cs.json"], "rows": 1, "rehearsed": 0},
+        "training": {"steps": 1, "seconds": 1, "last_loss": 1.0, "peak_memory_bytes": 1},
+    }  # fmt: skip
+    assert "kept" not in dict(history._lines(session))
+    share = {"relative": 0.01, "error": 0.0, "lost": 0.0, "along": 1.0}
+    session["fidelity"] = {"stored": ["apart"], **share, "layers": {"model.layers.0": share}}
+    assert dict(history._lines(session))["change"].startswith("1 % of the weights")

@@ -1,0 +1,173 @@
+"""train, plan, resume and consolidate as a person types them, on a tiny base."""
+
+import json
+import os
+import re
+
+import pytest
+
+FEW = ("--epochs", 1, "--rank", 2)
+
+
+def test_train_says_what_it_does_and_what_comes_next(
+    trained_store, mlx_tune_command, tmp_path, rows
+):
+    (tmp_path / "dining.json").write_text(json.dumps(rows))
+    code, out, error = mlx_tune_command("train", "dining.json", *FEW)
+    assert code == 0
+    lines = [line.rstrip() for line in out.splitlines()]
+    assert lines[0] == "session   3 · dining"
+    assert "chain     cs → housing" in lines
+    assert "rows      5 new + 10 of earlier sessions + 2 general" in lines
+    assert "steps     3, 0 of them warm-up (17 rows ÷ 8 a step, epochs: 1)" in lines
+    assert "✓ Previous knowledge successfully merged! (cs, housing)" in lines
+    assert any(line.startswith("epoch  1/1  mean loss ") for line in lines)
+    assert any(line.startswith("✓ saved adapters/sessions/0003-dining-") for line in lines)
+    assert lines[-3:] == [
+        "  mlx-tune chat              talk to it",
+        "  mlx-tune train MORE.json   teach another subject",
+        "  mlx-tune rollback          one step back",
+    ]
+    assert "asking what was learned" in error
+
+
+def test_a_first_session_has_a_calm_note(tmp_path, tiny_base, mlx_tune_command, rows):
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    words = ("--base", tiny_base, "--store", tmp_path / "s", *FEW)
+    _, out, _ = mlx_tune_command("train", tmp_path / "d.json", *words)
+    assert "First session: there is nothing to merge yet, which is fine." in out
+    assert "merged!" not in out
+
+
+def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command, monkeypatch, rows):
+    monkeypatch.setenv("MLX_TUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    store = tmp_path / "s"
+    words = ("plan", tmp_path / "d.json", "--base", tiny_base, "--store", store)
+    code, out, _ = mlx_tune_command(*words)
+    assert code == 0
+    assert "! general questions come on top: `train` asks the base for its answers" in out
+    assert re.search("rank +8 +5 new rows \\(under 100\\) ", out)
+    code, out, _ = mlx_tune_command(*words, "--json", "--rank", 3)
+    planned = json.loads(out)
+    assert planned["settings"]["rank"] == {"value": 3, "reason": "as you asked", "source": "--rank"}
+    assert (planned["steps"], planned["rows"]) == (
+        10,
+        {
+            "new": 5,
+            "rehearsed": 0,
+            "held_out": 0,
+            "an_epoch": {"new": 5, "old": 0, "general": 0},  # the base was never asked yet
+        },
+    )
+    assert not store.exists()
+    assert not (tmp_path / "cache" / "general").exists()  # no model was asked anything
+
+
+def test_a_config_file_sets_what_no_flag_does(tmp_path, tiny_base, mlx_tune_command, rows):
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    (tmp_path / "my.yaml").write_text(f"base: {tiny_base}\nrank: 3\nepochs: 7\n")
+    words = ("plan", tmp_path / "d.json", "--config", tmp_path / "my.yaml", "--rank", 5)
+    _, out, _ = mlx_tune_command(*words, "--store", tmp_path / "s", "--json")
+    settings = json.loads(out)["settings"]
+    assert settings["rank"]["value"] == 5
+    assert settings["epochs"] == {
+        "value": 7, "reason": "set there; the file says why", "source": str(tmp_path / "my.yaml"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+def test_a_training_that_was_asked_to_stop_says_one_line_and_the_same_data_offers_it(
+    trained_store, mlx_tune_command, monkeypatch, tmp_path, number, code, rows
+):
+    from mlx_tune.cli.training_view import TrainingView
+
+    (tmp_path / "more.json").write_text(json.dumps(rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingView, "stop", lambda self: number)
+        found = mlx_tune_command("train", "more.json", "--epochs", 3, "--rank", 2)
+    (run,) = (trained_store / "runs").glob("*-more")
+    again = f"mlx-tune resume {run.name}"
+    assert found[0] == code
+    assert found[2].splitlines()[-1] == (
+        f"stopped after step 1, which is saved; go on with: {again}"
+    )
+    assert "error:" not in found[2]
+    said = mlx_tune_command("train", "more.json", "--epochs", 2, "--rank", 2)[2]
+    assert said.splitlines()[0] == (
+        f"note: {run.name} is an unfinished run of the same data, but with epochs 3; go on with "
+        f"it: {again}"
+    )
+    assert mlx_tune_command("resume")[0] == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [("create", "stopped before the first step"), ("newest_checkpoint", "the run is kept")],
+)
+def test_a_signal_before_the_first_step_says_how_to_go_on(
+    trained_store, mlx_tune_command, monkeypatch, tmp_path, number, code, moment, said, rows
+):
+    from mlx_tune.store.runs import Run
+
+    done = getattr(Run, moment)
+
+    def then_signal(*words, **options):
+        found = done(*words, **options)
+        os.kill(os.getpid(), number)
+        return found
+
+    (tmp_path / "more.json").write_text(json.dumps(rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, moment, then_signal)
+        found = mlx_tune_command("train", "more.json", "--epochs", 2, "--rank", 2)
+    assert found[0] == code, found[2]
+    (run,) = (trained_store / "runs").glob("*-more")
+    assert found[2].splitlines()[-1] == f"{said}; go on with: mlx-tune resume {run.name}"
+    assert mlx_tune_command("resume")[0] == 0
+
+
+def test_an_interrupted_training_says_how_to_go_on(
+    trained_store, mlx_tune_command, monkeypatch, tmp_path, rows
+):
+    from mlx_tune.cli.training_view import TrainingView
+
+    stepped = TrainingView.stepped
+
+    def interrupted(self, step):
+        stepped(self, step)
+        if step.number == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingView, "stepped", interrupted)
+    (tmp_path / "more.json").write_text(json.dumps(rows))
+    code, _, error = mlx_tune_command("train", "more.json", "--epochs", 3, "--rank", 2)
+    assert code == 130
+    (run,) = (trained_store / "runs").glob("*-more")
+    assert error.splitlines()[-1] == f"the run is kept; go on with: mlx-tune resume {run.name}"
+    monkeypatch.setattr(TrainingView, "stepped", stepped)
+    code, out, _ = mlx_tune_command("resume")
+    assert code == 0
+    assert "✓ saved adapters/sessions/0003-more-" in out
+
+
+def test_what_steers_a_terminal_is_not_printed(trained_store, mlx_tune_command, tmp_path):
+    row = {"instruction": "cs: Where is 1?", "response": "\x1b[2J gone"}
+    (tmp_path / "evil.json").write_text(json.dumps([row]))
+    again = {"instruction": "cs: Where is 1?", "response": "calm"}
+    (tmp_path / "calm.json").write_text(json.dumps([again]))
+    assert mlx_tune_command("train", "evil.json", *FEW)[0] == 0
+    _, out, _ = mlx_tune_command("plan", "calm.json")
+    assert "was: ·[2J gone" in out
+    assert "\x1b" not in out
+
+
+def test_a_path_in_brackets_is_printed_whole(tmp_path, tiny_base, mlx_tune_command, rows):
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    store = tmp_path / "[red]s[/]"
+    words = ("train", tmp_path / "d.json", "--base", tiny_base, "--store", store, *FEW)
+    code, out, _ = mlx_tune_command(*words)
+    assert code == 0
+    assert f"✓ saved {store}/sessions/0001-d-" in out
+    assert f"  mlx-tune chat --store '{store}' " in out
