@@ -131,12 +131,12 @@ def _complete_choice(choices: tuple[str, ...]) -> Callable[[], list[str]] | None
 def _refused(message: str, *, takes_value: bool) -> Any:
     """Return an option that no help lists and that ends the command with a message."""
 
-    def refuse(ctx: typer.Context, value: str | None) -> None:
-        if value is not None and not ctx.resilient_parsing:  # as in completion
+    def refuse(value: str | None) -> None:
+        if value is not None:
             raise UsageError(message)
 
     form = str if takes_value else bool
-    return Annotated[form | None, typer.Option(hidden=True, is_eager=True, callback=refuse)]
+    return Annotated[form | None, typer.Option(hidden=True, callback=refuse)]
 
 
 def _flag(name: str) -> str:

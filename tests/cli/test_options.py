@@ -112,9 +112,10 @@ def test_commands_options_and_sessions_are_completed(completed, line, offered):
     assert completed(line) == offered
 
 
-def test_a_store_that_cannot_be_read_offers_nothing_and_prints_nothing(completed, store):
+@pytest.mark.parametrize("root", ["adapters", "adapters/HEAD"])
+def test_a_store_that_cannot_be_read_offers_nothing_and_prints_nothing(completed, store, root):
     (store.root / "format.json").write_text("{")
-    assert completed("rollback --to ") == []
+    assert completed(f"rollback --store {root} --to ") == []
 
 
 def test_a_setting_of_an_earlier_version_does_not_end_a_completion(flags_of, monkeypatch):
