@@ -67,9 +67,11 @@ def test_no_command_of_the_store_loads_mlx_or_transformers(store):
     assert done.returncode == 0, done.stderr
 
 
-def test_nothing_asked_shows_help_and_is_a_usage_error(mlx_tune_command):
-    code, _, _ = mlx_tune_command()
-    assert code == 2
+@pytest.mark.parametrize("words", [(), ("base",)])
+def test_nothing_asked_shows_help_and_is_a_usage_error(mlx_tune_command, words):
+    code, out, error = mlx_tune_command(*words)
+    assert (code, out) == (2, "")
+    assert error.startswith(f"Usage: {' '.join(('mlx-tune', *words))} [OPTIONS] COMMAND")
 
 
 def test_an_unknown_command_and_an_unknown_option_are_usage_errors(mlx_tune_command):

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -171,3 +173,30 @@ def test_a_path_in_brackets_is_printed_whole(tmp_path, tiny_base, mlx_tune_comma
     assert code == 0
     assert f"✓ saved {store}/sessions/0001-d-" in out
     assert f"  mlx-tune chat --store '{store}' " in out
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code", "words"),
+    [("promote", 0, ""), ("ask", 9, "held back"), ("refuse", 10, "refused")],
+)
+def test_a_session_that_is_not_promoted_ends_with_the_gates_exit_code(
+    monkeypatch, mlx_tune_command, verdict, code, words
+):
+    from mlx_tune.workflows import run
+
+    gate = {"reasons": ["1 cs lost much", "2 x lost more", "3 y too"]}
+    session = SimpleNamespace(
+        folder_name="0004-d-0123abcd",
+        id="0123abcd" * 8,
+        path=Path("adapters/sessions/0004-d-0123abcd"),
+        record={"verdict": verdict, "gate": gate, "training": {}},
+    )
+    outcome = SimpleNamespace(session=session, is_head=not code, recall=(), judged=None)
+    monkeypatch.setattr(run, "train", lambda request, view: outcome)
+    found, out, error = mlx_tune_command("train", "d.json", "--json")
+    assert found == code
+    assert json.loads(out)["verdict"] == verdict  # what it came to is printed all the same
+    assert error == (code > 0) * (
+        f"error: 0004-d-0123abcd is saved and {words}: 1 cs lost much (and 2 more); HEAD is where "
+        "it was; `mlx-tune promote 0123abcd` takes it all the same\n"
+    )

@@ -1,9 +1,13 @@
-"""What a person is told of each session when a training ends."""
+"""What a training prints while it runs, and of each session when it ends."""
+
+import io
 
 import pytest
+from rich.console import Console
 
-from mlx_tune.cli.training_view import _more_general, _verdict
+from mlx_tune.cli.training_view import RunProgress, _more_general, _verdict
 from mlx_tune.continual.recall import Recall
+from mlx_tune.training.loop import Step
 from mlx_tune.workflows.scoring import SessionRecall
 
 LONGER = "; 27 epochs were too few, --epochs 34 may be enough"
@@ -55,3 +59,36 @@ def told(right, training):
     recall = Recall(verbatim=(True,) * right + (False,) * (60 - right), token_accuracy=1, loss=0)
     entry = SessionRecall(number=1, name="cs", verbatim=recall, paraphrases=None)
     return _verdict(entry, training)
+
+
+def printed(*steps, steps_done=0, **options):
+    console = Console(file=io.StringIO(), width=120, highlight=False, **options)
+    progress = RunProgress(console, planned_steps=4, steps_done=steps_done, epochs=2)
+    for number, loss, ends_epoch in steps:
+        progress.step(
+            Step(number=number, epoch=(number + 1) // 2, loss=loss, learning_rate=1e-3, grad_norm=1,
+                 tokens=500, seconds=2.0, peak_memory_bytes=3_000_000_000, ends_epoch=ends_epoch)
+        )  # fmt: skip
+    progress.close()
+    return console.file.getvalue()
+
+
+def test_a_file_gets_one_line_an_epoch_with_its_mean_loss():
+    assert printed((1, 3.0, False), (2, 1.0, True), (3, 0.5, False), (4, 0.25, True)) == (
+        "epoch  1/2  mean loss 2.0000  checkpoint saved  0:04 left\n"
+        "epoch  2/2  mean loss 0.3750  checkpoint saved  0:00 left\n"
+    )
+
+
+def test_a_file_gets_a_line_where_an_epoch_takes_long(monkeypatch):
+    times = iter([0.0, 10.0, 31.0, 31.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(times, 31.0))
+    assert printed((1, 3.0, False), (1, 3.0, False), (1, 3.0, False)) == (
+        "step 1/4  epoch 1/2  loss 3.000  lr 1.0e-03  250 tok/s  peak 3.0 GB  0:06 left\n"
+    )
+
+
+def test_a_terminal_gets_a_bar_that_is_as_far_as_the_step():
+    out = printed((3, 0.5, False), steps_done=2, force_terminal=True, color_system=None)
+    assert f"{'━' * 12}{' ' * 4} step 3/4  epoch 2/2  loss 0.500  lr 1.0e-03" in out
+    assert "250 tok/s  peak 3.0 GB  0:02 left" in out
