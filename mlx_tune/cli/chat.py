@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mlx_tune import Store
 from mlx_tune.cli.console import percent, print_json, say, warn_of_slow_blas
 from mlx_tune.cli.options import STORE, BaseOption, JsonOption, SessionOption, StoreOption
-from mlx_tune.errors import MlxTuneError, UsageError
+from mlx_tune.errors import MlxTuneError
 from mlx_tune.text import one_line
 
 if TYPE_CHECKING:
     from mlx_tune.data.rows import Row
-    from mlx_tune.store.session import Session
     from mlx_tune.workflows.ask import AnswerRecord
-    from mlx_tune.workflows.workspace import FoldedModel
+    from mlx_tune.workflows.chat import Chat
 
 HELP = """\
 /session [S]  show who answers, or switch to session S
@@ -48,14 +48,14 @@ def chat(
 ) -> None:
     """Talk to the model that HEAD names, or ask it one question."""
     warn_of_slow_blas()
-    talk = Chat(store, base, max_tokens=max_tokens, temperature=temperature)
-    talk.switch(session)
+    kept = Store(store, base=base, say=say)
+    talk = kept.chat(session, max_tokens=max_tokens, temperature=temperature)
     if prompt is not None:
         if not talk.chain and session is None:  # a mistyped store must not pass for a trained one
             say(f"note: no session is in use in {store}, so the bare base answers")
-        talk.answer(prompt)
+        _answer(talk, prompt)
         return
-    print(f"{talk.who} answers; /help lists what else there is.")
+    print(f"{talk.answering} answers; /help lists what else there is.")
     with contextlib.suppress(ImportError):  # line editing and history, where Python has them
         import readline  # noqa: F401
     while True:
@@ -98,76 +98,34 @@ def _obey(line: str, talk: Chat) -> None:
                 print("forgotten")
             case "/base":
                 talk.switch("base")
-                print(f"{talk.who} answers")
+                print(f"{talk.answering} answers")
             case "/session":
                 if rest.strip():
                     talk.switch(rest.strip())
-                print(f"{talk.who} answers")
+                print(f"{talk.answering} answers")
             case _ if word.startswith("/") and word.count("/") == 1:
                 print(f"{word} is no command; /help lists them")
             case _:
-                talk.answer(line)
+                _answer(talk, line)
     except MlxTuneError as error:  # a slip must not end the conversation
         print(f"error: {error}", file=sys.stderr)
 
 
-class Chat:
-    """A conversation with a session's model, or with the bare base."""
+def _answer(talk: Chat, question: str) -> None:
+    """Print the answer as it comes; Ctrl-C stops it.
 
-    def __init__(
-        self, store: Path, base: str | None, *, max_tokens: int, temperature: float
-    ) -> None:
-        from mlx_tune.inference import Conversation
-        from mlx_tune.store.store import SessionStore
-        from mlx_tune.workflows.workspace import choose_base, locate_base
-
-        self._store = SessionStore.open(store)
-        self._info = locate_base(self._store, choose_base(self._store, base), say)
-        self._conversation = Conversation(max_tokens=max_tokens, temperature=temperature)
-        self._folded: FoldedModel | None = None
-
-    @property
-    def chain(self) -> tuple[Session, ...]:
-        """The sessions folded into the model that answers."""
-        return self._folded.chain if self._folded else ()
-
-    @property
-    def who(self) -> str:
-        """The model that answers, for a person."""
-        names = " → ".join(session.name for session in self.chain)
-        return f"{self._info.name} + {names}" if names else f"{self._info.name} (the bare base)"
-
-    def switch(self, ref: str | None) -> None:
-        """Load another session: a reference, ``base``, or None for HEAD."""
-        from mlx_tune.workflows.workspace import find_session, load_folded
-
-        session = find_session(self._store, ref)
-        for note in self._store.notes:
-            say(note)
-        self._folded = None  # two models at once may not fit
-        self._folded = load_folded(self._info, self._store.chain(session))
-
-    def clear(self) -> None:
-        """Forget the conversation."""
-        self._conversation.clear()
-
-    def answer(self, question: str) -> None:
-        """Print the answer as it comes; Ctrl-C stops it.
-
-        The text is printed as the model says it, not wrapped here: a terminal that wraps by itself
-        still knows that a URL over two lines is one.
-        """
-        if self._folded is None:  # the last switch failed midway
-            raise UsageError("no model is loaded; /base or /session N loads one")
-        pieces = self._conversation.ask(self._folded.model, self._folded.tokenizer, question)
-        try:
-            for piece in pieces:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-        except KeyboardInterrupt:
-            pieces.close()
-            sys.stdout.write(" …stopped")
-        print()
+    The text is printed as the model says it, not wrapped here: a terminal that wraps by itself
+    still knows that a URL over two lines is one.
+    """
+    pieces = talk.stream(question)
+    try:
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        pieces.close()
+        sys.stdout.write(" …stopped")
+    print()
 
 
 def ask(

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mlx_tune import Store
 from mlx_tune.cli.console import (
     console,
     duration,
@@ -73,12 +74,10 @@ def diff(
     json: JsonOption = False,
 ) -> None:
     """Compare two sessions: settings, data, metrics, weights and answers."""
-    from mlx_tune.workflows import diff as workflow
-
     if answers:
         warn_of_slow_blas()
     shown = None if json else ANSWERS
-    found = workflow.diff(store, a, b, base=base, ask=answers, shown=shown, say=say)
+    found = Store(store, base=base, say=say).diff(a, b, ask=answers, shown=shown)
     if json:
         print_json(diff_json(found))
     else:

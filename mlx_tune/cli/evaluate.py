@@ -14,6 +14,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from mlx_tune import Store
 from mlx_tune.cli.console import console, counted, percent, print_json, say, warn_of_slow_blas
 from mlx_tune.cli.options import (
     STORE,
@@ -81,16 +82,13 @@ def eval_(
     The table is the retention matrix: a row for the model after each session, a column for the
     questions of each.
     """
-    from mlx_tune.workflows.evaluate import evaluate
-
     if quick and fresh:
         raise UsageError(
             "--quick and --fresh: one measures a single row, the other all; give one of the two"
         )
     warn_of_slow_blas()
-    found = evaluate(
-        store, session=session, base=base, on=on, say=say, fresh=fresh, quick=quick, facts=facts
-    )
+    kept = Store(store, base=base, say=say)
+    found = kept.evaluate(session, on=on, fresh=fresh, quick=quick, facts=facts)
     if json:
         answering = found.answering.session
         who = answering.folder_name if answering else found.answering.id

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mlx_tune import Store
 from mlx_tune.cli.console import print_json, say, size, warn_of_slow_blas
 from mlx_tune.cli.options import (
     STORE,
@@ -121,20 +122,12 @@ def fuse(
     """Write base and sessions as one model that mlx-lm loads, and say what its type kept."""
     from mlx_tune.cli.gate_view import fidelity_lines
     from mlx_tune.models.load import Quantisation
-    from mlx_tune.workflows import fuse as workflow
 
     form = None if quantise is None else Quantisation.parse(quantise)
     if form is not None:
         warn_of_slow_blas()
-    written = workflow.fuse(
-        store,
-        out=out,
-        session=session,
-        base=base,
-        say=say,
-        quantise=form,
-        anyway=anyway,
-        ask=_confirmed,
+    written = Store(store, base=base, say=say).fuse(
+        out, session=session, quantise=form, anyway=anyway, confirm=_confirmed
     )
     record = written.to_json()
     if json:

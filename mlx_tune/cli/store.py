@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlx_tune import Store
 from mlx_tune.cli.console import console, counted, print_json, say, size, store_flag
 from mlx_tune.cli.options import (
     STORE,
@@ -37,9 +38,7 @@ def rollback(
     json: JsonOption = False,
 ) -> None:
     """Go one step back, or to any session; nothing is deleted."""
-    from mlx_tune.workflows import store_commands
-
-    move = store_commands.rollback(store, to)
+    move = Store(store).rollback(to)
     for note in move.notes:
         say(note)
     before, after = (s.folder_name if s else "base" for s in (move.before, move.after))
@@ -65,9 +64,8 @@ def promote(
 ) -> None:
     """Put a session in use that the gate held back or refused; nothing is deleted."""
     from mlx_tune.cli.gate_view import show_reasons
-    from mlx_tune.workflows import store_commands
 
-    done = store_commands.promote(store, session)
+    done = Store(store).promote(session)
     for note in done.notes:
         say(note)
     if json:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlx_tune import Store
 from mlx_tune.cli.console import console, print_json, say
 from mlx_tune.cli.options import (
     STORE,
@@ -33,11 +34,8 @@ def train(
     flags: dict[str, Any],
 ) -> None:
     """Train one session on top of everything learned so far."""
-    from mlx_tune.workflows import run
-    from mlx_tune.workflows.plan import TrainingRequest
-
-    request = TrainingRequest(data=data, store=store, flags=flags, config=config)
-    _follow(lambda view: run.train(request, view), as_json=json)
+    kept = Store(store, config=config)
+    _follow(lambda view: kept.train(data, observer=view, **flags), as_json=json)
 
 
 @with_settings
@@ -51,10 +49,8 @@ def plan(
 ) -> None:
     """Show what train would do, and why; nothing is written."""
     from mlx_tune.cli.plan_view import plan_json, show_plan
-    from mlx_tune.workflows.plan import TrainingRequest, plan_training
 
-    request = TrainingRequest(data=data, store=store, flags=flags, config=config, asks_model=False)
-    planned = plan_training(request, say=say)
+    planned = Store(store, config=config, say=say).plan(data, **flags)
     if json:
         print_json(plan_json(planned))
     else:
@@ -70,9 +66,7 @@ def resume(
     json: JsonOption = False,
 ) -> None:
     """Continue an interrupted training from its newest checkpoint."""
-    from mlx_tune.workflows import run as workflow
-
-    _follow(lambda view: workflow.resume(store, run, view), as_json=json)
+    _follow(lambda view: Store(store).resume(run, observer=view), as_json=json)
 
 
 @with_settings
@@ -97,13 +91,9 @@ def consolidate(
     each of them knew when it was learned. This keeps a chain short, and it is the way to remove a
     session from its middle.
     """
-    from mlx_tune.workflows import run
-    from mlx_tune.workflows.plan import TrainingRequest
-
-    request = TrainingRequest(
-        data=(), consolidates=True, store=store, flags=flags, config=config, without=without or ()
-    )
-    _follow(lambda view: run.train(request, view), as_json=json)
+    kept = Store(store, config=config)
+    left_out = without or ()
+    _follow(lambda view: kept.consolidate(without=left_out, observer=view, **flags), as_json=json)
 
 
 def _follow(work: Callable[[TrainingView], TrainingOutcome], *, as_json: bool) -> None:

@@ -94,7 +94,7 @@ class Chat:
                 fills the model's context.
         """
         if self._merged is None:
-            raise UsageError("nobody answers; /base or /session N loads a model")
+            raise UsageError("no model is loaded; /base or /session N loads one")
         return self._conversation.ask(self._merged.model, self._merged.tokenizer, question)
 
     def ask(self, question: str) -> str:
