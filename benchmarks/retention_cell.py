@@ -110,10 +110,10 @@ def carry_out(task: Task) -> dict[str, Any]:
     """
     began = time.monotonic()
     store = SessionStore.open(Path(task.store))
-    if len(store.chain(store.head())) < task.chain_length:
+    if len(store.snapshot().chain(store.snapshot().head())) < task.chain_length:
         _train(task, store)
         free_memory()
-    chain = store.chain(store.head())
+    chain = store.snapshot().chain(store.snapshot().head())
     trained = time.monotonic() - began
     folded = load_folded(bases.locate(task.base), chain)
     return {
@@ -137,14 +137,15 @@ def _train(task: Task, store: SessionStore) -> None:
         flags = {"base": task.base, "name": task.name, **task.flags}
         request = TrainingRequest(data=task.data, store=store.root, flags=flags)
         session = train(request, Follows(task.label)).session
-    if store.head() != session:
+    if store.snapshot().head() != session:
         promote(store.root, session.id)
 
 
 def _held_back(task: Task, store: SessionStore) -> Session | None:
     """Return the session that an attempt cut short has committed and not put in use."""
     wanted = (task.chain_length, task.name)
-    return next((s for s in store.sessions() if (s.number, s.name) == wanted), None)
+    sessions = store.snapshot().sessions.values()
+    return next((s for s in sessions if (s.number, s.name) == wanted), None)
 
 
 def of_session(session: Session) -> dict[str, Any]:

@@ -46,24 +46,24 @@ def check(task: Task) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "store"
         shutil.copytree(task.store, root, symlinks=True, ignore=shutil.ignore_patterns("runs"))
-        last = SessionStore.open(root).head()
+        last = SessionStore.open(root).snapshot().head()
         rollback(root, None)
         there = _in_use(root, info)
         rollback(root, last.id if last else None)
         back = _in_use(root, info)
-        adapters = read_adapters(SessionStore.open(root).chain(last))
+        adapters = read_adapters(SessionStore.open(root).snapshot().chain(last))
     return {"there": there, "back": back, "logits": difference(task, info, adapters)}
 
 
 def _in_use(root: Path, info: BaseInfo) -> dict[str, Any]:
     """Return the hashes of the model that HEAD names, and of every session's files as they are."""
     store = SessionStore.open(root)
-    chain = store.chain(store.head())
+    chain = store.snapshot().chain(store.snapshot().head())
     found = {
         "fold_sha256": weights_sha256(load_folded(info, chain).model),
         "files_sha256": {  # reading checks each file against its manifest
             session.folder_name: {name: session.hashes[name] for name in _read(session)}
-            for session in store.sessions()
+            for session in store.snapshot().sessions.values()
         },
     }
     free_memory()

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlx_tune.models.bases import Say
     from mlx_tune.models.load import Quantisation
+    from mlx_tune.store.snapshot import StoreSnapshot
+    from mlx_tune.store.snapshot import StoreSnapshot
     from mlx_tune.training.loop import Step
     from mlx_tune.workflows.ask import AnswerRecord
     from mlx_tune.workflows.chat import Chat
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from mlx_tune.workflows.observer import TrainingObserver
     from mlx_tune.workflows.plan import TrainingPlan, TrainingRequest
     from mlx_tune.workflows.run import TrainingOutcome
-    from mlx_tune.workflows.store_commands import Promotion, Rollback, StoreListing
+    from mlx_tune.workflows.store_commands import Promotion, Rollback
 
 Data = str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Iterable[Mapping[str, Any]]
 """Data files or folders, or rows such as ``{"instruction": "…", "response": "…"}``."""
@@ -308,12 +310,11 @@ class Store:
 
         return promote(self.root, session)
 
-    def listing(self) -> StoreListing:
+    def listing(self) -> StoreSnapshot:
         """Return the sessions, HEAD, tags and what is damaged, as they are now."""
-        from mlx_tune.store.store import SessionStore
-        from mlx_tune.workflows.store_commands import list_store
+        from mlx_tune.store.snapshot import read_snapshot
 
-        return list_store(SessionStore.open(self.root))
+        return read_snapshot(self.root)
 
     def _request(
         self,

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.stores import sessions_of
 from helpers.training_lab import TrainingLab, facts, isolated_environment
 from mlx_tune.files import durable
 from mlx_tune.models import runtime
-from mlx_tune.store import snapshot
+from mlx_tune.store import store as store_module
 from mlx_tune.store.runs import Run, list_runs
 from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
@@ -122,7 +123,7 @@ def undisturbed(tmp_path_factory, tiny_base) -> Undisturbed:
         lab.train(lab.data("one", facts("one", 2)), epochs=1, rank=2)
         before = shutil.copytree(lab.store, folder / "before", symlinks=True)
         patch.setattr(Run, "save_checkpoint", counted(Run.save_checkpoint, saved))
-        patch.setattr(snapshot, "log_move", counted(snapshot.log_move, moved))
+        patch.setattr(store_module, "log_move", counted(store_module.log_move, moved))
         with disk.under(patch):
             # Micro-batches as the command line's rules have them: the adapter must be the same.
             flags = {"epochs": 2, "rank": 2, "batch_size": None, "grad_accumulation": None,
@@ -154,25 +155,25 @@ def trial(undisturbed, tmp_path, monkeypatch, mlx_tune_command):
         shutil.rmtree("s", ignore_errors=True)
         shutil.copytree(undisturbed.before, "s", symlinks=True)
         store = SessionStore.open(Path("s"))
-        one = store.head()
+        one = store.snapshot().head()
         with BadDisk(store.root, number, error, stays=stays).under(monkeypatch):
             code, _, said = mlx_tune_command(*TRAIN)
         errors = [line for line in said.splitlines() if line.startswith(("error: ", "       "))]
-        assert verify(store).problems == [], said
+        assert verify(store.snapshot()).problems == [], said
         if code == 7:
             (line,) = errors
             promised = [safe for safe in SAFE if line.endswith(ADVICE[error].format(safe))]
             assert promised or any(f"{safe}; " in line for safe in SAFE), line
             if promised == [SAFE[0]] and number <= undisturbed.moved:
-                assert store.head() == one
+                assert store.snapshot().head() == one
             _check_checkpoints(number)
             _go_on(store, one)
         else:
             assert (code, errors) == (0, []), said
-        two = store.head()
-        assert (two.name, two.parent, store.sessions()) == ("two", one.id, [one, two])
+        two = store.snapshot().head()
+        assert (two.name, two.parent, sessions_of(store)) == ("two", one.id, [one, two])
         assert two.read("adapters.safetensors") == undisturbed.adapter
-        assert verify(store).problems == []
+        assert verify(store.snapshot()).problems == []
         return code
 
     def _check_checkpoints(number: int) -> None:
@@ -184,7 +185,7 @@ def trial(undisturbed, tmp_path, monkeypatch, mlx_tune_command):
 
     def _go_on(store: SessionStore, one: Session) -> None:
         begun = any(run.is_unfinished for run in list_runs(store.root))
-        if not begun and store.head() != one:
+        if not begun and store.snapshot().head() != one:
             return  # only the flush of the word "done" failed
         code, _, said = mlx_tune_command(*(("resume", "--store", "s") if begun else TRAIN))
         assert code == 0, said
@@ -220,7 +221,7 @@ def test_an_error_after_head_moved_does_not_say_that_it_did_not_move(
     shutil.copytree(undisturbed.before, "s", symlinks=True)
     with BadDisk(Path("s"), undisturbed.moved + 1, errno.EIO, stays=True).under(monkeypatch):
         code, _, said = mlx_tune_command(*TRAIN)
-    assert (code, SessionStore.open(Path("s")).head().name) == (7, "two")
+    assert (code, SessionStore.open(Path("s")).snapshot().head().name) == (7, "two")
     assert "HEAD, sessions and the last checkpoint are as they were" not in said
 
 

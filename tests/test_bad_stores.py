@@ -156,7 +156,7 @@ def test_a_run_whose_rows_changed_since_its_checkpoint_is_not_resumed(own, call,
 def test_a_flipped_byte_is_found_by_every_command_that_reads_it(
     store, call, place, number, file, command
 ):
-    good = store.find(str(number - 1))
+    good = store.snapshot().find(str(number - 1))
     spoilt = member(store, number)
     flip(spoilt / file)
     code, _, error, _ = call(*COMMANDS[command])
@@ -201,7 +201,7 @@ def spoil(base: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", OTHERS)
 @pytest.mark.parametrize("named", [True, False])
 def test_another_base_tokenizer_or_template_is_refused(own, call, named, kind, command):
-    was = SessionStore.open(own.store).base()["fingerprint"]
+    was = SessionStore.open(own.store).snapshot().base()["fingerprint"]
     other = spoil(own.root / "other" if named else own.base, kind)
     words = ("--base", other) if named else ()
     shutil.copy("one.json", "more.json")
@@ -354,11 +354,11 @@ def test_gc_moves_nothing_while_head_is_garbage(store, call):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_parent_that_is_missing_is_named_with_the_way_back(store, call, tmp_path, command):
-    parent = store.find("2")
+    parent = store.snapshot().find("2")
     parent.path.rename(tmp_path / "away")
     code, _, error, _ = call(*COMMANDS[command])
     assert code == 4
-    good = store.find("1")
+    good = store.snapshot().find("1")
     assert error == (
         f"{member(store, 3)}: its parent {parent.id[:12]}… is missing from the store; "
         f"run `mlx-tune doctor`; go back to {good.folder_name} with "
@@ -370,7 +370,7 @@ def test_a_parent_that_is_missing_is_named_with_the_way_back(store, call, tmp_pa
 
 def test_a_cycle_of_sessions_cannot_be_made(store, call):
     """An id covers the parent's id: whoever changes a parent has made another session."""
-    one, two = store.find("1"), store.find("2")
+    one, two = store.snapshot().find("1"), store.snapshot().find("2")
     path, record = one.path / "session.json", json.loads((one.path / "session.json").read_text())
     path.write_text(json.dumps({**record, "parent": two.id}))
     code, _, error, _ = call("verify")

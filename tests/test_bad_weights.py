@@ -19,8 +19,8 @@ from safetensors.numpy import load, save
 from helpers import tiny
 from helpers.training_lab import TrainingLab, isolated_environment
 from mlx_tune.files.sealed import manifest, sha256
-from mlx_tune.store import snapshot
 from mlx_tune.store.session import MANIFEST, folder_name, read_session
+from mlx_tune.store.store import write_head
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 Q = "model.layers.0.mlp.down_proj"
@@ -59,7 +59,7 @@ class Bad:
             (old.path / changed).write_bytes(data)
         identity = sha256(sealed[MANIFEST])
         old.path.rename(old.path.with_name(folder_name(old.number, old.name, identity)))
-        snapshot.write_head(self.root / "s", identity)
+        write_head(self.root / "s", identity)
 
     def kept(self) -> dict[str, bytes]:
         store = self.root / "s"

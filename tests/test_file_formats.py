@@ -126,7 +126,7 @@ def test_an_exam_says_what_the_page_says():
 
 
 def test_settings_are_explained_on_their_own_page(store):
-    sizing = store.head().record["sizing"]
+    sizing = store.snapshot().head().record["sizing"]
     assert sizing.keys() <= FIELDS.keys()
 
 
@@ -145,7 +145,7 @@ def test_a_held_lock_says_what_the_page_says(tmp_path):
 @pytest.mark.parametrize("ref", ["one", "three"])
 def test_a_session_holds_the_files_that_the_page_lists(store, ref):
     tree = PAGE.split("```")[1]
-    names = {path.name for path in store.find(ref).path.iterdir()}
+    names = {path.name for path in store.snapshot().find(ref).path.iterdir()}
     assert names <= set(tree.split())
     assert "held-out.jsonl" in names
     headings = re.findall(

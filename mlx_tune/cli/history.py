@@ -16,30 +16,29 @@ from mlx_tune.settings import recorded_settings
 
 if TYPE_CHECKING:
     from mlx_tune.store.session import Session
-    from mlx_tune.workflows.store_commands import StoreListing
+    from mlx_tune.store.snapshot import StoreSnapshot
 
 _PROMOTED = (None, "promote")  # a record without a verdict is older than verdicts are
 
 
 def log(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
     """List the sessions, newest first; `*` marks HEAD, `│` its chain."""
-    from mlx_tune.store.store import SessionStore
-    from mlx_tune.workflows.store_commands import list_store
+    from mlx_tune.store.snapshot import read_snapshot
 
-    listing = list_store(SessionStore.open(store))
-    for note in listing.notes:
+    snapshot = read_snapshot(store)
+    for note in (*snapshot.head_notes, *snapshot.label_notes):  # damaged sessions are listed
         say(note)
     if json:
-        print_json(listing_json(listing))
-    elif listing.sessions or listing.damaged:
-        show_listing(listing)
+        print_json(listing_json(snapshot))
+    elif snapshot.sessions or snapshot.damaged:
+        show_listing(snapshot)
     else:
         print(f"{store}: no sessions yet")
-    if listing.error is not None:  # the sound sessions were listed first
-        raise listing.error
+    if snapshot.head_error is not None:  # the sound sessions were listed first
+        raise snapshot.head_error
 
 
-def show_listing(listing: StoreListing) -> None:
+def show_listing(store: StoreSnapshot) -> None:
     """Print the table, newest first, and under it what is damaged."""
     from mlx_tune.store.snapshot import BASE
 
@@ -54,31 +53,31 @@ def show_listing(listing: StoreListing) -> None:
             overflow="fold",
             justify="right" if counts else "left",
         )
-    for session in reversed(listing.sessions):
-        table.add_row(*_cells(session, listing))
-    mark = "*" if listing.head == BASE else "│" if listing.in_use else ""
-    base = Path(str(listing.base["name"])).name if listing.base else BASE
-    table.add_row(f"{mark:<4}", Text(base))
+    for session in reversed(list(store.sessions.values())):
+        table.add_row(*_cells(session, store))
+    mark = "*" if store.head_id == BASE else "│" if store.in_use else ""
+    base = store.base()
+    table.add_row(f"{mark:<4}", Text(Path(str(base["name"])).name if base else BASE))
     console().print(table)
-    for problem in listing.damaged.values():
-        if problem not in str(listing.error):  # which the command prints last
+    for problem in map(str, store.damaged.values()):
+        if problem not in str(store.head_error):  # which the command prints last
             print(f"✗ {problem}")
 
 
-def listing_json(listing: StoreListing) -> dict[str, Any]:
+def listing_json(store: StoreSnapshot) -> dict[str, Any]:
     """Return all of it; docs/file-formats.md explains the keys."""
     return {
-        "head": listing.head,
-        "base": listing.base,
-        "sessions": [_session_json(session, listing) for session in listing.sessions],
+        "head": store.head_id,
+        "base": store.base(),
+        "sessions": [_session_json(session, store) for session in store.sessions.values()],
         "damaged": [
-            {"folder": name, "problem": problem} for name, problem in listing.damaged.items()
+            {"folder": name, "problem": str(error)} for name, error in store.damaged.items()
         ],
-        "moves": [dict(vars(move)) for move in listing.moves],
+        "moves": [dict(vars(move)) for move in store.moves],
     }
 
 
-def _session_json(session: Session, listing: StoreListing) -> dict[str, Any]:
+def _session_json(session: Session, store: StoreSnapshot) -> dict[str, Any]:
     data = session.record.get("data", {})
     return {
         "id": session.id,
@@ -91,17 +90,17 @@ def _session_json(session: Session, listing: StoreListing) -> dict[str, Any]:
         "rehearsed": data.get("rehearsed"),
         "recall": _own_recall(session),
         "verdict": session.record.get("verdict"),
-        "tags": list(listing.tags.get(session.id, ())),
-        "removed": session.id in listing.removed,
-        "in_use": session.id in listing.in_use,
+        "tags": store.tags_of(session),
+        "removed": store.is_removed(session),
+        "in_use": session.id in store.in_use,
     }
 
 
-def _cells(session: Session, listing: StoreListing) -> list[Text]:
+def _cells(session: Session, store: StoreSnapshot) -> list[Text]:
     from mlx_tune.store.snapshot import BASE
 
-    shown, recall = _session_json(session, listing), _own_recall(session)
-    mark = "*" if listing.head == session.id else "│" if shown["in_use"] else " "
+    shown, recall = _session_json(session, store), _own_recall(session)
+    mark = "*" if store.head_id == session.id else "│" if shown["in_use"] else " "
     columns = (
         session.id[:8],
         "–" if shown["rows"] is None else str(shown["rows"]),
@@ -109,18 +108,18 @@ def _cells(session: Session, listing: StoreListing) -> list[Text]:
         (shown["created"] or "–")[:10],
         (session.parent or BASE)[:8],
     )
-    cells = [Text(f"{mark} {session.number:>2}"), _labelled(session, listing), *map(Text, columns)]
+    cells = [Text(f"{mark} {session.number:>2}"), _labelled(session, store), *map(Text, columns)]
     for cell in cells if shown["removed"] else ():
         cell.stylize("dim")
     return cells
 
 
-def _labelled(session: Session, listing: StoreListing) -> Text:
+def _labelled(session: Session, store: StoreSnapshot) -> Text:
     """Return a session's name with its tags and state."""
-    labels = [(name, "cyan") for name in listing.tags.get(session.id, ())]
+    labels = [(name, "cyan") for name in store.tags_of(session)]
     if (verdict := session.record.get("verdict")) not in _PROMOTED:
         labels.append((f"held back: {verdict}", "yellow"))
-    if session.id in listing.removed:
+    if store.is_removed(session):
         labels.append(("removed", ""))
     text = Text(session.name)
     for number, (label, style) in enumerate(labels):
@@ -148,11 +147,11 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show a session: its data, settings, metrics and recall."""
-    from mlx_tune.store.store import SessionStore
+    from mlx_tune.store.snapshot import read_snapshot
 
-    kept = SessionStore.open(store)
-    chosen = kept.head() if session is None else kept.find(session)
-    for note in kept.notes:
+    snapshot = read_snapshot(store)
+    chosen = snapshot.head() if session is None else snapshot.find(session)
+    for note in snapshot.notes:
         say(note)
     if chosen is None:
         raise UsageError("the base model has no session to show; `mlx-tune base show` describes it")
@@ -186,8 +185,9 @@ def _lines(record: Any) -> list[tuple[str, str]]:
     if fidelity := record.get("fidelity"):
         lines += fidelity_lines(fidelity)
     for entry in record["recall"]:
-        if known := entry["verbatim"]:
-            text = f"{entry['name']}: {percent(known['right'], known['asked'])} word for word"
+        if verbatim := entry["verbatim"]:
+            share = percent(verbatim["right"], verbatim["asked"])
+            text = f"{entry['name']}: {share} word for word"
             if reworded := entry["paraphrases"]:
                 text += f", {percent(reworded['right'], reworded['asked'])} reworded"
             lines.append(("recall", text))

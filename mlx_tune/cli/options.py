@@ -30,13 +30,12 @@ def complete_session(ctx: typer.Context) -> list[str]:
     A store that cannot be read has nothing to offer: an error would be printed over the line that
     a person is typing.
     """
-    from mlx_tune.store.labels import read_tags
-    from mlx_tune.store.store import SessionStore
+    from mlx_tune.store.snapshot import read_snapshot
 
     try:
-        store = SessionStore.open(ctx.params.get("store") or STORE)
-        names = [session.name for session in store.sessions()]
-        return [*dict.fromkeys([*read_tags(store), *names, "HEAD", "base"])]
+        store = read_snapshot(ctx.params.get("store") or STORE)
+        names = [session.name for session in store.sessions.values()]
+        return [*dict.fromkeys([*store.tags, *names, "HEAD", "base"])]
     except (MlxTuneError, OSError):
         return []
 

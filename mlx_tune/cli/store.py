@@ -19,6 +19,7 @@ from mlx_tune.cli.options import (
 from mlx_tune.errors import UsageError
 
 if TYPE_CHECKING:
+    from mlx_tune.store.snapshot import StoreSnapshot
     from mlx_tune.store.store import SessionStore
     from mlx_tune.store.verify import Findings
     from mlx_tune.workflows.store_commands import Collection, Promotion
@@ -118,43 +119,43 @@ def tag(
     from mlx_tune.store.labels import untag
     from mlx_tune.store.store import open_store
 
-    kept = open_store(store)
+    writer = open_store(store)
+    snapshot = writer.snapshot()
     if delete:
         if name is None or session is not None:
             raise UsageError("to take a tag away, name it alone: `mlx-tune tag --delete NAME`")
-        untag(kept, name)
+        untag(writer, name)
         lines = [f"✓ the tag {name} is gone; its session stays"]
     elif name is not None:
-        lines = [_give_tag(kept, name, session)]
+        lines = [_give_tag(writer, snapshot, name, session)]
     else:
-        lines = _tag_lines(kept) or [f"{store}: no tags; `mlx-tune tag NAME` gives HEAD one"]
+        lines = _tag_lines(snapshot) or [f"{store}: no tags; `mlx-tune tag NAME` gives HEAD one"]
     if json:
-        print_json(_tags_json(kept))
+        print_json(_tags_json(writer.snapshot() if name else snapshot))
     else:
         print("\n".join(lines))
-    for note in kept.notes:
+    for note in snapshot.notes:
         say(note)
 
 
-def _give_tag(store: SessionStore, name: str, ref: str | None) -> str:
+def _give_tag(writer: SessionStore, snapshot: StoreSnapshot, name: str, ref: str | None) -> str:
     """Tag a session, and return the line that says so."""
-    from mlx_tune.store.labels import read_tags
     from mlx_tune.store.labels import tag as put_tag
 
-    session = store.head() if ref is None else store.find(ref)
+    session = snapshot.head() if ref is None else snapshot.find(ref)
     if session is None:
         raise UsageError(
             f"tag {name}: the base model is no session, and only sessions have tags; "
             "`mlx-tune log` lists them"
         )
-    before = read_tags(store).get(name, session.id)
-    put_tag(store, name, session)
-    was = "" if before == session.id else f" (was {_folders(store).get(before, before[:8])})"
+    before = snapshot.tags.get(name, session.id)
+    put_tag(writer, name, session)
+    was = "" if before == session.id else f" (was {_folder(snapshot, before) or before[:8]})"
     return f"✓ {name} is {session.folder_name}{was}"
 
 
-def _tag_lines(store: SessionStore) -> list[str]:
-    listed = _tags_json(store)
+def _tag_lines(snapshot: StoreSnapshot) -> list[str]:
+    listed = _tags_json(snapshot)
     width = max((len(entry["name"]) for entry in listed), default=0)
     return [
         f"{entry['name']:<{width}}  {entry['folder'] or entry['id'][:8] + ' is not in the store'}"
@@ -162,19 +163,17 @@ def _tag_lines(store: SessionStore) -> list[str]:
     ]
 
 
-def _tags_json(store: SessionStore) -> list[dict[str, Any]]:
+def _tags_json(snapshot: StoreSnapshot) -> list[dict[str, Any]]:
     """Return the tags for ``--json``; ``folder`` is null where the session is not in the store."""
-    from mlx_tune.store.labels import read_tags
-
-    folders = _folders(store)
     return [
-        {"name": name, "id": identity, "folder": folders.get(identity)}
-        for name, identity in read_tags(store).items()
+        {"name": name, "id": session_id, "folder": _folder(snapshot, session_id)}
+        for name, session_id in snapshot.tags.items()
     ]
 
 
-def _folders(store: SessionStore) -> dict[str, str]:
-    return {session.id: session.folder_name for session in store.sessions()}
+def _folder(snapshot: StoreSnapshot, session_id: str) -> str | None:
+    session = snapshot.sessions.get(session_id)
+    return session.folder_name if session else None
 
 
 def rm(
@@ -188,15 +187,16 @@ def rm(
     from mlx_tune.store.labels import mark_removed, unmark_removed
     from mlx_tune.store.store import open_store
 
-    kept = open_store(store)
-    chosen = kept.find(session)
+    writer = open_store(store)
+    snapshot = writer.snapshot()
+    chosen = snapshot.find(session)
     if chosen is None:
         raise UsageError("the base model is no session of the store, so it cannot be removed")
     if undo:
-        unmark_removed(kept, chosen)
+        unmark_removed(writer, chosen)
     else:
-        mark_removed(kept, chosen)
-    for note in kept.notes:
+        mark_removed(writer, chosen)
+    for note in snapshot.notes:
         say(note)
     print(f"✓ {chosen.folder_name} is {'kept' if undo else 'removed'}")
     if undo:

@@ -28,9 +28,8 @@ from mlx_tune.serving.registry import HEAD, ModelRegistry, RegisteredModel
 from mlx_tune.serving.requests import RequestParser
 from mlx_tune.serving.schemas import ERRORS, Health
 from mlx_tune.serving.transport import serve
-from mlx_tune.store.store import SessionStore
 from mlx_tune.training.memory import limit_bytes
-from mlx_tune.workflows.workspace import choose_base, locate_base
+from mlx_tune.workflows.workspace import open_workspace
 
 END_SECONDS = 0.3
 """For the engine to end, of the two seconds that the process has after a signal."""
@@ -135,8 +134,7 @@ def prepare(request: ServeRequest, *, say: Say) -> PreparedServer:
         allow_hosts=request.allow_hosts,
         allow_origins=request.allow_origins,
     )
-    store = SessionStore.open(request.store)
-    info = locate_base(store, choose_base(store, request.base), say)
+    info = open_workspace(request.store, base=request.base, say=say).info
     registry = ModelRegistry(request.store)
     first = registry.get(HEAD)
     parser = RequestParser(

@@ -17,12 +17,12 @@ from mlx_tune.serving.errors import ApiError
 from mlx_tune.serving.schemas import ERRORS, MODEL, JsonRoute, StrictModel
 from mlx_tune.store.runs import FAILED, Run, list_runs
 from mlx_tune.store.session import Session
-from mlx_tune.store.snapshot import BASE
-from mlx_tune.store.store import TRAINING_LOCK, SessionStore
+from mlx_tune.store.snapshot import BASE, StoreSnapshot, read_snapshot
+from mlx_tune.store.store import TRAINING_LOCK
 from mlx_tune.training.mixture import Mixture
-from mlx_tune.workflows.evaluate import already_known
+from mlx_tune.workflows.evaluate import stored_evaluation
 from mlx_tune.workflows.matrix import Evaluation, MatrixColumn
-from mlx_tune.workflows.store_commands import StoreListing, list_store, promote, rollback
+from mlx_tune.workflows.store_commands import promote, rollback
 
 _RECENT_STEPS = 20
 _MOST_LOSSES = 500
@@ -52,17 +52,17 @@ def lineage_routes(store_root: Path, info: BaseInfo) -> APIRouter:
     @router.get("/lineage")
     def lineage() -> dict[str, Any]:
         """Show the tree of sessions, and which is in use."""
-        return lineage_json(list_store(SessionStore.open(store_root)), info.name)
+        return lineage_json(read_snapshot(store_root), info.name)
 
     @router.get("/retention")
     def retention(session: str | None = None) -> dict[str, Any]:
         """Show how well every session was known after every session, as far as it was asked."""
-        if not SessionStore.open(store_root).sessions():
+        if not read_snapshot(store_root).sessions:
             empty = ("acc", "bwt", "fwt", "forgetting", "worst", "general")
             matrices: dict[str, Any] = {"labels": [], "verbatim": [], "paraphrases": []}
             return {**matrices, "session": None, "scores": dict.fromkeys(empty)}
         with _usage_error_as(status=404, param="session"):
-            found = already_known(store_root, info=info, session=session, say=lambda _: None)
+            found = stored_evaluation(store_root, info=info, session=session, say=lambda _: None)
         return retention_json(found)
 
     @router.get("/training")
@@ -95,25 +95,25 @@ def _usage_error_as(*, status: int, param: str) -> Iterator[None]:
         raise ApiError(str(error), status=status, param=param) from error
 
 
-def lineage_json(lineage: StoreListing, base: str) -> dict[str, Any]:
+def lineage_json(lineage: StoreSnapshot, base: str) -> dict[str, Any]:
     """Return the tree of sessions, parents first.
 
     Args:
         lineage: As it was read.
         base: The base model's name.
     """
-    by_id = {session.id: session for session in lineage.sessions}
-    head = by_id.get(lineage.head or BASE)
+    by_id = lineage.sessions
+    head = by_id.get(lineage.head_id)
     previous = by_id.get(head.parent) if head and head.parent else None
     return {
         "base": base,
         "head": head and head.folder_name,
         "previous": previous and previous.folder_name,
         "sessions": [
-            *(_session(session, by_id, lineage) for session in lineage.sessions),
-            *(_damaged(folder, problem) for folder, problem in lineage.damaged.items()),
+            *(_session(session, by_id, lineage) for session in by_id.values()),
+            *(_damaged(folder, str(error)) for folder, error in lineage.damaged.items()),
         ],
-        "error": lineage.error and str(lineage.error),
+        "error": lineage.head_error and str(lineage.head_error),
     }
 
 
@@ -136,7 +136,7 @@ def _damaged(folder: str, problem: str) -> dict[str, Any]:
 
 
 def _session(
-    session: Session, by_id: Mapping[str, Session], lineage: StoreListing
+    session: Session, by_id: Mapping[str, Session], lineage: StoreSnapshot
 ) -> dict[str, Any]:
     record = session.record
     data = record.get("data", {})
@@ -154,9 +154,9 @@ def _session(
         "paraphrases": _count(own.get("paraphrases")),
         "verdict": record.get("verdict"),
         "reasons": list((record.get("gate") or {}).get("reasons", ())),
-        "tags": list(lineage.tags.get(session.id, ())),
+        "tags": lineage.tags_of(session),
         "in_chain": session.id in lineage.in_use,
-        "removed": session.id in lineage.removed,
+        "removed": lineage.is_removed(session),
         "damaged": None,
     }
 

@@ -9,10 +9,9 @@ from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.files.sealed import MANIFEST
 from mlx_tune.serving.errors import ApiError
 from mlx_tune.store import snapshot
-from mlx_tune.store.labels import TAGS, read_tags
+from mlx_tune.store.labels import TAGS
 from mlx_tune.store.session import SESSION_FILE, Session
 from mlx_tune.store.snapshot import SESSIONS
-from mlx_tune.store.store import SessionStore
 
 HEAD, BASE = "head", "base"
 
@@ -51,14 +50,12 @@ class _Lineage:
     Attributes:
         stamp: When each of them was changed; another stamp means that they have changed since.
         head: The session in use, None for the base.
-        sessions: All of them, the damaged ones too.
-        tags: A session's id by name.
+        store: The store as it was read.
     """
 
     stamp: _Stamp
     head: Session | None
-    sessions: snapshot.StoreSnapshot
-    tags: Mapping[str, str]
+    store: snapshot.StoreSnapshot
 
 
 class ModelRegistry:
@@ -80,7 +77,7 @@ class ModelRegistry:
     def all(self) -> list[RegisteredModel]:
         """Return every model there is: HEAD, all sessions whose chain is sound, and the base."""
         lineage = self._look()
-        newest_first = [one.folder_name for one in list(lineage.sessions.sound.values())[::-1]]
+        newest_first = [one.folder_name for one in list(lineage.store.sessions.values())[::-1]]
         found = []
         for name in (HEAD, *newest_first, BASE):
             # A damaged one cannot answer; `verify` and the page show what is wrong.
@@ -94,18 +91,15 @@ class ModelRegistry:
         plain = session.folder_name if session else BASE
         return RegisteredModel(
             name=HEAD if is_head else plain,
-            chain=tuple(lineage.sessions.chain(session)),
+            chain=tuple(lineage.store.chain(session)),
             is_folded=session is not None and session == lineage.head,
         )
 
     def _find(self, name: str, lineage: _Lineage) -> Session | None:
         if name == BASE:
             return None
-        sessions = list(lineage.sessions.sound.values())
         try:
-            if (identity := lineage.tags.get(name)) is not None:
-                return snapshot.resolve_tag(name, identity, sessions)
-            return snapshot.resolve_ref(name, sessions, self._root)
+            return lineage.store.find(name)
         except UsageError as error:
             raise ApiError(
                 f"the model {name!r} does not exist; GET /v1/models lists those there are",
@@ -117,10 +111,8 @@ class ModelRegistry:
     def _look(self) -> _Lineage:
         stamp = _stamp(self._root)
         if self._lineage is None or self._lineage.stamp != stamp:
-            store = SessionStore.open(self._root)
-            self._lineage = _Lineage(
-                stamp=stamp, head=store.head(), sessions=store.shelf(), tags=read_tags(store)
-            )
+            store = snapshot.read_snapshot(self._root)
+            self._lineage = _Lineage(stamp=stamp, head=store.head(), store=store)
         return self._lineage
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from mlx_tune.errors import DamagedStoreError
 from mlx_tune.files.durable import SCRATCH, discard_folder, disk_errors, make_folder, sync_folder
 from mlx_tune.files.sealed import entries
-from mlx_tune.store import labels, snapshot
+from mlx_tune.store import labels
 from mlx_tune.store.runs import CHECKPOINTS, DONE, list_runs
+from mlx_tune.store.snapshot import BASE, HEAD, StoreSnapshot
 from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import verify
 
@@ -59,18 +60,19 @@ def collect_garbage(store: SessionStore, *, today: date, dry_run: bool = False) 
         DiskError: The disk is read-only or failing; what was not moved is where it was.
     """
     with store.training("gc"), store.locked("gc"):
-        _need_whole(store)
-        marked, scratch = _marked(store), store.root / SCRATCH
+        _need_whole(store.snapshot())
+        # Read again: a check takes long, and without locks HEAD may have moved meanwhile.
+        marked, scratch = _marked(store.snapshot()), store.root / SCRATCH
         with disk_errors("read", store.root, safe="reading changes nothing"):
-            old = _deletable(store, today)
+            old = _deletable(store.root, today)
             freed_bytes = sum(map(_size_bytes, old))
         if not dry_run:
             for path in marked:
-                _to_trash(store, path, today)
+                _to_trash(store.root, path, today)
             for path in old:
                 # It leaves its place first: without locks, a draft may become a session meanwhile.
                 discard_folder(path, scratch=scratch, safe="nothing else was touched")
-            _drop_stale_marks(store)
+            _drop_stale_marks(store.snapshot())
     return Collected(
         moved=tuple(path.name for path in marked),
         deleted=tuple(str(path.relative_to(store.root)) for path in old),
@@ -78,13 +80,13 @@ def collect_garbage(store: SessionStore, *, today: date, dry_run: bool = False) 
     )
 
 
-def _need_whole(store: SessionStore) -> None:
+def _need_whole(store: StoreSnapshot) -> None:
     """Refuse while anything is damaged: what looks unneeded may be the only good copy."""
     found = verify(store)
     problems = [*found.problems]
-    if store.head_is_lost():
+    if store.is_head_lost:
         problems.append(
-            f"{store.root / snapshot.HEAD} is missing or names no session here; "
+            f"{store.root / HEAD} is missing or names no session here; "
             "`mlx-tune rollback --to` the one in use"
         )
     if problems:
@@ -93,48 +95,45 @@ def _need_whole(store: SessionStore) -> None:
         )
 
 
-def _marked(store: SessionStore) -> list[Path]:
+def _marked(store: StoreSnapshot) -> list[Path]:
     """Return the folders to move, children before their parents.
 
     A mark does not suffice: without locks, somebody may have trained on the session meanwhile.
     """
-    found = store.shelf()
-    marks = labels.removed_ids(store.root)
     named = _named(store)
     needed: set[str] = set()
-    for session in found.sound.values():
-        if session.id not in marks or session.id in named:
-            needed.update(member.id for member in found.chain(session))
+    for session in store.sessions.values():
+        if not store.is_removed(session) or session.id in named:
+            needed.update(member.id for member in store.ancestors(session))
     # By number, and a child's is greater than its parent's.
-    return [s.path for s in reversed(list(found.sound.values())) if s.id not in needed]
+    return [s.path for s in reversed(list(store.sessions.values())) if s.id not in needed]
 
 
-def _named(store: SessionStore) -> set[str]:
+def _named(store: StoreSnapshot) -> set[str]:
     """Return what HEAD, tags and unfinished runs name."""
     in_use = store.head()
     unfinished = [
         str(run.record.get("parent")) for run in list_runs(store.root) if run.is_unfinished
     ]
-    tagged = labels.read_labels(store.root / labels.TAGS).values()
-    return {in_use.id if in_use else snapshot.BASE, *unfinished, *tagged}
+    return {in_use.id if in_use else BASE, *unfinished, *store.tags.values()}
 
 
-def _deletable(store: SessionStore, today: date) -> list[Path]:
-    scratch = store.root / SCRATCH
+def _deletable(root: Path, today: date) -> list[Path]:
+    scratch = root / SCRATCH
     drafts = [] if scratch.is_symlink() else entries(scratch)  # a link may lead to a person's files
-    ended = [r.path / CHECKPOINTS for r in list_runs(store.root) if r.record.get("phase") == DONE]
+    ended = [r.path / CHECKPOINTS for r in list_runs(root) if r.record.get("phase") == DONE]
     return [
-        *(path for path in entries(store.root / TRASH) if _is_old(path, today)),
+        *(path for path in entries(root / TRASH) if _is_old(path, today)),
         *(path for path in ended if path.is_dir()),
         *(path for path in drafts if _DRAFT.fullmatch(path.name)),
-        *_strays(store),
+        *_strays(root),
     ]
 
 
-def _strays(store: SessionStore) -> list[Path]:
+def _strays(root: Path) -> list[Path]:
     """Return what killed writers left beside the files they meant to replace."""
-    labelled = (store.root / labels.TAGS, store.root / labels.REMOVED)
-    folders = [store.root, *labelled, *(run.path for run in list_runs(store.root))]
+    labelled = (root / labels.TAGS, root / labels.REMOVED)
+    folders = [root, *labelled, *(run.path for run in list_runs(root))]
     beside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
     return sorted(path for path in beside if _STRAY.fullmatch(path.name))
 
@@ -147,14 +146,14 @@ def _is_old(path: Path, today: date) -> bool:
         return False
 
 
-def _to_trash(store: SessionStore, path: Path, today: date) -> None:
+def _to_trash(root: Path, path: Path, today: date) -> None:
     with disk_errors("move", path, "it is in its place or whole in the trash"):
-        make_folder(store.root / TRASH)
-        path.rename(_free(store.root / TRASH / f"{today.isoformat()}-{path.name}"))
+        make_folder(root / TRASH)
+        path.rename(_free(root / TRASH / f"{today.isoformat()}-{path.name}"))
         # The new name first: between the two flushes the session has both names, never none.
-        sync_folder(store.root / TRASH)
+        sync_folder(root / TRASH)
         sync_folder(path.parent)
-    labels.drop_label(store.root / labels.REMOVED, path.name)
+    labels.drop_label(root / labels.REMOVED, path.name)
 
 
 def _free(path: Path) -> Path:
@@ -166,11 +165,10 @@ def _free(path: Path) -> Path:
     return path
 
 
-def _drop_stale_marks(store: SessionStore) -> None:
+def _drop_stale_marks(store: StoreSnapshot) -> None:
     """Take away marks whose session has left: a collection that was killed leaves them."""
-    here = {session.id for session in store.sessions()}
     for name, identity in labels.read_labels(store.root / labels.REMOVED).items():
-        if identity not in here:
+        if identity not in store.sessions:
             labels.drop_label(store.root / labels.REMOVED, name)
 
 

@@ -1,7 +1,7 @@
 """Labels: small files that each name one session, a person's tags and the marks of removal.
 
-A session is never written again, so what is said of it later stands beside it. A session that is
-marked as removed stays where it is until `gc` collects it.
+A session is never written again, so a tag or a mark is a file of its own. A session that is marked
+as removed stays where it is until `gc` collects it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from mlx_tune.store.runs import list_runs
 from mlx_tune.store.session import Session, check_name
 from mlx_tune.text import quoted
 
-if TYPE_CHECKING:  # it imports this room
+if TYPE_CHECKING:  # both read labels
+    from mlx_tune.store.snapshot import StoreSnapshot
     from mlx_tune.store.store import SessionStore
 
 TAGS = "tags"
@@ -53,15 +54,6 @@ def read_labels(folder: Path, notes: list[str] | None = None) -> dict[str, str]:
     return found
 
 
-def removed_ids(root: Path, notes: list[str] | None = None) -> set[str]:
-    """Return the ids of a store's sessions that are marked for removal.
-
-    Raises:
-        DiskError: As for :func:`read`.
-    """
-    return set(read_labels(root / REMOVED, notes).values())
-
-
 def put_label(folder: Path, name: str, identity: str) -> None:
     """Let a label name a session, durably.
 
@@ -89,11 +81,6 @@ def drop_label(folder: Path, name: str) -> None:
 _TAKEN = re.compile("[0-9]+|[0-9a-f]{4,64}|[0-9]{4,}-.+-[0-9a-f]{8}")
 
 
-def read_tags(store: SessionStore) -> dict[str, str]:
-    """Return each tag with the id of its session, by name."""
-    return read_labels(store.root / TAGS, store.notes)
-
-
 def tag(store: SessionStore, name: str, session: Session) -> None:
     """Give a session a name; a tag of that name moves.
 
@@ -110,9 +97,10 @@ def tag(store: SessionStore, name: str, session: Session) -> None:
         )
     with store.locked(f"tag {name}"):
         # Under the lock: until then it may have been removed, even collected.
-        store.check_here(session)
-        store.check_kept(session)
-        clash = [s for s in store.sessions() if s.name == name and s != session]
+        now = store.snapshot()
+        now.check_here(session)
+        now.check_kept(session)
+        clash = [s for s in now.sessions.values() if s.name == name and s != session]
         if clash:
             raise UsageError(
                 f"tag {quoted(name)}: {clash[0].folder_name} is called that; choose another"
@@ -129,29 +117,25 @@ def untag(store: SessionStore, name: str) -> None:
         DiskError: The disk is read-only or failing.
     """
     with store.locked(f"untag {name}"):
-        known = read_tags(store)
-        if name not in known:
-            raise UsageError(f"no tag {quoted(name)}; there are {', '.join(known) or 'none'}")
+        tags = store.snapshot().tags
+        if name not in tags:
+            raise UsageError(f"no tag {quoted(name)}; there are {', '.join(tags) or 'none'}")
         drop_label(store.root / TAGS, name)
-
-
-def marked_ids(store: SessionStore) -> set[str]:
-    """Return the ids of the sessions that are marked."""
-    return removed_ids(store.root, store.notes)
 
 
 def mark_removed(store: SessionStore, session: Session) -> None:
     """Mark a session for the next collection; a second time changes nothing.
 
     Raises:
-        UsageError: It is HEAD, or a session, a tag or an unfinished run stands on it.
+        UsageError: It is HEAD, or a session, a tag or an unfinished run needs it.
         DamagedStoreError: It is no longer in the store.
         LockedError: Another process is writing.
         DiskError: The disk is full, read-only or failing.
     """
     with store.locked(f"rm {session.folder_name}"):
-        store.check_here(session)
-        if needs := _needed_by(store, session):
+        now = store.snapshot()
+        now.check_here(session)
+        if needs := _needed_by(now, session):
             raise UsageError(f"{session.folder_name} was not removed: {'; '.join(needs)}")
         # A version that knows no marks would list a marked session, and train on it.
         store_format.require(store.root, store_format.REMOVAL)
@@ -167,9 +151,10 @@ def unmark_removed(store: SessionStore, session: Session) -> None:
         DiskError: The disk is read-only or failing.
     """
     with store.locked(f"rm --undo {session.folder_name}"):
-        if session.id not in marked_ids(store):
+        removed = store.snapshot().removed
+        if session.id not in removed:
             raise UsageError(f"{session.folder_name} is not removed; nothing to undo")
-        if session.parent in marked_ids(store):
+        if session.parent in removed:
             raise UsageError(
                 f"{session.folder_name}: its parent {session.parent[:8]} is removed too; "
                 f"first `mlx-tune rm --undo {session.parent[:8]}`"
@@ -179,23 +164,20 @@ def unmark_removed(store: SessionStore, session: Session) -> None:
                 drop_label(store.root / REMOVED, name)
 
 
-def _needed_by(store: SessionStore, session: Session) -> list[str]:
-    """Say what stands on a session, with what to do about each."""
-    gone = marked_ids(store)
+def _needed_by(store: StoreSnapshot, session: Session) -> list[str]:
+    """Say what needs a session, with what to do about each."""
     needs = []
     if store.head() == session:
         needs.append("HEAD is there, `mlx-tune rollback` first")
-    if children := [s for s in store.sessions() if s.parent == session.id and s.id not in gone]:
-        names = ", ".join(child.folder_name for child in children)
+    children = [s for s in store.sessions.values() if s.parent == session.id]
+    if kept := [child.folder_name for child in children if not store.is_removed(child)]:
         needs.append(
-            f"{names} was trained on it, remove that first, or teach the rest anew without it: "
-            f"`mlx-tune consolidate --without {session.id[:8]}`"
+            f"{', '.join(kept)} was trained on it, remove that first, or teach the rest anew "
+            f"without it: `mlx-tune consolidate --without {session.id[:8]}`"
         )
-    tags = read_labels(store.root / TAGS)
     needs += [
         f"the tag {name} names it, `mlx-tune tag --delete {name}` first"
-        for name, word in tags.items()
-        if word == session.id
+        for name in store.tags_of(session)
     ]
     needs += [
         f"the unfinished run {run.path.name} stands on it, `mlx-tune resume {run.path.name}` or "

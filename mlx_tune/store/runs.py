@@ -169,7 +169,7 @@ class Run:
     Attributes:
         path: The folder, ``runs/<time>-<name>`` in the store.
         record: run.json, parsed; ``set`` changes it.
-        notes: What a person should be told, one line each, such as a damaged checkpoint skipped.
+        notes: Warnings, one line each, such as a damaged checkpoint that was skipped.
     """
 
     def __init__(self, path: Path, record: Mapping[str, Any]) -> None:

@@ -1,30 +1,33 @@
-"""What a store holds at one moment: its sessions, HEAD, and the log of HEAD's moves.
+"""What a store holds at one moment: its sessions, HEAD, its labels and the moves of HEAD.
 
-HEAD holds a session's id or ``base``. It is replaced before the move is logged: a log that lacks
-the last move is a gap that the next line's old id shows, a logged move that never happened a lie.
+Every command reads the store once and works on what it read; `SessionStore` is what writes. HEAD
+holds a session's id or ``base``. It is replaced before the move is logged: a log that lacks the
+last move is a gap that the next line's old id shows, a logged move that never happened a lie.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
-from mlx_tune.files.durable import append_line, create_file, replace_file
 from mlx_tune.files.sealed import entries, read_regular
-from mlx_tune.store import labels
-from mlx_tune.store.session import Session, read_session
-from mlx_tune.text import one_line, quoted
+from mlx_tune.store import format as store_format
+from mlx_tune.store.labels import REMOVED, TAGS, read_labels
+from mlx_tune.store.session import PROMOTE, Session, read_session
+from mlx_tune.text import quoted
 
 BASE = "base"
 HEAD = "HEAD"
 HEAD_LOG = "HEAD.log"
+SESSIONS = "sessions"
+SHOWN = 10  # a line that lists sessions names at most so many
 _REF = "(base|[0-9a-f]{64})"
 _MOST_BYTES = 65  # an id and its line break
 _MOVE = re.compile(rf"(\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ) {_REF} {_REF} (.*)")
@@ -47,144 +50,186 @@ class HeadMove:
     why: str
 
 
-def head_exists(root: Path) -> bool:
-    """Say whether anything at all is called HEAD."""
-    return os.path.lexists(root / HEAD)
-
-
-def read_head(root: Path) -> str | None:
-    """Return the session's id or ``base``, or None when HEAD is missing or garbage.
-
-    Raises:
-        DiskError: It is there and cannot be read; that is no reason to guess.
-    """
-    text = _read_text(root / HEAD, most_bytes=_MOST_BYTES)
-    return text.removesuffix("\n") if re.fullmatch(f"{_REF}\n?", text) else None
-
-
-def write_head(root: Path, word: str) -> None:
-    """Let HEAD hold a session's id or ``base``.
-
-    Raises:
-        DiskError: The disk is full, read-only or failing; HEAD is as it was.
-    """
-    replace_file(root / HEAD, f"{word}\n".encode())
-
-
-def start_head(root: Path) -> None:
-    """Let HEAD hold ``base`` in a new store; one that is there by now stays as it is.
-
-    Raises:
-        DiskError: The disk is full, read-only or failing.
-    """
-    create_file(root / HEAD, f"{BASE}\n".encode())
-
-
-def head_moves(root: Path) -> list[HeadMove]:
-    """Return HEAD's moves, oldest first; lines that a power cut left torn are left out."""
-    matches = map(_MOVE.fullmatch, _log_lines(root))
-    return [HeadMove(time=m[1], old=m[2], new=m[3], why=m[4]) for m in matches if m]
-
-
-def torn_log_lines(root: Path) -> list[int]:
-    """Return the numbers, from 1, of the lines of HEAD.log that hold no move."""
-    lines = enumerate(_log_lines(root), start=1)
-    return [number for number, line in lines if line and not _MOVE.fullmatch(line)]
-
-
-def log_move(root: Path, *, old: str, new: str, why: str) -> None:
-    """Append a move that was made.
-
-    Raises:
-        DiskError: The line could not be written; HEAD stands where it was moved to.
-    """
-    time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    safe = f"HEAD did move to {new[:12]}, only this line is missing"
-    append_line(root / HEAD_LOG, f"{time} {old} {new} {one_line(why)}", safe=safe)
-
-
-def link_session(root: Path, name: str, folder_name: str | None) -> None:
-    """Let a symlink show a session's folder, or remove it; where links fail there is none."""
-    path = root / name
-    draft = root / f".{name}.{secrets.token_hex(8)}"
-    with suppress(OSError):
-        if folder_name is None:
-            if path.is_symlink():
-                path.unlink()
-            return
-        draft.symlink_to(Path("sessions") / folder_name, target_is_directory=True)
-        draft.replace(path)
-    with suppress(OSError):
-        draft.unlink(missing_ok=True)
-
-
-def _log_lines(root: Path) -> list[str]:
-    return _read_text(root / HEAD_LOG).split("\n")
-
-
-def _read_text(path: Path, *, most_bytes: int | None = None) -> str:
-    """Return a file's text, or nothing where no regular file of that size is."""
-    try:
-        return read_regular(path, most_bytes=most_bytes).decode("utf-8", errors="replace")
-    except DamagedStoreError:
-        return ""
-
-
-SESSIONS = "sessions"
-SHOWN = 10  # a line that lists sessions names at most so many
-
-
 @dataclass(frozen=True, kw_only=True)
 class StoreSnapshot:
-    """Every session there is.
+    """A store as it was when it was read.
+
+    Sessions and HEAD are read together. Labels and HEAD.log are read when they are first needed,
+    and kept: a disk that cannot read them fails only the commands that need them.
 
     Attributes:
-        sound: By id, in order of number, then id.
+        root: The folder.
+        sessions: The sound ones by id, in order of number, then id.
         damaged: Why, by the folder's name, which ends with eight digits of the id.
+        stored_head: What the file HEAD holds, an id or ``base``; None where it is missing or
+            garbled.
+        is_new: There is no HEAD and never was a session.
     """
 
-    sound: Mapping[str, Session]
+    root: Path
+    sessions: Mapping[str, Session]
     damaged: Mapping[str, DamagedStoreError]
+    stored_head: str | None = None
+    is_new: bool = False
 
-    def holds(self, word: str) -> bool:
-        """Say whether an id, or ``base``, names something here, be it damaged."""
-        return word == BASE or word in self.sound or self._damage(word) is not None
+    @property
+    def is_head_lost(self) -> bool:
+        """Tell whether HEAD is missing or names no session here, so that it has to be rebuilt."""
+        return not self.is_new and (self.stored_head is None or not self.holds(self.stored_head))
 
-    def session(self, word: str) -> Session | None:
-        """Return the session of an id that the shelf holds, or None for ``base``.
-
-        Raises:
-            DamagedStoreError: It is damaged.
-        """
-        if word == BASE:
-            return None
-        if word not in self.sound and (error := self._damage(word)):
-            raise error
-        return self.sound[word]
-
-    def _damage(self, word: str) -> DamagedStoreError | None:
-        """Return what is wrong with the session of an id, if it is here and not sound."""
-        return next((e for name, e in self.damaged.items() if name.endswith(word[:8])), None)
-
-    def parent(self, session: Session) -> Session | None:
-        """Return a session's parent, or None for the bare base.
+    @property
+    def head_id(self) -> str:
+        """The id in use, or ``base``; rebuilt where HEAD is lost.
 
         Raises:
-            DamagedStoreError: The parent is missing or damaged.
+            DiskError: HEAD is lost, and its log or a label cannot be read.
         """
-        word = session.parent or BASE
-        if not self.holds(word):
+        return self._rebuilt_head[0] if self.is_head_lost else self.stored_head or BASE
+
+    @cached_property
+    def _rebuilt_head(self) -> tuple[str, str]:
+        """The id, or ``base``, that HEAD most likely held, and the evidence for it."""
+        # A removed session is never HEAD, so a line that ends on one is not the last move made.
+        logged = [move.new for move in self.moves if self.holds(move.new)]
+        if kept := [session_id for session_id in logged if session_id not in self.removed]:
+            return kept[-1], f"the last sound line of {HEAD_LOG}"
+        newest = self._newest_promoted()
+        return newest.id if newest else BASE, "the newest session that was promoted"
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings for a person: a lost HEAD, damaged sessions, files that are no labels."""
+        damage = (str(error) for error in self.damaged.values())
+        return (*self.head_notes, *damage, *self.label_notes)
+
+    @property
+    def head_notes(self) -> tuple[str, ...]:
+        """The note that HEAD had to be rebuilt, if it had to."""
+        if not self.is_head_lost:
+            return ()
+        session_id, evidence = self._rebuilt_head
+        found = self.sessions.get(session_id)
+        shown = found.folder_name if found else session_id[:12]
+        return (
+            f"{self.root / HEAD} is missing or names no session here; going on from {shown}, by "
+            f"{evidence}; if that is wrong, `mlx-tune rollback --to` another",
+        )
+
+    @cached_property
+    def label_notes(self) -> tuple[str, ...]:
+        """A note for every file among the labels that is none."""
+        notes: list[str] = []
+        for folder in (TAGS, REMOVED):
+            with suppress(DiskError):  # it fails whatever needs these labels
+                read_labels(self.root / folder, notes)
+        return tuple(notes)
+
+    @cached_property
+    def tags(self) -> Mapping[str, str]:
+        """The id of each tag's session, by the tag's name.
+
+        Raises:
+            DiskError: One cannot be read.
+        """
+        return read_labels(self.root / TAGS)
+
+    def tags_of(self, session: Session) -> list[str]:
+        """Return the names a person gave to a session."""
+        return [name for name, session_id in self.tags.items() if session_id == session.id]
+
+    @cached_property
+    def removed(self) -> frozenset[str]:
+        """The ids of the sessions that are marked for removal.
+
+        Raises:
+            DiskError: A mark cannot be read.
+        """
+        return frozenset(read_labels(self.root / REMOVED).values())
+
+    @cached_property
+    def moves(self) -> Sequence[HeadMove]:
+        """The moves of HEAD, oldest first.
+
+        Raises:
+            DiskError: HEAD.log cannot be read.
+        """
+        return head_moves(self.root)
+
+    def head(self) -> Session | None:
+        """Return the session in use, or None for the bare base.
+
+        Raises:
+            DamagedStoreError: HEAD names a session that is damaged; the message names the newest
+                sound one and the way back to it.
+        """
+        try:
+            return self.session(self.head_id)
+        except DamagedStoreError as error:
             raise DamagedStoreError(
-                f"{session.path}: its parent {word[:12]}… is missing from the store; "
-                "run `mlx-tune doctor`"
+                f"{error}; HEAD names it, so {self.recovery_advice()}"
+            ) from error
+
+    def find(self, ref: str) -> Session | None:
+        """Return the session a person means, or None for ``base``.
+
+        Args:
+            ref: A tag, a number (``3``, ``0003``), a name, a folder's name, four or more digits of
+                an id, ``HEAD``, or ``base``.
+
+        Raises:
+            UsageError: It means none, with those there are, or several, with which.
+            DamagedStoreError: It is HEAD, which is damaged.
+        """
+        if ref == HEAD:
+            return self.head()
+        if ref == BASE:
+            return None
+        tagged = self.tags.get(ref)
+        return self._by_ref(ref) if tagged is None else self._by_tag(ref, tagged)
+
+    def _by_ref(self, ref: str) -> Session:
+        sessions = list(self.sessions.values())
+        matches = [s for s in sessions if ref in {s.folder_name, s.id}]
+        matches = matches or [s for s in sessions if _means(ref, s)]
+        if not matches:
+            raise UsageError(f"no session {quoted(ref)} in {self.root}; there are {self._listed()}")
+        if len(matches) > 1:
+            raise UsageError(
+                f"{quoted(ref)} means {len(matches)} sessions: "
+                f"{', '.join(s.folder_name for s in matches)}; give the whole of one of these"
             )
-        return self.session(word)
+        return matches[0]
+
+    def _by_tag(self, tag: str, session_id: str) -> Session:
+        if session_id not in self.sessions:
+            raise UsageError(
+                f"tag {quoted(tag)} names {session_id[:12]}…, which is not among the sound "
+                f"sessions; there are {self._listed()}"
+            )
+        return self.sessions[session_id]
+
+    def _listed(self) -> str:
+        names = [session.folder_name for session in self.sessions.values()]
+        older = [f"{len(names) - SHOWN} older"] if len(names) > SHOWN else []
+        return ", ".join([BASE, *older, *names[-SHOWN:]])
 
     def chain(self, session: Session | None) -> list[Session]:
         """Return a session's ancestors from the root to itself; nothing for the bare base.
 
         Raises:
-            DamagedStoreError: A parent is missing or damaged, or the parents run in a circle.
+            DamagedStoreError: A parent is missing or damaged, or the parents run in a circle; the
+                message names the newest sound session and the way back to it.
+        """
+        try:
+            return self.ancestors(session)
+        except DamagedStoreError as error:
+            raise DamagedStoreError(f"{error}; {self.recovery_advice()}") from error
+
+    def ancestors(self, session: Session | None) -> list[Session]:
+        """Return what :meth:`chain` returns, for a caller that goes on where a chain is broken.
+
+        Raises:
+            DamagedStoreError: As for :meth:`chain`, without the way back, which takes long to find.
         """
         chain: dict[str, Session] = {}
         while session is not None:
@@ -193,22 +238,157 @@ class StoreSnapshot:
                     f"{session.path}: is its own ancestor; run `mlx-tune doctor`"
                 )
             chain[session.id] = session
-            session = self.parent(session)
+            session = self._parent(session)
         return list(chain.values())[::-1]
 
-    def first_whole(self, sessions: Iterable[Session]) -> Session | None:
+    def _parent(self, session: Session) -> Session | None:
+        parent_id = session.parent or BASE
+        if not self.holds(parent_id):
+            raise DamagedStoreError(
+                f"{session.path}: its parent {parent_id[:12]}… is missing from the store; "
+                "run `mlx-tune doctor`"
+            )
+        return self.session(parent_id)
+
+    @cached_property
+    def in_use(self) -> frozenset[str]:
+        """The ids of HEAD and of its ancestors, as far up as they are sound."""
+        found: set[str] = set()
+        session = self.sessions.get(self.head_id)
+        while session is not None and session.id not in found:
+            found.add(session.id)
+            session = self.sessions.get(session.parent or BASE)
+        return frozenset(found)
+
+    @cached_property
+    def head_error(self) -> DamagedStoreError | None:
+        """Why HEAD's chain cannot be used; None where it can."""
+        try:
+            self.chain(self.head())
+        except DamagedStoreError as error:
+            return error
+        return None
+
+    def base(self) -> dict[str, Any] | None:
+        """Return the ``name`` and ``fingerprint`` of the store's base model, None before a session.
+
+        It is HEAD's; where HEAD is the base, or damaged, that of the newest sound session.
+        """
+        newest_first = reversed(list(self.sessions.values()))
+        head = self.sessions.get(self.head_id)
+        for session in [*([head] if head else []), *newest_first]:
+            if isinstance(session.record.get("base"), dict):
+                return dict(session.record["base"])
+        return None
+
+    def holds(self, session_id: str) -> bool:
+        """Tell whether an id, or ``base``, names something here, be it damaged."""
+        return (
+            session_id == BASE
+            or session_id in self.sessions
+            or self._damage(session_id) is not None
+        )
+
+    def session(self, session_id: str) -> Session | None:
+        """Return the session of an id that the store holds, or None for ``base``.
+
+        Raises:
+            DamagedStoreError: It is damaged.
+        """
+        if session_id == BASE:
+            return None
+        if session_id not in self.sessions and (error := self._damage(session_id)):
+            raise error
+        return self.sessions[session_id]
+
+    def _damage(self, session_id: str) -> DamagedStoreError | None:
+        """Return what is wrong with the session of an id, if it is here and not sound."""
+        return next((e for name, e in self.damaged.items() if name.endswith(session_id[:8])), None)
+
+    def is_removed(self, session: Session) -> bool:
+        """Tell whether a session is marked for removal."""
+        return session.id in self.removed
+
+    def check_here(self, session: Session) -> None:
+        """Refuse a session of another store, or one that has left this one.
+
+        Raises:
+            DamagedStoreError: It is not here, or what lies in its place is damaged.
+        """
+        if session.id not in self.sessions:
+            raise DamagedStoreError(
+                f"{session.folder_name} is not, or no longer, in {self.root}; run `mlx-tune doctor`"
+            )
+
+    def check_kept(self, session: Session) -> None:
+        """Refuse a session that is marked for removal.
+
+        Raises:
+            UsageError: It is.
+        """
+        if self.is_removed(session):
+            raise UsageError(
+                f"{session.folder_name} is removed; `mlx-tune rm --undo {session.id[:8]}` keeps it"
+            )
+
+    def recovery_advice(self) -> str:
+        """Return what to do where HEAD stands on something damaged: which session to go back to."""
+        past = [session_id for move in self.moves[::-1] for session_id in (move.new, move.old)]
+        kept = [session_id for session_id in dict.fromkeys(past) if session_id not in self.removed]
+        return rollback_advice(
+            self._first_whole(self.sessions[one] for one in kept if one in self.sessions)
+        )
+
+    def _newest_promoted(self) -> Session | None:
+        """Return the session promoted last whose chain is whole, None for the base."""
+        oldest_first = sorted(
+            self.sessions.values(), key=lambda s: str(s.record.get("created", ""))
+        )
+        promoted = [s for s in oldest_first[::-1] if s.record.get("verdict") == PROMOTE]
+        return self._first_whole(s for s in promoted if not self.is_removed(s))
+
+    def _first_whole(self, sessions: Iterable[Session]) -> Session | None:
         """Return the first session every byte of whose chain is right; None if none is."""
-        known: dict[str, bool] = {}  # a long chain is read once, not once a descendant
+        checked: dict[str, bool] = {}  # a long chain is read once, not once a descendant
         for session in sessions:
             with suppress(DamagedStoreError):
-                chain = self.chain(session)
-                if all(_is_whole(member, known) for member in chain):
+                if all(_is_whole(member, checked) for member in self.ancestors(session)):
                     return session
         return None
 
 
-def scan_sessions(root: Path) -> StoreSnapshot:
+def read_snapshot(root: Path) -> StoreSnapshot:
+    """Read a store: HEAD, and the manifest and the record of every session. It may be missing.
+
+    Raises:
+        IncompatibleError: A newer version wrote the store or one of its sessions.
+        DamagedStoreError: format.json is not what was written.
+        UsageError: The path is a file.
+        DiskError: HEAD, the folder or a session cannot be read.
+    """
+    store_format.check(root)
+    while True:
+        # In this order: a session is in the listing before HEAD names it.
+        head = read_head(root)
+        sessions, damaged = scan_sessions(root)
+        found = StoreSnapshot(
+            root=root,
+            sessions=sessions,
+            damaged=damaged,
+            stored_head=head,
+            is_new=not (sessions or damaged or os.path.lexists(root / HEAD)),
+        )
+        is_held = head is not None and found.holds(head)
+        if is_held or read_head(root) == head:  # else it moved meanwhile, and is not lost
+            return found
+
+
+def scan_sessions(root: Path) -> tuple[dict[str, Session], dict[str, DamagedStoreError]]:
     """Read the manifest and the record of every session in a store.
+
+    Returns:
+        The sound ones by id, in order of number, then id; and by the folder's name what is wrong
+        with the others.
 
     Raises:
         IncompatibleError: A newer version wrote one of them.
@@ -226,46 +406,47 @@ def scan_sessions(root: Path) -> StoreSnapshot:
                 raise
             damaged[path.name] = error
     sound.sort(key=lambda session: (session.number, session.id))
-    return StoreSnapshot(sound={session.id: session for session in sound}, damaged=damaged)
+    return {session.id: session for session in sound}, damaged
 
 
-def resolve_ref(ref: str, sessions: Sequence[Session], place: Path) -> Session:
-    """Return the one session that a number, name, folder's name or piece of an id means.
-
-    Raises:
-        UsageError: It means none, with those there are, or several, with which.
-    """
-    matches = [s for s in sessions if ref in {s.folder_name, s.id}]
-    matches = matches or [s for s in sessions if _means(ref, s)]
-    if not matches:
-        raise UsageError(f"no session {quoted(ref)} in {place}; there are {_listed(sessions)}")
-    if len(matches) > 1:
-        raise UsageError(
-            f"{quoted(ref)} means {len(matches)} sessions: "
-            f"{', '.join(s.folder_name for s in matches)}; give the whole of one of these"
-        )
-    return matches[0]
-
-
-def resolve_tag(tag: str, identity: str, sessions: Sequence[Session]) -> Session:
-    """Return the session of a tag.
+def read_head(root: Path) -> str | None:
+    """Return the session's id or ``base``, or None when HEAD is missing or garbage.
 
     Raises:
-        UsageError: It is damaged or gone; with those there are.
+        DiskError: It is there and cannot be read; that is no reason to guess.
     """
-    for session in sessions:
-        if session.id == identity:
-            return session
-    raise UsageError(
-        f"tag {quoted(tag)} names {identity[:12]}…, which is not among the sound sessions; "
-        f"there are {_listed(sessions)}"
-    )
+    text = _read_text(root / HEAD, most_bytes=_MOST_BYTES)
+    return text.removesuffix("\n") if re.fullmatch(f"{_REF}\n?", text) else None
 
 
-def _is_whole(session: Session, known: dict[str, bool]) -> bool:
-    if session.id not in known:
-        known[session.id] = session.is_whole()
-    return known[session.id]
+def head_moves(root: Path) -> list[HeadMove]:
+    """Return HEAD's moves, oldest first; lines that a power cut left torn are left out."""
+    matches = map(_MOVE.fullmatch, _log_lines(root))
+    return [HeadMove(time=m[1], old=m[2], new=m[3], why=m[4]) for m in matches if m]
+
+
+def torn_log_lines(root: Path) -> list[int]:
+    """Return the numbers, from 1, of the lines of HEAD.log that hold no move."""
+    lines = enumerate(_log_lines(root), start=1)
+    return [number for number, line in lines if line and not _MOVE.fullmatch(line)]
+
+
+def rollback_advice(session: Session | None) -> str:
+    """Return what to do about a damaged session, given the newest good one; None is the base."""
+    name, ref = (session.folder_name, session.id[:8]) if session else (BASE, BASE)
+    return f"go back to {name} with `mlx-tune rollback --to {ref}`"
+
+
+def _log_lines(root: Path) -> list[str]:
+    return _read_text(root / HEAD_LOG).split("\n")
+
+
+def _read_text(path: Path, *, most_bytes: int | None = None) -> str:
+    """Return a file's text, or nothing where no regular file of that size is."""
+    try:
+        return read_regular(path, most_bytes=most_bytes).decode("utf-8", errors="replace")
+    except DamagedStoreError:
+        return ""
 
 
 def _means(ref: str, session: Session) -> bool:
@@ -274,40 +455,7 @@ def _means(ref: str, session: Session) -> bool:
     return numbered or prefixed or ref == session.name
 
 
-def _listed(sessions: Sequence[Session]) -> str:
-    names = [session.folder_name for session in sessions[-SHOWN:]]
-    left_out = len(sessions) - len(names)
-    more = [f"{left_out} older"] if left_out else []
-    return ", ".join([BASE, *more, *names])
-
-
-def rebuilt_head(root: Path, found: StoreSnapshot) -> tuple[str, str]:
-    """Return the id, or ``base``, that HEAD most likely held, and what that was told by."""
-    # A removed session is never HEAD, so a line that ends on one is not the last move made.
-    removed = labels.removed_ids(root)
-    fit = [move.new for move in head_moves(root) if found.holds(move.new)]
-    if logged := [word for word in fit if word not in removed]:
-        return logged[-1], f"the last sound line of {HEAD_LOG}"
-    newest = _newest_promoted(found, removed)
-    return newest.id if newest else BASE, "the newest session that was promoted"
-
-
-def newest_sound(root: Path, found: StoreSnapshot) -> Session | None:
-    """Return the last session HEAD stood on that can be gone back to; None for the base."""
-    words = [word for move in reversed(head_moves(root)) for word in (move.new, move.old)]
-    removed = labels.removed_ids(root)
-    kept = [word for word in dict.fromkeys(words) if word not in removed]
-    return found.first_whole(found.sound[word] for word in kept if word in found.sound)
-
-
-def recovery_advice(good: Session | None) -> str:
-    """Return what to do about a damaged session, given the newest good one."""
-    name, ref = (good.folder_name, good.id[:8]) if good else (BASE, BASE)
-    return f"go back to {name} with `mlx-tune rollback --to {ref}`"
-
-
-def _newest_promoted(found: StoreSnapshot, removed: set[str]) -> Session | None:
-    """Return the session promoted last whose chain is whole, None for the base."""
-    newest_last = sorted(found.sound.values(), key=lambda s: str(s.record.get("created", "")))
-    promoted = [s for s in newest_last[::-1] if s.record.get("verdict") == "promote"]
-    return found.first_whole(s for s in promoted if s.id not in removed)
+def _is_whole(session: Session, checked: dict[str, bool]) -> bool:
+    if session.id not in checked:
+        checked[session.id] = session.is_whole()
+    return checked[session.id]

@@ -1,20 +1,33 @@
-"""The store: every session that was ever committed, and HEAD, the one in use."""
+"""The writer of a store: it commits sessions and moves HEAD, each under the store's lock.
+
+What it decides, it decides on a snapshot that it reads under that lock.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, LockedError, UsageError
 from mlx_tune.files import lock
-from mlx_tune.files.durable import SCRATCH, disk_errors, make_folder, sync_folder, write_folder
+from mlx_tune.files.durable import (
+    SCRATCH,
+    append_line,
+    create_file,
+    disk_errors,
+    make_folder,
+    replace_file,
+    sync_folder,
+    write_folder,
+)
 from mlx_tune.files.records import refuse_taken, to_json
 from mlx_tune.files.sealed import MANIFEST, seal, sha256
 from mlx_tune.store import format as store_format
-from mlx_tune.store import labels, snapshot
 from mlx_tune.store.adapter_check import CONFIG_FILE, WEIGHTS_FILE, check_adapter
 from mlx_tune.store.session import (
     SCHEMA,
@@ -24,7 +37,15 @@ from mlx_tune.store.session import (
     folder_name,
     read_session,
 )
-from mlx_tune.store.snapshot import BASE, SESSIONS, StoreSnapshot
+from mlx_tune.store.snapshot import (
+    BASE,
+    HEAD,
+    HEAD_LOG,
+    SESSIONS,
+    StoreSnapshot,
+    read_snapshot,
+)
+from mlx_tune.text import one_line
 
 LOCK = "lock"
 TRAINING_LOCK = "training.lock"
@@ -36,13 +57,10 @@ class SessionStore:
 
     Attributes:
         root: The folder.
-        notes: What a person should be told, one line each: a HEAD that was rebuilt, a session that
-            is damaged and was passed over.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.notes: list[str] = []
         self._held = False
 
     @classmethod
@@ -57,82 +75,34 @@ class SessionStore:
         store_format.check(root)
         return cls(root)
 
+    def snapshot(self) -> StoreSnapshot:
+        """Read the store as it is now; the errors are those of :func:`read_snapshot`."""
+        return read_snapshot(self.root)
+
     def head(self) -> Session | None:
-        """Return the session in use, or None for the bare base.
-
-        A missing or garbled HEAD is rebuilt in memory, from HEAD.log, else from the newest promoted
-        session, and a line in ``notes`` says so.
-
-        Raises:
-            DamagedStoreError: HEAD names a session that is damaged; the message names the newest
-                sound one and the way back to it.
-        """
-        word, found = self._look()
-        try:
-            return found.session(word)
-        except DamagedStoreError as error:
-            back = snapshot.recovery_advice(snapshot.newest_sound(self.root, found))
-            raise DamagedStoreError(f"{error}; HEAD names it, so {back}") from error
-
-    def way_back(self) -> str:
-        """Return what to do where HEAD stands on something damaged: which session to go back to."""
-        return snapshot.recovery_advice(snapshot.newest_sound(self.root, self.shelf()))
-
-    def head_is_lost(self) -> bool:
-        """Say whether HEAD is missing or names no session here, so that ``head`` rebuilds it."""
-        word, found = snapshot.read_head(self.root), self.shelf()
-        return not self._is_new(found) and (word is None or not found.holds(word))
-
-    def sessions(self) -> list[Session]:
-        """Return the sound sessions by number, then id; ``notes`` says which are damaged."""
-        found = self.shelf()
-        for error in found.damaged.values():
-            self._note(str(error))
-        return list(found.sound.values())
+        """Return :meth:`StoreSnapshot.head` of a new snapshot."""
+        return self.snapshot().head()
 
     def find(self, ref: str) -> Session | None:
-        """Return the session a person means, or None for ``base``.
-
-        Args:
-            ref: A tag, a number (``3``, ``0003``), a name, a folder's name, four or more digits of
-                an id, ``HEAD``, or ``base``.
-
-        Raises:
-            UsageError: It means none, with those there are, or several, with which.
-        """
-        if ref == snapshot.HEAD:
-            return self.head()
-        if ref == BASE:
-            return None
-        sessions = self.sessions()
-        tagged = labels.read_labels(self.root / labels.TAGS, self.notes).get(ref)
-        if tagged is None:
-            return snapshot.resolve_ref(ref, sessions, self.root)
-        return snapshot.resolve_tag(ref, tagged, sessions)
-
-    def shelf(self) -> StoreSnapshot:
-        """Read the manifest and the record of every session.
-
-        Raises:
-            IncompatibleError: A newer version wrote the store or one of them.
-            DiskError: The folder cannot be read.
-        """
-        store_format.check(self.root)  # each time: another process may have upgraded the store
-        return snapshot.scan_sessions(self.root)
+        """Return :meth:`StoreSnapshot.find` of a new snapshot."""
+        return self.snapshot().find(ref)
 
     def chain(self, session: Session | None) -> list[Session]:
-        """Return a session's ancestors from the root to itself; nothing for the bare base.
+        """Return :meth:`StoreSnapshot.chain` of a new snapshot."""
+        return self.snapshot().chain(session)
 
-        Raises:
-            DamagedStoreError: A parent is missing or damaged, or the parents run in a circle; the
-                message names the newest sound session and the way back to it.
-        """
-        found = self.shelf()
-        try:
-            return found.chain(session)
-        except DamagedStoreError as error:
-            back = snapshot.recovery_advice(snapshot.newest_sound(self.root, found))
-            raise DamagedStoreError(f"{error}; {back}") from error
+    def sessions(self) -> list[Session]:
+        """Return the sound sessions of a new snapshot, by number, then id."""
+        return list(self.snapshot().sessions.values())
+
+    def base(self) -> dict[str, Any] | None:
+        """Return :meth:`StoreSnapshot.base` of a new snapshot."""
+        return self.snapshot().base()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of a new snapshot."""
+        return self.snapshot().notes
 
     @contextmanager
     def locked(self, what: str) -> Iterator[None]:
@@ -171,28 +141,6 @@ class SessionStore:
             make_folder(self.root)
         with lock.hold(self.root / TRAINING_LOCK, what=what):
             yield
-
-    def check_here(self, session: Session) -> None:
-        """Refuse a session of another store, or one that has left this one.
-
-        Raises:
-            DamagedStoreError: It is not here, or what lies in its place is damaged.
-        """
-        if session.id not in self.shelf().sound:
-            raise DamagedStoreError(
-                f"{session.folder_name} is not, or no longer, in {self.root}; run `mlx-tune doctor`"
-            )
-
-    def check_kept(self, session: Session) -> None:
-        """Refuse a session that is marked for removal.
-
-        Raises:
-            UsageError: It is.
-        """
-        if session.id in labels.removed_ids(self.root):
-            raise UsageError(
-                f"{session.folder_name} is removed; `mlx-tune rm --undo {session.id[:8]}` keeps it"
-            )
 
     def commit(
         self,
@@ -234,7 +182,7 @@ class SessionStore:
             check_adapter(files[WEIGHTS_FILE], files.get(CONFIG_FILE, b""), f"session {name}")
         sealed = seal({**files, SESSION_FILE: to_json({**record, **own}, Path(SESSION_FILE))})
         with self.locked(f"commit {name}"):
-            self._prepare(parent)
+            self._prepare(self.snapshot(), parent)
             return self._write(folder_name(number, name, sha256(sealed[MANIFEST])), sealed)
 
     def move_head(self, to: Session | None, *, expected: Session | None, why: str) -> None:
@@ -252,16 +200,14 @@ class SessionStore:
             DiskError: The disk is full, read-only or failing; the message says where HEAD is.
         """
         with self.locked(why):
-            current = self.head()
-            if _session_id(current) not in {_session_id(expected), _session_id(to)}:
+            now = self.snapshot()
+            current = now.head()
+            if _id(current) not in {_id(expected), _id(to)}:
                 raise _moved_meanwhile(to, expected, current)
-            if (
-                _session_id(current) == _session_id(to) != _session_id(expected)
-                and not self.head_is_lost()
-            ):
+            if _id(current) == _id(to) != _id(expected) and not now.is_head_lost:
                 return  # an attempt before this one made the move, or another process
-            self._move(to, old=_session_id(expected), why=why)
-            snapshot.link_session(self.root, "previous", expected.folder_name if expected else None)
+            self._move(now, to, old=_id(expected), why=why)
+            _link_session(self.root, "previous", expected)
 
     def leave_damaged_head(self, to: Session | None, *, why: str) -> None:
         """Put another session, or the bare base, in use where HEAD names a damaged one.
@@ -272,74 +218,36 @@ class SessionStore:
             DiskError: As for ``move_head``.
         """
         with self.locked(why):
+            now = self.snapshot()
             try:
-                current = self.head()
+                current = now.head()
             except DamagedStoreError:
-                self._move(to, old=self._look()[0], why=why)
+                self._move(now, to, old=now.head_id, why=why)
                 return
             raise LockedError(
                 f"HEAD is on {_shown(current)} by now, which is sound, so it was not moved to "
                 f"{_shown(to)}; look at `mlx-tune log` and decide again"
             )
 
-    def base(self) -> dict[str, Any] | None:
-        """Return the ``name`` and ``fingerprint`` of the store's base model, None before a session.
-
-        It is HEAD's; where HEAD is the base, or damaged, that of the newest sound session.
-        """
-        word, found = self._look()
-        first = [found.sound[word]] if word in found.sound else []
-        for session in [*first, *reversed(list(found.sound.values()))]:
-            if isinstance(session.record.get("base"), dict):
-                return dict(session.record["base"])
-        return None
-
-    def _look(self) -> tuple[str, StoreSnapshot]:
-        """Return the id, or ``base``, that HEAD holds, rebuilt where it is lost, and the shelf."""
-        while True:
-            # In this order: a session is on the shelf before HEAD names it.
-            word = snapshot.read_head(self.root)
-            found = self.shelf()
-            if word is not None and found.holds(word):
-                return word, found
-            if snapshot.read_head(self.root) == word:  # else it moved meanwhile, and is not lost
-                return self._rebuilt_head(found), found
-
-    def _is_new(self, found: StoreSnapshot) -> bool:
-        return not snapshot.head_exists(self.root) and not found.sound and not found.damaged
-
-    def _move(self, to: Session | None, *, old: str, why: str) -> None:
-        self.chain(to)
+    def _move(self, now: StoreSnapshot, to: Session | None, *, old: str, why: str) -> None:
+        now.chain(to)
         if to is not None:
-            self.check_kept(to)
-        self._prepare(to)
-        snapshot.write_head(self.root, _session_id(to))
-        snapshot.log_move(self.root, old=old, new=_session_id(to), why=why)
-        snapshot.link_session(self.root, "latest", to.folder_name if to else None)
+            now.check_kept(to)
+        self._prepare(now, to)
+        write_head(self.root, _id(to))
+        log_move(self.root, old=old, new=_id(to), why=why)
+        _link_session(self.root, "latest", to)
 
-    def _rebuilt_head(self, found: StoreSnapshot) -> str:
-        """Return where HEAD most likely stood, and note it unless the store is new."""
-        if self._is_new(found):
-            return BASE
-        word, source = snapshot.rebuilt_head(self.root, found)
-        shown = found.sound[word].folder_name if word in found.sound else word[:12]
-        self._note(
-            f"{self.root / snapshot.HEAD} is missing or names no session here; going on from "
-            f"{shown}, by {source}; if that is wrong, `mlx-tune rollback --to` another"
-        )
-        return word
-
-    def _prepare(self, needed: Session | None) -> None:
+    def _prepare(self, now: StoreSnapshot, needed: Session | None) -> None:
         """Make the store's own files on the first write; refuse a session from another store."""
         if needed is not None:
-            self.check_here(needed)
-        found = self.shelf()
+            now.check_here(needed)
         with disk_errors("write", self.root):
             make_folder(self.root)
         store_format.write(self.root)
         # Before the first session, so that a missing HEAD beside sessions is always a loss.
-        if self._is_new(found):
-            snapshot.start_head(self.root)
+        if now.is_new:
+            start_head(self.root)
 
     def _write(self, name: str, sealed: Mapping[str, bytes]) -> Session:
         target = self.root / SESSIONS / name
@@ -348,10 +256,6 @@ class SessionStore:
             return read_session(target)
         except FileExistsError:
             return _committed_before(target, sha256(sealed[MANIFEST]))
-
-    def _note(self, line: str) -> None:
-        if line not in self.notes:
-            self.notes.append(line)
 
 
 def open_store(root: Path) -> SessionStore:
@@ -364,9 +268,7 @@ def open_store(root: Path) -> SessionStore:
     """
     store = SessionStore.open(root)
     # Any of them will do: one may be what was lost.
-    if not any(
-        os.path.lexists(root / name) for name in (store_format.FILE, snapshot.HEAD, SESSIONS)
-    ):
+    if not any(os.path.lexists(root / name) for name in (store_format.FILE, HEAD, SESSIONS)):
         raise UsageError(
             f"{root}: no store is there; name another with --store, or train a first session with "
             "`mlx-tune train data/cs.json`"
@@ -374,7 +276,51 @@ def open_store(root: Path) -> SessionStore:
     return store
 
 
-def _session_id(session: Session | None) -> str:
+def start_head(root: Path) -> None:
+    """Let HEAD hold ``base`` in a new store; one that is there by now stays as it is.
+
+    Raises:
+        DiskError: The disk is full, read-only or failing.
+    """
+    create_file(root / HEAD, f"{BASE}\n".encode())
+
+
+def write_head(root: Path, session_id: str) -> None:
+    """Let HEAD hold a session's id or ``base``.
+
+    Raises:
+        DiskError: The disk is full, read-only or failing; HEAD is as it was.
+    """
+    replace_file(root / HEAD, f"{session_id}\n".encode())
+
+
+def log_move(root: Path, *, old: str, new: str, why: str) -> None:
+    """Append a move that was made to HEAD.log.
+
+    Raises:
+        DiskError: The line could not be written; HEAD stands where it was moved to.
+    """
+    time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    safe = f"HEAD did move to {new[:12]}, only this line is missing"
+    append_line(root / HEAD_LOG, f"{time} {old} {new} {one_line(why)}", safe=safe)
+
+
+def _link_session(root: Path, name: str, session: Session | None) -> None:
+    """Let a symlink show a session's folder, or remove it; where links fail there is none."""
+    path = root / name
+    draft = root / f".{name}.{secrets.token_hex(8)}"
+    with suppress(OSError):
+        if session is None:
+            if path.is_symlink():
+                path.unlink()
+            return
+        draft.symlink_to(Path(SESSIONS) / session.folder_name, target_is_directory=True)
+        draft.replace(path)
+    with suppress(OSError):
+        draft.unlink(missing_ok=True)
+
+
+def _id(session: Session | None) -> str:
     return session.id if session else BASE
 
 
@@ -383,7 +329,7 @@ def _shown(session: Session | None) -> str:
 
 
 def _committed_before(target: Path, identity: str) -> Session:
-    """Return the session already there once every byte of it is known to be the same."""
+    """Return the session already there, once every byte of it was compared."""
     session = read_session(target)
     session.verify()
     if session.id != identity:

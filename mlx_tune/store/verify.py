@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from mlx_tune.errors import DamagedStoreError, MlxTuneError
 from mlx_tune.files.durable import disk_errors
 from mlx_tune.files.sealed import MANIFEST
-from mlx_tune.store import labels, snapshot
+from mlx_tune.store import labels
 from mlx_tune.store.runs import list_runs
 from mlx_tune.store.session import Session
-from mlx_tune.store.snapshot import StoreSnapshot
-from mlx_tune.store.store import SessionStore
+from mlx_tune.store.snapshot import HEAD_LOG, StoreSnapshot, torn_log_lines
 
 
 @dataclass(kw_only=True)
@@ -36,28 +35,27 @@ class Findings:
     error: MlxTuneError | None = None
 
     def add(self, error: MlxTuneError) -> None:
-        """Keep a problem; one that was found before is said once."""
+        """Keep a problem; one that was found before is listed once."""
         if str(error) not in self.problems:
             self.problems.append(str(error))
         self.error = self.error or error
 
 
-def verify(store: SessionStore) -> Findings:
-    """Read and check everything in a store; nothing is changed.
+def verify(store: StoreSnapshot) -> Findings:
+    """Read and check every byte of what a snapshot lists; nothing is changed.
 
     Raises:
-        IncompatibleError: A newer version wrote it.
         DiskError: A file cannot be read.
     """
     found = Findings()
-    shelf = store.shelf()
-    for error in shelf.damaged.values():
+    for error in store.damaged.values():
         found.add(error)
-    intact = {session.id for session in shelf.sound.values() if _is_intact(session, found)}
-    for session in shelf.sound.values():
-        _count(session, shelf, intact, found)
+    sessions = store.sessions.values()
+    intact = {session.id for session in sessions if _is_intact(session, found)}
+    for session in sessions:
+        _count(session, store, intact, found)
     _check_head(store, intact, found)
-    _check_labels(store, set(shelf.sound), found)
+    _check_labels(store, found)
     _check_runs(store, found)
     return found
 
@@ -73,10 +71,10 @@ def _is_intact(session: Session, found: Findings) -> bool:
     return True
 
 
-def _count(session: Session, shelf: StoreSnapshot, intact: Set[str], found: Findings) -> None:
-    """Count a session if all that it stands on is whole."""
+def _count(session: Session, store: StoreSnapshot, intact: Set[str], found: Findings) -> None:
+    """Count a session if all that it was trained on is whole."""
     try:
-        chain = shelf.chain(session)
+        chain = store.ancestors(session)
     except DamagedStoreError as error:
         found.add(error)
         return
@@ -88,7 +86,7 @@ def _count(session: Session, shelf: StoreSnapshot, intact: Set[str], found: Find
             found.size_bytes += sum((session.path / name).stat().st_size for name in names)
 
 
-def _check_head(store: SessionStore, intact: Set[str], found: Findings) -> None:
+def _check_head(store: StoreSnapshot, intact: Set[str], found: Findings) -> None:
     try:
         chain = store.chain(store.head())
     except DamagedStoreError as error:
@@ -96,28 +94,29 @@ def _check_head(store: SessionStore, intact: Set[str], found: Findings) -> None:
         found.problems = [problem for problem in found.problems if problem not in str(error)]
         found.add(error)
     else:
-        if any(member.id not in intact for member in chain):
-            found.problems.append(f"HEAD stands on that; {store.way_back()}")
-    found.notes += store.notes
-    torn = snapshot.torn_log_lines(store.root)
+        # One that was collected since it was listed is not damaged: HEAD has left it.
+        if any(member.id not in intact and member.path.exists() for member in chain):
+            found.problems.append(f"HEAD stands on that; {store.recovery_advice()}")
+    found.notes += store.head_notes
+    torn = torn_log_lines(store.root)
     if torn:
         shown = ", ".join(map(str, torn))
-        found.notes.append(f"{store.root / snapshot.HEAD_LOG}: torn lines skipped: {shown}")
+        found.notes.append(f"{store.root / HEAD_LOG}: torn lines skipped: {shown}")
 
 
-def _check_labels(store: SessionStore, known: set[str], found: Findings) -> None:
+def _check_labels(store: StoreSnapshot, found: Findings) -> None:
     for folder in (labels.TAGS, labels.REMOVED):
         for name, identity in labels.read_labels(store.root / folder, found.notes).items():
-            if identity not in known:
+            if identity not in store.sessions:
                 place = store.root / folder / name
                 found.notes.append(f"{place}: names {identity[:12]}…, which is not in the store")
 
 
-def _check_runs(store: SessionStore, found: Findings) -> None:
+def _check_runs(store: StoreSnapshot, found: Findings) -> None:
     """Check the records of runs, and the checkpoints that a resume would begin from.
 
     A damaged checkpoint is only noted: the one before stands by. A damaged record is a problem,
-    for nobody can tell which session that run stands on.
+    for nobody can tell which session that run started from.
     """
     damaged: list[str] = []
     for run in list_runs(store.root, notes=damaged):

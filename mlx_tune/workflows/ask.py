@@ -1,4 +1,4 @@
-"""Asks a model of the lineage a list of questions, several at once, and says the answers in order.
+"""Asks a model of the store a list of questions, several at once, and yields answers in order.
 
 An answer that is expected is met when the model's is the same token for token, its end included.
 """
@@ -13,14 +13,7 @@ from mlx_tune.errors import InputError
 from mlx_tune.inference import BATCH_SIZE, batch_generate, context_tokens
 from mlx_tune.models.bases import Say
 from mlx_tune.models.tokenizer import Tokenizer
-from mlx_tune.store.store import SessionStore
-from mlx_tune.workflows.workspace import (
-    FoldedModel,
-    choose_base,
-    find_session,
-    load_folded,
-    locate_base,
-)
+from mlx_tune.workflows.workspace import FoldedModel, load_folded, open_workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +59,12 @@ def load_model(store_root: Path, *, session: str | None, base: str | None, say: 
         store_root: The store.
         session: A reference to a session, ``base``, or None for HEAD.
         base: The base asked for; None for the store's.
-        say: Told, in a line, what a person should know.
+        say: Called, in a line, with what a person should know.
     """
-    store = SessionStore.open(store_root)
-    info = locate_base(store, choose_base(store, base), say)
-    chain = store.chain(find_session(store, session))
-    for note in store.notes:
-        say(note)
-    if not chain and session is None:  # a mistyped store must not pass for a trained one
+    opened = open_workspace(store_root, session=session, base=base, say=say)
+    if not opened.chain and session is None:  # a mistyped store must not pass for a trained one
         say(f"note: no session is in use in {store_root}, so the bare base answers")
-    return load_folded(info, chain)
+    return load_folded(opened.info, opened.chain)
 
 
 def ask(
@@ -87,7 +76,7 @@ def ask(
         folded: The model that answers.
         rows: Questions, each with or without the answer that is expected.
         max_tokens: The longest answer.
-        say: Told how many expected answers are longer than that.
+        say: Called with how many expected answers are longer than that.
 
     Raises:
         InputError: A question is longer than the model can read, or the base's template or
@@ -109,20 +98,20 @@ def _answers(
 ) -> Iterator[AnswerRecord]:
     for begin in range(0, len(prompts), BATCH_SIZE):
         several = prompts[begin : begin + BATCH_SIZE]
-        asked = [prompt.tokens for prompt in several]
-        said = batch_generate(folded.model, folded.tokenizer, asked, max_tokens=max_tokens)
-        for prompt, tokens in zip(several, said, strict=True):
+        questions = [prompt.tokens for prompt in several]
+        found = batch_generate(folded.model, folded.tokenizer, questions, max_tokens=max_tokens)
+        for prompt, tokens in zip(several, found, strict=True):
             yield _answer_record(prompt, tokens, folded.tokenizer)
 
 
-def _answer_record(prompt: _Prompt, said: Sequence[int], tokenizer: Tokenizer) -> AnswerRecord:
+def _answer_record(prompt: _Prompt, answer: Sequence[int], tokenizer: Tokenizer) -> AnswerRecord:
     is_answered = bool(prompt.expected)
     return AnswerRecord(
         question=prompt.row.question or prompt.row.messages[-1].content,
-        answer=tokenizer.decode([token for token in said if token not in tokenizer.end_ids]),
-        is_cut=not tokenizer.end_ids.intersection(said[-1:]),
+        answer=tokenizer.decode([token for token in answer if token not in tokenizer.end_ids]),
+        is_cut=not tokenizer.end_ids.intersection(answer[-1:]),
         expected=prompt.row.answer if is_answered else None,
-        verbatim=tuple(said) == prompt.expected if is_answered else None,
+        verbatim=tuple(answer) == prompt.expected if is_answered else None,
         place=prompt.row.place,
     )
 

@@ -7,14 +7,8 @@ from mlx_tune.errors import UsageError
 from mlx_tune.inference import Conversation
 from mlx_tune.models.bases import Say
 from mlx_tune.store.session import Session
-from mlx_tune.store.store import SessionStore
-from mlx_tune.workflows.workspace import (
-    FoldedModel,
-    choose_base,
-    find_session,
-    load_folded,
-    locate_base,
-)
+from mlx_tune.store.snapshot import read_snapshot
+from mlx_tune.workflows.workspace import FoldedModel, find_session, load_folded, open_workspace
 
 
 class Chat:
@@ -44,11 +38,10 @@ class Chat:
         temperature: float,
         say: Say,
     ) -> None:
-        self._store, self._say = SessionStore.open(root), say
-        self._info = locate_base(self._store, choose_base(self._store, base), say)
+        opened = open_workspace(root, session=session, base=base, say=say)
+        self._root, self._say, self._info = root, say, opened.info
         self._conversation = Conversation(max_tokens=max_tokens, temperature=temperature)
-        self._merged: FoldedModel | None = None
-        self.switch(session)
+        self._merged: FoldedModel | None = load_folded(opened.info, opened.chain)
 
     @property
     def chain(self) -> tuple[Session, ...]:
@@ -67,7 +60,7 @@ class Chat:
         return f"{self._info.name} + {names}" if names else f"{self._info.name} (the bare base)"
 
     def switch(self, session: str | None) -> None:
-        """Let another session answer.
+        """Let another session answer; the store is read again, for it may have changed.
 
         Args:
             session: A session, ``base``, or None for HEAD.
@@ -76,11 +69,12 @@ class Chat:
             UsageError: There is no such session.
             DamagedStoreError: A session of its chain is not what was committed.
         """
-        found = find_session(self._store, session)
-        for note in self._store.notes:
+        store = read_snapshot(self._root)
+        found = find_session(store, session)
+        for note in store.notes:
             self._say(note)
         self._merged = None  # two models at once may not fit
-        self._merged = load_folded(self._info, self._store.chain(found))
+        self._merged = load_folded(self._info, store.chain(found))
 
     def clear(self) -> None:
         """Forget what was said."""

@@ -1,8 +1,8 @@
-"""What two places of the lineage differ in: settings, rows, metrics, weights and answers.
+"""How two sessions differ: in settings, rows, metrics, weights and answers.
 
-Never are two models in memory. Scoring tells most of what they answer differently: where a model's
-first choices are a taught answer, that is its answer. So only what is to be read, and what neither
-model knows word for word, is generated.
+Two models are never in memory at once. Scoring finds most of the answers: where a model's first
+choices are a taught answer, that is its answer. So only answers that are shown, and those that
+neither model knows word for word, are generated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from mlx_tune.models.load import load, load_tokenizer
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.settings import recorded_settings
 from mlx_tune.store.session import Session
-from mlx_tune.store.store import SessionStore
+from mlx_tune.store.snapshot import StoreSnapshot, read_snapshot
 from mlx_tune.workflows.workspace import (
     FoldedModel,
     choose_base,
@@ -53,15 +53,15 @@ class Probe:
     @property
     def question(self) -> str:
         """What is asked, as B words it."""
-        return str(self._asked(self.b).question)
+        return str(self._row(self.b).question)
 
     def rows(self, own: Row | None) -> list[Row]:
         """Return one side's question with each answer taught: one row, or two that disagree."""
-        asked = self._asked(own)
-        answers = dict.fromkeys(row.messages[-1] for row in (self.a, self.b) if row)
-        return [replace(asked, messages=(*asked.messages[:-1], answer)) for answer in answers]
+        row = self._row(own)
+        answers = dict.fromkeys(each.messages[-1] for each in (self.a, self.b) if each)
+        return [replace(row, messages=(*row.messages[:-1], answer)) for answer in answers]
 
-    def _asked(self, own: Row | None) -> Row:
+    def _row(self, own: Row | None) -> Row:
         row = own or self.a or self.b
         assert row is not None, "a probe is somebody's"
         return row
@@ -144,7 +144,7 @@ def compare(
         b: Chain B.
         probes: The questions.
         shown: How many answers that differ must be there to be read; None for all.
-        say: Told, in a line, what takes long.
+        say: Called, in a line, with what takes long.
 
     Raises:
         InputError: The base's tokenizer or template cannot take a row, or a model computes no
@@ -157,14 +157,14 @@ def compare(
     exam_b = _prepare_side("B", [probe.rows(probe.b) for probe in probes], tokenizer, say)
     limit = MARGIN_TOKENS + max(exam_a.longest_tokens, exam_b.longest_tokens)
     say("asking A what the two were taught…")
-    said_a = exam_a.known(load_folded(info, a))
+    answers_a = exam_a.recalled(load_folded(info, a))
     free_memory()
     say("asking B the same…")
-    said_b, wanted = exam_b.after(said_a, load_folded(info, b), shown, limit)
+    answers_b, wanted = exam_b.after(answers_a, load_folded(info, b), shown, limit)
     free_memory()
-    if any(said_a[i] is None for i in wanted):
-        said_a = exam_a.filled(said_a, load_folded(info, a), wanted, limit)
-    answered = zip(probes, said_a, said_b, strict=True)
+    if any(answers_a[i] is None for i in wanted):
+        answers_a = exam_a.filled(answers_a, load_folded(info, a), wanted, limit)
+    answered = zip(probes, answers_a, answers_b, strict=True)
     return ComparedAnswers(
         probes=tuple(
             AnsweredProbe(probe=probe, a=left, b=right) for probe, left, right in answered
@@ -184,7 +184,7 @@ class _QuestionedSide:
         name: Who is asked.
         rows: Each question with the answers that are taught.
         examples: The same in tokens; the last answer alone is scored.
-        say: Told what takes long.
+        say: Called with what takes long.
     """
 
     name: str
@@ -197,34 +197,34 @@ class _QuestionedSide:
         """Length of the longest answer that is taught."""
         return max(sum(e.supervised) for several in self.examples for e in several)
 
-    def known(self, folded: FoldedModel) -> AnswerList:
+    def recalled(self, folded: FoldedModel) -> AnswerList:
         """Return each question's answer where it is one that is taught, word for word."""
         everything = [example for several in self.examples for example in several]
         flags = iter(score(folded.model, everything).verbatim)
-        said: AnswerList = []
+        answers: AnswerList = []
         for several in self.rows:
             hits = [row for row, hit in [(row, next(flags)) for row in several] if hit]
-            said.append(Answer(text=str(hits[0].answer)) if hits else None)
-        return said
+            answers.append(Answer(text=str(hits[0].answer)) if hits else None)
+        return answers
 
     def after(
         self, first: AnswerList, folded: FoldedModel, shown: int | None, limit: int
     ) -> tuple[AnswerList, list[int]]:
         """Answer second; return also which answers of both must be there in full."""
-        known = self.known(folded)
-        wanted = _wanted(first, known, shown)
-        return self.filled(known, folded, wanted, limit), wanted
+        second = self.recalled(folded)
+        wanted = _wanted(first, second, shown)
+        return self.filled(second, folded, wanted, limit), wanted
 
     def filled(
-        self, said: AnswerList, folded: FoldedModel, wanted: Sequence[int], limit: int
+        self, answers: AnswerList, folded: FoldedModel, wanted: Sequence[int], limit: int
     ) -> AnswerList:
-        """Generate the wanted answers that are not known."""
-        missing = [i for i in wanted if said[i] is None]
+        """Generate the wanted answers that scoring did not find."""
+        missing = [i for i in wanted if answers[i] is None]
         if missing:
             count = f"{len(missing)} answer{'s' * (len(missing) != 1)}"
             self.say(f"generating {count} of {self.name}…")
         generated = {i: _generate(folded, self.examples[i][0], limit) for i in missing}
-        return [generated.get(i, had) for i, had in enumerate(said)]
+        return [generated.get(i, had) for i, had in enumerate(answers)]
 
 
 def _prepare_side(
@@ -324,7 +324,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Two places of the lineage, side by side.
+    """Two sessions, side by side.
 
     Attributes:
         a: The one.
@@ -392,13 +392,13 @@ def diff(
         ask: Load both models, one after the other, and ask them every question taught. Without,
             no model is loaded and nothing is known relative to the base's weights.
         shown: How many answers that differ must be there to be read; None for all.
-        say: Told, in a line, what takes long.
+        say: Called, in a line, with what takes long.
 
     Raises:
         UsageError: There is no such session.
         DamagedStoreError: A session of either chain is not what was committed.
     """
-    store = SessionStore.open(store_root)
+    store = read_snapshot(store_root)
     need_sessions(store)
     left, right = _side(store, a), _side(store, b)
     for note in store.notes:
@@ -410,8 +410,7 @@ def diff(
         return Difference(a=left, b=right, change=_change(left, right), answers=None)
     info = locate_base(store, choose_base(store, base), say)
     change = _change(left, right, info)
-    asked = probes(left, right)
-    answers = compare(info, left.chain, right.chain, asked, shown=shown, say=say)
+    answers = compare(info, left.chain, right.chain, probes(left, right), shown=shown, say=say)
     return Difference(a=left, b=right, change=change, answers=answers)
 
 
@@ -422,7 +421,7 @@ def probes(a: Side, b: Side) -> list[Probe]:
     return sorted(found, key=lambda probe: probe.a is None or probe.b is None)
 
 
-def _side(store: SessionStore, ref: str) -> Side:
+def _side(store: StoreSnapshot, ref: str) -> Side:
     session = store.find(ref)
     chain = store.chain(session)
     in_force = current(read_history(chain))

@@ -20,7 +20,7 @@ from mlx_tune.models.load import load_tokenizer
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.store import evals
 from mlx_tune.store.session import Session
-from mlx_tune.store.store import SessionStore
+from mlx_tune.store.snapshot import StoreSnapshot, read_snapshot
 from mlx_tune.workflows.general import GeneralSet, general_set
 from mlx_tune.workflows.matrix import (
     MEASURED,
@@ -41,13 +41,12 @@ from mlx_tune.workflows.scoring import (
 )
 from mlx_tune.workflows.workspace import (
     FoldedModel,
-    choose_base,
     describe_base,
     find_session,
     free_memory,
     load_folded,
-    locate_base,
     need_sessions,
+    open_workspace,
     read_history,
 )
 
@@ -65,7 +64,7 @@ def evaluate(
     quick: bool = False,
     facts: bool = False,
 ) -> Evaluation:
-    """Ask a place in the lineage, and those before it, the questions of a chain of sessions.
+    """Ask a session's model, and those of its ancestors, the questions of a chain of sessions.
 
     Args:
         store_root: The store's folder.
@@ -73,8 +72,8 @@ def evaluate(
         base: The base model, when not the store's own.
         on: Whose chain of sessions is asked about; None for the answering one's, or, when that
             is the base, for HEAD's.
-        say: Told, in a line, what takes long, and what could not be read or written.
-        fresh: Measure every cell, whatever is known of it.
+        say: Called, in a line, with what takes long and what could not be read or written.
+        fresh: Measure every cell, whatever earlier evaluations hold.
         quick: Measure the answering row alone.
         facts: Generate answers and look for the key facts in them.
 
@@ -86,55 +85,54 @@ def evaluate(
         DamagedStoreError: A session of the chain is damaged.
         InputError: The base cannot take a row, or a model computes no finite numbers.
     """
-    store = SessionStore.open(store_root)
-    need_sessions(store)
-    info = locate_base(store, choose_base(store, base), say)
-    found, history = _nothing_known(store, session, on)
-    for note in store.notes:
-        say(note)
-    known = {} if fresh else _known(store, found, history, info, say)
+    opened = open_workspace(store_root, session=session, base=base, say=say, needs_sessions=True)
+    store, info = opened.snapshot, opened.info
+    found, history = _empty_matrix(store, opened.session, on)
+    cells = {} if fresh else _stored_cells(store, found, history, info, say)
     exam = _questions_by_id(found.columns, load_tokenizer(info.folder, info.template))
     general = None if quick else general_set(info, say=say)
-    found = _with_answers(replace(found, cells=known), exam, info, general, facts=facts, say=say)
+    found = _with_answers(replace(found, cells=cells), exam, info, general, facts=facts, say=say)
     free_memory()
     try:
         for more in () if quick else _ask_the_rest(found, exam, info, say):
             found = more
     finally:  # stopped midway, the rows that were asked need not be asked again
-        _keep(store, found, info, say)
+        _keep(store_root, found, info, say)
     return found
 
 
-def already_known(store_root: Path, *, info: BaseInfo, session: str | None, say: Say) -> Evaluation:
+def stored_evaluation(
+    store_root: Path, *, info: BaseInfo, session: str | None, say: Say
+) -> Evaluation:
     """Return what records and earlier evaluations say, without asking any model.
 
     Args:
         store_root: The store's folder.
         info: The store's base.
         session: Up to which session; None for HEAD.
-        say: Told what could not be read.
+        say: Called with what could not be read.
 
     Raises:
         UsageError: The store has no sessions, or the name means none.
         DamagedStoreError: A session of the chain is damaged.
     """
-    store = SessionStore.open(store_root)
+    store = read_snapshot(store_root)
     need_sessions(store)
-    found, history = _nothing_known(store, session, None)
-    return replace(found, cells=_known(store, found, history, info, say))
+    found, history = _empty_matrix(store, find_session(store, session), None)
+    return replace(found, cells=_stored_cells(store, found, history, info, say))
 
 
-def _nothing_known(
-    store: SessionStore, session: str | None, on: str | None
+def _empty_matrix(
+    store: StoreSnapshot, answering: Session | None, on: str | None
 ) -> tuple[Evaluation, History]:
-    """Return the empty matrix, and the rows its questions come from."""
-    answering = find_session(store, session)
-    asked = store.chain(find_session(store, on) if on else answering or store.head())
-    history = read_history(asked)
+    """Return the matrix without a cell, and the rows its questions come from."""
+    taught = store.chain(find_session(store, on) if on else answering or store.head())
+    history = read_history(taught)
+    chain = tuple(store.chain(answering))
     found = Evaluation(
-        answering=MatrixRow(session=answering, chain=tuple(store.chain(answering))),
-        rows=_rows(answering, tuple(store.chain(answering)), asked),
-        columns=_columns(asked, history),
+        answering=MatrixRow(session=answering, chain=chain),
+        rows=_rows(answering, chain, taught),
+        columns=_columns(taught, history),
         cells={},
         recall=(),
     )
@@ -142,10 +140,10 @@ def _nothing_known(
 
 
 def _rows(
-    answering: Session | None, chain: tuple[Session, ...], asked: Sequence[Session]
+    answering: Session | None, chain: tuple[Session, ...], taught: Sequence[Session]
 ) -> tuple[MatrixRow, ...]:
-    """Return the places up to the answering one; it alone where it is not on the chain asked."""
-    if [session.id for session in chain] != [session.id for session in asked[: len(chain)]]:
+    """Return the rows up to the answering one; it alone where its chain is not the columns'."""
+    if [session.id for session in chain] != [session.id for session in taught[: len(chain)]]:
         return (MatrixRow(session=answering, chain=chain),)
     return tuple(
         MatrixRow(session=chain[count - 1] if count else None, chain=chain[:count])
@@ -153,15 +151,15 @@ def _rows(
     )
 
 
-def _columns(asked: Sequence[Session], history: History) -> tuple[MatrixColumn, ...]:
+def _columns(taught: Sequence[Session], history: History) -> tuple[MatrixColumn, ...]:
     return tuple(
         MatrixColumn(session=session, rows=tuple(questions(rows)), superseded=count)
-        for session, rows, count in zip(asked, current(history), superseded(history), strict=True)
+        for session, rows, count in zip(taught, current(history), superseded(history), strict=True)
     )
 
 
-def _known(
-    store: SessionStore, found: Evaluation, history: History, info: BaseInfo, say: Say
+def _stored_cells(
+    store: StoreSnapshot, found: Evaluation, history: History, info: BaseInfo, say: Say
 ) -> Cells:
     notes: list[str] = []
     try:
@@ -195,7 +193,7 @@ def _with_answers(
     facts: bool,
     say: Say,
 ) -> Evaluation:
-    """Ask the answering place everything, whatever is known."""
+    """Ask the answering model everything, whatever earlier evaluations hold."""
     say(f"asking {_name(found.answering)}…")
     folded = load_folded(info, found.answering.chain)
     recall = {
@@ -231,7 +229,7 @@ def _general_change(folded: FoldedModel, general: GeneralSet | None) -> GeneralC
 def _ask_the_rest(
     found: Evaluation, exam: QuestionsById, info: BaseInfo, say: Say
 ) -> Iterator[Evaluation]:
-    """Ask each place before the answering one what is not known of it; yield what is known then."""
+    """Fill in the cells that lack a score, a row at a time; yield the matrix after each."""
     for row in found.rows:
         lacking = [c.session.id for c in found.columns if _lacks(found, row, c)]
         if lacking:
@@ -244,7 +242,7 @@ def _ask_the_rest(
 
 def _measure(row: MatrixRow, exam: QuestionsById, info: BaseInfo) -> Cells:
     folded = load_folded(info, row.chain)
-    return _cells(row, {identity: ask_questions(folded, asked) for identity, asked in exam.items()})
+    return _cells(row, {column: ask_questions(folded, each) for column, each in exam.items()})
 
 
 def _lacks(found: Evaluation, row: MatrixRow, column: MatrixColumn) -> bool:
@@ -272,12 +270,12 @@ def _scored(entry: SessionRecall, kind: Kind) -> CellScore | None:
     )
 
 
-def _keep(store: SessionStore, found: Evaluation, info: BaseInfo, say: Say) -> None:
+def _keep(store_root: Path, found: Evaluation, info: BaseInfo, say: Say) -> None:
     """Write the evaluation down; a disk that takes none does not take back what was measured."""
     record = {**found.to_json(), "base": describe_base(info), "versions": runtime.versions()}
     session = found.answering.session
     try:
-        evals.write(store.root, record, who=session.folder_name if session else found.answering.id)
+        evals.write(store_root, record, who=session.folder_name if session else found.answering.id)
     except DiskError as error:
         say(f"note: {error}; the evaluation was not kept")
 
@@ -345,14 +343,14 @@ def evaluated_cells(
     """
     cells: Cells = {}
     wanted = {place.id for place in rows}
-    asked = {(column.session.id, column.sha256): column for column in columns}
+    by_rows = {(column.session.id, column.sha256): column for column in columns}
     for name, record in files.items():
         try:
             if record["base"]["fingerprint"] != fingerprint:
                 continue
             found: Cells = {}
             for cell in record["cells"]:
-                column = asked.get((cell["column"], cell["rows_sha256"]))
+                column = by_rows.get((cell["column"], cell["rows_sha256"]))
                 if column is not None and cell["row"] in wanted:
                     found |= _from_file(cell, column, name)
         except (KeyError, TypeError, ValueError):

@@ -16,16 +16,12 @@ from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import Base, Quantisation, dequantise, load, save
 from mlx_tune.store.session import ASK, PROMOTE, Session
-from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows.evaluate import SessionRecall, score_sessions
 from mlx_tune.workflows.general import GeneralSet, general_set
 from mlx_tune.workflows.workspace import (
     FoldedModel,
-    choose_base,
-    find_session,
     free_memory,
-    locate_base,
-    need_sessions,
+    open_workspace,
     read_adapters,
     read_history,
     widen,
@@ -67,16 +63,16 @@ class QuantisationResult:
     @property
     def words(self) -> str:
         """What each session knows word for word and what general answers cost, before and after."""
-        told = [
+        parts = [
             f"{before.name} {after.verbatim.right} of {after.verbatim.asked} right"
             f" ({before.verbatim.right} before)"
             for before, after in zip(self.before.recall, self.after.recall, strict=True)
             if before.verbatim and after.verbatim
         ]
         if self.after.general.asked:
-            had, has = (known.general.nats_per_token for known in (self.before, self.after))
-            told.append(f"general answers {has:+.2f} nats a token ({had:+.2f} before)")
-        return ", ".join(told) or "no questions to ask"
+            had, has = self.before.general.nats_per_token, self.after.general.nats_per_token
+            parts.append(f"general answers {has:+.2f} nats a token ({had:+.2f} before)")
+        return ", ".join(parts) or "no questions to ask"
 
     def to_json(self) -> dict[str, Any]:
         """Return what a record keeps: counts, no outcomes."""
@@ -232,7 +228,7 @@ def fuse(
         out: A folder that does not exist yet.
         session: A session, ``base``, or None for HEAD.
         base: The base model, when not the store's own.
-        say: Told, in a line, what takes long.
+        say: Called, in a line, with what takes long.
         quantise: Quantise the folded model to this.
         anyway: Write it whatever it forgot.
         ask: Asked whether to write it where it forgot a little.
@@ -244,13 +240,14 @@ def fuse(
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: exists, and nothing is overwritten; name a new folder")
-    store = SessionStore.open(store_root)
-    if session is None:  # a mistyped store must not pass for a trained one
-        need_sessions(store)
-    info = locate_base(store, choose_base(store, base), say)
-    chain = store.chain(find_session(store, session))
-    for note in store.notes:
-        say(note)
+    opened = open_workspace(
+        store_root,
+        session=session,
+        base=base,
+        say=say,
+        needs_sessions=session is None,  # a mistyped store must not pass for a trained one
+    )
+    info, chain = opened.info, opened.chain
     exam = None
     if quantise is not None and chain:
         general = general_set(info, say=say)
@@ -277,9 +274,7 @@ def fuse(
             after = score_model(loaded, chain, general)
             requantised = judge_quantised(quantise, before, after, limits_of(chain[-1]))
             allow(requantised, anyway=anyway, ask=ask)
-        fused = Fused(
-            base=info, chain=tuple(chain), fidelity=tally.fidelity(), requantised=requantised
-        )
+        fused = Fused(base=info, chain=chain, fidelity=tally.fidelity(), requantised=requantised)
         (scratch / RECORD).write_text(json.dumps(fused.to_json(), indent=2) + "\n")
     return fused
 

@@ -1,94 +1,20 @@
-"""The commands on a store that load no model: list, promote, roll back, collect, verify."""
+"""The commands on a store that load no model: promote, roll back, collect, verify."""
 
 import shlex
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, MlxTuneError, UsageError
 from mlx_tune.models import bases
 from mlx_tune.models.bases import Say
 from mlx_tune.store import gc as store_gc
-from mlx_tune.store import snapshot
 from mlx_tune.store import verify as store_verify
 from mlx_tune.store.gc import TRASH, Collected
-from mlx_tune.store.labels import marked_ids, read_tags
 from mlx_tune.store.session import PROMOTE, Session
-from mlx_tune.store.snapshot import BASE, SESSIONS, HeadMove
+from mlx_tune.store.snapshot import SESSIONS, StoreSnapshot
 from mlx_tune.store.store import SessionStore, open_store
 from mlx_tune.store.verify import Findings
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreListing:
-    """A store at one moment, as it is listed.
-
-    Attributes:
-        head: The id HEAD holds, ``base``, or None where it holds nothing that can be told.
-        base: Name, source and fingerprint of the base model; None before a first session.
-        sessions: The sound ones, by number, then id.
-        in_use: Ids of HEAD and of what it stands on, as far up as the chain is whole.
-        tags: Names by id.
-        removed: Ids of the sessions that are marked.
-        damaged: Why, by the folder's name.
-        moves: Of HEAD, oldest first.
-        notes: What a person should be told.
-        error: Why HEAD's chain cannot be used; None where it can.
-    """
-
-    head: str | None
-    base: Mapping[str, Any] | None
-    sessions: Sequence[Session]
-    in_use: frozenset[str]
-    tags: Mapping[str, Sequence[str]]
-    removed: frozenset[str]
-    damaged: Mapping[str, str]
-    moves: Sequence[HeadMove]
-    notes: Sequence[str]
-    error: DamagedStoreError | None
-
-
-def list_store(store: SessionStore) -> StoreListing:
-    """Read what there is to list; a chain that is damaged is told, not raised.
-
-    Raises:
-        IncompatibleError: A newer version wrote the store or a session.
-        DiskError: A file cannot be read.
-    """
-    shelf, error = store.shelf(), None
-    word = snapshot.read_head(store.root)
-    try:
-        current = store.head()
-        word = current.id if current else BASE
-        store.chain(current)
-    except DamagedStoreError as damage:
-        error = damage
-    names: dict[str, list[str]] = {}
-    for name, identity in read_tags(store).items():
-        names.setdefault(identity, []).append(name)
-    return StoreListing(
-        head=word,
-        base=store.base(),
-        sessions=list(shelf.sound.values()),
-        in_use=_in_use(shelf.sound, word),
-        tags=names,
-        removed=frozenset(marked_ids(store)),
-        damaged={name: str(damage) for name, damage in shelf.damaged.items()},
-        moves=snapshot.head_moves(store.root),
-        notes=list(store.notes),
-        error=error,
-    )
-
-
-def _in_use(sound: Mapping[str, Session], word: str | None) -> frozenset[str]:
-    """Follow the parents up from HEAD, as far as they are sound."""
-    found: set[str] = set()
-    while word is not None and word in sound:
-        found.add(word)
-        word = sound[word].parent
-    return frozenset(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +24,10 @@ class Promotion:
     Attributes:
         session: Where HEAD is.
         before: Where it was; None on the bare base.
-        verdict: What the gate had said of it, when it was committed.
+        verdict: The gate's, when it was committed.
         reasons: Why, one line each.
-        left: The sessions that HEAD stood on and stands on no more, root first.
-        notes: What a person should be told, such as that HEAD had to be rebuilt.
+        left: The sessions of the old chain that are not in the new one, root first.
+        notes: Warnings, such as that HEAD had to be rebuilt.
     """
 
     session: Session
@@ -113,14 +39,14 @@ class Promotion:
 
     @property
     def is_overruled(self) -> bool:
-        """Tell whether the gate had said otherwise."""
+        """Tell whether the gate's verdict was another."""
         return self.verdict != PROMOTE
 
 
 def promote(store_root: Path, ref: str) -> Promotion:
-    """Move HEAD to a session, once every byte that HEAD did not stand on before is checked.
+    """Move HEAD to a session, once every byte of its chain that is new to HEAD is checked.
 
-    No session changes: its record keeps what the gate said, HEAD.log says it was overruled.
+    No session changes: its record keeps the gate's verdict, HEAD.log says that it was overruled.
 
     Args:
         store_root: The store's folder.
@@ -133,7 +59,8 @@ def promote(store_root: Path, ref: str) -> Promotion:
         LockedError: Another process is writing, or has moved HEAD meanwhile.
         DiskError: The disk is full, read-only or failing; the message says where HEAD is.
     """
-    store = open_store(store_root)
+    writer = open_store(store_root)
+    store = writer.snapshot()
     session = store.find(ref)
     if session is None:
         raise UsageError(
@@ -142,21 +69,21 @@ def promote(store_root: Path, ref: str) -> Promotion:
     before = store.head()
     if session == before:
         raise UsageError(f"{session.folder_name} is HEAD already; there is nothing to promote")
-    had, chain = store.chain(before), store.chain(session)
-    for newcomer in chain:
-        if newcomer not in had:
-            newcomer.verify()
+    old_chain, chain = store.chain(before), store.chain(session)
+    for member in chain:
+        if member not in old_chain:
+            member.verify()
     gate = session.record.get("gate") or {}
     verdict = session.record.get("verdict") or PROMOTE  # without one it is older than verdicts are
     over = "" if verdict == PROMOTE else f", though the gate said {verdict}"
-    store.move_head(session, expected=before, why=f"promote {session.name}{over}")
+    writer.move_head(session, expected=before, why=f"promote {session.name}{over}")
     return Promotion(
         session=session,
         before=before,
         verdict=verdict,
         reasons=tuple(gate.get("reasons", ())),
-        left=tuple(one for one in had if one not in chain),
-        notes=tuple(store.notes),
+        left=tuple(one for one in old_chain if one not in chain),
+        notes=store.notes,
     )
 
 
@@ -168,7 +95,7 @@ class Rollback:
         before: Where it was, None also where that session is damaged.
         after: Where it is.
         was_damaged: True where HEAD named a damaged session.
-        notes: What a person should be told, such as that HEAD had to be rebuilt.
+        notes: Warnings, such as that HEAD had to be rebuilt.
     """
 
     before: Session | None
@@ -187,15 +114,16 @@ def rollback(store_root: Path, to: str | None) -> Rollback:
     Raises:
         UsageError: There is no such session, or HEAD is the base already.
     """
-    store = SessionStore.open(store_root)
+    writer = SessionStore.open(store_root)
+    store = writer.snapshot()
     try:
         before = store.head()
     except DamagedStoreError:
         if to is None:  # the message names the session to go back to
             raise
         after = store.find(to)
-        store.leave_damaged_head(after, why="rollback from a damaged session")
-        return Rollback(before=None, after=after, was_damaged=True, notes=tuple(store.notes))
+        writer.leave_damaged_head(after, why="rollback from a damaged session")
+        return Rollback(before=None, after=after, was_damaged=True, notes=store.notes)
     if to is not None:
         after = store.find(to)
     elif before is None:
@@ -207,8 +135,8 @@ def rollback(store_root: Path, to: str | None) -> Rollback:
         chain = store.chain(before)
         after = chain[-2] if len(chain) > 1 else None
     if after != before:
-        store.move_head(after, expected=before, why="rollback")
-    return Rollback(before=before, after=after, notes=tuple(store.notes))
+        writer.move_head(after, expected=before, why="rollback")
+    return Rollback(before=before, after=after, notes=store.notes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +146,7 @@ class Collection:
     Attributes:
         done: What moved and what was deleted.
         way_back: For each session that moved, the command that undoes it; none of a dry run.
-        notes: What a person should be told, such as that HEAD had to be rebuilt.
+        notes: Warnings, such as that HEAD had to be rebuilt.
     """
 
     done: Collected
@@ -242,7 +170,7 @@ def collect(store_root: Path, *, dry_run: bool) -> Collection:
     return Collection(
         done=done,
         way_back=tuple(_undo_command(store_root, name, today) for name in moved),
-        notes=tuple(store.notes),
+        notes=store.snapshot().label_notes,
     )
 
 
@@ -259,14 +187,14 @@ def verify(store_root: Path, *, deep: bool, say: Say) -> Findings:
     Args:
         store_root: The store's folder.
         deep: Whether to hash the base model too, which may be gigabytes.
-        say: Told, in a line, what takes long.
+        say: Called, in a line, with what takes long.
 
     Raises:
         UsageError: There is no store.
         IncompatibleError: A newer version wrote it.
         DiskError: A file cannot be read.
     """
-    store = open_store(store_root)
+    store = open_store(store_root).snapshot()
     found = store_verify.verify(store)
     if deep:
         try:
@@ -277,7 +205,7 @@ def verify(store_root: Path, *, deep: bool, say: Say) -> Findings:
     return found
 
 
-def _check_base(store: SessionStore, found: Findings, say: Say) -> None:
+def _check_base(store: StoreSnapshot, found: Findings, say: Say) -> None:
     """Hash the base anew; one that is not on this machine is noted, not fetched."""
     kept = store.base()
     if kept is None:

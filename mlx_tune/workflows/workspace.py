@@ -1,9 +1,13 @@
-"""A store, its base and a chain of sessions, opened; and the model they fold to."""
+"""A store, its base and a chain of sessions, opened; and the model they fold to.
+
+Every command that needs a model begins with :func:`open_workspace`.
+"""
 
 import gc
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -19,7 +23,7 @@ from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.store.session import Session
-from mlx_tune.store.snapshot import recovery_advice
+from mlx_tune.store.snapshot import StoreSnapshot, read_snapshot, rollback_advice
 from mlx_tune.store.store import SessionStore
 from mlx_tune.training.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter
 
@@ -27,6 +31,58 @@ _Found = TypeVar("_Found")
 
 DATA_FILE = "data.jsonl"
 """The rows a session was taught, beside its adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """What a command works on.
+
+    Attributes:
+        snapshot: The store, as it was when the command began.
+        info: The base model.
+        session: The session that was chosen; None is the bare base.
+        chain: Its ancestors and itself, root first.
+    """
+
+    snapshot: StoreSnapshot
+    info: BaseInfo
+    session: Session | None
+    chain: tuple[Session, ...]
+
+
+def open_workspace(
+    root: Path,
+    *,
+    session: str | None = None,
+    base: str | None = None,
+    say: Say,
+    needs_sessions: bool = False,
+) -> Workspace:
+    """Read a store, find its base model, and choose a session; no model is loaded.
+
+    Args:
+        root: The store's folder.
+        session: A reference to a session, ``base``, or None for HEAD.
+        base: The base model, when not the store's own.
+        say: Called, a line each, with what takes long and what a person should know of the store.
+        needs_sessions: Refuse a store before its first session.
+
+    Raises:
+        UsageError: The reference names no session, or there are none yet.
+        IncompatibleError: The store's sessions were trained on another base, or a newer version
+            wrote the store.
+        DamagedStoreError: The session, or an ancestor of it, is damaged.
+        MlxTuneError: As for :func:`mlx_tune.models.bases.locate`.
+    """
+    snapshot = read_snapshot(root)
+    if needs_sessions:
+        need_sessions(snapshot)
+    info = locate_base(snapshot, choose_base(snapshot, base), say)
+    found = find_session(snapshot, session)
+    chain = tuple(snapshot.chain(found))
+    for note in snapshot.notes:
+        say(note)
+    return Workspace(snapshot=snapshot, info=info, session=found, chain=chain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +104,17 @@ class FoldedModel:
     fidelity: Fidelity | None = None
 
 
-def choose_base(store: SessionStore, asked: str | None, config: str | None = None) -> str:
-    """Return the base model to use: what was asked for, else the store's, else what fits."""
+def choose_base(
+    store: StoreSnapshot | SessionStore, name: str | None, config: str | None = None
+) -> str:
+    """Return the base model to use: the one that is named, else the store's, else what fits."""
     kept = store.base()
-    if asked is not None:
-        return asked
+    if name is not None:
+        return name
     return str(kept["name"]) if kept else config or runtime.default_base()
 
 
-def locate_base(store: SessionStore, name: str, say: Say) -> BaseInfo:
+def locate_base(store: StoreSnapshot | SessionStore, name: str, say: Say) -> BaseInfo:
     """Find a base model and check that the store's sessions were trained on it.
 
     Raises:
@@ -188,18 +246,18 @@ def _along(chain: Sequence[Session], read_one: Callable[[Session], _Found]) -> l
             found.append(read_one(session))
         except DamagedStoreError as error:
             good = [None, *itertools.takewhile(Session.is_whole, chain[: len(found)])]
-            raise DamagedStoreError(f"{error}; {recovery_advice(good[-1])}") from error
+            raise DamagedStoreError(f"{error}; {rollback_advice(good[-1])}") from error
     return found
 
 
-def find_session(store: SessionStore, ref: str | None) -> Session | None:
+def find_session(store: StoreSnapshot, ref: str | None) -> Session | None:
     """Return the session a person means: HEAD when they name none; None is the base."""
     return store.head() if ref is None else store.find(ref)
 
 
-def need_sessions(store: SessionStore) -> None:
+def need_sessions(store: StoreSnapshot) -> None:
     """Refuse what makes no sense before the first session."""
-    if not store.sessions():
+    if not store.sessions:
         raise UsageError(
             f"{store.root}: no sessions yet; train the first with `mlx-tune train data/cs.json`"
         )
@@ -207,5 +265,5 @@ def need_sessions(store: SessionStore) -> None:
 
 def describe_base(info: BaseInfo) -> dict[str, Any]:
     """Return what a session's record keeps of its base."""
-    known = info.name if info.source.startswith("wheel:") else info.source
-    return {"name": known, "source": info.source, "fingerprint": info.fingerprint}
+    name = info.name if info.source.startswith("wheel:") else info.source
+    return {"name": name, "source": info.source, "fingerprint": info.fingerprint}

@@ -173,7 +173,7 @@ def test_a_chain_is_trained_cell_by_cell_and_every_subject_is_scored(tiny_base, 
     assert checks["back"]["fold_sha256"] == cells[2]["fold_sha256"]
     assert checks["there"]["files_sha256"] == cells[2]["files_sha256"]
     assert 0 < checks["logits"]["largest"] < 1e-4 < checks["logits"]["size"]
-    head = SessionStore.open(tmp_path / "default-1-4" / "store").head()
+    head = SessionStore.open(tmp_path / "default-1-4" / "store").snapshot().head()
     assert head.folder_name == cells[2]["session"]  # a copy was rolled back, not the chain
 
 
@@ -220,7 +220,7 @@ def test_a_session_that_was_held_back_is_chained_all_the_same(tiny_base, tmp_pat
     store_commands.rollback(store, "base")  # as a gate leaves HEAD
     monkeypatch.setattr(retention_cell, "train", None)
     assert retention_cell.carry_out(told)["session"] == first["session"]
-    assert SessionStore.open(store).head().folder_name == first["session"]
+    assert SessionStore.open(store).snapshot().head().folder_name == first["session"]
 
 
 def test_what_a_session_could_not_ask_is_asked_by_the_cell(tiny_base, tmp_path):

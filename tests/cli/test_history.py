@@ -12,10 +12,10 @@ def test_log_shows_tags_removed_and_held_back_sessions(store, mlx_tune_command):
     mlx_tune_command("tag", "v1", "cs")
     mlx_tune_command("tag", "best", "cs")
     mlx_tune_command("rm", "dining")
-    long = store.head().name
+    long = store.snapshot().head().name
     lines = [line.split("  ") for line in mlx_tune_command("log")[1].splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
-    ids = {s.name: s.id[:8] for s in store.sessions()}
+    ids = {s.name: s.id[:8] for s in store.snapshot().sessions.values()}
     assert cells == [
         ["session", "id", "rows", "recall", "trained", "on"],
         ["*", "3", long, ids[long], "1200", "1188/1200", "2026-11-25", ids["housing"]],
@@ -37,8 +37,8 @@ def test_log_fits_a_terminal_of_80_columns_and_cuts_nothing(store, mlx_tune_comm
 
     from mlx_tune.cli import history
 
-    mlx_tune_command("tag", "the-best-so-far-of-all-we-had-and-more", store.head().name)
-    mlx_tune_command("tag", "best", store.head().name)
+    mlx_tune_command("tag", "the-best-so-far-of-all-we-had-and-more", store.snapshot().head().name)
+    mlx_tune_command("tag", "best", store.snapshot().head().name)
     monkeypatch.setattr(history, "console", lambda: Console(width=80, highlight=False))
     out = mlx_tune_command("log")[1]
     assert max(map(len, out.splitlines())) <= 80
@@ -46,7 +46,7 @@ def test_log_fits_a_terminal_of_80_columns_and_cuts_nothing(store, mlx_tune_comm
     lines = out.splitlines()
     end = lines[0].index("id  ")  # of the one column that gives way
     column = "".join(line[6:end] for line in lines[1:5]).replace(" ", "")
-    assert column == f"{store.head().name}(best,the-best-so-far-of-all-we-had-and-more)"
+    assert column == f"{store.snapshot().head().name}(best,the-best-so-far-of-all-we-had-and-more)"
     assert "1188/1200  2026-11-25" in out
 
 
@@ -54,7 +54,7 @@ def test_log_as_json_is_complete(store, mlx_tune_command):
     mlx_tune_command("tag", "best", "cs")
     mlx_tune_command("rm", "dining")
     logged = json.loads(mlx_tune_command("log", "--json")[1])
-    cs, top = store.find("cs"), store.head()
+    cs, top = store.snapshot().find("cs"), store.snapshot().head()
     assert logged.keys() == {"head", "base", "sessions", "damaged", "moves"}
     assert (logged["head"], logged["base"], logged["damaged"]) == (top.id, top.record["base"], [])
     assert logged["sessions"][0] == {
@@ -77,7 +77,7 @@ def test_log_as_json_is_complete(store, mlx_tune_command):
     assert [move["why"] for move in logged["moves"]] == [
         "train cs",
         "train housing",
-        f"train {store.head().name}",
+        f"train {store.snapshot().head().name}",
     ]
     assert (logged["moves"][0]["old"], logged["moves"][0]["new"]) == ("base", cs.id)
 
@@ -85,7 +85,7 @@ def test_log_as_json_is_complete(store, mlx_tune_command):
 def test_log_lists_a_damaged_session_in_a_line_and_ends_well_when_head_is_sound(
     store, mlx_tune_command
 ):
-    path = store.find("dining").path
+    path = store.snapshot().find("dining").path
     flip(path / "session.json")
     code, out, error = mlx_tune_command("log")
     assert (code, error) == (0, "")
@@ -97,7 +97,7 @@ def test_log_lists_a_damaged_session_in_a_line_and_ends_well_when_head_is_sound(
 
 
 def test_log_of_a_damaged_head_names_it_and_marks_nothing(store, mlx_tune_command):
-    top = store.head()
+    top = store.snapshot().head()
     flip(top.path / "session.json")
     code, out, error = mlx_tune_command("log")
     assert code == 4
@@ -111,10 +111,10 @@ def test_log_of_a_damaged_head_names_it_and_marks_nothing(store, mlx_tune_comman
 
 
 def test_log_of_a_damaged_ancestor_marks_the_chain_as_far_as_it_is_whole(store, mlx_tune_command):
-    flip(store.find("housing").path / "session.json")
+    flip(store.snapshot().find("housing").path / "session.json")
     code, out, error = mlx_tune_command("log", "--json")
     in_use = {s["name"]: s["in_use"] for s in json.loads(out)["sessions"]}
-    assert (code, in_use) == (4, {store.head().name: True, "cs": False, "dining": False})
+    assert (code, in_use) == (4, {store.snapshot().head().name: True, "cs": False, "dining": False})
     assert error.startswith("error: adapters/sessions/0002-housing-")
 
 

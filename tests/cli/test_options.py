@@ -78,7 +78,7 @@ def test_a_mistyped_setting_names_the_nearest(flags_of):
 @pytest.fixture
 def completed(store, mlx_tune_command, monkeypatch):
     """Complete a line as bash asks for it; gives what it would offer."""
-    tag(store, "best", store.find("cs"))
+    tag(store, "best", store.snapshot().find("cs"))
 
     def call(line: str) -> list[str]:
         monkeypatch.setenv("_MLX_TUNE_COMPLETE", "complete_bash")

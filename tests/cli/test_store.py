@@ -13,7 +13,7 @@ from mlx_tune.store.store import SessionStore
 
 
 def folder(store: SessionStore, ref: str) -> str:
-    return store.find(ref).folder_name
+    return store.snapshot().find(ref).folder_name
 
 
 def id_of(folder_name: str) -> str:
@@ -37,14 +37,17 @@ def test_tag_names_head_or_any_session_and_moves(store, mlx_tune_command):
     listed = json.loads(mlx_tune_command("tag", "--json")[1])
     assert listed[0] == {
         "name": "best",
-        "id": store.find("housing").id,
+        "id": store.snapshot().find("housing").id,
         "folder": folder(store, "housing"),
     }
 
 
 def test_a_tag_means_its_session_wherever_a_session_is_named(store, mlx_tune_command):
     mlx_tune_command("tag", "best", "cs")
-    assert json.loads(mlx_tune_command("show", "best", "--json")[1])["id"] == store.find("1").id
+    assert (
+        json.loads(mlx_tune_command("show", "best", "--json")[1])["id"]
+        == store.snapshot().find("1").id
+    )
 
 
 def test_a_tag_is_taken_away_and_its_session_stays(store, mlx_tune_command):
@@ -54,7 +57,7 @@ def test_a_tag_is_taken_away_and_its_session_stays(store, mlx_tune_command):
     assert mlx_tune_command("tag", "best", "--delete") == (
         2, "", 'error: no tag "best"; there are none\n',
     )  # fmt: skip
-    assert len(store.sessions()) == 4
+    assert len(store.snapshot().sessions) == 4
     code, _, error = mlx_tune_command("tag", "--delete", "best", "cs")
     assert code == 2
     assert error == "error: to take a tag away, name it alone: `mlx-tune tag --delete NAME`\n"
@@ -80,7 +83,7 @@ def test_a_tag_that_cannot_be_is_a_usage_error(store, mlx_tune_command, words, m
 
 def test_a_removed_session_goes_to_the_trash_and_comes_back(store, mlx_tune_command):
     """What each command says next is what works next."""
-    dining = store.find("dining")
+    dining = store.snapshot().find("dining")
     code, out, _ = mlx_tune_command("rm", "dining")
     assert (code, out.splitlines()) == (
         0,
@@ -104,19 +107,22 @@ def test_a_removed_session_goes_to_the_trash_and_comes_back(store, mlx_tune_comm
     assert not dining.path.exists()
     assert not (store.root / "removed" / dining.folder_name).exists()
     subprocess.run(shlex.split(way_back), check=True)
-    assert store.find("dining") == dining
+    assert store.snapshot().find("dining") == dining
     assert mlx_tune_command("verify")[0] == 0
 
 
 def test_the_way_back_is_right_for_a_session_that_was_collected_twice(store, mlx_tune_command):
-    dining = store.find("dining")
+    dining = store.snapshot().find("dining")
     for _ in range(2):
         mlx_tune_command("rm", "dining")
         collected = json.loads(mlx_tune_command("gc", "--json")[1])
         assert collected["moved"] == [dining.folder_name]
         files = {**adapter_files("x"), "data.jsonl": b"{}\n"}
         again = store.commit(
-            name="dining", parent=store.find("cs"), record=scored_record(20, 7, "ask"), files=files
+            name="dining",
+            parent=store.snapshot().find("cs"),
+            record=scored_record(20, 7, "ask"),
+            files=files,
         )
         assert again == dining
     assert shlex.split(collected["way_back"][0])[1].endswith(f"{dining.folder_name}~2")
@@ -187,7 +193,7 @@ def test_promote_says_what_it_overrules_and_the_way_back(store, mlx_tune_command
     assert out.splitlines() == [
         f"✓ HEAD is {dining} (was {was}, which is kept)",
         "this overrules the gate, which said ask:",
-        f"  {store.find('dining').record['gate']['reasons'][0]}",
+        f"  {store.snapshot().find('dining').record['gate']['reasons'][0]}",
         f"left behind, still kept: {housing}, {was}",
         f"go back with: mlx-tune rollback --to {id_of(was)}",
     ]
@@ -207,7 +213,7 @@ def test_promote_as_json_and_from_the_base(store, mlx_tune_command):
         "before": "base",
         "after": dining,
         "verdict": "ask",
-        "reasons": store.find("dining").record["gate"]["reasons"],
+        "reasons": store.snapshot().find("dining").record["gate"]["reasons"],
         "left": [],
     }
     mlx_tune_command("rollback", "--to", "base")
@@ -234,7 +240,7 @@ def test_verify_counts_what_it_read(store, mlx_tune_command):
 
 
 def test_verify_ends_with_4_and_a_line_a_problem(store, mlx_tune_command):
-    cs, dining = store.find("cs").path, store.find("dining").path
+    cs, dining = store.snapshot().find("cs").path, store.snapshot().find("dining").path
     flip(cs / "data.jsonl")
     flip(dining / "adapters.safetensors")
     code, out, error = mlx_tune_command("verify")
@@ -252,11 +258,11 @@ def test_verify_ends_with_4_and_a_line_a_problem(store, mlx_tune_command):
 
 def test_gc_moves_nothing_while_anything_is_damaged(store, mlx_tune_command):
     mlx_tune_command("rm", "dining")
-    flip(store.find("cs").path / "data.jsonl")
+    flip(store.snapshot().find("cs").path / "data.jsonl")
     code, out, error = mlx_tune_command("gc")
     assert (code, out) == (4, "")
     assert error.startswith("error: gc moved nothing, for something is damaged: adapters/sessions/")
-    assert store.find("dining").path.is_dir()
+    assert store.snapshot().find("dining").path.is_dir()
 
 
 def test_rollback_says_where_head_is_and_how_to_return(trained_store, mlx_tune_command):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.stores import commit, fail_with, message, names, train, unlock
+from helpers.stores import commit, fail_with, message, names, sessions_of, train, unlock
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, LockedError
 from mlx_tune.files import lock
 from mlx_tune.files.lock import hold
@@ -211,7 +211,7 @@ def test_blocks_of_one_store_may_be_nested(tmp_path):
         assert "held for outer" in attempt(store.root / "lock")  # the inner did not give it back
         store.move_head(session, expected=None, why="test")
     assert is_free(store.root / "lock")
-    assert store.head() == session
+    assert store.snapshot().head() == session
 
 
 def test_a_block_that_failed_leaves_the_store_unlocked(tmp_path):
@@ -234,8 +234,8 @@ def test_every_write_waits_for_the_lock_and_is_refused_without_change(tmp_path, 
             lambda: store.leave_damaged_head(None, why="rollback"),
         ):
             assert "held for train cs" in message(LockedError, call)
-    assert store.sessions() == [first]
-    assert store.head() == first
+    assert sessions_of(store) == [first]
+    assert store.snapshot().head() == first
 
 
 def test_a_write_waits_for_anothers(tmp_path, monkeypatch):
@@ -249,7 +249,7 @@ def test_a_write_waits_for_anothers(tmp_path, monkeypatch):
 
         monkeypatch.setattr(lock.time, "sleep", pause)
         second = commit(store, "dining", first)
-    assert store.chain(second) == [first, second]
+    assert store.snapshot().chain(second) == [first, second]
 
 
 def test_a_training_does_not_keep_others_from_writing(tmp_path):
@@ -295,5 +295,5 @@ def test_without_locks_two_writers_fork_and_lose_nothing(tmp_path, monkeypatch):
         mine = commit(ours, "mine", start)
         moved = lambda: ours.move_head(mine, expected=start, why="mine")  # noqa: E731 one call, named for the next line
         assert f"{mine.folder_name} is committed and safe" in message(LockedError, moved)
-    assert ours.sessions() == [start, *sorted([mine, other], key=lambda s: s.id)]
-    assert ours.head() == other
+    assert sessions_of(ours) == [start, *sorted([mine, other], key=lambda s: s.id)]
+    assert ours.snapshot().head() == other

@@ -19,7 +19,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest import mock
 
-from mlx_tune.store import runs, snapshot
+from mlx_tune.store import runs
+from mlx_tune.store import store as store_module
 from mlx_tune.store.labels import mark_removed, tag
 from mlx_tune.store.runs import Run
 from mlx_tune.store.session import Session
@@ -40,7 +41,10 @@ def fixed_clock() -> Iterator[None]:
     """Let each look at the clock be one second after the last."""
     moments = (START + timedelta(seconds=count) for count in range(10**6))
     clock = mock.Mock(wraps=datetime, **{"now.side_effect": lambda _zone: next(moments)})
-    with mock.patch.object(snapshot, "datetime", clock), mock.patch.object(runs, "datetime", clock):
+    with (
+        mock.patch.object(store_module, "datetime", clock),
+        mock.patch.object(runs, "datetime", clock),
+    ):
         yield
 
 
@@ -64,7 +68,7 @@ def adapter(seed: int) -> bytes:
 
 def train(store: SessionStore, name: str, seed: int, verdict: str = "promote") -> Session:
     """Commit a session on HEAD, and promote it if that is the verdict."""
-    parent = store.head()
+    parent = store.snapshot().head()
     rows = [{"question": f"Where is {name}?", "answer": f"Room {seed}."}]
     session = store.commit(
         name=name,
@@ -108,7 +112,7 @@ def make(root: Path) -> SessionStore:
     attempt(store, "cs", None, "done").set(session=first.id)
     train(store, "tennis", 2, "hold")
     train(store, "dining", 3)
-    attempt(store, "chess", store.head(), "train")
+    attempt(store, "chess", store.snapshot().head(), "train")
     place = root / "format.json"
     known = json.loads(place.read_bytes())
     place.write_text(json.dumps({**known, **UNKNOWN}, indent=2, sort_keys=True) + "\n")
@@ -118,8 +122,8 @@ def make(root: Path) -> SessionStore:
 def make_removal(root: Path) -> SessionStore:
     """Write store-v1-removal."""
     store = make(root)
-    tag(store, "good", store.sessions()[0])
-    held = store.find("tennis")
+    tag(store, "good", store.snapshot().find("1"))
+    held = store.snapshot().find("tennis")
     assert held is not None
     mark_removed(store, held)
     return store

@@ -105,7 +105,7 @@ class Machine(RuleBasedStateMachine):
 
     def moving(self, to: str) -> Plan:
         def act(store: SessionStore) -> None:
-            store.move_head(self.session(to), expected=store.head(), why="a move")
+            store.move_head(self.session(to), expected=store.snapshot().head(), why="a move")
 
         old = self.model.head
 
@@ -125,7 +125,7 @@ class Machine(RuleBasedStateMachine):
         commit, move = self.committing(made), self.moving(made.id)
 
         def act(store: SessionStore) -> None:
-            parent = store.head()
+            parent = store.snapshot().head()
             session = commit.act(store)
             store.move_head(session, expected=parent, why="train")
 
@@ -337,7 +337,7 @@ class Machine(RuleBasedStateMachine):
         """Two writers see the same HEAD; both commit, one moves it, the other is refused."""
         ours, theirs = SessionStore.open(self.root), SessionStore.open(self.root)
         word = self.model.head
-        expected = ours.head()
+        expected = ours.snapshot().head()
         made = [self.committing(self.fresh(self.model.sessions.get(word), "promote"))]
         mine = made[0].act(ours)
         made.append(self.committing(self.fresh(self.model.sessions.get(word), "promote")))
@@ -405,7 +405,7 @@ class Machine(RuleBasedStateMachine):
         place = path / names(path)[b % len(names(path))]
         whole = place.read_bytes()
         flip(place, c % len(whole))
-        problems = verify(SessionStore.open(self.root)).problems
+        problems = verify(SessionStore.open(self.root).snapshot()).problems
         assert any(str(path) in problem for problem in problems)
         before = state(self.root)
         with pytest.raises(DamagedStoreError):
@@ -444,9 +444,7 @@ class Machine(RuleBasedStateMachine):
         before = state(self.root)
         for call in (
             lambda: SessionStore.open(self.root),
-            self.store.head,
-            self.store.sessions,
-            lambda: verify(self.store),
+            self.store.snapshot,
             lambda: self.plan_hold(a, 0).act(self.store),
             lambda: self.store.move_head(session, expected=None, why=""),
             lambda: tag(self.store, "good", session),
@@ -468,17 +466,17 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_store_reads_what_the_model_says(self) -> None:
-        store = SessionStore.open(self.root)
+        store = SessionStore.open(self.root).snapshot()
         current = store.head()
         assert (current.id if current else "base") == self.model.head
-        assert [session.id for session in store.sessions()] == [s.id for s in self.model.in_order()]
+        assert list(store.sessions) == [s.id for s in self.model.in_order()]
         assert bool(store.notes) == self.model.is_lost
         for name, identity in self.model.tags.items():
             assert store.find(name).id == identity
 
     @invariant()
     def a_check_of_everything_finds_nothing(self) -> None:
-        found = verify(SessionStore.open(self.root))
+        found = verify(SessionStore.open(self.root).snapshot())
         assert (found.problems, found.sessions) == ([], len(self.model.sessions))
         for path in folders(self.root / "trash"):
             open_sealed(path).verify()

@@ -47,10 +47,15 @@ def adapter_files(name: str, width: int = 2) -> dict[str, bytes]:
 
 def train(store: SessionStore, name: str, **record: object) -> Session:
     """Commit on HEAD and promote, as `mlx-tune train` does."""
-    parent = store.head()
+    parent = store.snapshot().head()
     session = commit(store, name, parent, **record)
     store.move_head(session, expected=parent, why=f"train {name}")
     return session
+
+
+def sessions_of(store: SessionStore) -> list[Session]:
+    """Return the sound sessions, by number, then id."""
+    return list(store.snapshot().sessions.values())
 
 
 def start_run(store: SessionStore, parent: Session | None, phase: str = "train") -> Run:

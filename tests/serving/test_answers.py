@@ -24,8 +24,8 @@ def folded(fork):
     store, info = SessionStore.open(fork.store), bases.locate(str(fork.base))
     found = {}
     for name in MODELS:
-        session = store.head() if name == "head" else store.find(name)
-        found[name] = load_folded(info, store.chain(session))
+        session = store.snapshot().head() if name == "head" else store.snapshot().find(name)
+        found[name] = load_folded(info, store.snapshot().chain(session))
     return found
 
 

@@ -66,7 +66,7 @@ def unfound(file: Path, check: Callable[[], str]) -> tuple[int, list[str]]:
 def read_head(root: Path, skip: str | None = None) -> None:
     """Read HEAD's chain as a command does before it trains or chats, all files but one."""
     store = SessionStore.open(root)
-    for session in store.chain(store.head()):
+    for session in store.snapshot().chain(store.snapshot().head()):
         for name in session.hashes:
             if name != skip:
                 session.read(name)
@@ -132,9 +132,9 @@ def test_a_damaged_session_that_is_asked_for_is_not_found_and_a_note_says_why(se
     def check() -> str:
         store = SessionStore.open(root)
         try:
-            store.find("dining")
+            store.snapshot().find("dining")
         except UsageError:
-            notes = " ".join(store.notes)
+            notes = " ".join(store.snapshot().notes)
             missing = [text for text in place(child, name) if text not in notes]
             return f"no word of {missing} in {notes}" if missing else ""
         return "not found"

@@ -66,7 +66,7 @@ class Bench:
         """Go on with what there is, as a person would, until there is a session."""
         if any(run.is_unfinished for run in list_runs(store)):
             assert self.call(store, "resume", **options) == 0, store.with_suffix(".log").read_text()
-        elif not SessionStore.open(store).sessions():
+        elif not SessionStore.open(store).snapshot().sessions:
             assert self.train(store, **options) == 0, store.with_suffix(".log").read_text()
 
 
@@ -94,8 +94,8 @@ def undisturbed(bench) -> tuple[bytes, float]:
 
 
 def weights(store: Path) -> bytes:
-    (session,) = SessionStore.open(store).sessions()
-    assert SessionStore.open(store).head() == session
+    (session,) = SessionStore.open(store).snapshot().sessions.values()
+    assert SessionStore.open(store).snapshot().head() == session
     session.verify()
     return session.read(WEIGHTS_FILE)
 

@@ -20,21 +20,21 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from mlx_tune.errors import LockedError
-from mlx_tune.store import store as store_module
 from mlx_tune.files import lock
-from mlx_tune.store.store import Store
+from mlx_tune.store import store as store_module
+from mlx_tune.store.store import SessionStore
 
 root, writer, commits, locks = sys.argv[1:]
 store_module.PATIENCE_SECONDS = 1e9  # however slow the disk
 if locks == "no locks":
     lock.fcntl.flock = lambda *_: None
-store = Store.open(Path(root))
+store = SessionStore.open(Path(root))
 print("ready", flush=True)
 sys.stdin.readline()
 for index in range(int(commits)):
     name = f"w{writer}-{index}"
     with store.locked(f"train {name}"):
-        parent = store.head()
+        parent = store.snapshot().head()
         time.sleep(0.002)  # as a training lies between the two
         files = {"notes.txt": name.encode() * 99, "data.jsonl": b"{}\\n"}
         session = store.commit(name=name, parent=parent, record={"verdict": "promote"}, files=files)
@@ -44,7 +44,7 @@ for index in range(int(commits)):
             print("moved", session.id, flush=True)
         except LockedError:
             pass
-print("notes", store.notes, flush=True)
+print("notes", list(store.snapshot().notes), flush=True)
 """
 
 
@@ -77,15 +77,15 @@ def test_with_the_lock_a_hundred_commits_are_one_chain(tmp_path):
     root = tmp_path / "s"
     said = write_all_at_once(root, "locks")
     store = SessionStore.open(root)
-    chain = store.chain(store.head())
+    chain = store.snapshot().chain(store.snapshot().head())
     assert [session.number for session in chain] == list(range(1, WRITERS * COMMITS + 1))
     assert {session.id for session in chain} == set(said["committed"]) == set(said["moved"])
-    assert len(store.sessions()) == WRITERS * COMMITS
+    assert len(store.snapshot().sessions) == WRITERS * COMMITS
     moves = snapshot.head_moves(root)
     assert [move.new for move in moves] == [session.id for session in chain]
     assert [move.old for move in moves] == ["base", *(session.id for session in chain[:-1])]
     assert snapshot.torn_log_lines(root) == []
-    assert verify(store).problems == []
+    assert verify(store.snapshot()).problems == []
     assert said["notes"] == ["[]"] * WRITERS
 
 
@@ -95,16 +95,16 @@ def test_without_the_lock_nothing_is_lost(tmp_path):
         root = tmp_path / str(attempt)
         said = write_all_at_once(root, "no locks")
         store = SessionStore.open(root)
-        found = verify(store)
+        found = verify(store.snapshot())
         assert (found.problems, found.sessions) == ([], WRITERS * COMMITS)
-        assert {session.id for session in store.sessions()} == set(said["committed"])
-        assert store.head().id in said["moved"]
+        assert set(store.snapshot().sessions) == set(said["committed"])
+        assert store.snapshot().head().id in said["moved"]
         moves = snapshot.head_moves(root)
         assert sorted(move.new for move in moves) == sorted(said["moved"])
         assert snapshot.torn_log_lines(root) == []
-        assert store.notes == []
+        assert store.snapshot().notes == ()
         assert said["notes"] == ["[]"] * WRITERS
-        parents = Counter(session.parent for session in store.sessions())
+        parents = Counter(session.parent for session in store.snapshot().sessions.values())
         print(f"{sum(parents.values()) - len(parents)} forks")
         if max(parents.values()) > 1:
             break

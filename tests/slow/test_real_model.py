@@ -117,7 +117,7 @@ def test_what_was_taught_first_is_kept_through_the_second_subject(taught):
 def test_scoring_says_what_generation_would(taught):
     """For answers that are known and others that are not, generated one by one and in batches."""
     store = SessionStore.open(taught / "store")
-    chain = store.chain(store.head())
+    chain = store.snapshot().chain(store.snapshot().head())
     folded = load_folded(bases.locate(SMALL), chain)
     rows = [row for rows in read_history(chain) for row in rows]
     examples = tokenise.encode(rows, folded.tokenizer)[::2]

@@ -18,6 +18,7 @@ from helpers.stores import (
     names,
     needs_linux,
     recorded,
+    sessions_of,
     start_run,
     state,
     train,
@@ -28,7 +29,7 @@ from mlx_tune.files import lock
 from mlx_tune.store import gc as collect_module
 from mlx_tune.store import labels
 from mlx_tune.store.gc import Collected, collect_garbage
-from mlx_tune.store.labels import mark_removed, marked_ids, tag, unmark_removed
+from mlx_tune.store.labels import mark_removed, tag, unmark_removed
 from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import verify
@@ -67,10 +68,10 @@ def test_a_marked_session_moves_to_the_trash_whole_and_its_mark_goes(store, bran
     )
     assert trash(store) == [f"2026-11-23-{last.folder_name}"]
     assert contents(store.root / "trash" / f"2026-11-23-{last.folder_name}") == before
-    assert marked_ids(store) == set()
-    assert store.sessions()[1:] == kept
-    assert store.notes == []
-    assert verify(store).problems == []
+    assert store.snapshot().removed == set()
+    assert sessions_of(store)[1:] == kept
+    assert store.snapshot().notes == ()
+    assert verify(store.snapshot()).problems == []
 
 
 @needs_linux
@@ -100,7 +101,7 @@ def test_with_nothing_marked_nothing_changes(store, branch):
 def test_a_session_that_was_held_back_and_not_removed_stays_for_ever(store, branch):
     for years in range(3):
         collect_garbage(store, today=DAY + timedelta(365 * years))
-    assert store.sessions()[1:] == branch
+    assert sessions_of(store)[1:] == branch
 
 
 def test_children_move_before_their_parents(store, branch, monkeypatch):
@@ -110,7 +111,7 @@ def test_children_move_before_their_parents(store, branch, monkeypatch):
     def rename(self: Path, target: Path) -> Path:
         order.append(self.name)
         # At each moment, what is left has its chain.
-        assert verify(SessionStore.open(store.root)).problems == []
+        assert verify(SessionStore.open(store.root).snapshot()).problems == []
         return real(self, target)
 
     monkeypatch.setattr(Path, "rename", rename)
@@ -123,8 +124,8 @@ def test_what_comes_back_from_the_trash_by_hand_is_a_session_again(store, branch
     collect_garbage(store, today=DAY)
     for session in branch:
         (store.root / "trash" / f"2026-11-23-{session.folder_name}").rename(session.path)
-    assert store.sessions()[1:] == branch
-    assert verify(store).problems == []
+    assert sessions_of(store)[1:] == branch
+    assert verify(store.snapshot()).problems == []
     assert collect_garbage(store, today=DAY) == NOTHING
 
 
@@ -152,8 +153,8 @@ def test_a_marked_session_that_an_unmarked_one_stands_on_stays(store, branch):
     remove_all(store, branch)
     late = commit(store, "late", branch[1], **REFUSED)
     assert collect_garbage(store, today=DAY).moved == (branch[2].folder_name,)
-    assert store.chain(late)[1:] == [branch[0], branch[1], late]
-    assert marked_ids(store) == {branch[0].id, branch[1].id}
+    assert store.snapshot().chain(late)[1:] == [branch[0], branch[1], late]
+    assert store.snapshot().removed == {branch[0].id, branch[1].id}
     mark_removed(store, late)
     assert collect_garbage(store, today=DAY).moved == tuple(
         session.folder_name for session in (late, branch[1], branch[0])
@@ -172,11 +173,11 @@ def test_a_marked_session_that_a_tag_names_stays(store, branch):
 
 
 def test_a_marked_session_that_is_in_use_stays(store, branch):
-    store.move_head(branch[2], expected=store.head(), why="promote")
+    store.move_head(branch[2], expected=store.snapshot().head(), why="promote")
     mark(store, branch[2])
     mark(store, branch[1])
     assert collect_garbage(store, today=DAY) == NOTHING
-    assert store.head() == branch[2]
+    assert store.snapshot().head() == branch[2]
 
 
 def test_a_marked_session_that_an_unfinished_run_stands_on_stays(store, branch):
@@ -352,9 +353,9 @@ def test_without_locks_a_collection_does_not_take_files_from_a_session_being_wri
             lambda *args: (listed(*args), draft.rename(branch[2].path))[0],
         )
     collect_garbage(store, today=DAY)
-    assert verify(store).problems == []  # it is there whole, or was not announced
+    assert verify(store.snapshot()).problems == []  # it is there whole, or was not announced
     if step == "before it is deleted":
-        assert branch[2] in store.sessions()
+        assert branch[2] in store.snapshot().sessions.values()
 
 
 # A dry run
@@ -363,7 +364,7 @@ def test_without_locks_a_collection_does_not_take_files_from_a_session_being_wri
 def test_a_dry_run_says_the_same_and_changes_nothing(store, branch):
     remove_all(store, branch)
     collect_garbage(store, today=DAY - timedelta(40))
-    fresh = [commit(store, name, store.head(), **REFUSED) for name in ("a", "b")]
+    fresh = [commit(store, name, store.snapshot().head(), **REFUSED) for name in ("a", "b")]
     remove_all(store, fresh)
     (store.root / ".tmp" / "0123456789abcdef").mkdir()
     run = start_run(store, None, "done")
@@ -404,7 +405,7 @@ def leave_a_stranger(store: SessionStore, sessions: list[Session]) -> Path:
 
 
 def damage_what_is_in_use(store: SessionStore, sessions: list[Session]) -> Path:
-    flip(store.head().path / "session.json")
+    flip(store.snapshot().head().path / "session.json")
     return store.root / "sessions"
 
 
@@ -449,7 +450,7 @@ def let_head_name_a_stranger(store: SessionStore, sessions: list[Session]) -> Pa
 def test_nothing_moves_and_nothing_is_deleted_while_anything_is_damaged(
     store, branch, damage, dry_run
 ):
-    old = commit(store, "old", store.head(), **REFUSED)
+    old = commit(store, "old", store.snapshot().head(), **REFUSED)
     mark_removed(store, old)
     collect_garbage(store, today=DAY - timedelta(40))
     mark_removed(store, branch[2])
@@ -521,8 +522,8 @@ def test_a_disk_that_refuses_to_move_leaves_the_rest_where_it_was(store, branch,
         f"cannot move {branch[1].path}: read-only file system; it is in its place or whole in the "
         "trash; make the disk writable or name another store, then run the command again"
     )
-    assert store.sessions()[1:] == branch[:2]
-    assert marked_ids(store) == {branch[0].id, branch[1].id}
+    assert sessions_of(store)[1:] == branch[:2]
+    assert store.snapshot().removed == {branch[0].id, branch[1].id}
     assert collect_garbage(store, today=DAY).moved == (branch[1].folder_name, branch[0].folder_name)
 
 
@@ -546,16 +547,16 @@ def test_a_mark_left_by_a_collection_that_was_killed_goes_with_the_next(store, b
     mark_removed(store, branch[2])
     (store.root / "trash").mkdir()
     branch[2].path.rename(store.root / "trash" / f"2026-11-23-{branch[2].folder_name}")
-    assert [n for n in verify(store).notes if "which is not in the store" in n]
+    assert [n for n in verify(store.snapshot()).notes if "which is not in the store" in n]
     assert collect_garbage(store, today=DAY) == NOTHING
-    assert verify(store).notes == []
+    assert verify(store.snapshot()).notes == []
 
 
 def test_a_long_chain_is_not_read_anew_for_each_session(store, monkeypatch):
     for number in range(12):
         train(store, f"s{number}")
     scans = []
-    real = SessionStore.shelf
-    monkeypatch.setattr(SessionStore, "shelf", lambda self: (scans.append(1), real(self))[1])
+    real = SessionStore.snapshot
+    monkeypatch.setattr(SessionStore, "snapshot", lambda self: (scans.append(1), real(self))[1])
     collect_garbage(store, today=DAY)
-    assert len(scans) < 12
+    assert len(scans) == 3  # to check it all, to choose what moves, and once that has moved

@@ -13,7 +13,7 @@ from mlx_tune.errors import IncompatibleError, UsageError
 from mlx_tune.store import format as store_format
 from mlx_tune.store import snapshot
 from mlx_tune.store.gc import collect_garbage
-from mlx_tune.store.labels import mark_removed, marked_ids, read_tags, tag, unmark_removed
+from mlx_tune.store.labels import mark_removed, tag, unmark_removed
 from mlx_tune.store.runs import Run, list_runs
 from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import verify
@@ -46,29 +46,29 @@ def test_there_are_golden_stores():
 def test_a_golden_store_is_sound_and_reading_it_changes_nothing(golden):
     before = state(golden)
     store = SessionStore.open(golden)
-    found = verify(store)
+    found = verify(store.snapshot())
     assert (found.sessions, found.files, found.problems, found.notes) == (3, 15, [], [])
     assert state(golden) == before
 
 
 def test_a_golden_stores_chain_head_and_log_are_read(golden):
     store = SessionStore.open(golden)
-    first, dining, tennis = (store.find(name) for name in ("cs", "dining", "tennis"))
-    assert store.head() == dining
-    assert store.chain(dining) == [first, dining]
-    assert store.chain(tennis) == [first, tennis]
+    first, dining, tennis = (store.snapshot().find(name) for name in ("cs", "dining", "tennis"))
+    assert store.snapshot().head() == dining
+    assert store.snapshot().chain(dining) == [first, dining]
+    assert store.snapshot().chain(tennis) == [first, tennis]
     assert [(move.old, move.new, move.why) for move in snapshot.head_moves(golden)] == [
         ("base", first.id, "train cs"),
         (first.id, dining.id, "train dining"),
     ]
-    assert store.base() == {"name": "tiny", "fingerprint": "5" * 64}
+    assert store.snapshot().base() == {"name": "tiny", "fingerprint": "5" * 64}
     assert (golden / "latest").readlink() == Path("sessions") / dining.folder_name
     assert (golden / "previous").readlink() == Path("sessions") / first.folder_name
-    assert store.notes == []
+    assert store.snapshot().notes == ()
 
 
 def test_every_file_of_a_golden_session_is_read(golden):
-    for session in SessionStore.open(golden).sessions():
+    for session in SessionStore.open(golden).snapshot().sessions.values():
         files = {name: session.read(name) for name in session.hashes}
         assert sorted(files) == [
             "adapter_config.json",
@@ -82,7 +82,7 @@ def test_every_file_of_a_golden_session_is_read(golden):
 
 def test_a_golden_run_and_its_checkpoints_are_read(golden):
     run = unfinished(golden)
-    assert run.record["parent"] == SessionStore.open(golden).head().id
+    assert run.record["parent"] == SessionStore.open(golden).snapshot().head().id
     assert run.read("new.jsonl") == b'{"text": "a"}\n'
     assert [line["number"] for line in run.metrics()] == [1, 2, 3, 4]
     assert run.newest_checkpoint().step == 4
@@ -92,7 +92,7 @@ def test_a_golden_run_and_its_checkpoints_are_read(golden):
 
 def test_a_golden_store_is_gone_on_with_and_all_that_was_there_stays(copy):
     before = state(copy.root)
-    parent = copy.head()
+    parent = copy.snapshot().head()
     session = commit(copy, "new", parent)
     copy.move_head(session, expected=parent, why="train new")
     tag(copy, "newest", session)
@@ -104,13 +104,13 @@ def test_a_golden_store_is_gone_on_with_and_all_that_was_there_stays(copy):
     assert changed == {"HEAD", "HEAD.log", "latest", "previous", place}
     assert after["HEAD.log"].startswith(before["HEAD.log"])
     assert json.loads(after[place]) == {**json.loads(before[place]), "phase": "score"}
-    assert copy.chain(session)[:-1] == copy.chain(parent)
-    assert verify(copy).problems == []
+    assert copy.snapshot().chain(session)[:-1] == copy.snapshot().chain(parent)
+    assert verify(copy.snapshot()).problems == []
 
 
 def test_a_demand_made_of_a_golden_store_keeps_what_is_not_known(copy):
     before = json.loads((copy.root / "format.json").read_bytes())
-    session = commit(copy, "new", copy.head())
+    session = commit(copy, "new", copy.snapshot().head())
     mark_removed(copy, session)
     after = json.loads((copy.root / "format.json").read_bytes())
     assert after == {**before, "requires": ["removal"]}
@@ -118,14 +118,14 @@ def test_a_demand_made_of_a_golden_store_keeps_what_is_not_known(copy):
 
 
 def test_a_golden_store_is_collected(copy):
-    for session in copy.sessions():
-        if session.id in marked_ids(copy):
+    for session in copy.snapshot().sessions.values():
+        if session.id in copy.snapshot().removed:
             unmark_removed(copy, session)
-    mark_removed(copy, copy.find("tennis"))
+    mark_removed(copy, copy.snapshot().find("tennis"))
     found = collect_garbage(copy, today=date(2026, 11, 23))
     assert [name[:12] for name in found.moved] == ["0002-tennis-"]
     assert [Path(place).name for place in found.deleted] == ["checkpoints"]
-    assert verify(copy).problems == []
+    assert verify(copy.snapshot()).problems == []
 
 
 # The store with a mark and a tag
@@ -138,15 +138,15 @@ def removal(tmp_path) -> SessionStore:
 
 
 def test_the_golden_mark_and_tag_are_read(removal):
-    tennis, first = removal.find("tennis"), removal.find("cs")
-    assert marked_ids(removal) == {tennis.id}
-    assert read_tags(removal) == {"good": first.id}
-    assert removal.find("good") == first
+    tennis, first = removal.snapshot().find("tennis"), removal.snapshot().find("cs")
+    assert removal.snapshot().removed == {tennis.id}
+    assert removal.snapshot().tags == {"good": first.id}
+    assert removal.snapshot().find("good") == first
     line = f"{tennis.folder_name} is removed; `mlx-tune rm --undo {tennis.id[:8]}` keeps it"
-    moved = lambda: removal.move_head(tennis, expected=removal.head(), why="")  # noqa: E731 one call, named for the next line
+    moved = lambda: removal.move_head(tennis, expected=removal.snapshot().head(), why="")  # noqa: E731 one call, named for the next line
     assert message(UsageError, moved) == line
     unmark_removed(removal, tennis)
-    assert marked_ids(removal) == set()
+    assert removal.snapshot().removed == set()
 
 
 def test_a_version_that_knows_no_marks_refuses_the_golden_store_that_has_one(monkeypatch):

@@ -39,26 +39,25 @@ def test_many_more_random_histories_do_too():
 
 
 def moves_are_not_logged(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(snapshot, "log_move", lambda *_, **__: None)
+    patch.setattr(store_module, "log_move", lambda *_, **__: None)
 
 
 def moves_are_logged_before_they_are_made(patch: pytest.MonkeyPatch) -> None:
-    def move(self, to, *, old, why):
-        self.chain(to)
+    def move(self, now, to, *, old, why):
+        now.chain(to)
         if to is not None:
-            self.check_kept(to)
-        self._prepare(to)
+            now.check_kept(to)
+        self._prepare(now, to)
         word = to.id if to else snapshot.BASE
-        snapshot.log_move(self.root, old=old, new=word, why=why)
-        snapshot.write_head(self.root, word)
+        store_module.log_move(self.root, old=old, new=word, why=why)
+        store_module.write_head(self.root, word)
 
     patch.setattr(SessionStore, "_move", move)
 
 
 def a_collection_ignores_who_stands_on_what(patch: pytest.MonkeyPatch) -> None:
     def marked(store):
-        marks = set(labels.read_labels(store.root / labels.REMOVED).values())
-        return [s.path for s in reversed(store.sessions()) if s.id in marks]
+        return [s.path for s in reversed(list(store.sessions.values())) if store.is_removed(s)]
 
     patch.setattr(gc, "_marked", marked)
 

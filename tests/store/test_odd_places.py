@@ -8,11 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from helpers.stores import REFUSED, commit, flip, message, names, start_run, state, train
+from helpers.stores import (
+    REFUSED,
+    commit,
+    flip,
+    message,
+    names,
+    sessions_of,
+    start_run,
+    state,
+    train,
+)
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.store import snapshot
 from mlx_tune.store.gc import collect_garbage
-from mlx_tune.store.labels import mark_removed, marked_ids, read_tags, tag
+from mlx_tune.store.labels import mark_removed, tag
 from mlx_tune.store.runs import list_runs
 from mlx_tune.store.store import SessionStore
 from mlx_tune.store.verify import verify
@@ -37,8 +47,8 @@ def live_a_whole_life(store: SessionStore) -> None:
     )
     store.move_head(first, expected=second, why="rollback")
     (store.root / "HEAD").unlink()
-    assert store.head() == first == store.find("good")
-    found = verify(store)
+    assert store.snapshot().head() == first == store.snapshot().find("good")
+    found = verify(store.snapshot())
     assert (found.problems, found.sessions) == ([], 2)
     assert [move.why for move in snapshot.head_moves(store.root)] == [
         "train cs",
@@ -76,7 +86,7 @@ def test_a_store_may_be_reached_through_a_link(tmp_path):
 def test_a_store_that_is_a_link_to_nowhere_is_said_so(tmp_path):
     (tmp_path / "s").symlink_to("nowhere")
     store = SessionStore.open(tmp_path / "s")
-    assert store.sessions() == []
+    assert store.snapshot().sessions == {}
     assert message(UsageError, lambda: commit(store, "cs")) == (
         f"{tmp_path / 's'} is not a folder; move it away or name another store"
     )
@@ -118,9 +128,9 @@ def test_what_is_no_folder_where_one_belongs_is_named_and_costs_nothing(tmp_path
     (store.root / name).unlink()
     if (tmp_path / "aside").exists():
         (tmp_path / "aside").rename(store.root / name)
-    assert verify(store).problems == []
-    assert store.head() == first
-    assert {session.id for session in store.sessions()} == {first.id, held.id}
+    assert verify(store.snapshot()).problems == []
+    assert store.snapshot().head() == first
+    assert {session.id for session in store.snapshot().sessions.values()} == {first.id, held.id}
 
 
 def test_names_that_are_no_text_are_passed_over_or_named(tmp_path):
@@ -133,7 +143,7 @@ def test_names_that_are_no_text_are_passed_over_or_named(tmp_path):
             (store.root / name / odd).mkdir()
         except OSError:
             pytest.skip("this disk takes no such names")
-    found = verify(store)
+    found = verify(store.snapshot())
     assert found.problems == [
         f"{store.root / 'sessions' / odd / 'MANIFEST.sha256'}: missing; run `mlx-tune doctor`",
         f"run skipped: {store.root / 'runs' / odd / 'run.json'}: missing; run `mlx-tune doctor`; "
@@ -145,7 +155,12 @@ def test_names_that_are_no_text_are_passed_over_or_named(tmp_path):
     ] == [True] * 2
     for line in (*found.problems, *found.notes):
         line.encode("utf-8", "replace")  # as the command line prints it
-    assert (store.sessions(), read_tags(store), marked_ids(store), list_runs(store.root)) == (
+    assert (
+        sessions_of(store),
+        store.snapshot().tags,
+        store.snapshot().removed,
+        list_runs(store.root),
+    ) == (
         [first],
         {},
         set(),
@@ -183,7 +198,7 @@ def test_a_full_stop_of_permissions_is_one_line_and_changes_nothing(tmp_path, mo
         assert "permission denied; " in line
         assert line.endswith("name another store, then run the command again")
         assert state(store.root) == before
-    assert held in store.sessions()
+    assert held in store.snapshot().sessions.values()
 
 
 def test_a_lock_that_may_not_be_written_is_one_line(tmp_path, monkeypatch):
@@ -202,19 +217,19 @@ def test_a_lock_that_may_not_be_written_is_one_line(tmp_path, monkeypatch):
         "checkpoint are as they were; give yourself the permission or name another store, then run "
         "the command again"
     )
-    assert len(store.sessions()) == 1
+    assert len(store.snapshot().sessions) == 1
 
 
 def test_a_session_copied_from_another_store_by_hand_is_a_session(tmp_path):
     ours, theirs = SessionStore.open(tmp_path / "a"), SessionStore.open(tmp_path / "b")
     first, other = train(ours, "cs"), train(theirs, "dining")
     shutil.copytree(other.path, ours.root / "sessions" / other.folder_name)
-    assert {session.id for session in ours.sessions()} == {first.id, other.id}
+    assert {session.id for session in ours.snapshot().sessions.values()} == {first.id, other.id}
     child = train(theirs, "tennis")
     shutil.copytree(child.path, ours.root / "sessions" / child.folder_name)
     shutil.rmtree(ours.root / "sessions" / other.folder_name)
     place = ours.root / "sessions" / child.folder_name
-    assert verify(ours).problems == [
+    assert verify(ours.snapshot()).problems == [
         f"{place}: its parent {other.id[:12]}… is missing from the store; run `mlx-tune doctor`"
     ]
 
@@ -225,7 +240,7 @@ def test_damage_in_the_trash_stops_nothing(tmp_path):
     mark_removed(store, held)
     collect_garbage(store, today=DAY)
     flip(store.root / "trash" / f"2026-11-23-{held.folder_name}" / "data.jsonl")
-    assert verify(store).problems == []
+    assert verify(store.snapshot()).problems == []
     collect_garbage(store, today=DAY + timedelta(30))
     assert names(store.root / "trash") == []
 

@@ -12,24 +12,23 @@ from mlx_tune.files import durable
 from mlx_tune.files.durable import create_file
 from mlx_tune.store import format as store_format
 from mlx_tune.store import snapshot
-from mlx_tune.store import snapshot as shelf_module
 from mlx_tune.store.gc import collect_garbage
 from mlx_tune.store.labels import mark_removed
-from mlx_tune.store.store import SessionStore
+from mlx_tune.store.store import SessionStore, start_head, write_head
 from mlx_tune.store.verify import verify
 
 
 def after_a_scan(monkeypatch: pytest.MonkeyPatch, act) -> None:
     """Let something happen once, right after the next look at the sessions."""
-    real = shelf_module.scan_sessions
+    real = snapshot.scan_sessions
 
     def scan(root):
         found = real(root)
-        monkeypatch.setattr(shelf_module, "scan_sessions", real)
+        monkeypatch.setattr(snapshot, "scan_sessions", real)
         act()
         return found
 
-    monkeypatch.setattr(shelf_module, "scan_sessions", scan)
+    monkeypatch.setattr(snapshot, "scan_sessions", scan)
 
 
 def test_a_training_that_ends_while_somebody_looks_does_not_look_like_a_lost_head(
@@ -38,34 +37,51 @@ def test_a_training_that_ends_while_somebody_looks_does_not_look_like_a_lost_hea
     train(store, "cs")
     made = []
     after_a_scan(monkeypatch, lambda: made.append(train(SessionStore.open(store.root), "dining")))
-    assert store.head() in {*made, *store.chain(made[0])}
-    assert store.notes == []
-    assert store.head() == made[0]
+    found = store.snapshot()
+    assert len(made) == 1  # it ended while the snapshot was read
+    assert found.head() in store.snapshot().chain(made[0])
+    assert found.notes == ()
+    assert store.snapshot().head() == made[0]
 
 
 def test_a_first_training_that_ends_while_somebody_looks_is_no_lost_head_either(store, monkeypatch):
     after_a_scan(monkeypatch, lambda: train(SessionStore.open(store.root), "cs"))
-    store.head()
-    assert store.notes == []
+    found = store.snapshot()
+    assert (found.head().name, found.notes) == ("cs", ())
 
 
 def test_the_base_is_found_while_a_training_ends(store, monkeypatch):
     train(store, "cs")
     after_a_scan(monkeypatch, lambda: train(SessionStore.open(store.root), "dining"))
-    assert store.base() == BASE
-    assert store.notes == []
+    found = store.snapshot()
+    assert (found.base(), found.notes) == (BASE, ())
 
 
 def test_a_collection_that_ends_while_somebody_looks_is_no_damage(store, monkeypatch):
     train(store, "cs")
-    held = commit(store, "held", store.head(), **REFUSED)
+    held = commit(store, "held", store.snapshot().head(), **REFUSED)
     mark_removed(store, held)
 
     def gc() -> None:
         collect_garbage(SessionStore.open(store.root), today=date(2026, 11, 23))
 
     after_a_scan(monkeypatch, gc)
-    found = verify(store)
+    found = verify(store.snapshot())
+    assert (found.problems, found.notes, found.sessions) == ([], [], 1)
+
+
+def test_a_head_that_is_left_and_collected_while_somebody_looks_is_no_damage(store, monkeypatch):
+    first, second = train(store, "cs"), train(store, "dining")
+
+    def leave() -> None:
+        other = SessionStore.open(store.root)
+        other.move_head(first, expected=second, why="rollback")
+        mark_removed(other, second)
+        collect_garbage(other, today=date(2026, 11, 23))
+
+    after_a_scan(monkeypatch, leave)
+    found = verify(store.snapshot())
+    assert not second.path.exists()
     assert (found.problems, found.notes, found.sessions) == ([], [], 1)
 
 
@@ -87,10 +103,10 @@ def test_two_first_commits_at_once_do_not_undo_each_other(store, monkeypatch, na
 
     monkeypatch.setattr(durable, "_write_file", write_file)
     commit(store, "ours")
-    assert store.head() == made[0]
+    assert store.snapshot().head() == made[0]
     assert json.loads((store.root / "format.json").read_bytes())["requires"] == ["removal"]
     assert [path for path in names(store.root) if path.startswith((".HEAD", ".format"))] == []
-    assert (store.notes, other.notes) == ([], [])
+    assert store.snapshot().notes == ()
 
 
 def test_a_file_is_created_once(tmp_path):
@@ -116,8 +132,8 @@ def test_a_link_to_nowhere_is_something_that_is_there(tmp_path):
 
 
 def test_the_stores_own_files_are_created_so(tmp_path):
-    snapshot.start_head(tmp_path)
+    start_head(tmp_path)
     store_format.write(tmp_path)
-    snapshot.write_head(tmp_path, "0" * 64)
-    snapshot.start_head(tmp_path)
+    write_head(tmp_path, "0" * 64)
+    start_head(tmp_path)
     assert snapshot.read_head(tmp_path) == "0" * 64

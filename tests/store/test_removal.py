@@ -5,10 +5,21 @@ import json
 import os
 from datetime import date
 
-from helpers.stores import REFUSED, commit, fail_with, flip, message, names, start_run, state, train
+from helpers.stores import (
+    REFUSED,
+    commit,
+    fail_with,
+    flip,
+    message,
+    names,
+    sessions_of,
+    start_run,
+    state,
+    train,
+)
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.store.gc import collect_garbage
-from mlx_tune.store.labels import mark_removed, marked_ids, tag, unmark_removed, untag
+from mlx_tune.store.labels import mark_removed, tag, unmark_removed, untag
 from mlx_tune.store.store import SessionStore
 
 DAY = date(2026, 11, 23)
@@ -25,8 +36,8 @@ def test_a_removed_session_is_marked_and_stays_where_it_is(store):
     first, held = train(store, "cs"), commit(store, "held", **REFUSED)
     before = state(store.root)
     mark_removed(store, held)
-    assert marked_ids(store) == {held.id}
-    assert store.sessions() == sorted([first, held], key=lambda s: s.id)
+    assert store.snapshot().removed == {held.id}
+    assert sessions_of(store) == sorted([first, held], key=lambda s: s.id)
     after = state(store.root)
     assert json.loads(after.pop("format.json")) == {"version": 1, "requires": ["removal"]}
     assert json.loads(before.pop("format.json")) == {"version": 1, "requires": []}
@@ -46,7 +57,7 @@ def test_a_mark_can_be_taken_away(store):
     held = commit(store, "held", **REFUSED)
     mark_removed(store, held)
     unmark_removed(store, held)
-    assert marked_ids(store) == set()
+    assert store.snapshot().removed == set()
     assert collect_garbage(store, today=DAY).moved == ()
     assert message(UsageError, lambda: unmark_removed(store, held)) == (
         f"{held.folder_name} is not removed; nothing to undo"
@@ -78,7 +89,7 @@ def test_a_session_that_others_were_trained_on_is_not_removed(store):
     )
     mark_removed(store, third)
     mark_removed(store, first)
-    assert marked_ids(store) == {first.id, second.id, third.id}
+    assert store.snapshot().removed == {first.id, second.id, third.id}
 
 
 def test_a_tagged_session_is_not_removed(store):
@@ -126,7 +137,7 @@ def test_the_parent_of_a_removed_session_comes_back_first(store):
     )
     unmark_removed(store, first)
     unmark_removed(store, second)
-    assert marked_ids(store) == set()
+    assert store.snapshot().removed == set()
 
 
 def test_a_removed_session_cannot_become_head(store):
@@ -139,7 +150,7 @@ def test_a_removed_session_cannot_become_head(store):
     assert state(store.root) == before
     unmark_removed(store, held)
     store.move_head(held, expected=None, why="promote")
-    assert store.head() == held
+    assert store.snapshot().head() == held
 
 
 def test_a_damaged_head_is_not_left_for_a_removed_session(store):
@@ -159,9 +170,9 @@ def test_a_lost_head_is_not_rebuilt_on_a_removed_session(store):
     (store.root / "HEAD").unlink()
     with (store.root / "HEAD.log").open("a") as log:  # a move back from it that was not logged
         log.write(f"2026-01-01T00:00:00Z {first.id} {second.id} train\n")
-    assert store.head() == first
+    assert store.snapshot().head() == first
     (store.root / "HEAD.log").unlink()
-    assert store.head() == first
+    assert store.snapshot().head() == first
 
 
 def test_a_damaged_head_is_not_sent_to_a_removed_session(store):
@@ -170,7 +181,7 @@ def test_a_damaged_head_is_not_sent_to_a_removed_session(store):
     store.move_head(branch, expected=second, why="promote")
     mark_removed(store, second)
     flip(branch.path / "session.json")
-    line = message(DamagedStoreError, store.head)
+    line = message(DamagedStoreError, lambda: store.snapshot().head())
     assert line.endswith(
         f"so go back to {first.folder_name} with `mlx-tune rollback --to {first.id[:8]}`"
     )
@@ -192,7 +203,7 @@ def test_a_mark_of_any_name_can_be_taken_away(store):
     mark_removed(store, held)
     (store.root / "removed" / held.folder_name).rename(store.root / "removed" / "by-hand")
     unmark_removed(store, held)
-    assert marked_ids(store) == set()
+    assert store.snapshot().removed == set()
 
 
 def test_a_full_disk_marks_nothing(store, monkeypatch):
@@ -209,7 +220,7 @@ def test_a_full_disk_marks_nothing(store, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", write)
             message(DiskError, lambda: mark_removed(store, held))
-        assert marked_ids(store) == set()
+        assert store.snapshot().removed == set()
     assert json.loads((store.root / "format.json").read_bytes())["requires"] == ["removal"]
     assert names(store.root / "removed") == []
 
@@ -226,4 +237,4 @@ def test_a_mark_that_cannot_be_deleted_stays(store, monkeypatch):
     mark_removed(store, held)
     monkeypatch.setattr(os, "unlink", fail_with(errno.EROFS))
     message(DiskError, lambda: unmark_removed(store, held))
-    assert marked_ids(store) == {held.id}
+    assert store.snapshot().removed == {held.id}

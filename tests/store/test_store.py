@@ -18,6 +18,7 @@ from helpers.stores import (
     commit,
     make_huge,
     message,
+    sessions_of,
     state,
     train,
 )
@@ -51,9 +52,10 @@ def moves(root: Path) -> list[tuple[str, str, str]]:
 
 
 def test_looking_at_a_store_that_is_not_there_creates_nothing(store, root):
-    assert (store.head(), store.sessions(), store.base(), store.chain(None)) == (None, [], None, [])
-    assert store.find("base") is None
-    assert store.notes == []
+    found = store.snapshot()
+    assert (found.head(), found.sessions, found.base(), found.chain(None)) == (None, {}, None, [])
+    assert found.find("base") is None
+    assert found.notes == ()
     assert not root.exists()
 
 
@@ -61,8 +63,8 @@ def test_the_first_commit_writes_the_format_and_a_head_on_the_base(store, root):
     session = commit(store, "cs")
     assert json.loads((root / "format.json").read_bytes()) == {"version": 1, "requires": []}
     assert (root / "HEAD").read_bytes() == b"base\n"
-    assert (store.head(), store.notes) == (None, [])
-    assert store.sessions() == [session]
+    assert (store.snapshot().head(), store.snapshot().notes) == (None, ())
+    assert sessions_of(store) == [session]
 
 
 def test_a_session_is_stored_with_all_that_was_given_and_its_place_in_the_lineage(store, root):
@@ -145,7 +147,7 @@ def test_a_parent_from_another_store_is_refused(store, tmp_path):
     stranger = commit(SessionStore.open(tmp_path / "other"), "cs")
     line = f"{stranger.folder_name} is not, or no longer, in {store.root}; run `mlx-tune doctor`"
     assert message(DamagedStoreError, lambda: commit(store, "dining", stranger)) == line
-    assert store.sessions() == []
+    assert store.snapshot().sessions == {}
 
 
 # The format
@@ -183,8 +185,7 @@ def test_a_store_of_another_format_is_neither_opened_nor_read_nor_written(
     (root / "format.json").write_text(text)
     for call in (
         lambda: SessionStore.open(root),
-        store.head,
-        store.sessions,
+        store.snapshot,
         lambda: commit(store, "dining"),
         lambda: store.move_head(session, expected=None, why=""),
     ):
@@ -205,7 +206,7 @@ def test_a_file_is_no_store(tmp_path):
 def test_head_moves_are_logged_and_shown_by_links(store, root):
     first, second = train(store, "cs"), train(store, "dining")
     assert (root / "HEAD").read_text() == f"{second.id}\n"
-    assert store.head() == second
+    assert store.snapshot().head() == second
     assert moves(root) == [
         ("base", first.id, "train cs"),
         (first.id, second.id, "train dining"),
@@ -226,13 +227,13 @@ def test_a_line_of_the_log_has_its_time_in_utc_and_one_line_of_reason(store, roo
 def test_rolling_back_goes_to_the_parent_then_to_the_base_and_deletes_nothing(store, root):
     first, second = train(store, "cs"), train(store, "dining")
     store.move_head(first, expected=second, why="rollback")
-    assert store.head() == first
+    assert store.snapshot().head() == first
     store.move_head(None, expected=first, why="rollback")
-    assert store.head() is None
+    assert store.snapshot().head() is None
     assert (root / "HEAD").read_text() == "base\n"
     assert not (root / "latest").is_symlink()
     assert (root / "previous").resolve() == first.path.resolve()
-    assert store.sessions() == [first, second]
+    assert sessions_of(store) == [first, second]
     assert [new for _, new, _ in moves(root)] == [first.id, second.id, first.id, "base"]
 
 
@@ -241,15 +242,15 @@ def test_training_after_a_rollback_starts_a_branch(store):
     store.move_head(first, expected=second, why="rollback")
     branch = train(store, "tennis")
     assert (branch.number, branch.parent) == (2, first.id)
-    assert store.chain(branch) == [first, branch]
-    assert store.chain(second) == [first, second]
-    assert store.sessions() == [first, *sorted([second, branch], key=lambda s: s.id)]
+    assert store.snapshot().chain(branch) == [first, branch]
+    assert store.snapshot().chain(second) == [first, second]
+    assert sessions_of(store) == [first, *sorted([second, branch], key=lambda s: s.id)]
 
 
 def test_sessions_are_listed_by_number_then_id(store):
     first = train(store, "zebra")
     branches = [commit(store, name, first) for name in ("a", "b", "c", "d", "e")]
-    assert store.sessions() == [first, *sorted(branches, key=lambda session: session.id)]
+    assert sessions_of(store) == [first, *sorted(branches, key=lambda session: session.id)]
 
 
 def test_a_second_writers_move_is_refused_and_both_sessions_exist(root):
@@ -262,8 +263,12 @@ def test_a_second_writers_move_is_refused_and_both_sessions_exist(root):
         f"moved to {mine.folder_name}; {mine.folder_name} is committed and safe; "
         "look at `mlx-tune log` and decide again"
     )
-    assert ours.head() == other
-    assert {session.name for session in ours.sessions()} == {"start", "mine", "other"}
+    assert ours.snapshot().head() == other
+    assert {session.name for session in ours.snapshot().sessions.values()} == {
+        "start",
+        "mine",
+        "other",
+    }
     assert [why for _, _, why in moves(root)] == ["train start", "theirs"]
 
 
@@ -271,7 +276,7 @@ def test_head_cannot_move_to_a_session_of_another_store(store, tmp_path):
     train(store, "cs")
     stranger = commit(SessionStore.open(tmp_path / "other"), "dining")
     before = state(store.root)
-    call = lambda: store.move_head(stranger, expected=store.head(), why="")  # noqa: E731 as above
+    call = lambda: store.move_head(stranger, expected=store.snapshot().head(), why="")  # noqa: E731 as above
     assert f"{stranger.folder_name} is not, or no longer, in" in message(DamagedStoreError, call)
     assert state(store.root) == before
 
@@ -304,7 +309,7 @@ def test_leaving_a_damaged_head_does_not_undo_anothers_way_out(store, root):
         f"HEAD is on base by now, which is sound, so it was not moved to {first.folder_name}; "
         "look at `mlx-tune log` and decide again"
     )
-    assert store.head() is None
+    assert store.snapshot().head() is None
     assert moves(root)[-1] == (second.id, "base", "theirs")
 
 
@@ -314,7 +319,7 @@ def test_links_are_never_trusted_and_their_failure_is_ignored(store, root):
     (root / "latest").mkdir()
     (root / "latest" / "mine").write_bytes(b"a person's file")
     second = train(store, "dining")
-    assert store.head() == second
+    assert store.snapshot().head() == second
     assert (root / "latest" / "mine").read_bytes() == b"a person's file"
     assert (root / "previous").resolve() == first.path.resolve()
     assert not list(root.glob(".latest*"))
@@ -323,7 +328,7 @@ def test_links_are_never_trusted_and_their_failure_is_ignored(store, root):
 def test_head_may_lack_its_line_break(store, root):
     first = train(store, "cs")
     (root / "HEAD").write_text(first.id)
-    assert (store.head(), store.notes) == (first, [])
+    assert (store.snapshot().head(), store.snapshot().notes) == (first, ())
 
 
 # A HEAD that is lost
@@ -368,12 +373,12 @@ def test_a_lost_head_is_rebuilt_from_the_log_and_said_aloud(store, root, spoil):
     first, second = train(store, "cs"), train(store, "dining")
     store.move_head(first, expected=second, why="rollback")
     spoil(root)
-    assert store.head() == first
-    assert store.head() == first  # and is noted once
-    assert store.notes == [
+    assert store.snapshot().head() == first
+    assert store.snapshot().head() == first  # and is noted once
+    assert store.snapshot().notes == (
         f"{root / 'HEAD'} is missing or names no session here; going on from {first.folder_name}, "
-        "by the last sound line of HEAD.log; if that is wrong, `mlx-tune rollback --to` another"
-    ]
+        "by the last sound line of HEAD.log; if that is wrong, `mlx-tune rollback --to` another",
+    )
 
 
 def test_torn_and_foreign_lines_of_the_log_are_passed_over(store, root):
@@ -383,15 +388,15 @@ def test_torn_and_foreign_lines_of_the_log_are_passed_over(store, root):
         log.write(f"not a time {second.id} {first.id} why\n".encode())
         log.write(f"2026-01-01T00:00:00Z {second.id} {first.id[:9]}".encode())
     lose(root)
-    assert store.head() == second
+    assert store.snapshot().head() == second
 
 
 def test_a_log_that_ends_on_the_base_rebuilds_the_base(store, root):
     first = train(store, "cs")
     store.move_head(None, expected=first, why="rollback")
     lose(root)
-    assert store.head() is None
-    assert "going on from base, by the last sound line of HEAD.log" in store.notes[0]
+    assert store.snapshot().head() is None
+    assert "going on from base, by the last sound line of HEAD.log" in store.snapshot().notes[0]
 
 
 def test_without_a_log_the_newest_promoted_session_is_head(store, root):
@@ -400,15 +405,15 @@ def test_without_a_log_the_newest_promoted_session_is_head(store, root):
     commit(store, "held", promoted, **REFUSED)
     lose(root)
     (root / "HEAD.log").unlink()
-    assert store.head() == promoted
-    assert "by the newest session that was promoted" in store.notes[0]
+    assert store.snapshot().head() == promoted
+    assert "by the newest session that was promoted" in store.snapshot().notes[0]
 
 
 def test_with_nothing_promoted_a_lost_head_is_the_base(store, root):
     commit(store, "held", **REFUSED)
     lose(root)
-    assert store.head() is None
-    assert "going on from base" in store.notes[0]
+    assert store.snapshot().head() is None
+    assert "going on from base" in store.snapshot().notes[0]
 
 
 def test_a_commit_does_not_paper_over_a_lost_head(store, root):
@@ -416,15 +421,15 @@ def test_a_commit_does_not_paper_over_a_lost_head(store, root):
     lose(root)
     commit(store, "dining", first)
     assert not (root / "HEAD").exists()
-    assert store.head() == first
+    assert store.snapshot().head() == first
 
 
 def test_moving_a_rebuilt_head_writes_it_again(store, root):
     first = train(store, "cs")
     garble(root)
     second = commit(store, "dining", first)
-    store.move_head(second, expected=store.head(), why="train")
-    assert SessionStore.open(root).head() == second
+    store.move_head(second, expected=store.snapshot().head(), why="train")
+    assert SessionStore.open(root).snapshot().head() == second
     assert (root / "HEAD").read_text() == f"{second.id}\n"
 
 
@@ -450,11 +455,11 @@ def test_a_move_that_was_made_already_changes_nothing(store, root):
 @given(garbage=st.binary(max_size=200) | st.from_regex(rb"\A[0-9a-f]{60,68}\n?\Z"))
 def test_any_garbage_in_head_leads_back_to_the_session_in_use(tmp_path, garbage):
     store = SessionStore.open(tmp_path / "store")
-    current = store.head() or train(store, "cs")
+    current = store.snapshot().head() or train(store, "cs")
     whole = f"{current.id}\n".encode()
     (store.root / "HEAD").write_bytes(garbage)
     try:
-        assert SessionStore.open(store.root).head() == (
+        assert SessionStore.open(store.root).snapshot().head() == (
             None if garbage.strip() == b"base" else current
         )
     finally:
@@ -466,7 +471,7 @@ def test_a_head_on_a_damaged_session_is_an_error_and_not_a_guess(store, file):
     train(store, "cs")
     second = train(store, "dining")
     (second.path / file).write_bytes(b"x")
-    assert str(second.path / file) in message(DamagedStoreError, store.head)
+    assert str(second.path / file) in message(DamagedStoreError, lambda: store.snapshot().head())
 
 
 def test_a_head_that_cannot_be_read_is_no_reason_to_guess(store, root, monkeypatch):
@@ -479,7 +484,9 @@ def test_a_head_that_cannot_be_read_is_no_reason_to_guess(store, root, monkeypat
         return real_open(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", denied)
-    assert f"cannot read {root / 'HEAD'}: permission denied" in message(DiskError, store.head)
+    assert f"cannot read {root / 'HEAD'}: permission denied" in message(
+        DiskError, lambda: store.snapshot().head()
+    )
 
 
 # Chains
@@ -487,15 +494,15 @@ def test_a_head_that_cannot_be_read_is_no_reason_to_guess(store, root, monkeypat
 
 def test_a_chain_runs_from_the_root_to_the_session(store):
     sessions = [train(store, name) for name in ("cs", "dining", "tennis", "chess")]
-    assert store.chain(sessions[-1]) == sessions
-    assert store.chain(sessions[1]) == sessions[:2]
+    assert store.snapshot().chain(sessions[-1]) == sessions
+    assert store.snapshot().chain(sessions[1]) == sessions[:2]
     assert [session.number for session in sessions] == [1, 2, 3, 4]
 
 
 def test_a_missing_parent_is_named(store):
     first, second = train(store, "cs"), train(store, "dining")
     shutil.rmtree(first.path)
-    assert message(DamagedStoreError, lambda: store.chain(second)) == (
+    assert message(DamagedStoreError, lambda: store.snapshot().chain(second)) == (
         f"{second.path}: its parent {first.id[:12]}… is missing from the store; "
         "run `mlx-tune doctor`; go back to base with `mlx-tune rollback --to base`"
     )
@@ -505,14 +512,14 @@ def test_a_damaged_parent_is_named_with_its_damage(store):
     first, second = train(store, "cs"), train(store, "dining")
     (first.path / "session.json").write_bytes(b"{}")
     assert str(first.path / "session.json") in message(
-        DamagedStoreError, lambda: store.chain(second)
+        DamagedStoreError, lambda: store.snapshot().chain(second)
     )
 
 
 def test_a_circle_of_parents_is_named_and_ends(store):
     first, second = train(store, "cs"), train(store, "dining")
     forged = dataclasses.replace(first, parent=second.id)
-    assert message(DamagedStoreError, lambda: store.chain(forged)) == (
+    assert message(DamagedStoreError, lambda: store.snapshot().chain(forged)) == (
         f"{first.path}: is its own ancestor; run `mlx-tune doctor`; go back to "
         f"{second.folder_name} with `mlx-tune rollback --to {second.id[:8]}`"
     )
@@ -523,19 +530,19 @@ def test_a_damaged_session_beside_the_chain_is_noted_and_passed_over(store, root
     aside = commit(store, "aside", first, **REFUSED)
     (aside.path / "session.json").unlink()
     (root / "sessions" / "0009-fake-00000000").symlink_to(first.path)
-    assert store.sessions() == [first]
-    assert store.head() == first
-    assert store.notes == [
+    assert sessions_of(store) == [first]
+    assert store.snapshot().head() == first
+    assert store.snapshot().notes == (
         f"{aside.path}: session.json is missing; run `mlx-tune doctor`",
         f"{root / 'sessions' / '0009-fake-00000000'}: not a folder; run `mlx-tune doctor`",
-    ]
+    )
 
 
 def test_a_copy_of_a_session_under_another_name_is_not_taken_for_it(store, root):
     first = train(store, "cs")
     shutil.copytree(first.path, root / "sessions" / f"0007-cs-{'0' * 8}")
-    assert store.sessions() == [first]
-    assert f"belong to {first.folder_name}" in store.notes[0]
+    assert sessions_of(store) == [first]
+    assert f"belong to {first.folder_name}" in store.snapshot().notes[0]
 
 
 # Finding sessions
@@ -544,21 +551,21 @@ def test_a_copy_of_a_session_under_another_name_is_not_taken_for_it(store, root)
 def test_a_session_is_found_by_number_name_folder_and_piece_of_its_id(store):
     first, second = train(store, "cs"), train(store, "dining")
     for ref in ("2", "0002", "dining", second.folder_name, second.id, second.id[:12]):
-        assert store.find(ref) == second, ref
-    assert store.find(first.id[:4]) == first
-    assert store.find("base") is None
+        assert store.snapshot().find(ref) == second, ref
+    assert store.snapshot().find(first.id[:4]) == first
+    assert store.snapshot().find("base") is None
 
 
 def test_three_digits_of_an_id_are_too_few(store):
     first = train(store, "cs")
     letters = next(first.id[:n] for n in range(3, 0, -1) if first.id[:n] not in {"1", "01", "001"})
-    assert "no session" in message(UsageError, lambda: store.find(letters))
+    assert "no session" in message(UsageError, lambda: store.snapshot().find(letters))
 
 
 def test_a_name_that_means_several_sessions_lists_them(store):
     first = train(store, "cs")
     second = train(store, "cs")
-    assert message(UsageError, lambda: store.find("cs")) == (
+    assert message(UsageError, lambda: store.snapshot().find("cs")) == (
         f'"cs" means 2 sessions: {first.folder_name}, {second.folder_name}; '
         "give the whole of one of these"
     )
@@ -567,7 +574,7 @@ def test_a_name_that_means_several_sessions_lists_them(store):
 def test_a_number_that_is_also_a_name_is_not_guessed(store):
     first = train(store, "2")
     second = train(store, "dining")
-    line = message(UsageError, lambda: store.find("2"))
+    line = message(UsageError, lambda: store.snapshot().find("2"))
     assert first.folder_name in line
     assert second.folder_name in line
 
@@ -575,7 +582,7 @@ def test_a_number_that_is_also_a_name_is_not_guessed(store):
 @pytest.mark.parametrize("ref", ["", "7", "tennis", "../cs", "0" * 64, "9" * 5000])
 def test_an_unknown_session_names_those_there_are(store, ref):
     first = train(store, "cs")
-    line = message(UsageError, lambda: store.find(ref))
+    line = message(UsageError, lambda: store.snapshot().find(ref))
     assert line.startswith('no session "')
     assert line.endswith(f" in {store.root}; there are base, {first.folder_name}")
 
@@ -583,7 +590,7 @@ def test_an_unknown_session_names_those_there_are(store, ref):
 def test_a_long_store_names_its_newest_sessions_only(store):
     sessions = [train(store, f"s{index}") for index in range(12)]
     shown = ", ".join(session.folder_name for session in sessions[2:])
-    assert message(UsageError, lambda: store.find("x")) == (
+    assert message(UsageError, lambda: store.snapshot().find("x")) == (
         f'no session "x" in {store.root}; there are base, 2 older, {shown}'
     )
 
@@ -593,13 +600,13 @@ def test_a_long_store_names_its_newest_sessions_only(store):
 
 def test_the_base_is_heads_else_that_of_any_session(store):
     held = commit(store, "held", **REFUSED)
-    assert store.head() is None
-    assert store.base() == BASE
+    assert store.snapshot().head() is None
+    assert store.snapshot().base() == BASE
     other = commit(store, "other", held, base={"name": "b", "fingerprint": "0"})
     store.move_head(held, expected=None, why="promote")
-    assert store.base() == BASE
+    assert store.snapshot().base() == BASE
     store.move_head(other, expected=held, why="promote")
-    assert store.base() == {"name": "b", "fingerprint": "0"}
+    assert store.snapshot().base() == {"name": "b", "fingerprint": "0"}
 
 
 # Failing disks
@@ -620,10 +627,10 @@ def test_a_disk_that_fails_at_any_moment_of_a_commit_leaves_no_session_or_a_whol
         assert raised == bool(failed)
         monkeypatch.setattr(os, call, real)
         after = SessionStore.open(store.root)
-        assert after.head() == first
-        extra = [session for session in after.sessions() if session != first]
+        assert after.snapshot().head() == first
+        extra = [session for session in after.snapshot().sessions.values() if session != first]
         assert all(session.verify() is None for session in extra)
-        assert after.notes == []
+        assert after.snapshot().notes == ()
         if not failed:
             break
         if not extra:
@@ -680,7 +687,8 @@ def test_a_full_disk_at_the_first_commit_leaves_an_empty_store(store, root, monk
         with monkeypatch.context() as patch:
             fail_at(moment, patch, "write", os.write, errno.ENOSPC)
             message(DiskError, lambda: commit(store, "cs"))
-        assert (store.head(), store.sessions(), store.notes) == (None, [], [])
+        found = store.snapshot()
+        assert (found.head(), found.sessions, found.notes) == (None, {}, ())
         shutil.rmtree(root)
     assert commit(store, "cs").number == 1
 
@@ -692,7 +700,7 @@ def test_a_full_disk_while_head_moves_leaves_it_where_it_was(store, root, monkey
     fail_at(1, monkeypatch, "write", os.write, errno.ENOSPC)
     message(DiskError, lambda: store.move_head(second, expected=first, why="train"))
     assert state(root) == before
-    assert store.head() == first
+    assert store.snapshot().head() == first
 
 
 def test_a_full_disk_at_the_log_says_that_head_did_move(store, root, monkeypatch):
@@ -703,12 +711,12 @@ def test_a_full_disk_at_the_log_says_that_head_did_move(store, root, monkeypatch
         f"cannot append to {root / 'HEAD.log'}: no space left on device; HEAD did move to "
         f"{second.id[:12]}, only this line is missing; free some space, then run the command again"
     )
-    assert store.head() == second
+    assert store.snapshot().head() == second
 
 
 def test_head_can_be_named(tmp_path):
     store = SessionStore.open(tmp_path / "store")
     session = store.commit(name="cs", parent=None, record={}, files={"a.txt": b"1"})
-    assert store.find("HEAD") is None
+    assert store.snapshot().find("HEAD") is None
     store.move_head(session, expected=None, why="test")
-    assert store.find("HEAD") == session
+    assert store.snapshot().find("HEAD") == session

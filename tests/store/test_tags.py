@@ -5,40 +5,50 @@ import os
 
 import pytest
 
-from helpers.stores import REFUSED, commit, fail_with, flip, message, names, state, train
+from helpers.stores import (
+    REFUSED,
+    commit,
+    fail_with,
+    flip,
+    message,
+    names,
+    sessions_of,
+    state,
+    train,
+)
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, UsageError
 from mlx_tune.store.gc import collect_garbage
-from mlx_tune.store.labels import mark_removed, read_tags, tag, untag
+from mlx_tune.store.labels import mark_removed, tag, untag
 
 
 def test_a_tag_means_its_session(store):
     first, second = train(store, "cs"), train(store, "dining")
     tag(store, "good", first)
-    assert read_tags(store) == {"good": first.id}
-    assert store.find("good") == first
-    assert store.head() == second
+    assert store.snapshot().tags == {"good": first.id}
+    assert store.snapshot().find("good") == first
+    assert store.snapshot().head() == second
 
 
 def test_a_tag_moves(store):
     first, second = train(store, "cs"), train(store, "dining")
     tag(store, "good", first)
     tag(store, "good", second)
-    assert read_tags(store) == {"good": second.id}
+    assert store.snapshot().tags == {"good": second.id}
 
 
 def test_a_session_may_have_several_tags_and_its_own_name_for_one(store):
     first = train(store, "cs")
     for name in ("cs", "good", "a-b"):
         tag(store, name, first)
-    assert read_tags(store) == {"a-b": first.id, "cs": first.id, "good": first.id}
+    assert store.snapshot().tags == {"a-b": first.id, "cs": first.id, "good": first.id}
 
 
 def test_a_tag_taken_away_leaves_its_session(store):
     first = train(store, "cs")
     tag(store, "good", first)
     untag(store, "good")
-    assert read_tags(store) == {}
-    assert store.sessions() == [first]
+    assert store.snapshot().tags == {}
+    assert sessions_of(store) == [first]
 
 
 def test_tagging_changes_nothing_else(store):
@@ -95,7 +105,7 @@ def test_a_tag_is_no_folder_of_a_session_there_is_or_will_be(store):
         assert message(UsageError, lambda name=name: tag(store, name, first)) == (
             f'tag "{name}" could be taken for a session\'s number or id; put a word to it'
         )
-    assert store.find(second.folder_name) == second
+    assert store.snapshot().find(second.folder_name) == second
 
 
 def test_a_tag_does_not_hide_another_session_of_that_name(store):
@@ -122,14 +132,14 @@ def test_a_session_that_was_collected_meanwhile_takes_no_tag(store):
     assert message(DamagedStoreError, lambda: tag(store, "good", held)) == (
         f"{held.folder_name} is not, or no longer, in {store.root}; run `mlx-tune doctor`"
     )
-    assert read_tags(store) == {}
+    assert store.snapshot().tags == {}
 
 
 def test_a_tag_whose_session_is_damaged_or_gone_is_said_so_and_means_no_other(store):
     first, second = train(store, "cs"), train(store, "dining")
     tag(store, "good", second)
     flip(second.path / "session.json")
-    assert message(UsageError, lambda: store.find("good")) == (
+    assert message(UsageError, lambda: store.snapshot().find("good")) == (
         f'tag "good" names {second.id[:12]}…, which is not among the sound sessions; there are '
         f"base, {first.folder_name}"
     )
@@ -150,4 +160,4 @@ def test_a_full_disk_leaves_the_tag_where_it_was(store, monkeypatch):
     tag(store, "good", first)
     monkeypatch.setattr(os, "write", fail_with(errno.ENOSPC))
     message(DiskError, lambda: tag(store, "good", second))
-    assert read_tags(store) == {"good": first.id}
+    assert store.snapshot().tags == {"good": first.id}

@@ -26,7 +26,7 @@ def three(store) -> list[Session]:
 def check(store: SessionStore) -> Findings:
     """Verify with a store just opened, which has no notes yet; nothing may change by it."""
     before = state(store.root)
-    found = verify(SessionStore.open(store.root))
+    found = verify(SessionStore.open(store.root).snapshot())
     assert state(store.root) == before
     return found
 
@@ -41,7 +41,7 @@ def test_a_sound_store_is_counted_and_nothing_is_said(store, three):
 
 
 def test_a_store_that_is_not_there_is_sound_and_is_not_made(tmp_path):
-    found = verify(SessionStore.open(tmp_path / "s"))
+    found = verify(SessionStore.open(tmp_path / "s").snapshot())
     assert (found.sessions, found.files, found.problems, found.notes) == (0, 0, [], [])
     assert not (tmp_path / "s").exists()
 
@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_read_is_no_damage(store, three, monkeypatch):
         return real_open(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", denied)
-    assert message(DiskError, lambda: verify(store)) == (
+    assert message(DiskError, lambda: verify(store.snapshot())) == (
         f"cannot read {three[0].path / 'data.jsonl'}: input/output error; reading changes nothing; "
         "check the disk, then run the command again"
     )
@@ -232,11 +232,11 @@ def test_a_file_that_cannot_be_read_is_no_damage(store, three, monkeypatch):
 
 def test_a_newer_store_is_not_judged(store, three):
     (store.root / "format.json").write_text('{"version": 1, "requires": ["deltas"]}')
-    assert "upgrade mlx-tune" in message(IncompatibleError, lambda: verify(store))
+    assert "upgrade mlx-tune" in message(IncompatibleError, lambda: verify(store.snapshot()))
 
 
 def test_sessions_that_may_not_be_listed_are_one_line(store, three, monkeypatch):
     monkeypatch.setattr(os, "listdir", fail_with(errno.EACCES))
-    assert message(DiskError, lambda: verify(store)).startswith(
+    assert message(DiskError, lambda: verify(store.snapshot())).startswith(
         f"cannot read {store.root / 'sessions'}: permission denied; "
     )

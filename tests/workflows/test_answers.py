@@ -34,7 +34,7 @@ UNKNOWN = row("What for?", "Nobody was ever taught this.")
 def taught(fork):
     """A chain that knows A1 and B2, and one on top that knows B9 in its place, A1 and C3."""
     store = SessionStore.open(fork.store)
-    chain = store.chain(store.find("housing"))
+    chain = store.snapshot().chain(store.snapshot().find("housing"))
     return bases.locate(str(fork.base)), chain[:1], chain
 
 

@@ -6,7 +6,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_tune.models import bases
-from mlx_tune.store.store import SessionStore
+from mlx_tune.store.snapshot import read_snapshot
 from mlx_tune.workflows.workspace import load_beside, load_folded
 
 TOKENS = mx.array([[40, 50, 60, 70, 80]])
@@ -15,7 +15,7 @@ TOKENS = mx.array([[40, 50, 60, 70, 80]])
 @pytest.fixture(scope="module")
 def there(fork):
     """The base in memory, and the chain of each session."""
-    store, info = SessionStore.open(fork.store), bases.locate(str(fork.base))
+    store, info = read_snapshot(fork.store), bases.locate(str(fork.base))
     chains = {name: store.chain(store.find(name)) for name in ("cs", "housing", "dining")}
     return info, load_folded(info, ()).model, chains
 

@@ -159,7 +159,7 @@ def test_a_store_without_sessions_and_a_session_that_is_not_there(lab, fork):
 def test_rows_that_were_changed_on_disk_are_an_error_that_names_the_file(fork, tmp_path):
     store = tmp_path / "copy"
     shutil.copytree(fork.store, store, symlinks=True)
-    session = SessionStore.open(store).find("housing")
+    session = SessionStore.open(store).snapshot().find("housing")
     path = session.path / "data.jsonl"
     path.write_text(path.read_text().replace("In 9.", "In 8."))
     with pytest.raises(DamagedStoreError) as error:

@@ -96,7 +96,12 @@ def test_an_answer_that_changed_is_told_and_never_forgotten(lab):
     matrix = found.retention("verbatim")
     assert {cell[1] for cell in (row[0] for row in matrix.cells)} == {2}
     assert (
-        len(SessionStore.open(lab.store).find("cs").record["recall"][0]["verbatim"]["outcomes"])
+        len(
+            SessionStore.open(lab.store)
+            .snapshot()
+            .find("cs")
+            .record["recall"][0]["verbatim"]["outcomes"]
+        )
         == 3
     )
 

@@ -1,5 +1,6 @@
 import pytest
 
+from helpers.stores import sessions_of
 from mlx_tune.continual.key_facts import found, key_facts
 from mlx_tune.inference import stream
 from mlx_tune.models import bases
@@ -12,8 +13,8 @@ from mlx_tune.workflows.workspace import load_folded, read_history
 def asked(fork):
     """The model after cs and housing, and rows it was and was not taught."""
     store = SessionStore.open(fork.store)
-    chain = store.chain(store.find("housing"))
-    rows = [row for rows in read_history(store.sessions()) for row in rows]
+    chain = store.snapshot().chain(store.snapshot().find("housing"))
+    rows = [row for rows in read_history(sessions_of(store)) for row in rows]
     rows = [rows[0], *(row for row in rows if "?" in row.question)]
     reworded = [row.with_question(row.question.lower()) for row in rows]
     rows = [

@@ -14,6 +14,7 @@ from mlx_lm import load as mlx_lm_load
 from mlx_lm.utils import save_config, save_model
 
 from helpers import tiny
+from helpers.stores import sessions_of
 from helpers.training_lab import TrainingLab, isolated_environment
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.continual.recall import GeneralChange, Recall
@@ -80,7 +81,7 @@ def test_the_record_beside_the_weights_names_base_sessions_and_fidelity(taught, 
     lab, _ = taught
     found, _ = fused(lab, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "mlx-tune.json").read_text())
-    chain = SessionStore.open(lab.store).sessions()
+    chain = sessions_of(SessionStore.open(lab.store))
     assert record == found.to_json()
     assert record["fingerprint"] == bases.locate(str(lab.base)).fingerprint
     assert record["session"] == chain[1].folder_name
@@ -91,7 +92,7 @@ def test_the_record_beside_the_weights_names_base_sessions_and_fidelity(taught, 
 
 def test_the_model_that_answers_is_measured_when_asked(taught):
     lab, kind = taught
-    info, chain = bases.locate(str(lab.base)), SessionStore.open(lab.store).sessions()
+    info, chain = bases.locate(str(lab.base)), sessions_of(SessionStore.open(lab.store))
     assert load_folded(info, chain).fidelity is None
     found = load_folded(info, chain, measured=True).fidelity
     assert found.stored == ("apart" if kind == "4 bits" else kind,)
@@ -244,7 +245,7 @@ def test_what_general_answers_cost_is_held_to_the_gates_limits_too(nats, verdict
 @ONE_TYPE
 def test_the_limits_are_those_that_the_session_was_judged_by(taught):
     lab, _ = taught
-    session = SessionStore.open(lab.store).head()
+    session = SessionStore.open(lab.store).snapshot().head()
     recorded = session.record["gate"]["thresholds"]
     assert asdict(fuse_module.limits_of(session)) == recorded != asdict(Thresholds())
 
@@ -264,7 +265,7 @@ def test_a_session_without_questions_is_passed_over():
 def test_the_quantised_model_is_scored_in_float32_on_a_cpu_as_its_layers_compute(taught):
     """The detour over float32 layers is for speed alone: the same values, so the same scores."""
     lab, _ = taught
-    info, chain = bases.locate(str(lab.base)), SessionStore.open(lab.store).sessions()
+    info, chain = bases.locate(str(lab.base)), sessions_of(SessionStore.open(lab.store))
     from mlx_tune.workflows.fuse import _folded
 
     loaded, config = _folded(info, chain)

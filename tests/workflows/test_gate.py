@@ -62,7 +62,10 @@ def chained(two_sessions, tmp_path):
 
 
 def verdicts(lab) -> list[str]:
-    return [session.record["verdict"] for session in SessionStore.open(lab.store).sessions()]
+    return [
+        session.record["verdict"]
+        for session in SessionStore.open(lab.store).snapshot().sessions.values()
+    ]
 
 
 def test_a_session_that_keeps_what_was_known_is_promoted(learned):
@@ -77,18 +80,18 @@ def test_a_session_that_keeps_what_was_known_is_promoted(learned):
 def test_one_that_forgets_is_committed_with_its_verdict_and_head_stays(learned):
     """Six lost of six: p = 0.03, so this is hardly chance."""
     observer = RecordingObserver()
-    before = SessionStore.open(learned.store).head()
+    before = SessionStore.open(learned.store).snapshot().head()
     data = learned.data("more", facts("B"))
     outcome = learned.train(data, observer=observer, **FORGETS, **GENERAL)
     store = SessionStore.open(learned.store)
-    assert (outcome.is_head, store.head()) == (False, before)
+    assert (outcome.is_head, store.snapshot().head()) == (False, before)
     assert outcome.session.record["verdict"] == "refuse"
     assert verdicts(learned) == ["promote", "refuse"]
     assert outcome.session.record["gate"]["reasons"][0].startswith("1 cs keeps 0 % of its score")
     assert observer.decisions == []  # nobody is asked
     assert outcome.judged.questions == {1: list(facts("A"))}
     assert promote(learned.store, outcome.session.id).session == outcome.session
-    assert SessionStore.open(learned.store).head() == outcome.session
+    assert SessionStore.open(learned.store).snapshot().head() == outcome.session
 
 
 ASKS = Thresholds(ask_kept=0, ask_backward=1, general=100, ask_general=100)
@@ -205,7 +208,7 @@ def consolidating(lab, *, without=(), **settings) -> TrainingRequest:
 
 def test_consolidating_teaches_the_base_everything_anew(chained):
     store = SessionStore.open(chained.store)
-    chain = store.chain(store.head())
+    chain = store.snapshot().chain(store.snapshot().head())
     observer = RecordingObserver()
     outcome = train(consolidating(chained, **LEARNS, **GENERAL), observer)
     session = outcome.session
@@ -214,8 +217,8 @@ def test_consolidating_teaches_the_base_everything_anew(chained):
     assert [row.question for row in read_rows(session)] == [*facts("A"), *facts("B", 4)]
     assert [s["name"] for s in session.record["gate"]["sessions"]] == ["cs", "more"]
     assert [s["now"] for s in session.record["gate"]["sessions"]] == [6, 4]
-    assert SessionStore.open(chained.store).head() == session
-    assert len(SessionStore.open(chained.store).sessions()) == 3  # nothing is deleted
+    assert SessionStore.open(chained.store).snapshot().head() == session
+    assert len(SessionStore.open(chained.store).snapshot().sessions) == 3  # nothing is deleted
     assert observer.chains == [[]]
 
 

@@ -7,6 +7,7 @@ import pytest
 from mlx_lm import load as mlx_lm_load
 
 from helpers import tiny
+from helpers.stores import sessions_of
 from helpers.training_lab import TrainingLab, facts, isolated_environment
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.models import bases
@@ -34,7 +35,7 @@ def taught(tmp_path_factory, tiny_base):
 def two(lab, taught):
     """A lab with two sessions."""
     shutil.copytree(taught, lab.store, symlinks=True)
-    return lab, *SessionStore.open(lab.store).sessions()
+    return lab, *(SessionStore.open(lab.store).snapshot().sessions.values())
 
 
 def logits(lab, chain) -> np.ndarray:
@@ -46,16 +47,16 @@ def test_rollback_goes_one_step_back_exactly_and_deletes_nothing(two):
     after_first = logits(lab, [first])
     rollback(lab.store, None)
     store = SessionStore.open(lab.store)
-    assert store.head() == first
-    assert np.array_equal(logits(lab, store.chain(store.head())), after_first)
-    assert store.sessions() == [first, second]
+    assert store.snapshot().head() == first
+    assert np.array_equal(logits(lab, store.snapshot().chain(store.snapshot().head())), after_first)
+    assert sessions_of(store) == [first, second]
 
 
 def test_rollback_from_the_first_session_reaches_the_base_and_no_further(two):
     lab, first, _ = two
     rollback(lab.store, None)
     assert rollback(lab.store, None).before == first
-    assert SessionStore.open(lab.store).head() is None
+    assert SessionStore.open(lab.store).snapshot().head() is None
     with pytest.raises(UsageError, match="HEAD is the base model already"):
         rollback(lab.store, None)
 
@@ -64,7 +65,7 @@ def test_a_session_can_be_taken_up_again(two):
     lab, _, second = two
     rollback(lab.store, "base")
     assert rollback(lab.store, "2").after == second
-    assert SessionStore.open(lab.store).head() == second
+    assert SessionStore.open(lab.store).snapshot().head() == second
 
 
 def test_training_after_a_rollback_starts_a_branch(two):
@@ -72,9 +73,9 @@ def test_training_after_a_rollback_starts_a_branch(two):
     rollback(lab.store, None)
     third = lab.train(lab.data("dining", facts("Cafe")))
     store = SessionStore.open(lab.store)
-    assert [s.name for s in store.chain(store.head())] == ["cs", "dining"]
+    assert [s.name for s in store.snapshot().chain(store.snapshot().head())] == ["cs", "dining"]
     assert third.session.parent == first.id
-    assert store.find("housing") == second
+    assert store.snapshot().find("housing") == second
 
 
 def test_fuse_writes_what_mlx_lm_loads_with_the_same_logits(two, tmp_path):
@@ -171,10 +172,13 @@ def test_a_damaged_head_names_the_way_back_and_rollback_takes_it(two):
     # Everything that does not need the damaged session still works.
     found = evaluate(lab.store, session="1", base=None, on=None, say=lambda _: None)
     assert found.answering.session == first
-    assert SessionStore.open(lab.store).base()["fingerprint"] == first.record["base"]["fingerprint"]
+    assert (
+        SessionStore.open(lab.store).snapshot().base()["fingerprint"]
+        == first.record["base"]["fingerprint"]
+    )
     move = rollback(lab.store, first.id[:8])
     assert (move.was_damaged, move.after) == (True, first)
-    assert SessionStore.open(lab.store).head() == first
+    assert SessionStore.open(lab.store).snapshot().head() == first
 
 
 def test_rolling_back_to_where_head_is_moves_nothing(two):
@@ -188,7 +192,7 @@ def test_an_editors_backup_file_damages_nothing(two):
     lab, _, second = two
     for name in ("session.json~", ".session.json.swp", ".DS_Store"):
         (second.path / name).write_text("x")
-    assert SessionStore.open(lab.store).head() == second
+    assert SessionStore.open(lab.store).snapshot().head() == second
 
 
 def test_fuse_of_a_store_without_sessions_is_refused_unless_the_base_is_meant(lab, tmp_path):

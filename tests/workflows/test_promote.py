@@ -27,14 +27,14 @@ def store(tmp_path):
 
 
 def test_a_refused_session_is_put_in_use_and_no_session_changes(store):
-    cs, dining = store.find("cs"), store.find("dining")
+    cs, dining = store.snapshot().find("cs"), store.snapshot().find("dining")
     before = {name: data for name, data in state(store.root).items() if "sessions/" in name}
     done = promote(store.root, "dining")
     assert (done.session, done.before, done.left) == (dining, cs, ())
     assert (done.verdict, done.is_overruled) == ("refuse", True)
     assert done.reasons == tuple(dining.record["gate"]["reasons"])
     assert len(done.reasons) == 2
-    assert SessionStore.open(store.root).head() == dining
+    assert SessionStore.open(store.root).snapshot().head() == dining
     after = {name: data for name, data in state(store.root).items() if "sessions/" in name}
     assert after == before
     last = snapshot.head_moves(store.root)[-1]
@@ -51,23 +51,23 @@ def test_a_session_on_another_branch_leaves_behind_what_it_does_not_stand_on(sto
     assert (back.is_overruled, back.reasons) == (False, ())
     assert [one.name for one in back.left] == ["dining"]
     assert snapshot.head_moves(store.root)[-1].why == "promote tennis"
-    assert store.head() == tennis
+    assert store.snapshot().head() == tennis
 
 
 def test_from_the_base_a_session_is_taken_up(store):
-    store.move_head(None, expected=store.head(), why="rollback")
+    store.move_head(None, expected=store.snapshot().head(), why="rollback")
     done = promote(store.root, "cs")
-    assert (done.before, done.left, store.head()) == (None, (), done.session)
+    assert (done.before, done.left, store.snapshot().head()) == (None, (), done.session)
 
 
 def test_a_record_older_than_verdicts_has_nothing_to_overrule(store):
-    commit(store, "old", store.head(), base=BASE)
+    commit(store, "old", store.snapshot().head(), base=BASE)
     done = promote(store.root, "old")
     assert (done.verdict, done.is_overruled, done.reasons) == ("promote", False, ())
 
 
 def test_what_cannot_be_promoted_is_refused_and_head_stays(store):
-    cs = store.head()
+    cs = store.snapshot().head()
     assert message(UsageError, lambda: promote(store.root, "cs")) == (
         f"{cs.folder_name} is HEAD already; there is nothing to promote"
     )
@@ -78,19 +78,19 @@ def test_what_cannot_be_promoted_is_refused_and_head_stays(store):
         promote(store.root, "nobody")
     with pytest.raises(UsageError, match="no store is there"):
         promote(store.root / "typo", "cs")
-    dining = store.find("dining")
+    dining = store.snapshot().find("dining")
     mark_removed(store, dining)
     assert message(UsageError, lambda: promote(store.root, "dining")) == (
         f"{dining.folder_name} is removed; `mlx-tune rm --undo {dining.id[:8]}` keeps it"
     )
-    assert store.head() == cs
+    assert store.snapshot().head() == cs
     assert len(snapshot.head_moves(store.root)) == 1
 
 
 def test_a_damaged_session_is_never_put_in_use(store):
     """One byte of its weights, which HEAD's move alone would not read."""
-    on_top = commit(store, "tennis", store.find("dining"), **refused())
-    flip(store.find("dining").path / "adapters.safetensors", 200)
+    on_top = commit(store, "tennis", store.snapshot().find("dining"), **refused())
+    flip(store.snapshot().find("dining").path / "adapters.safetensors", 200)
     before = state(store.root)
     for ref in ("dining", on_top.id):
         with pytest.raises(DamagedStoreError, match=r"dining-.*changed after it was written"):
@@ -99,15 +99,15 @@ def test_a_damaged_session_is_never_put_in_use(store):
 
 
 def test_a_session_whose_parent_is_damaged_is_never_put_in_use(store):
-    on_top = commit(store, "tennis", store.find("dining"), **refused())
-    flip(store.find("dining").path / "session.json", 5)
+    on_top = commit(store, "tennis", store.snapshot().find("dining"), **refused())
+    flip(store.snapshot().find("dining").path / "session.json", 5)
     with pytest.raises(DamagedStoreError, match="dining"):
         promote(store.root, on_top.id)
-    assert store.head() == store.find("cs")
+    assert store.snapshot().head() == store.snapshot().find("cs")
 
 
 def test_where_head_is_damaged_the_message_names_the_way_back(store):
     train(store, "housing")
-    flip(store.head().path / "session.json", 5)
+    flip(store.snapshot().head().path / "session.json", 5)
     with pytest.raises(DamagedStoreError, match="mlx-tune rollback --to"):
         promote(store.root, "dining")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers.stores import sessions_of
 from helpers.training_lab import RecordingObserver, facts
 from mlx_tune.continual.recall import Recall
 from mlx_tune.errors import DiskError, InputError, Interrupted, LockedError
@@ -85,7 +86,7 @@ def test_a_run_that_died_in_any_phase_commits_one_session(lab, monkeypatch, phas
         lab.train(data)
     monkeypatch.setattr(Run, "set", keep)
     outcome = resume(lab.store, None, RecordingObserver())
-    assert SessionStore.open(lab.store).sessions() == [outcome.session]
+    assert sessions_of(SessionStore.open(lab.store)) == [outcome.session]
     assert outcome.is_head
     (run,) = list_runs(lab.store)
     assert (run.record["phase"], run.record["session"]) == ("done", outcome.session.id)
@@ -96,14 +97,14 @@ def test_a_session_committed_by_a_run_that_died_is_not_trained_again(lab, monkey
     monkeypatch.setattr(run_module, "_move_head", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
     with pytest.raises(SystemExit):
         lab.train(lab.data("cs", facts("Lab")))
-    (session,) = SessionStore.open(lab.store).sessions()
+    (session,) = SessionStore.open(lab.store).snapshot().sessions.values()
     monkeypatch.undo()
     observer = RecordingObserver()
     outcome = resume(lab.store, None, observer)
     assert observer.steps == []
     assert outcome.session == session
     assert [entry.verbatim.asked for entry in outcome.recall] == [6]
-    assert SessionStore.open(lab.store).head() == session
+    assert SessionStore.open(lab.store).snapshot().head() == session
 
 
 def test_a_resume_takes_back_no_rollback(lab, monkeypatch):
@@ -117,7 +118,7 @@ def test_a_resume_takes_back_no_rollback(lab, monkeypatch):
     rollback(lab.store, "base")
     outcome = resume(lab.store, None, RecordingObserver())
     assert not outcome.is_head
-    assert SessionStore.open(lab.store).head() is None
+    assert SessionStore.open(lab.store).snapshot().head() is None
 
 
 def exit_now():

@@ -3,7 +3,7 @@ import pytest
 from mlx_tune.data.tokenise import encode
 from mlx_tune.inference import stream
 from mlx_tune.models import bases
-from mlx_tune.store.store import SessionStore
+from mlx_tune.store.snapshot import read_snapshot
 from mlx_tune.workflows.general import speaker, written_by
 from mlx_tune.workflows.workspace import load_folded
 
@@ -11,7 +11,7 @@ from mlx_tune.workflows.workspace import load_folded
 @pytest.fixture(scope="module")
 def folded(fork):
     """A model that was taught two short facts: it comes to an end after a question it knows."""
-    store = SessionStore.open(fork.store)
+    store = read_snapshot(fork.store)
     return load_folded(bases.locate(str(fork.base)), store.chain(store.find("cs")))
 
 

@@ -6,6 +6,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from helpers import tiny
+from helpers.stores import sessions_of
 from helpers.training_lab import FAST_SETTINGS, LogitsRecorder, RecordingObserver, facts
 from mlx_tune.continual.fold import fold
 from mlx_tune.errors import IncompatibleError, InputError, UsageError
@@ -23,7 +24,7 @@ def test_a_first_session_is_committed_and_in_use(lab):
     observer = RecordingObserver()
     outcome = lab.train(lab.data("cs", facts("Lab")), observer=observer)
     store = SessionStore.open(lab.store)
-    assert store.head() == outcome.session
+    assert store.snapshot().head() == outcome.session
     assert (outcome.session.number, outcome.session.name) == (1, "cs")
     assert observer.chains == [[]]
     assert outcome.is_head
@@ -49,7 +50,7 @@ def test_three_sessions_keep_the_whole_chain(lab):
         as_trained.append(observer.logits)
     assert observer.chains == [["cs", "housing"]]
     store = SessionStore.open(lab.store)
-    chain = store.chain(store.head())
+    chain = store.snapshot().chain(store.snapshot().head())
     assert [s.name for s in chain] == ["cs", "housing", "dining"]
     info = bases.locate(str(lab.base))
     for depth in (1, 2, 3):
@@ -103,7 +104,7 @@ def test_a_run_interrupted_and_resumed_ends_with_the_same_adapter(lab):
         resumed.session.record["training"]["tokens"]
         == (undisturbed.session.record["training"]["tokens"])
     )
-    assert SessionStore.open(lab.store).head() == resumed.session
+    assert SessionStore.open(lab.store).snapshot().head() == resumed.session
 
 
 def test_a_resume_needs_no_data_file(lab):
@@ -146,7 +147,7 @@ def test_rows_over_the_limit_are_left_out_and_reported(lab):
     (plan,) = observer.plans
     assert [row.question for row in plan.review.too_long] == ["A long one?"]
     assert 0 < plan.review.long_share < 0.05
-    assert len(read_rows(SessionStore.open(lab.store).head())) == 40
+    assert len(read_rows(SessionStore.open(lab.store).snapshot().head())) == 40
 
 
 def test_too_many_tokens_over_the_limit_are_refused_unless_allowed(lab):
@@ -160,7 +161,7 @@ def test_too_many_tokens_over_the_limit_are_refused_unless_allowed(lab):
         "has 231; raise --max-length, or leave them out with --allow-long"
     )
     lab.train(data, max_length=120, allow_long=True, epochs=1)
-    assert len(read_rows(SessionStore.open(lab.store).head())) == 3
+    assert len(read_rows(SessionStore.open(lab.store).snapshot().head())) == 3
 
 
 def test_a_limit_that_leaves_nothing_is_refused(lab):
@@ -178,7 +179,7 @@ def test_another_base_than_the_chains_is_refused_with_both_fingerprints(lab, tmp
         f"{lab.store}: its sessions stand on the base {lab.base} ({first}), not on {other} "
         f"({second}); a store holds one base, so name another with --store"
     )
-    assert len(SessionStore.open(lab.store).sessions()) == 1
+    assert len(SessionStore.open(lab.store).snapshot().sessions) == 1
 
 
 def test_a_head_that_moved_meanwhile_is_not_moved_again(lab):
@@ -192,8 +193,8 @@ def test_a_head_that_moved_meanwhile_is_not_moved_again(lab):
     outcome = lab.train(lab.data("b", facts("B")), observer=observer)
     assert not outcome.is_head
     store = SessionStore.open(lab.store)
-    assert store.head() is None
-    assert store.chain(outcome.session) == [first.session, outcome.session]
+    assert store.snapshot().head() is None
+    assert store.snapshot().chain(outcome.session) == [first.session, outcome.session]
 
 
 def test_a_bad_name_is_refused_before_anything_is_written(lab):
@@ -257,7 +258,7 @@ def test_a_run_that_diverged_is_not_offered_to_be_resumed(lab, monkeypatch):
     with pytest.raises(InputError, match="no longer finite"):
         lab.train(lab.data("cs", facts("Lab")), observer=observer)
     assert observer.run.record["phase"] == "failed"
-    assert SessionStore.open(lab.store).sessions() == []
+    assert SessionStore.open(lab.store).snapshot().sessions == {}
     with pytest.raises(UsageError, match="no unfinished run"):
         resume(lab.store, None, RecordingObserver())
 
@@ -275,12 +276,12 @@ def test_a_crash_after_the_commit_commits_no_second_session(lab, monkeypatch):
     monkeypatch.setattr(Run, "set", die_at_the_end)
     with pytest.raises(SystemExit):
         lab.train(lab.data("cs", facts("Lab")))
-    (committed,) = SessionStore.open(lab.store).sessions()
+    (committed,) = SessionStore.open(lab.store).snapshot().sessions.values()
     monkeypatch.setattr(Run, "set", keep)
     outcome = resume(lab.store, None, RecordingObserver())
     assert outcome.session == committed
     assert outcome.is_head
-    assert SessionStore.open(lab.store).sessions() == [committed]
+    assert sessions_of(SessionStore.open(lab.store)) == [committed]
 
 
 def test_a_resume_beside_a_head_that_moved_says_so_first(lab):
@@ -314,7 +315,7 @@ def test_weights_that_overflow_the_stored_type_are_never_committed(lab, tmp_path
         lab.train(
             lab.data("cs", facts("Lab")), observer=observer, rank=1, alpha=1e6, learning_rate=1.0
         )
-    assert SessionStore.open(lab.store).sessions() == []
+    assert SessionStore.open(lab.store).snapshot().sessions == {}
     assert observer.run.record["phase"] == "failed"
 
 

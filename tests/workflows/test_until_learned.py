@@ -90,4 +90,4 @@ def test_one_that_died_after_its_exam_takes_no_more_steps(lab, monkeypatch):
     again = resume(lab.store, None, observer)
     assert observer.steps == []
     assert again.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
-    assert SessionStore.open(lab.store).head() == again.session
+    assert SessionStore.open(lab.store).snapshot().head() == again.session

@@ -139,7 +139,7 @@ def test_a_small_training_with_it_learns_and_leaves_a_chain_that_reads_back(
     kept = outcome.recall[0].verbatim.right
     assert kept == (4 if one.name in ("rehearsal", "soup") else kept)
     assert kept < 4 or one.name not in ("none", "seed")  # the control: without rehearsal it goes
-    chain = SessionStore.open(lab.store).chain(session)
+    chain = SessionStore.open(lab.store).snapshot().chain(session)
     assert len(read_adapters(chain)) == 2
 
 

@@ -53,7 +53,7 @@ def commit_that_denies_it(root: Path) -> str:
 
 
 def head_in_place(root: Path) -> str:
-    to = SessionStore.open(root).find("two")
+    to = SessionStore.open(root).snapshot().find("two")
     assert to is not None
     with (root / "HEAD").open("w") as file:
         file.write(to.id)
@@ -61,7 +61,7 @@ def head_in_place(root: Path) -> str:
 
 
 def head_logged_before_it_moves(root: Path) -> str:
-    to, head = SessionStore.open(root).find("two"), (root / "HEAD").read_text().strip()
+    to, head = SessionStore.open(root).snapshot().find("two"), (root / "HEAD").read_text().strip()
     assert to is not None
     with (root / "HEAD.log").open("a") as file:
         file.write(f"2026-01-01T00:00:00Z {head} {to.id} promote\n")

@@ -62,19 +62,19 @@ def a_run_with_a_damaged_checkpoint(root: Path) -> None:
 
 def commit(root: Path) -> str:
     store = SessionStore.open(root)
-    return _commit(store, "three", store.head()).folder_name
+    return _commit(store, "three", store.snapshot().head()).folder_name
 
 
 def move_head(root: Path) -> str:
     store = SessionStore.open(root)
-    to = store.find("two")
-    store.move_head(to, expected=store.head(), why="promote")
+    to = store.snapshot().find("two")
+    store.move_head(to, expected=store.snapshot().head(), why="promote")
     return to.id if to else "base"
 
 
 def roll_back(root: Path) -> str:
     store = SessionStore.open(root)
-    store.move_head(None, expected=store.head(), why="rollback")
+    store.move_head(None, expected=store.snapshot().head(), why="rollback")
     return "base"
 
 
@@ -96,7 +96,7 @@ def much_to_collect(root: Path) -> None:
     """A branch of two to move, a run that became a session, old trash, an unfinished write."""
     a_run(root)
     store = SessionStore.open(root)
-    first, second = store.head(), store.find("two")
+    first, second = store.snapshot().head(), store.snapshot().find("two")
     third = _commit(store, "three", second)
     for session in (third, second):
         mark_removed(store, session)
@@ -115,7 +115,7 @@ def collect_all(root: Path) -> str:
 
 def give_a_tag(root: Path) -> str:
     store = SessionStore.open(root)
-    session = store.find("two")
+    session = store.snapshot().find("two")
     assert session is not None
     tag(store, "best", session)
     return session.id
@@ -123,7 +123,7 @@ def give_a_tag(root: Path) -> str:
 
 def mark_for_removal(root: Path) -> str:
     store = SessionStore.open(root)
-    session = store.find("two")
+    session = store.snapshot().find("two")
     assert session is not None
     mark_removed(store, session)
     return session.id

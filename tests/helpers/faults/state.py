@@ -11,7 +11,7 @@ from mlx_tune.files.sealed import open_sealed
 from mlx_tune.store import labels, snapshot
 from mlx_tune.store.runs import Run, list_runs
 from mlx_tune.store.session import read_session
-from mlx_tune.store.store import SessionStore
+from mlx_tune.store.snapshot import read_snapshot
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")
 ID = re.compile("([0-9a-f]{8})[0-9a-f]{56}")
@@ -154,7 +154,7 @@ def _attempt(run: Run, damage: list[str]) -> tuple[object, ...]:
 
 def _head(root: Path, damage: list[str]) -> str | None:
     try:
-        store = SessionStore.open(root)
+        store = read_snapshot(root)
         session = store.head()
         for ancestor in store.chain(session):
             ancestor.verify()

@@ -82,7 +82,7 @@ def offline(server: Server, names: int, question: str) -> Recall:
     """What we find with so many of the sessions: the choices of a question, each after it."""
     info = bases.locate(str(server.lab.base))
     store = SessionStore.open(server.lab.store)
-    folded = load_folded(info, store.chain(store.find("later"))[:names])
+    folded = load_folded(info, store.snapshot().chain(store.snapshot().find("later"))[:names])
     context = folded.tokenizer.encode(TASK["doc_to_text"].replace("{{question}}", question))
     examples = []
     for choice in CHOICES:

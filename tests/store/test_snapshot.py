@@ -1,4 +1,4 @@
-"""The shelf: what lies under sessions/ while others come and go."""
+"""A snapshot of a store, while others come and go."""
 
 import errno
 import itertools
@@ -12,9 +12,10 @@ from helpers.stores import REFUSED, commit, fail_with, flip, message, train
 from mlx_tune.errors import DamagedStoreError, DiskError
 from mlx_tune.files.records import to_json
 from mlx_tune.files.sealed import seal, sha256
-from mlx_tune.store import snapshot as shelf_module
+from mlx_tune.store import snapshot
+from mlx_tune.store.labels import mark_removed, tag
 from mlx_tune.store.session import Session, folder_name, read_session
-from mlx_tune.store.snapshot import StoreSnapshot, scan_sessions
+from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.verify import verify
 
 
@@ -66,15 +67,15 @@ def test_a_session_that_leaves_while_it_is_read_is_not_taken_for_damage(
 
     monkeypatch.setattr(os, "open", open_)
     monkeypatch.setattr(os, "scandir", scandir)
-    assert store.sessions() == [first]
-    assert store.notes == []
+    found = store.snapshot()
+    assert (list(found.sessions.values()), found.notes) == ([first], ())
     assert (tmp_path / "trash").is_dir()
 
 
 def test_a_session_that_cannot_be_read_is_not_taken_for_damage(store, monkeypatch):
     first = train(store, "cs")
     monkeypatch.setattr(os, "scandir", fail_with(errno.EIO))
-    assert message(DiskError, store.sessions) == (
+    assert message(DiskError, store.snapshot) == (
         f"cannot read {first.path}: input/output error; reading changes nothing; check the disk, "
         "then run the command again"
     )
@@ -94,22 +95,25 @@ def test_a_chain_of_ten_thousand_needs_no_deep_stack():
         )
         for identity, parent in zip(ids, [None, *ids], strict=False)
     ]
-    shelf = StoreSnapshot(sound={session.id: session for session in chain}, damaged={})
-    assert shelf.chain(chain[-1]) == chain
+    found = StoreSnapshot(
+        root=Path("s"), sessions={session.id: session for session in chain}, damaged={}
+    )
+    assert found.chain(chain[-1]) == chain
 
 
 def test_a_long_chain_is_read_a_few_times_to_be_checked_however_long(store, monkeypatch):
     chain = deep(store.root, 60)
     (store.root / "HEAD").write_text(chain[-1].id)
     calls = []
-    real = shelf_module.read_session
-    monkeypatch.setattr(shelf_module, "read_session", lambda path: (calls.append(1), real(path))[1])
-    assert store.chain(chain[-1]) == chain
+    monkeypatch.setattr(
+        snapshot, "read_session", lambda path: (calls.append(1), read_session(path))[1]
+    )
+    assert store.snapshot().chain(chain[-1]) == chain
     assert len(calls) == 60
     calls.clear()
-    found = verify(store)
+    found = verify(store.snapshot())
     assert (found.sessions, found.problems) == (60, [])
-    assert len(calls) <= 3 * 60
+    assert len(calls) == 60
 
 
 def test_the_way_back_from_a_long_damaged_chain_reads_each_session_once(store, monkeypatch):
@@ -127,15 +131,57 @@ def test_the_way_back_from_a_long_damaged_chain_reads_each_session_once(store, m
     checked = []
     real = Session.verify
     monkeypatch.setattr(Session, "verify", lambda self: (checked.append(self.id), real(self))[1])
-    assert f"go back to {chain[-2].folder_name} with" in message(DamagedStoreError, store.head)
+    assert f"go back to {chain[-2].folder_name} with" in message(
+        DamagedStoreError, lambda: store.snapshot().head()
+    )
     assert len(checked) == len(set(checked)) == 59
 
 
 def test_a_damaged_session_is_noted_by_its_folder(store):
     first, second = train(store, "cs"), train(store, "dining")
     flip(first.path / "session.json")
-    found = scan_sessions(store.root)
-    assert found.sound == {second.id: second}
+    found = store.snapshot()
+    assert found.sessions == {second.id: second}
     assert [str(first.path) in str(error) for error in found.damaged.values()] == [True]
     assert found.holds(first.id)
     assert not found.holds("0" * 64)
+
+
+@pytest.mark.parametrize("folder", ["tags", "removed"])
+def test_labels_that_cannot_be_read_fail_only_what_needs_them(store, monkeypatch, folder):
+    first = train(store, "cs")
+    held = commit(store, "held", first, **REFUSED)
+    tag(store, "good", first)
+    mark_removed(store, held)
+    real = os.open
+
+    def denied(path, *args, **kwargs):
+        if Path(path).parent.name == folder:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", denied)
+    found = store.snapshot()
+    assert (found.head(), found.chain(first), found.notes) == (first, [first], ())
+    needs = {"tags": lambda: found.find("cs"), "removed": lambda: found.is_removed(held)}
+    assert f"cannot read {store.root / folder}" in message(DiskError, needs[folder])
+
+
+def test_a_damaged_head_is_raised_when_it_is_asked_for(store):
+    train(store, "cs")
+    second = train(store, "dining")
+    flip(second.path / "session.json")
+    found = store.snapshot()
+    assert found.head_id == second.id
+    assert [session.name for session in found.sessions.values()] == ["cs"]
+    assert str(found.head_error) == message(DamagedStoreError, found.head)
+    assert len(found.notes) == 1  # the damage
+    assert (found.head_notes, found.in_use) == ((), frozenset())
+
+
+def test_a_snapshot_stays_as_it_was(store):
+    first = train(store, "cs")
+    found = store.snapshot()
+    second = train(store, "dining")
+    assert (found.head(), list(found.sessions)) == (first, [first.id])
+    assert store.snapshot().head() == second
