@@ -79,31 +79,6 @@ class SessionStore:
         """Read the store as it is now; the errors are those of :func:`read_snapshot`."""
         return read_snapshot(self.root)
 
-    def head(self) -> Session | None:
-        """Return :meth:`StoreSnapshot.head` of a new snapshot."""
-        return self.snapshot().head()
-
-    def find(self, ref: str) -> Session | None:
-        """Return :meth:`StoreSnapshot.find` of a new snapshot."""
-        return self.snapshot().find(ref)
-
-    def chain(self, session: Session | None) -> list[Session]:
-        """Return :meth:`StoreSnapshot.chain` of a new snapshot."""
-        return self.snapshot().chain(session)
-
-    def sessions(self) -> list[Session]:
-        """Return the sound sessions of a new snapshot, by number, then id."""
-        return list(self.snapshot().sessions.values())
-
-    def base(self) -> dict[str, Any] | None:
-        """Return :meth:`StoreSnapshot.base` of a new snapshot."""
-        return self.snapshot().base()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The notes of a new snapshot."""
-        return self.snapshot().notes
-
     @contextmanager
     def locked(self, what: str) -> Iterator[None]:
         """Keep other processes from writing for the length of a block; blocks may be nested.

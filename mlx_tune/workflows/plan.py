@@ -28,6 +28,7 @@ from mlx_tune.settings import (
 )
 from mlx_tune.sizing import size_training
 from mlx_tune.store.session import Session, check_name, slug
+from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
 from mlx_tune.training import memory, optimizer
 from mlx_tune.training.batches import Batches
@@ -323,13 +324,14 @@ class _TrainingContext:
 
 def _resolve_inputs(request: TrainingRequest, say: Say) -> _TrainingContext:
     """Find store, base, chain and method."""
-    store = SessionStore.open(request.store)
+    writer = SessionStore.open(request.store)
     # Before anything is fetched: a slip must not cost a download.
     config = (str(request.config), read_config(request.config)) if request.config else None
     explicit = merge_settings(request.flags, config)
     name = explicit["name"].value if "name" in explicit else _name(request)
     check_name(name)
     wanted = explicit["base"].value if "base" in explicit else None
+    store = writer.snapshot()
     info = locate_base(store, choose_base(store, request.flags.get("base"), wanted), say)
     asked = frozenset(explicit)
     if request.config is None:
@@ -339,7 +341,7 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> _TrainingContext:
         say(note)
     context = _TrainingContext(
         name=name,
-        store=store,
+        store=writer,
         info=info,
         chain=() if request.consolidates else before,
         replaced=before if request.consolidates else (),
@@ -360,7 +362,7 @@ def _name(request: TrainingRequest) -> str:
 
 
 def _left_out(
-    store: SessionStore, chain: Sequence[Session], refs: Sequence[str]
+    store: StoreSnapshot, chain: Sequence[Session], refs: Sequence[str]
 ) -> tuple[Session, ...]:
     """Return the sessions of a chain that are to be left out.
 

@@ -19,6 +19,7 @@ from mlx_tune.models.load import load_tokenizer
 from mlx_tune.settings import TrainingSettings
 from mlx_tune.store.runs import TRAIN, Run, list_runs
 from mlx_tune.store.session import Session
+from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
 from mlx_tune.training.mixture import Mixture
 from mlx_tune.workflows import fitting
@@ -56,8 +57,14 @@ def create_run(plan: TrainingPlan) -> Run:
     )
 
 
-def read_plan(store: SessionStore, run: Run, say: Say) -> TrainingPlan:
+def read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) -> TrainingPlan:
     """Return the plan that a run began with.
+
+    Args:
+        writer: The store, for what the plan will write.
+        store: What it holds.
+        run: The run.
+        say: Called, in a line, with what takes long.
 
     Raises:
         IncompatibleError: Another version's settings, another base, or other rows than it began
@@ -78,7 +85,7 @@ def read_plan(store: SessionStore, run: Run, say: Say) -> TrainingPlan:
     fitted = fitting.predict(info, settings, mixture, examples)
     return TrainingPlan(
         name=record["name"],
-        store=store,
+        store=writer,
         info=info,
         tokenizer=tokenizer,
         chain=chain,
@@ -133,7 +140,7 @@ def _is_twin(run: Run, plan: TrainingPlan) -> bool:
     return same_base and all(run.record.get(key) == value for key, value in _place(plan).items())
 
 
-def _same_base(store: SessionStore, run: Run, say: Say) -> BaseInfo:
+def _same_base(store: StoreSnapshot, run: Run, say: Say) -> BaseInfo:
     """Find the base that the run began with."""
     kept = run.record["base"]
     info = locate_base(store, kept["name"], say)
@@ -145,7 +152,7 @@ def _same_base(store: SessionStore, run: Run, say: Say) -> BaseInfo:
     return info
 
 
-def _sessions(store: SessionStore, ids: Sequence[str]) -> tuple[Session, ...]:
+def _sessions(store: StoreSnapshot, ids: Sequence[str]) -> tuple[Session, ...]:
     return tuple(session for ref in ids if (session := store.find(ref)))
 
 

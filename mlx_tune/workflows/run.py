@@ -83,7 +83,7 @@ def resume(store_root: Path, name: str | None, observer: TrainingObserver) -> Tr
         Interrupted: Somebody asked to stop once more.
     """
     store = SessionStore.open(store_root)
-    store.sessions()  # a newer version's are refused before anything else is said of the store
+    store.snapshot()  # a newer version's are refused before anything else is said of the store
     run = find_run(store_root, name, observer)
     with store.training(f"resume {run.path.name}"):
         # Read again, now that nobody else writes it.
@@ -109,7 +109,7 @@ def find_run(store_root: Path, name: str | None, observer: TrainingObserver) -> 
 
 def _check_head(plan: TrainingPlan) -> None:
     """Refuse a plan that stands on a HEAD of before: another training may just have ended."""
-    if plan.store.head() != plan.head:
+    if plan.store.snapshot().head() != plan.head:
         raise LockedError(
             f"{plan.store.root}: HEAD moved while this training was planned; run it again"
         )
@@ -117,10 +117,11 @@ def _check_head(plan: TrainingPlan) -> None:
 
 def _resume_run(store: SessionStore, run: Run, observer: TrainingObserver) -> TrainingOutcome:
     """Finish a run, with the lock of trainings held."""
-    plan = read_plan(store, run, observer.say)
+    now = store.snapshot()
+    plan = read_plan(store, now, run, observer.say)
     observer.say(f"going on with {run.path.name}")
-    moved = store.head() != plan.head
-    for note in store.notes:
+    moved = now.head() != plan.head
+    for note in now.notes:
         observer.say(note)
     if moved:
         observer.say(
@@ -156,7 +157,7 @@ def run_training(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Tr
 
 def _committed(store: SessionStore, run: Run) -> Session | None:
     """Return the session that an earlier attempt at this run committed before it ended."""
-    for session in store.sessions():
+    for session in store.snapshot().sessions.values():
         if session.record.get("training", {}).get("run") == run.path.name:
             return session
     return None
@@ -183,7 +184,7 @@ def _train_and_commit(
 def _move_head(plan: TrainingPlan, session: Session, observer: TrainingObserver) -> bool:
     """Put the session in use, once, unless somebody moved HEAD while it was training."""
     if session.id in {move.new for move in snapshot.head_moves(plan.store.root)}:
-        return plan.store.head() == session
+        return plan.store.snapshot().head() == session
     try:
         plan.store.move_head(session, expected=plan.head, why=f"train {plan.name}")
     except LockedError as error:

@@ -24,7 +24,6 @@ from mlx_tune.models.load import load
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import StoreSnapshot, read_snapshot, rollback_advice
-from mlx_tune.store.store import SessionStore
 from mlx_tune.training.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter
 
 _Found = TypeVar("_Found")
@@ -104,9 +103,7 @@ class FoldedModel:
     fidelity: Fidelity | None = None
 
 
-def choose_base(
-    store: StoreSnapshot | SessionStore, name: str | None, config: str | None = None
-) -> str:
+def choose_base(store: StoreSnapshot, name: str | None, config: str | None = None) -> str:
     """Return the base model to use: the one that is named, else the store's, else what fits."""
     kept = store.base()
     if name is not None:
@@ -114,7 +111,7 @@ def choose_base(
     return str(kept["name"]) if kept else config or runtime.default_base()
 
 
-def locate_base(store: StoreSnapshot | SessionStore, name: str, say: Say) -> BaseInfo:
+def locate_base(store: StoreSnapshot, name: str, say: Say) -> BaseInfo:
     """Find a base model and check that the store's sessions were trained on it.
 
     Raises:
