@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mlx_tune.models.bases import Say
     from mlx_tune.models.load import Quantisation
     from mlx_tune.store.snapshot import StoreSnapshot
-    from mlx_tune.store.snapshot import StoreSnapshot
     from mlx_tune.training.loop import Step
     from mlx_tune.workflows.ask import AnswerRecord
     from mlx_tune.workflows.chat import Chat
