@@ -117,7 +117,7 @@ def a_second_writer_moves_head_as_well(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         SessionStore,
         "move_head",
-        lambda self, to, *, expected, why: real(self, to, expected=self.head(), why=why),
+        lambda self, to, *, expected, why: real(self, to, expected=self.snapshot().head(), why=why),
     )
 
 
