@@ -211,7 +211,10 @@ def parted(outcomes: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
 
 def _ask(folded: FoldedModel, path: Path) -> dict[str, list[int]]:
     rows = read.read([path])
-    asked = (tokenise.encode(rows, folded.tokenizer), tokenise.probes(rows, folded.tokenizer))
+    asked = (
+        tokenise.encode(rows, folded.tokenizer),
+        tokenise.encode_paraphrases(rows, folded.tokenizer),
+    )
     return {
         kind: [int(right) for right in score(folded.model, examples).verbatim]
         for kind, examples in zip(KINDS, asked, strict=True)

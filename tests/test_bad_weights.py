@@ -238,8 +238,8 @@ def test_a_loss_that_diverges_is_never_promoted_and_the_last_checkpoint_stays(ba
     compute = Trainer.loss_and_gradients
 
     def diverge(self, rows):
-        loss, gradients, hardest = compute(self, rows)
-        return (mx.array(float("nan")) if self.steps_done == 2 else loss), gradients, hardest
+        loss, gradients, row_losses = compute(self, rows)
+        return (mx.array(float("nan")) if self.steps_done == 2 else loss), gradients, row_losses
 
     monkeypatch.setattr(Trainer, "loss_and_gradients", diverge)
     (bad.root / "more.json").write_text(json.dumps([{"instruction": "Who?", "response": "I."}]))

@@ -167,7 +167,7 @@ def _read(file: Path) -> list[Row]:
 
     if str(file) != "-":
         return read.read_questions(file.expanduser())
-    data = sys.stdin.buffer.read(read.MAX_BYTES + 1)
+    data = sys.stdin.buffer.read(read.MAX_QUESTIONS_BYTES + 1)
     return read.parse_questions(data, "standard input")
 
 

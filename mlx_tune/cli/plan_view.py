@@ -59,7 +59,7 @@ def remarks(plan: TrainingPlan) -> list[str]:
 
 def _unasked(plan: TrainingPlan) -> list[str]:
     """Say that general questions are missing from the plan: the base has not answered them yet."""
-    if not plan.settings.general_replay or plan.mixture.kinds[2].rows:
+    if not plan.settings.general_replay or plan.mixture.sources[2].size:
         return []
     return ["! general questions come on top: `train` asks the base for its answers first, once"]
 
@@ -87,8 +87,10 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
             "new": len(plan.new),
             "rehearsed": len(found.old),
             "an_epoch": {
-                name: kind.places
-                for name, kind in zip(("new", "old", "general"), plan.mixture.kinds, strict=True)
+                name: source.per_epoch
+                for name, source in zip(
+                    ("new", "old", "general"), plan.mixture.sources, strict=True
+                )
             },
             "held_out": len(plan.held_out),
         },
@@ -124,7 +126,7 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
         (
             "steps",
             f"{most}{plan.planned_steps}, {plan.warmup_steps} of them warm-up "
-            f"({_rows(plan.mixture.places)} ÷ {effective} a step, epochs: {most}"
+            f"({_rows(plan.mixture.rows_per_epoch)} ÷ {effective} a step, epochs: {most}"
             f"{plan.config.epochs})",
         ),
         (
@@ -146,13 +148,13 @@ def _disk(plan: TrainingPlan) -> list[tuple[str, str]]:
 
 def _mixture(plan: TrainingPlan) -> str:
     """Return the rows of an epoch, by kind."""
-    new, old, general = plan.mixture.kinds
-    rows = f"{new.rows} new"
-    if old.rows:
-        some = f" of {old.rows}" * (old.places < old.rows)
-        rows += f" + {old.places}{some} of earlier sessions"
-    if general.places:
-        rows += f" + {general.places} general"
+    new, old, general = plan.mixture.sources
+    rows = f"{new.size} new"
+    if old.size:
+        some = f" of {old.size}" * (old.per_epoch < old.size)
+        rows += f" + {old.per_epoch}{some} of earlier sessions"
+    if general.per_epoch:
+        rows += f" + {general.per_epoch} general"
     return rows + (f"; {len(plan.held_out)} held out" if plan.held_out else "")
 
 

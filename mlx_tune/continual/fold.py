@@ -12,8 +12,7 @@ from mlx.utils import tree_flatten
 
 from mlx_tune.continual.fidelity import FidelityMeter
 from mlx_tune.errors import IncompatibleError, InputError
-from mlx_tune.training.adapter import Adapter, dimensions
-from mlx_tune.training.packed import Factors
+from mlx_tune.training.adapter import Adapter, Factors, dimensions
 
 
 class UnmergedLinear(nn.Module):

@@ -18,10 +18,10 @@ import numpy as np
 from mlx_tune.continual.significance import Changes
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError
+from mlx_tune.training.adapter import Factors
 from mlx_tune.training.batches import collate, shared_prefix
 from mlx_tune.training.generic import Network, network
 from mlx_tune.training.loss import cross_entropy
-from mlx_tune.training.packed import Factors
 
 _ROWS = 16  # a pass; more gains nothing on a CPU
 _LOGITS_BYTES = 1 << 28  # a pass; 16 long answers over 128,256 words would be 4 GB
@@ -36,15 +36,15 @@ class Recall:
         token_accuracy: Share of answer tokens that are.
         loss: Mean over answer tokens, nats per token.
         losses: Sum over each example's answer tokens, nats; empty when read from a record.
-        hardest: The largest loss of each example's answer tokens, nats; likewise. Below ln 2 every
-            token has a probability over one half, so no other can be the first choice.
+        max_token_loss: The largest loss of each example's answer tokens, nats; likewise. Below ln 2
+            every token has a probability over one half, so no other can be the first choice.
     """
 
     verbatim: tuple[bool, ...]
     token_accuracy: float
     loss: float
     losses: tuple[float, ...] = ()
-    hardest: tuple[float, ...] = ()
+    max_token_loss: tuple[float, ...] = ()
 
     @property
     def asked(self) -> int:
@@ -86,7 +86,7 @@ def score(
     called = called or network(model)
     prefix = shared_prefix(examples) if called.shares_prefix else ()
     verbatim = np.ones(len(examples), dtype=bool)
-    losses, hardest = np.zeros(len(examples)), np.zeros(len(examples))
+    losses, largest = np.zeros(len(examples)), np.zeros(len(examples))
     right = tokens = 0
     for chosen in _passes(examples, vocabulary=model.args.vocab_size):
         part = [examples[i] for i in chosen]
@@ -101,7 +101,7 @@ def score(
             count = sum(example.supervised)
             own = slice(begin, begin + count)
             verbatim[i] = hits[own].all()
-            losses[i], hardest[i] = nats[own].sum(), nats[own].max()
+            losses[i], largest[i] = nats[own].sum(), nats[own].max()
             begin += count
     if not np.isfinite(losses).all():
         raise InputError(
@@ -112,7 +112,7 @@ def score(
         token_accuracy=right / tokens if tokens else 0.0,
         loss=float(losses.sum()) / tokens if tokens else 0.0,
         losses=tuple(losses.tolist()),
-        hardest=tuple(hardest.tolist()),
+        max_token_loss=tuple(largest.tolist()),
     )
 
 

@@ -115,17 +115,22 @@ def mixture(
         "all": old,
         "none": 0,
     }
-    places = min(old, by_name[replay] if share is None else math.ceil(share * old))
-    rounds = min(MIN_PASSES, epochs) if replay == "auto" else None
+    old_per_epoch = min(old, by_name[replay] if share is None else math.ceil(share * old))
+    min_passes = min(MIN_PASSES, epochs) if replay == "auto" else None
     share_of_rest = general_replay / (1 - general_replay)
-    general_places = min(general, math.ceil(share_of_rest * (new + places)))
+    general_per_epoch = min(general, math.ceil(share_of_rest * (new + old_per_epoch)))
     return Mixture(
-        kinds=(
-            DataSource(rows=new, places=new),
+        sources=(
+            DataSource(size=new, per_epoch=new),
             DataSource(
-                rows=old, places=places, rounds=rounds, teacher=MERGED if distils else LABELS
+                size=old,
+                per_epoch=old_per_epoch,
+                min_passes=min_passes,
+                teacher=MERGED if distils else LABELS,
             ),
-            DataSource(rows=general, places=general_places, teacher=BASE, weight=GENERAL_WEIGHT),
+            DataSource(
+                size=general, per_epoch=general_per_epoch, teacher=BASE, weight=GENERAL_WEIGHT
+            ),
         )
     )
 

@@ -1,7 +1,7 @@
-"""The general questions that ship with the program: probes to measure with, others to train on.
+"""The general questions that ship with the package: some to evaluate with, others to train on.
 
-They ask for everyday knowledge, sums, following an instruction, and owning up to not knowing what
-was made up. Nobody wrote answers to them: the base model's own are what is to be kept.
+They ask for everyday knowledge and sums, to follow an instruction, and about things that do not
+exist. They have no answers: the base model's own answers are those to keep.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from importlib.resources import files
 from mlx_tune.data.rows import Message, Row
 
 KINDS = ("everyday", "arithmetic", "instruction", "unknown")
-"""What a question asks for; the last is of people, places and things that do not exist."""
+"""The kinds of question; the last is about people, places and things that do not exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Question:
 
     Attributes:
         kind: One of ``KINDS``.
-        text: What is asked.
+        text: The question.
     """
 
     kind: str
@@ -29,29 +29,29 @@ class Question:
 
     @property
     def row(self) -> Row:
-        """The question as a row that has no answer yet."""
+        """The question as a chat row without an answer."""
         return Row(messages=(Message(role="user", content=self.text),))
 
 
 def probes() -> tuple[Question, ...]:
-    """Return the 120 questions that are only measured with, 30 of a kind; never trained on."""
+    """Return the 120 questions to evaluate with, 30 of each kind; they are never trained on."""
     return _read("probes.json")
 
 
 def replay_questions() -> tuple[Question, ...]:
-    """Return the 80 questions that may be trained on, 20 of a kind; none of a probe's topic."""
+    """Return the 80 questions to train on, 20 of each kind; none has the topic of a probe."""
     return _read("replay.json")
 
 
 def evenly(questions: tuple[Question, ...], count: int | None) -> tuple[Question, ...]:
-    """Return so many questions, taken from the list at even distances; None for all of them."""
+    """Return ``count`` questions, at even distances in the list; all where ``count`` is None."""
     if count is None or count >= len(questions):
         return questions
     return tuple(questions[i * len(questions) // count] for i in range(count))
 
 
 def fingerprint(*lists: tuple[Question, ...]) -> str:
-    """Return the sha256 (hex) of the texts of some lists of questions, each in its order."""
+    """Return the sha256 (hex) of the texts of lists of questions, in their order."""
     texts = [[question.text for question in questions] for questions in lists]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 

@@ -1,4 +1,8 @@
-"""Reads data files and lists of questions; every problem is reported with its file and line."""
+"""Reads data files and lists of questions; every problem is reported with its file and line.
+
+The checks of a row report a problem and return a placeholder, so that the rest of the row is
+checked too. No placeholder is returned to a caller: a file with problems raises an error.
+"""
 
 import difflib
 import hashlib
@@ -19,8 +23,13 @@ FORMATS = ".json (one array of rows) and .jsonl (one row a line)"
 
 MAX_PROBLEMS_SHOWN = 20
 
-_QUESTIONS = ("instruction", "prompt")
-_ANSWERS = ("response", "output", "completion")
+MAX_QUESTIONS_BYTES = 16 * 1024**2
+"""Size limit of a list of questions, about 200,000 questions."""
+
+_QUESTIONS_FIX = "write one question a line, or name a .json or .jsonl data file"
+
+_QUESTION_FIELDS = ("instruction", "prompt")
+_ANSWER_FIELDS = ("response", "output", "completion")
 _SHAPES: tuple[frozenset[str], ...] = (
     frozenset({"instruction", "response"}),
     frozenset({"instruction", "output"}),
@@ -28,7 +37,7 @@ _SHAPES: tuple[frozenset[str], ...] = (
     frozenset({"messages"}),
     frozenset({"text"}),
 )
-_FIELDS = (*_QUESTIONS, *_ANSWERS, "messages", "text", "paraphrases")
+_FIELDS = (*_QUESTION_FIELDS, *_ANSWER_FIELDS, "messages", "text", "paraphrases")
 _COUNTERPARTS = {
     "instruction": "response",
     "response": "instruction",
@@ -40,310 +49,55 @@ _EXAMPLE = '{"instruction": "…", "response": "…"}'
 _TURNS = "after an optional system message, user and assistant take turns"
 
 
-class _Problems:
-    """What is wrong with one file."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.found: list[tuple[int, str]] = []
-
-    def add(self, line: int, problem: str) -> None:
-        self.found.append((line, f"{self.path}:{line}: {problem}"))
-
-    def raise_if_any(self) -> None:
-        if self.found:
-            by_line = sorted(self.found, key=lambda found: found[0])
-            raise InputError("\n".join(problem for _, problem in by_line))
-
-
-def check(items: Sequence[Item], path: str) -> list[Row]:
-    """Return the rows that ``items`` are.
-
-    A row has ``instruction`` and ``response`` (or ``output``), ``prompt`` and ``completion``,
-    ``messages``, or ``text``; a question may have ``paraphrases``. Each row may have its own shape.
-
-    Args:
-        items: What a file holds.
-        path: The file's name, for messages and for the rows' places.
-
-    Raises:
-        InputError: Some are no rows; every problem of the file, one a line.
-    """
-    problems = _Problems(path)
-    rows = [_row(item, problems) for item in items]
-    problems.raise_if_any()
-    return rows
-
-
-def report(problems: Sequence[str]) -> str:
-    """Return one message of at most ``MAX_PROBLEMS_SHOWN`` problems and the number of the rest."""
-    shown = list(problems[:MAX_PROBLEMS_SHOWN])
-    rest = len(problems) - len(shown)
-    return "\n".join(shown + ([f"… and {rest:,} more"] if rest else []))
-
-
-# The functions below report a problem and return a stand-in, so that the rest of the row is
-# checked too; raise_if_any() keeps the stand-ins from going anywhere.
-
-
-def _row(item: Item, problems: _Problems) -> Row:
-    fields = item.value
-    if not isinstance(fields, JsonObject):
-        problems.add(item.line, f"a row is an object, not {kind(fields)}; write {_EXAMPLE}")
-        return Row()
-    if _names_known(fields, _FIELDS, problems):
-        _check_shape(fields, problems)
-    return Row(
-        messages=_messages(fields, problems),
-        text=_text(fields, "text", problems) if "text" in fields else None,
-        paraphrases=_paraphrases(fields, problems),
-        place=f"{problems.path}:{item.line}",
-    )
-
-
-def _names_known(fields: JsonObject, known: Sequence[str], problems: _Problems) -> bool:
-    unknown = [name for name in fields if name not in known]
-    for name in unknown:
-        problem = f"{quoted(name)} is not a field; {_nearest(name, known)}"
-        problems.add(fields.key_lines[name], problem)
-    return not unknown
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    # difflib is quadratic, and no known name is longer than a dozen letters.
-    near = difflib.get_close_matches(name[:40].casefold(), known, n=1)
-    return f'did you mean "{near[0]}"?' if near else f"known are {', '.join(known)}"
-
-
-def _check_shape(fields: JsonObject, problems: _Problems) -> None:
-    """Report fields that are missing or do not go together."""
-    names = [name for name in fields if name != "paraphrases"]
-    if not names:
-        problems.add(fields.line, f"a row without text to learn; write {_EXAMPLE}")
-    elif not _could_be(names):
-        # The first name that fits none of the shapes that the names before it fit.
-        cut = next(i for i in range(len(names)) if not _could_be(names[: i + 1]))
-        mixed = f'"{names[cut - 1]}" and "{names[cut]}" in one row'
-        problems.add(fields.key_lines[names[cut]], f"{mixed}; keep the fields of one shape")
-    elif frozenset(names) not in _SHAPES:
-        missing = _COUNTERPARTS[names[0]]
-        problem = f'"{names[0]}" without "{missing}"; add "{missing}"'
-        problems.add(fields.key_lines[names[0]], problem)
-
-
-def _could_be(names: Sequence[str]) -> bool:
-    """Say whether one shape has all these fields."""
-    return any(shape.issuperset(names) for shape in _SHAPES)
-
-
-def _text(fields: JsonObject, name: str, problems: _Problems) -> str:
-    return _words(fields[name], f'"{name}"', fields.key_lines[name], problems)
-
-
-def _words(value: object, name: str, line: int, problems: _Problems) -> str:
-    if not isinstance(value, str):
-        problems.add(line, f"{name} is {kind(value)}, not text; write it in quotes")
-        return ""
-    if not value.strip():
-        problems.add(line, f"{name} is empty; write its text, or leave the row out")
-    return value
-
-
-def _messages(fields: JsonObject, problems: _Problems) -> tuple[Message, ...]:
-    """Return the conversation of a row of any shape; empty for a text row."""
-    if "messages" in fields:
-        return _conversation(fields, problems)
-    return tuple(
-        Message(role=role, content=_text(fields, name, problems))
-        for role, names in (("user", _QUESTIONS), ("assistant", _ANSWERS))
-        for name in names
-        if name in fields
-    )
-
-
-def _conversation(fields: JsonObject, problems: _Problems) -> tuple[Message, ...]:
-    line, entries = fields.key_lines["messages"], fields["messages"]
-    example = '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
-    if not isinstance(entries, list) or not entries:
-        found = f"is {kind(entries)}, not a list" if not isinstance(entries, list) else "is empty"
-        problems.add(line, f'"messages" {found}; write {example}')
-        return ()
-    lines = [entry.line if isinstance(entry, JsonObject) else line for entry in entries]
-    messages = tuple(
-        _message(entry, number, lines[number - 1], problems)
-        for number, entry in enumerate(entries, start=1)
-    )
-    if all(message.role in ROLES for message in messages):
-        _check_turns(messages, lines, problems)
-    return messages
-
-
-def _message(entry: object, number: int, line: int, problems: _Problems) -> Message:
-    if not isinstance(entry, JsonObject):
-        example = '{"role": "user", "content": "…"}'
-        problems.add(line, f"message {number} is {kind(entry)}, not an object; write {example}")
-        return Message(role="", content="")
-    known = _names_known(entry, ("role", "content"), problems)
-    for name in ("role", "content"):
-        if known and name not in entry:
-            problems.add(line, f'message {number} has no "{name}"; add it')
-    role = _role(entry, problems) if "role" in entry else ""
-    content = _text(entry, "content", problems) if "content" in entry else ""
-    return Message(role=role, content=content)
-
-
-def _role(entry: JsonObject, problems: _Problems) -> str:
-    line, role = entry.key_lines["role"], entry["role"]
-    if not isinstance(role, str):
-        problems.add(line, f'"role" is {kind(role)}, not text; use one of {", ".join(ROLES)}')
-        return ""
-    if role not in ROLES:
-        problems.add(line, f"{quoted(role)} is not a role; {_nearest(role, ROLES)}")
-    return role
-
-
-def _check_turns(messages: tuple[Message, ...], lines: Sequence[int], problems: _Problems) -> None:
-    """Report the first message that is out of turn, or that the last one is no answer."""
-    first = 1 if messages[0].role == "system" else 0
-    for index in range(first, len(messages)):
-        role, expected = messages[index].role, ("user", "assistant")[(index - first) % 2]
-        if role != expected:
-            found = f'message {index + 1} is "{role}" where "{expected}" belongs'
-            problems.add(lines[index], f"{found}; {_TURNS}")
-            return
-    if messages[-1].role != "assistant":
-        found = f'the last message is "{messages[-1].role}"'
-        problems.add(lines[-1], f"{found}; end with the assistant's answer")
-
-
-def _paraphrases(fields: JsonObject, problems: _Problems) -> tuple[str, ...]:
-    if "paraphrases" not in fields:
-        return ()
-    line, wordings = fields.key_lines["paraphrases"], fields["paraphrases"]
-    if "text" in fields:
-        problems.add(line, '"paraphrases" reword a question, and "text" asks none; remove them')
-    if not isinstance(wordings, list):
-        problems.add(line, f'"paraphrases" is {kind(wordings)}, not a list; write ["…", "…"]')
-        return ()
-    if not wordings:
-        problems.add(line, '"paraphrases" is empty; write ["…", "…"], or leave it out')
-    return tuple(
-        _words(wording, f"paraphrase {number}", line, problems)
-        for number, wording in enumerate(wordings, start=1)
-    )
-
-
-MAX_BYTES = 16 * 1024**2
-"""Some 200,000 questions; more would be asked for weeks."""
-
-_FIX = "write one question a line, or name a .json or .jsonl data file"
-
-
-def read_questions(path: Path) -> list[Row]:
-    """Return the questions of a file, in order.
-
-    Args:
-        path: A ``.json`` or ``.jsonl`` file, a folder of such files, or a text. Its rows' answers
-            stay in them; rows of plain text ask nothing and are left out.
-
-    Returns:
-        At least one row, each with its place. A row ends with its question, or with the answer that
-        is expected to it.
-
-    Raises:
-        InputError: There is no such file, it asks nothing, or it cannot be read as what it is.
-    """
-    if path.is_dir() or path.suffix.lower() in SUFFIXES:
-        return _some([row for row in read([path]) if row.question is not None], str(path))
-    if not path.exists():
-        raise InputError(f"{path}: does not exist; {_FIX}")
-    try:
-        with path.open("rb") as file:  # a pipe has no size to be asked for beforehand
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; make it readable") from error
-    return parse_questions(data, str(path))
-
-
-def parse_questions(data: bytes, place: str) -> list[Row]:
-    """Return the questions of a text: its lines, but for blank ones and those that begin with #.
-
-    Args:
-        data: UTF-8, with or without a byte order mark.
-        place: Where it is from, for messages and for the rows' places.
-
-    Raises:
-        InputError: It is too large, not UTF-8, or asks nothing.
-    """
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{place}: more than {MAX_BYTES:,} bytes, which is the limit; split it")
-    text = strict_json.decode(data, place)
-    # Not splitlines(): it also cuts at U+2028 and its like, where no editor counts a line.
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
-    rows = [
-        Row(messages=(Message(role="user", content=line),), place=f"{place}:{number}")
-        for number, line in lines
-        if line and not line.startswith("#")
-    ]
-    return _some(rows, place)
-
-
-def _some(rows: list[Row], place: str) -> list[Row]:
-    if not rows:
-        raise InputError(f"{place}: asks nothing; {_FIX}")
-    return rows
-
-
 def read(paths: Sequence[Path]) -> list[Row]:
     """Return the rows of files and folders, in the order given.
 
     Args:
-        paths: ``.json`` and ``.jsonl`` files, or folders, whose own such files are read by name.
+        paths: ``.json`` and ``.jsonl`` files, and folders, whose ``.json`` and ``.jsonl`` files are
+            read in the order of names.
 
     Returns:
         At least one row, each with its place.
 
     Raises:
-        InputError: Something is missing, empty or no row: at most 20 problems, one a line.
+        InputError: A file is missing or empty, or a value is no row: at most
+            ``MAX_PROBLEMS_SHOWN`` problems, one per line.
     """
     if not paths:
         raise InputError(f"no data was named; accepted are {FORMATS}")
     try:
         return _read_all(paths)
     except InputError as error:
-        raise _in_short(error) from error
-
-
-def dump(rows: Iterable[Row]) -> bytes:
-    """Return rows as JSON Lines: UTF-8, sorted keys, every line ended."""
-    return "".join(canonical_json(row.to_json()) + "\n" for row in rows).encode()
+        raise _shortened(error) from error
 
 
 def load(data: bytes, place: str) -> list[Row]:
-    """Return the rows that ``dump`` wrote; none for no bytes.
+    """Return the rows of JSON Lines; the inverse of :func:`dump`.
 
     Args:
-        data: JSON Lines.
-        place: The file's name, for messages and for the rows' places.
+        data: JSON Lines; no bytes for no rows.
+        place: The name of the file, for messages and for the places of the rows.
 
     Raises:
-        InputError: Not strict JSON Lines, or not rows: at most 20 problems, one a line.
+        InputError: A line is not strict JSON, or no row: at most ``MAX_PROBLEMS_SHOWN`` problems,
+            one per line.
     """
     try:
         return check(strict_json.parse_jsonl(data, place), place)
     except InputError as error:
-        raise _in_short(error) from error
+        raise _shortened(error) from error
 
 
 def from_values(values: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Return the rows that a program holds, checked as a data file's are.
+    """Return the rows of values in memory, with the same checks as those of a data file.
 
     Args:
-        values: What a line of a data file would hold, such as
-            ``{"instruction": "…", "response": "…"}``; a row's place is ``rows:N``, N from 1.
+        values: Each as on a line of a data file, such as
+            ``{"instruction": "…", "response": "…"}``; the place of a row is ``rows:N``, N from 1.
 
     Raises:
-        InputError: Something is no row: at most 20 problems, one a line.
+        InputError: There are no values, or some are no rows: at most ``MAX_PROBLEMS_SHOWN``
+            problems, one per line.
     """
     try:
         lines = [json.dumps(value) for value in values]
@@ -354,24 +108,80 @@ def from_values(values: Iterable[Mapping[str, Any]]) -> list[Row]:
     return load("\n".join(lines).encode(), "rows")
 
 
+def dump(rows: Iterable[Row]) -> bytes:
+    """Return rows as JSON Lines: UTF-8, sorted keys, a newline after every line."""
+    return "".join(canonical_json(row.to_json()) + "\n" for row in rows).encode()
+
+
 def fingerprint(rows: Iterable[Row]) -> str:
-    """Return the sha256 (hex) of the rows' dump: same rows, same order, same fingerprint."""
+    """Return the sha256 (hex) of rows as JSON Lines; it depends on their order."""
     return hashlib.sha256(dump(rows)).hexdigest()
 
 
-def read_items(path: Path) -> list[strict_json.Item]:
+def read_questions(path: Path) -> list[Row]:
+    """Return the questions of a file, in order.
+
+    Args:
+        path: A ``.json`` or ``.jsonl`` file, a folder of such files, or a text file with a question
+            on each line. Text rows have no question and are left out.
+
+    Returns:
+        At least one row, each with its place. A row ends with its question, or with the expected
+        answer.
+
+    Raises:
+        InputError: There is no such file, it has no question, or it cannot be read.
+    """
+    if path.is_dir() or path.suffix.lower() in SUFFIXES:
+        return _not_empty([row for row in read([path]) if row.question is not None], str(path))
+    if not path.exists():
+        raise InputError(f"{path}: does not exist; {_QUESTIONS_FIX}")
+    try:
+        with path.open("rb") as file:  # the size of a pipe is not known beforehand
+            data = file.read(MAX_QUESTIONS_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; make it readable") from error
+    return parse_questions(data, str(path))
+
+
+def parse_questions(data: bytes, place: str) -> list[Row]:
+    """Return the questions of a text, one per line; blank and # lines are left out.
+
+    Args:
+        data: UTF-8, with or without a byte order mark.
+        place: The name of its source, for messages and for the places of the rows.
+
+    Raises:
+        InputError: The text is too large, not UTF-8, or has no question.
+    """
+    if len(data) > MAX_QUESTIONS_BYTES:
+        raise InputError(
+            f"{place}: more than {MAX_QUESTIONS_BYTES:,} bytes, which is the limit; split it"
+        )
+    text = strict_json.decode(data, place)
+    # Not splitlines(): it also splits at U+2028 and others, where editors count no line.
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
+    rows = [
+        Row(messages=(Message(role="user", content=line),), place=f"{place}:{number}")
+        for number, line in lines
+        if line and not line.startswith("#")
+    ]
+    return _not_empty(rows, place)
+
+
+def read_items(path: Path) -> list[Item]:
     """Return the elements of a ``.json`` array, or the lines of a ``.jsonl`` file.
 
     Args:
-        path: A file of at most ``MAX_FILE_BYTES``; its suffix says which of the two it is.
+        path: A file of at most ``MAX_FILE_BYTES``.
 
     Returns:
-        One item a row; none for a file that is blank or holds an empty array.
+        The values, each with its line; none for a file that is blank or has an empty array.
 
     Raises:
-        InputError: Not a data file, too large, or not strict JSON. One problem a line: the first
-            of an array, the first of every line of JSON Lines.
-        OSError: The file system does not give it.
+        InputError: The suffix is another, the file is too large, or not strict JSON. One problem
+            per line: the first of an array, the first of every line of JSON Lines.
+        OSError: The file cannot be read.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -380,12 +190,35 @@ def read_items(path: Path) -> list[strict_json.Item]:
     return parse(_read_bytes(path), str(path))
 
 
-def _in_short(error: InputError) -> InputError:
-    return InputError(report(str(error).split("\n")))
+def check(items: Sequence[Item], path: str) -> list[Row]:
+    """Return the rows of the JSON values of a file.
+
+    A row has ``instruction`` and ``response`` (or ``output``), ``prompt`` and ``completion``,
+    ``messages``, or ``text``; a chat row may have ``paraphrases``. Rows of a file may differ in
+    their fields.
+
+    Args:
+        items: The values, each with its line.
+        path: The name of the file, for messages and for the places of the rows.
+
+    Raises:
+        InputError: Some values are no rows; every problem of the file, one per line.
+    """
+    problems = _Problems(path)
+    rows = [_row(item, problems) for item in items]
+    problems.raise_if_any()
+    return rows
+
+
+def report(problems: Sequence[str]) -> str:
+    """Return a message of at most ``MAX_PROBLEMS_SHOWN`` problems and the number of the others."""
+    shown = list(problems[:MAX_PROBLEMS_SHOWN])
+    rest = len(problems) - len(shown)
+    return "\n".join(shown + ([f"… and {rest:,} more"] if rest else []))
 
 
 def _read_all(paths: Sequence[Path]) -> list[Row]:
-    """Read every path, or raise one InputError with the problems of them all."""
+    """Read all paths, or raise one InputError with the problems of all."""
     rows: list[Row] = []
     problems: list[str] = []
     for path in paths:
@@ -427,6 +260,179 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _is_data(path: Path) -> bool:
-    # macOS leaves "._cs.json" beside cs.json on foreign disks; it is no JSON.
+    # macOS writes "._cs.json" beside cs.json on disks of other systems; it is not JSON.
     hidden = path.name.startswith(".")
     return path.suffix.lower() in SUFFIXES and path.is_file() and not hidden
+
+
+def _shortened(error: InputError) -> InputError:
+    return InputError(report(str(error).split("\n")))
+
+
+def _not_empty(rows: list[Row], place: str) -> list[Row]:
+    if not rows:
+        raise InputError(f"{place}: asks nothing; {_QUESTIONS_FIX}")
+    return rows
+
+
+class _Problems:
+    """The problems of a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.found: list[tuple[int, str]] = []
+
+    def add(self, line: int, problem: str) -> None:
+        self.found.append((line, f"{self.path}:{line}: {problem}"))
+
+    def raise_if_any(self) -> None:
+        if self.found:
+            by_line = sorted(self.found, key=lambda found: found[0])
+            raise InputError("\n".join(problem for _, problem in by_line))
+
+
+def _row(item: Item, problems: _Problems) -> Row:
+    fields = item.value
+    if not isinstance(fields, JsonObject):
+        problems.add(item.line, f"a row is an object, not {kind(fields)}; write {_EXAMPLE}")
+        return Row()
+    if _has_known_fields(fields, _FIELDS, problems):
+        _check_shape(fields, problems)
+    return Row(
+        messages=_messages(fields, problems),
+        text=_field(fields, "text", problems) if "text" in fields else None,
+        paraphrases=_paraphrases(fields, problems),
+        place=f"{problems.path}:{item.line}",
+    )
+
+
+def _check_shape(fields: JsonObject, problems: _Problems) -> None:
+    """Report fields that are missing or do not go together."""
+    names = [name for name in fields if name != "paraphrases"]
+    if not names:
+        problems.add(fields.line, f"a row without text to learn; write {_EXAMPLE}")
+    elif not _could_be(names):
+        # The first name that no shape has together with all names before it.
+        cut = next(i for i in range(len(names)) if not _could_be(names[: i + 1]))
+        mixed = f'"{names[cut - 1]}" and "{names[cut]}" in one row'
+        problems.add(fields.key_lines[names[cut]], f"{mixed}; keep the fields of one shape")
+    elif frozenset(names) not in _SHAPES:
+        missing = _COUNTERPARTS[names[0]]
+        problem = f'"{names[0]}" without "{missing}"; add "{missing}"'
+        problems.add(fields.key_lines[names[0]], problem)
+
+
+def _could_be(names: Sequence[str]) -> bool:
+    """Return whether the rows of one shape have all these fields."""
+    return any(shape.issuperset(names) for shape in _SHAPES)
+
+
+def _messages(fields: JsonObject, problems: _Problems) -> tuple[Message, ...]:
+    """Return the conversation of a row of any shape; empty for a text row."""
+    if "messages" in fields:
+        return _conversation(fields, problems)
+    return tuple(
+        Message(role=role, content=_field(fields, name, problems))
+        for role, names in (("user", _QUESTION_FIELDS), ("assistant", _ANSWER_FIELDS))
+        for name in names
+        if name in fields
+    )
+
+
+def _conversation(fields: JsonObject, problems: _Problems) -> tuple[Message, ...]:
+    line, entries = fields.key_lines["messages"], fields["messages"]
+    example = '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
+    if not isinstance(entries, list) or not entries:
+        found = f"is {kind(entries)}, not a list" if not isinstance(entries, list) else "is empty"
+        problems.add(line, f'"messages" {found}; write {example}')
+        return ()
+    lines = [entry.line if isinstance(entry, JsonObject) else line for entry in entries]
+    messages = tuple(
+        _message(entry, number, lines[number - 1], problems)
+        for number, entry in enumerate(entries, start=1)
+    )
+    if all(message.role in ROLES for message in messages):
+        _check_turns(messages, lines, problems)
+    return messages
+
+
+def _message(entry: object, number: int, line: int, problems: _Problems) -> Message:
+    if not isinstance(entry, JsonObject):
+        example = '{"role": "user", "content": "…"}'
+        problems.add(line, f"message {number} is {kind(entry)}, not an object; write {example}")
+        return Message(role="", content="")
+    known = _has_known_fields(entry, ("role", "content"), problems)
+    for name in ("role", "content"):
+        if known and name not in entry:
+            problems.add(line, f'message {number} has no "{name}"; add it')
+    role = _role(entry, problems) if "role" in entry else ""
+    content = _field(entry, "content", problems) if "content" in entry else ""
+    return Message(role=role, content=content)
+
+
+def _role(entry: JsonObject, problems: _Problems) -> str:
+    line, role = entry.key_lines["role"], entry["role"]
+    if not isinstance(role, str):
+        problems.add(line, f'"role" is {kind(role)}, not text; use one of {", ".join(ROLES)}')
+        return ""
+    if role not in ROLES:
+        problems.add(line, f"{quoted(role)} is not a role; {_nearest(role, ROLES)}")
+    return role
+
+
+def _check_turns(messages: tuple[Message, ...], lines: Sequence[int], problems: _Problems) -> None:
+    """Report the first message whose role is not the expected one, or a missing last answer."""
+    first = 1 if messages[0].role == "system" else 0
+    for index in range(first, len(messages)):
+        role, expected = messages[index].role, ("user", "assistant")[(index - first) % 2]
+        if role != expected:
+            found = f'message {index + 1} is "{role}" where "{expected}" belongs'
+            problems.add(lines[index], f"{found}; {_TURNS}")
+            return
+    if messages[-1].role != "assistant":
+        found = f'the last message is "{messages[-1].role}"'
+        problems.add(lines[-1], f"{found}; end with the assistant's answer")
+
+
+def _paraphrases(fields: JsonObject, problems: _Problems) -> tuple[str, ...]:
+    if "paraphrases" not in fields:
+        return ()
+    line, wordings = fields.key_lines["paraphrases"], fields["paraphrases"]
+    if "text" in fields:
+        problems.add(line, '"paraphrases" reword a question, and "text" asks none; remove them')
+    if not isinstance(wordings, list):
+        problems.add(line, f'"paraphrases" is {kind(wordings)}, not a list; write ["…", "…"]')
+        return ()
+    if not wordings:
+        problems.add(line, '"paraphrases" is empty; write ["…", "…"], or leave it out')
+    return tuple(
+        _string(wording, f"paraphrase {number}", line, problems)
+        for number, wording in enumerate(wordings, start=1)
+    )
+
+
+def _field(fields: JsonObject, name: str, problems: _Problems) -> str:
+    return _string(fields[name], f'"{name}"', fields.key_lines[name], problems)
+
+
+def _string(value: object, name: str, line: int, problems: _Problems) -> str:
+    if not isinstance(value, str):
+        problems.add(line, f"{name} is {kind(value)}, not text; write it in quotes")
+        return ""
+    if not value.strip():
+        problems.add(line, f"{name} is empty; write its text, or leave the row out")
+    return value
+
+
+def _has_known_fields(fields: JsonObject, known: Sequence[str], problems: _Problems) -> bool:
+    unknown = [name for name in fields if name not in known]
+    for name in unknown:
+        problem = f"{quoted(name)} is not a field; {_nearest(name, known)}"
+        problems.add(fields.key_lines[name], problem)
+    return not unknown
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    # difflib is quadratic, and no known name is longer than a dozen characters.
+    near = difflib.get_close_matches(name[:40].casefold(), known, n=1)
+    return f'did you mean "{near[0]}"?' if near else f"known are {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Rows of training data, and how some of them are held out."""
+"""Rows of training data: what each asks and teaches, and how some of them are held out."""
 
 import hashlib
 import json
@@ -12,17 +12,17 @@ from mlx_tune.errors import InputError
 
 ROLES = ("system", "user", "assistant")
 
-# Left in place at the ends of a topic: "What is C?" and "What is C#?" are two questions.
+# Kept at the ends of a topic: "What is C?" and "What is C#?" are two questions.
 _MEANINGFUL_MARKS = frozenset("#%&*@/\\_-()[]{}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn of a conversation.
+    """A message of a conversation.
 
     Attributes:
         role: One of ``ROLES``.
-        content: What was said.
+        content: Its text.
     """
 
     role: str
@@ -31,13 +31,13 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A conversation or a text to learn from; one of the two is present.
+    """A chat row or a text row.
 
     Attributes:
-        messages: The turns of a chat row; empty for a text row.
+        messages: The messages of a chat row; empty for a text row.
         text: The text of a text row; None for a chat row.
-        paraphrases: Other wordings of the last user message: probes, never trained on.
-        place: Where the row was read, ``data/cs.json:41``; two rows may differ in it and be equal.
+        paraphrases: Other wordings of the last user message, to evaluate with, not to train on.
+        place: File and line of the row, ``data/cs.json:41``; equal rows may differ in it.
     """
 
     messages: tuple[Message, ...] = ()
@@ -47,28 +47,28 @@ class Row:
 
     @property
     def question(self) -> str | None:
-        """The last user message, or None unless the row is a chat that ends with an answer."""
+        """The last user message; None where the row does not end with an assistant message."""
         if not self.messages or self.messages[-1].role != "assistant":
             return None
         return next((m.content for m in reversed(self.messages) if m.role == "user"), None)
 
     @property
     def answer(self) -> str | None:
-        """The last assistant message, or None if there is none."""
+        """The last assistant message; None where there is none."""
         return next((m.content for m in reversed(self.messages) if m.role == "assistant"), None)
 
     @property
     def key(self) -> str:
-        """Sha256 (hex) of what is taught; paraphrases and place do not change it."""
-        return _hash(canonical_json(self._taught()))
+        """The sha256 (hex) of the messages or the text; paraphrases and place do not change it."""
+        return _hash(canonical_json(self._content()))
 
     @property
     def topic(self) -> str:
-        """What is asked, free of wording's accidents: rows of one topic supersede one another.
+        """What is asked, normalised; a row replaces earlier rows of the same topic.
 
-        Case, width, spacing and the punctuation around each message do not count. A chat row's
-        topic is everything before its last assistant turn, one message a line; a text row's is
-        its text.
+        Case, width, spacing and the punctuation around each message make no difference. The topic
+        of a chat row is all messages before its last assistant message, one per line; that of a
+        text row is its text.
         """
         if self.text is not None:
             return _normalised(self.text)
@@ -76,7 +76,7 @@ class Row:
 
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:
-        """The topic and the answer of every assistant turn; none for a text row."""
+        """The topic and the answer of every assistant message; none for a text row."""
         return tuple(
             (_topic(self.messages[:i]), message.content)
             for i, message in enumerate(self.messages)
@@ -85,20 +85,20 @@ class Row:
 
     @property
     def trace(self) -> "Trace":
-        """What tells whether another row takes this one's place, without saying what it teaches."""
+        """Hashes that show whether another row replaces this one, without its content."""
         return Trace(
             topic=_hash(self.topic),
             exchanges=tuple((_hash(topic), _hash(answer)) for topic, answer in self.exchanges),
         )
 
     def with_question(self, text: str) -> "Row":
-        """Return the row asked in another wording, without its paraphrases.
+        """Return the row with another wording of its question, without its paraphrases.
 
         Args:
-            text: Takes the place of the last user message.
+            text: The new last user message.
 
         Raises:
-            InputError: The row asks nothing: it is a text, or does not end with an answer.
+            InputError: The row has no question: it is a text, or does not end with an answer.
         """
         if self.question is None:
             raise InputError(
@@ -110,48 +110,73 @@ class Row:
         return replace(self, messages=messages, paraphrases=())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row in its one stored shape: ``messages`` or ``text``, and paraphrases."""
+        """Return the row as it is stored: ``messages`` or ``text``, and ``paraphrases``."""
         paraphrases = {"paraphrases": list(self.paraphrases)} if self.paraphrases else {}
-        return self._taught() | paraphrases
+        return self._content() | paraphrases
 
-    def _taught(self) -> dict[str, Any]:
+    def _content(self) -> dict[str, Any]:
         if self.text is not None:
             return {"text": self.text}
         return {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
 
     def _context(self) -> tuple[Message, ...]:
-        """Return the messages before the last assistant turn; all of them if there is none."""
+        """Return the messages before the last assistant message; all where there is none."""
         answers = [i for i, message in enumerate(self.messages) if message.role == "assistant"]
         return self.messages[: answers[-1]] if answers else self.messages
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What is left of a row that was not to be kept: enough to know what it took the place of.
+    """Hashes of a row whose content was not kept: enough to know which rows it replaced.
 
     Attributes:
-        topic: Sha256 (hex) of `Row.topic`.
-        exchanges: Sha256 (hex) of the topic and of the answer of every assistant turn.
+        topic: The sha256 (hex) of :attr:`Row.topic`.
+        exchanges: The sha256 (hex) of the topic and of the answer of every assistant message.
     """
 
     topic: str
     exchanges: tuple[tuple[str, str], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a session's record keeps."""
+        """Return the trace for a session's record."""
         return {"topic": self.topic, "exchanges": [list(pair) for pair in self.exchanges]}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> "Trace":
-        """Return the trace a record keeps; the inverse of :meth:`to_json`."""
+        """Return the trace in a record; the inverse of :meth:`to_json`."""
         return Trace(
             topic=record["topic"],
             exchanges=tuple((topic, answer) for topic, answer in record["exchanges"]),
         )
 
 
+def split(rows: Sequence[Row], share: float, *, seed: int) -> tuple[list[Row], list[Row]]:
+    """Split rows into those to train on and those to hold out, both in their order.
+
+    Args:
+        rows: All rows.
+        share: Fraction of the rows to hold out, 0 to 1, rounded up to whole rows.
+        seed: Seed of the choice, which otherwise depends only on the number of rows.
+
+    Raises:
+        InputError: No row would be left to train on.
+    """
+    count = math.ceil(share * len(rows))
+    if count and count >= len(rows):
+        raise InputError(
+            f"--validation {share:g} of {len(rows)} row{'s' * (len(rows) != 1)} leaves none to "
+            "train on; hold out less, or nothing"
+        )
+    import numpy as np  # slow to import, and not needed to read rows
+
+    # With [seed, 0, 1] the draw differs from that of the order of rows, which has the same seed.
+    chosen = set(np.random.default_rng([seed, 0, 1]).permutation(len(rows))[:count].tolist())
+    kept = [row for i, row in enumerate(rows) if i not in chosen]
+    return kept, [row for i, row in enumerate(rows) if i in chosen]
+
+
 def canonical_json(value: object) -> str:
-    """Return the one way ``value`` is written: sorted keys, no spaces, UTF-8 characters as such."""
+    """Return the canonical JSON of a value: sorted keys, no spaces, no escaped characters."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -164,7 +189,7 @@ def _topic(messages: Sequence[Message]) -> str:
 
 
 def _normalised(text: str) -> str:
-    """Return ``text`` in NFKC, casefolded, spaces collapsed, outer punctuation gone."""
+    """Return ``text`` in NFKC, casefolded, with single spaces and without outer punctuation."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     words = " ".join(folded.split())
     start, end = 0, len(words)
@@ -172,7 +197,7 @@ def _normalised(text: str) -> str:
         start += 1
     while end > start and _is_outer(words[end - 1]):
         end -= 1
-    # "?!" alone is all there is to tell such a message from another, so it stays.
+    # A message of punctuation only, such as "?!", is kept as it is.
     return words[start:end] or words
 
 
@@ -180,28 +205,3 @@ def _is_outer(character: str) -> bool:
     if character in _MEANINGFUL_MARKS:
         return False
     return character == " " or unicodedata.category(character).startswith("P")
-
-
-def split(rows: Sequence[Row], share: float, *, seed: int) -> tuple[list[Row], list[Row]]:
-    """Return the rows to train on and those held out, each in the order they came in.
-
-    Args:
-        rows: All of them.
-        share: Of the rows to hold out, 0 to 1; rounded up to whole rows, 0 holds none out.
-        seed: Of the choice; it depends on nothing else but the number of rows.
-
-    Raises:
-        InputError: Nothing would be left to train on.
-    """
-    count = math.ceil(share * len(rows))
-    if count and count >= len(rows):
-        raise InputError(
-            f"--validation {share:g} of {len(rows)} row{'s' * (len(rows) != 1)} leaves none to "
-            "train on; hold out less, or nothing"
-        )
-    import numpy as np  # slow to load, and reading rows needs none
-
-    # The number keeps this draw apart from the order of rows, which has the same seed.
-    chosen = set(np.random.default_rng([seed, 0, 1]).permutation(len(rows))[:count].tolist())
-    kept = [row for i, row in enumerate(rows) if i not in chosen]
-    return kept, [row for i, row in enumerate(rows) if i in chosen]

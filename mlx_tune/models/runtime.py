@@ -1,4 +1,4 @@
-"""The machine: its device, the type it computes in, and how much memory there is."""
+"""The machine: its device, the type it computes in, its memory, and versions of libraries."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ _HOME_BYTES = 15 * 1024**3  # "16 GB" as machines report it
 
 
 def on_gpu() -> bool:
-    """Tell whether MLX computes on Metal or CUDA."""
+    """Return whether MLX computes on Metal or CUDA."""
     return mx.default_device().type == mx.DeviceType.gpu
 
 
@@ -29,22 +29,29 @@ def compute_dtype() -> mx.Dtype | None:
 
 
 def can_compile() -> bool:
-    """Tell whether MLX can compile: on a CPU it calls g++."""
+    """Return whether MLX can compile; on a CPU it calls g++."""
     return on_gpu() or shutil.which("g++") is not None
 
 
 def memory_bytes() -> int:
-    """Return the memory a model may use: the device's own, or the machine's."""
+    """Return the memory that a model may use: the GPU's, or the machine's; bytes."""
     if on_gpu():
         info = mx.device_info()
         size = info.get("max_recommended_working_set_size", info.get("memory_size"))
         if size:
             return int(size)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return _physical_bytes()
+
+
+def default_base() -> str:
+    """Return the base model that fits this machine."""
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    large = _physical_bytes() >= _HOME_BYTES
+    return catalogue.HOME if apple and large else catalogue.SMALL
 
 
 def versions() -> dict[str, str]:
-    """Return what a result can depend on to the last bit: the libraries and the device."""
+    """Return the versions of everything that a bit of a result can depend on, by name."""
     return {
         "mlx-tune": mlx_tune.__version__,
         **{name: _version(name) for name in ("mlx", "mlx-lm", "numpy")},
@@ -61,8 +68,5 @@ def _device_name() -> str:
     return str(mx.device_info().get("device_name", "GPU")) if on_gpu() else platform.machine()
 
 
-def default_base() -> str:
-    """Return the base model that fits this machine."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-    return catalogue.HOME if apple and machine >= _HOME_BYTES else catalogue.SMALL
+def _physical_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,9 +1,10 @@
-"""Renders a chat template in a process of its own, which may be killed; run as a script.
+"""Renders chat templates in a separate process, which can be killed; run as a script.
 
-A template comes with a downloaded model and is a program: it may loop for ever, reach for Python's
-internals, or print without end. So none is ever rendered in our own process. This file imports
-nothing of the package. Standard input: a JSON object a line; standard output: the same. It is
-computing time that is limited, not time: a busy machine is no reason to refuse a template.
+A template comes with a downloaded model and is a program: it may loop for ever, access Python's
+internals, or print without end. So none is ever rendered in the main process. This file imports
+nothing of the package. Each line of standard input is a JSON object, and so is each line of
+standard output. The limit is on CPU time, not on wall time, so a busy machine does not make a
+template fail.
 """
 
 import json
@@ -22,7 +23,7 @@ REPEAT_LIMIT = 1_000_000
 
 
 class Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, with the operators that make much out of little bounded.
+    """Jinja's sandbox, with limits on the operators whose result can be huge.
 
     macOS enforces no limit on an address space, so ``'x' * 10_000_000_000`` must not be tried.
     """
@@ -30,7 +31,7 @@ class Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Carry out an operator unless its result could be huge."""
+        """Apply an operator unless its result could be huge."""
         if operator == "%" and isinstance(left, str):
             raise SecurityError("formatting with % is not allowed")
         if operator == "**" and not (abs(left) <= REPEAT_LIMIT and abs(right) <= 64):
@@ -43,7 +44,7 @@ class Environment(ImmutableSandboxedEnvironment):
 
 
 def environment() -> Environment:
-    """Return the environment that transformers gives chat templates, without the clock."""
+    """Return the environment of chat templates in transformers, without ``strftime_now``."""
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
@@ -59,7 +60,7 @@ def environment() -> Environment:
 
 def render(job: dict[str, Any]) -> list[str]:
     """Render every conversation of a job, each to at most ``job["limit_chars"]`` characters."""
-    # transformers marks assistant spans with a tag of its own; the text is the same without it.
+    # transformers has its own tag for the assistant's spans; the text is the same without it.
     source = re.sub(r"\{%(-?)\s*generation\s*(-?)%\}", r"{%\1 if true \2%}", job["template"])
     source = re.sub(r"\{%(-?)\s*endgeneration\s*(-?)%\}", r"{%\1 endif \2%}", source)
     template = environment().from_string(source)
@@ -77,18 +78,18 @@ def render(job: dict[str, Any]) -> list[str]:
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:
-    """Render a job, or say why not; where it computes too long SIGPROF ends the process."""
+    """Render a job, or return its error; SIGPROF ends a process that takes too much CPU time."""
     signal.setitimer(signal.ITIMER_PROF, job["limit_seconds"])
     try:
         return {"texts": render(job)}
-    except Exception as error:  # whatever a template raises is the answer, on one line
+    except Exception as error:  # a template can raise anything
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def main() -> None:
-    """Answer the jobs on standard input, until it ends."""
+    """Answer the jobs of standard input until it ends."""
     if sys.platform.startswith("linux"):  # macOS does not enforce an address-space limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for line in sys.stdin:

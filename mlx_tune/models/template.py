@@ -1,7 +1,4 @@
-"""A chat template is a program that came with a download: it is rendered in a child process.
-
-The child can be killed, and never runs in ours; see `sandbox`.
-"""
+"""Renders chat templates, which are downloaded programs, in a child process that can be killed."""
 
 import contextlib
 import json
@@ -19,25 +16,48 @@ from typing import Any
 
 from mlx_tune.errors import InputError
 
+PINNED_DATE = "26 Jul 2024"
+"""The date that a template prints as today's; Llama-3.2's own template has it as default."""
+
+LIMIT_CHARS = 1_000_000
+LIMIT_SECONDS = 10.0
+
 _SCRIPT = Path(__file__).with_name("sandbox.py")
-# Neither the folder one stands in, nor this file's, nor PYTHON* lend it modules.
+# No modules from the current folder, from this file's folder or from PYTHONPATH.
 _COMMAND = (sys.executable, "-E", "-P", str(_SCRIPT))
-_WALL_FACTOR = 6  # how much longer than it may compute a child is waited for
+_WALL_FACTOR = 6  # wall time to wait for, as a multiple of the CPU time that is allowed
 _READ_BYTES = 1 << 16
+_BATCH = 5000  # conversations at once: they must fit into the memory of the process
+_NOTHING: dict[str, None] = {"tools": None, "documents": None}  # templates test these for None
+
+
+def pin_date(template: str) -> str:
+    """Return a template that always prints the same date.
+
+    Llama-3.2's prints today's date, so the tokens of a row would depend on the day.
+    """
+    pins = ""
+    if "date_string" in template:
+        pins += f'{{%- set date_string = "{PINNED_DATE}" -%}}'
+    if "strftime_now" in template:
+        pins += f"{{%- macro strftime_now(format) -%}}{PINNED_DATE}{{%- endmacro -%}}"
+    return template if template.startswith(pins) else pins + template
 
 
 class Renderer:
-    """Asks `sandbox.py`, which is started when it is needed and killed when it misbehaves."""
+    """A process that runs `sandbox.py`: started when first needed, killed after a failure."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
     def ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the child's answer: ``texts``, or ``error`` with a line; any thread may ask.
+        """Return the answer of the process: ``texts``, or ``error`` with one line.
+
+        Any thread may call this.
 
         Args:
-            job: As `sandbox.render` takes it, with ``limit_seconds``.
+            job: The argument of `sandbox.answer`.
         """
         with self._lock:
             if self._child is None or self._child.poll() is not None:
@@ -46,7 +66,7 @@ class Renderer:
             return self._answer(self._child, job)
 
     def close(self) -> None:
-        """End the child."""
+        """End the process."""
         with self._lock:
             self._kill()
 
@@ -64,8 +84,8 @@ class Renderer:
             return {"error": self._last_words(child, limit)}
 
     def _last_words(self, child: "subprocess.Popen[bytes]", limit: float) -> str:
-        """Say how a child ended that gave no answer."""
-        child.kill()  # it may have ended already, in a way of its own
+        """Return how a process ended that gave no answer."""
+        child.kill()  # it may have ended already
         assert child.stderr is not None
         last = (child.stderr.read().decode(errors="replace").splitlines() or ["no reason given"])[
             -1
@@ -83,42 +103,6 @@ class Renderer:
             self._child = None
 
 
-def _line(child: "subprocess.Popen[bytes]", until: float) -> bytes:
-    """Return the line that a child writes; what there is of it when it ends or the time is over."""
-    assert child.stdout is not None
-    found = bytearray()
-    while not found.endswith(b"\n"):
-        ready, _, _ = select.select([child.stdout], [], [], max(0.0, until - time.monotonic()))
-        part = os.read(child.stdout.fileno(), _READ_BYTES) if ready else b""
-        if not part:
-            break
-        found += part
-    return bytes(found)
-
-
-PINNED_DATE = "26 Jul 2024"
-"""What a template prints for today; the date Llama-3.2's own template falls back to."""
-
-LIMIT_CHARS = 1_000_000
-LIMIT_SECONDS = 10.0
-
-_SLAB = 5000  # conversations a child; what it holds must fit its memory
-_NOTHING: dict[str, None] = {"tools": None, "documents": None}  # what nobody offers here
-
-
-def pin_date(template: str) -> str:
-    """Return a template that prints one date for ever.
-
-    Llama-3.2's prints today's, so the tokens of a row would drift from week to week.
-    """
-    pins = ""
-    if "date_string" in template:
-        pins += f'{{%- set date_string = "{PINNED_DATE}" -%}}'
-    if "strftime_now" in template:
-        pins += f"{{%- macro strftime_now(format) -%}}{PINNED_DATE}{{%- endmacro -%}}"
-    return template if template.startswith(pins) else pins + template
-
-
 def render(
     template: str,
     conversations: Sequence[Mapping[str, Any]],
@@ -131,24 +115,24 @@ def render(
 
     Args:
         template: Jinja source.
-        conversations: Each holds ``messages`` and ``add_generation_prompt``.
-        variables: The special tokens a template may print, by name.
-        limit_seconds: How long all of them may compute, beyond a millisecond each; LIMIT_SECONDS
-            when None.
-        renderer: Renders them and is kept; None for one of their own.
+        conversations: Each has ``messages``, ``add_generation_prompt`` and perhaps ``tools``.
+        variables: The special tokens that a template may print, by name.
+        limit_seconds: The CPU time that all of them may take, beyond a millisecond each;
+            ``LIMIT_SECONDS`` where None.
+        renderer: The process to use; None for a new one that ends afterwards.
 
     Returns:
-        One text a conversation.
+        A text for each conversation.
 
     Raises:
-        InputError: The template fails, runs too long, or prints or takes too much.
+        InputError: The template fails, runs too long, prints too much or needs too much memory.
     """
     texts: list[str] = []
-    for begin in range(0, len(conversations), _SLAB):
-        texts += _render_slab(
+    for begin in range(0, len(conversations), _BATCH):
+        texts += _render_batch(
             template,
-            conversations[begin : begin + _SLAB],
-            # As transformers calls a template: a token that there is not is not defined.
+            conversations[begin : begin + _BATCH],
+            # As in transformers: a special token that a tokenizer lacks is not defined.
             {**_NOTHING, **{name: token for name, token in variables.items() if token is not None}},
             limit_seconds or LIMIT_SECONDS,
             renderer,
@@ -156,7 +140,7 @@ def render(
     return texts
 
 
-def _render_slab(
+def _render_batch(
     template: str,
     conversations: Sequence[Mapping[str, Any]],
     variables: Mapping[str, str | None],
@@ -178,3 +162,16 @@ def _render_slab(
     if "texts" not in answer:
         raise InputError(f"chat template: {answer['error']}; use a base model with another")
     return list(answer["texts"])
+
+
+def _line(child: "subprocess.Popen[bytes]", until: float) -> bytes:
+    """Return the line that a process writes; a part of it where it ends or the time is over."""
+    assert child.stdout is not None
+    found = bytearray()
+    while not found.endswith(b"\n"):
+        ready, _, _ = select.select([child.stdout], [], [], max(0.0, until - time.monotonic()))
+        part = os.read(child.stdout.fileno(), _READ_BYTES) if ready else b""
+        if not part:
+            break
+        found += part
+    return bytes(found)

@@ -1,4 +1,4 @@
-"""A base model's tokenizer and chat template, as the rest of the program sees them."""
+"""A base model's tokenizer with its chat template."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ class Tokenizer:
     """Text to tokens and back, and conversations to text.
 
     Attributes:
-        wrapper: mlx-lm's ``TokenizerWrapper``, which its generators want.
-        template: The chat template in effect, its date pinned; None for a plain language model.
-        end_ids: The tokens that end a turn or a text.
-        renderer: Renders the template, where it is kept between conversations.
+        wrapper: mlx-lm's ``TokenizerWrapper``, which its generators need.
+        template: The chat template with its date pinned; None for a plain language model.
+        end_ids: The ids of the tokens that end a turn or a text.
+        renderer: The process that renders the template; None to start one for each call.
     """
 
     wrapper: Any
@@ -28,29 +28,29 @@ class Tokenizer:
     renderer: Renderer | None = None
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a rendered text; nothing is added to what it says."""
+        """Return the token ids of a rendered text; no special tokens are added."""
         return list(self.wrapper.encode(text, add_special_tokens=False))
 
     def encode_plain(self, text: str) -> list[int]:
-        """Return the tokens of a text without a template, after the start token if there is one."""
+        """Return the token ids of a text without a template, with a start token if there is one."""
         return list(self.wrapper.encode(text))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, special ones left out."""
+        """Return the text of token ids, without special tokens."""
         return str(self.wrapper.decode(list(tokens), skip_special_tokens=True))
 
     def decode_raw(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, special ones shown."""
+        """Return the text of token ids, with special tokens."""
         return str(self.wrapper.decode(list(tokens)))
 
     @property
     def end_id(self) -> int:
-        """The token that ends a text of its own."""
+        """The id of the token that ends a text."""
         return int(self.wrapper.eos_token_id)
 
     @property
     def special_texts(self) -> frozenset[str]:
-        """How the special tokens are spelt; a row that spells one would forge structure."""
+        """The texts of the special tokens; text of a row must not contain them."""
         added = self.wrapper.added_tokens_decoder.values()
         listed = {str(token.content) for token in added if token.special}
         return frozenset(listed | set(self.wrapper.all_special_tokens))
@@ -62,15 +62,15 @@ class Tokenizer:
         add_generation_prompt: bool,
         tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[str]:
-        """Return what the template makes of conversations, each at once.
+        """Return the text of each conversation, rendered with the chat template.
 
         Args:
-            conversations: Each a list of messages.
-            add_generation_prompt: End where the model is to answer.
-            tools: That are offered in all of them, in OpenAI's shape.
+            conversations: Lists of messages, each with ``role`` and ``content``.
+            add_generation_prompt: Whether to end with the beginning of the assistant's turn.
+            tools: Tools for all conversations, in OpenAI's format.
 
         Raises:
-            InputError: There is no template, or it misbehaves.
+            InputError: There is no template, or it fails; see `template.render`.
         """
         if not conversations:
             return []
@@ -94,7 +94,7 @@ class Tokenizer:
         )
 
     def prompt(self, messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
-        """Return the tokens after which the model answers."""
+        """Return the token ids of a conversation, up to the beginning of the assistant's turn."""
         return self.encode(self.render([messages], add_generation_prompt=True, tools=tools)[0])
 
     def _variables(self) -> dict[str, str | None]:

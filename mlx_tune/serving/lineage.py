@@ -245,9 +245,9 @@ def _run(run: Run, store_root: Path) -> dict[str, Any]:
 def _steps(run: Run) -> tuple[int, int]:
     """Return the steps of an epoch and the epochs, at most."""
     sizing = run.record["sizing"]
-    rows = sizing["batch_size"]["value"] * sizing["grad_accumulation"]["value"]
-    places = Mixture.from_json(run.record["mixture"]).places
-    return math.ceil(places / rows), int(sizing["epochs"]["value"])
+    effective_batch = sizing["batch_size"]["value"] * sizing["grad_accumulation"]["value"]
+    rows_per_epoch = Mixture.from_json(run.record["mixture"]).rows_per_epoch
+    return math.ceil(rows_per_epoch / effective_batch), int(sizing["epochs"]["value"])
 
 
 def _state(run: Run, store_root: Path) -> str:

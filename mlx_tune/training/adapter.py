@@ -14,7 +14,10 @@ from mlx_tune.errors import IncompatibleError
 from mlx_tune.store.adapter_check import CONFIG_FILE as CONFIG_FILE
 from mlx_tune.store.adapter_check import WEIGHTS_FILE as WEIGHTS_FILE
 from mlx_tune.store.adapter_check import check_adapter, check_factors
-from mlx_tune.training.packed import Factors
+
+Factors = Mapping[str, tuple[mx.array, mx.array]]
+"""By module path (``model.layers.0.self_attn.q_proj``): ``lora_a`` float32 (in_dims, rank) and
+``lora_b`` float32 (rank, out_dims)."""
 
 PROJECTIONS = (
     "self_attn.q_proj",
@@ -33,10 +36,9 @@ class Adapter:
     """Trained low-rank factors.
 
     Attributes:
-        factors: By module path (``model.layers.0.self_attn.q_proj``): ``lora_a`` float32
-            (in_dims, rank) and ``lora_b`` float32 (rank, out_dims).
+        factors: The factors of every adapted layer.
         rank: The inner dimension.
-        scale: Multiplier of the product, alpha / rank.
+        scale: Multiplier of the product ``lora_a @ lora_b``: alpha / rank.
     """
 
     factors: Factors
@@ -45,7 +47,6 @@ class Adapter:
 
     def files(self, num_layers: int) -> dict[str, bytes]:
         """Return the adapter in mlx-lm's names and format: file name to bytes."""
-        arrays = named(self.factors)
         config = {
             "fine_tune_type": "lora",
             "num_layers": num_layers,
@@ -57,36 +58,46 @@ class Adapter:
             },
         }
         text = json.dumps(config, indent=2) + "\n"
-        return {WEIGHTS_FILE: to_safetensors(arrays), CONFIG_FILE: text.encode()}
+        weights = to_safetensors(flatten_factors(self.factors))
+        return {WEIGHTS_FILE: weights, CONFIG_FILE: text.encode()}
 
     @staticmethod
     def from_files(weights: bytes, config: bytes, *, place: str) -> "Adapter":
         """Read an adapter back; the inverse of :meth:`files`.
 
         Args:
-            weights: adapters.safetensors; the bytes that are checked are those that are loaded.
-            config: adapter_config.json.
-            place: Whose they are, for messages.
+            weights: The bytes of adapters.safetensors. They are checked before they are loaded.
+            config: The bytes of adapter_config.json.
+            place: The session or folder they belong to, for messages.
 
         Raises:
             DamagedStoreError: A file is malformed.
-            InputError: A factor lacks its partner, is not float32, or holds a NaN or an infinity.
-            IncompatibleError: The factors are not of the rank that the config names.
+            InputError: A layer has only one factor, or a factor is not float32 or holds a NaN or an
+                infinity.
+            IncompatibleError: The rank of the factors differs from the rank in the config.
         """
         checked = check_adapter(weights, config, place)
-        factors = unnamed(_arrays(weights), checked.paths)
+        factors = unflatten_factors(_arrays(weights), checked.paths)
         return Adapter(factors=factors, rank=checked.rank, scale=checked.scale)
 
 
-def fresh(model: nn.Module, *, rank: int, scale: float, seed: int) -> tuple[Adapter, list[str]]:
+def init_adapter(
+    model: nn.Module, *, rank: int, scale: float, seed: int
+) -> tuple[Adapter, list[str]]:
     """Return a new adapter for all seven projections of every layer.
 
-    A is drawn as mlx-lm draws it, uniform within 1/√in_dims; B is zero, so the model's function
-    is unchanged.
+    ``lora_a`` is initialised as mlx-lm does it, uniform in ±1/√in_dims; ``lora_b`` is zero, so the
+    model's outputs do not change yet.
+
+    Args:
+        model: An mlx-lm language model.
+        rank: The inner dimension.
+        scale: Multiplier of the product.
+        seed: Seed of ``lora_a``.
 
     Returns:
-        The adapter, and the projections that this architecture lacks in some layer, having merged
-        or renamed them.
+        The adapter, and the projections that some layer of this architecture lacks, because it
+        merges or renames them.
 
     Raises:
         IncompatibleError: The architecture has none of these projections.
@@ -115,28 +126,34 @@ def fresh(model: nn.Module, *, rank: int, scale: float, seed: int) -> tuple[Adap
     return adapter, [path for path in PROJECTIONS if path in missing]
 
 
+def base_layer(linear: nn.Module) -> nn.Module:
+    """Return the linear layer itself where LoRA layers are wrapped around it."""
+    while "linear" in linear:  # mlx-lm's LoRALinear, and UnmergedLinear of continual/fold.py
+        linear = linear["linear"]
+    return linear
+
+
 def dimensions(linear: nn.Module) -> tuple[int, int]:
-    """Return (in_dims, out_dims) of a linear layer, quantised or not."""
-    if hasattr(linear, "linear"):  # wrapped: see continual/fold.py
-        return dimensions(linear.linear)
+    """Return (in_dims, out_dims) of a linear layer, quantised or not, wrapped or not."""
+    linear = base_layer(linear)
     out_dims, in_dims = linear.weight.shape
     if isinstance(linear, nn.QuantizedLinear):
         in_dims = in_dims * 32 // linear.bits
     return in_dims, out_dims
 
 
-def named(factors: Factors, prefix: str = "") -> dict[str, mx.array]:
-    """Return factors by the names that files have for them."""
+def flatten_factors(factors: Factors, prefix: str = "") -> dict[str, mx.array]:
+    """Return factors by the names they have in files: ``{prefix}{path}.lora_a`` and ``.lora_b``."""
     arrays = {}
     for path, (lora_a, lora_b) in factors.items():
         arrays[f"{prefix}{path}.lora_a"], arrays[f"{prefix}{path}.lora_b"] = lora_a, lora_b
     return arrays
 
 
-def unnamed(
+def unflatten_factors(
     arrays: Mapping[str, mx.array], paths: Iterable[str], prefix: str = ""
 ) -> dict[str, tuple[mx.array, mx.array]]:
-    """Return the factors of paths from named arrays; the inverse of :func:`named`."""
+    """Return the factors of these module paths; the inverse of :func:`flatten_factors`."""
     return {
         path: (arrays[f"{prefix}{path}.lora_a"], arrays[f"{prefix}{path}.lora_b"]) for path in paths
     }
@@ -151,16 +168,20 @@ def to_safetensors(arrays: Mapping[str, mx.array]) -> bytes:
 
 
 def from_safetensors(data: bytes, *, place: str) -> dict[str, mx.array]:
-    """Read the bytes of a safetensors file strictly; every number must be a finite float32.
+    """Return the arrays of a safetensors file; every number must be a finite float32.
+
+    Args:
+        data: The bytes of the file. They are checked before they are loaded.
+        place: The name of the file, for messages.
 
     Raises:
-        DamagedStoreError: Malformed.
-        InputError: Another type, or a NaN or an infinity inside.
+        DamagedStoreError: The file is malformed.
+        InputError: An array has another type, or holds a NaN or an infinity.
     """
     check_factors(data, place)
     return _arrays(data)
 
 
 def _arrays(data: bytes) -> dict[str, mx.array]:
-    """Return what checked bytes hold, read by the format's own reader."""
+    """Return the arrays of checked bytes, read by the reader of the safetensors package."""
     return {name: mx.array(array) for name, array in parse_safetensors(data).items()}

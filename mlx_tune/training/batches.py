@@ -1,4 +1,4 @@
-"""Which rows are taught in which step, and the arrays of each micro-step."""
+"""The micro-batches of a run: which rows each step has, and the arrays of each micro-batch."""
 
 import json
 from collections import Counter
@@ -13,10 +13,10 @@ import numpy as np
 
 from mlx_tune.data.tokenise import Example
 from mlx_tune.training.layout import Layout
-from mlx_tune.training.mixture import UNSEEN, Mixture, Teacher
+from mlx_tune.training.mixture import TEACHERS, UNKNOWN_LOSS, Mixture, Teacher
 from mlx_tune.training.shapes import Shape, cover, few_shapes
 
-_WORTHWHILE_TOKENS = 8
+_MIN_PREFIX = 8  # tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +24,11 @@ class MicroBatch:
     """The rows of one forward and backward pass.
 
     Attributes:
-        tokens: The shared prefix once, then row after row, int32 (tokens,). A padding token stands
-            at the end of a line, after everything that is taught.
-        layout: Where each token lies in the grid that attention sees.
-        positions: Where in ``tokens`` a supervised token is predicted from, int32 (supervised,).
+        tokens: The shared prefix once, then row after row, int32 (tokens,). Padding tokens are at
+            the end of a row, after everything that is supervised.
+        layout: Where each token is in the padded grid that attention needs.
+        positions: The index in ``tokens`` from which each supervised token is predicted, int32
+            (supervised,).
         targets: The supervised tokens, int32 (supervised,).
         weights: 1 for each of them, 0 for padding, float32 (supervised,).
     """
@@ -38,8 +39,8 @@ class MicroBatch:
     targets: mx.array
     weights: mx.array
 
-    def parts(self) -> tuple[int, *tuple[mx.array, ...]]:
-        """Return the prefix's length and all arrays, as a compiled function takes them."""
+    def arrays(self) -> tuple[int, *tuple[mx.array, ...]]:
+        """Return the prefix's length and all arrays, as arguments of a compiled function."""
         layout = self.layout
         return (
             layout.prefix, layout.grid, layout.cells,
@@ -47,9 +48,9 @@ class MicroBatch:
         )  # fmt: skip
 
     @staticmethod
-    def of(parts: Sequence[Any]) -> "MicroBatch":
-        """Put parts together again; the inverse of :meth:`parts`."""
-        prefix, grid, cells, tokens, positions, targets, weights = parts
+    def from_arrays(arrays: Sequence[Any]) -> "MicroBatch":
+        """Return the micro-batch of these arrays; the inverse of :meth:`arrays`."""
+        prefix, grid, cells, tokens, positions, targets, weights = arrays
         layout = Layout(prefix=prefix, grid=grid, cells=cells)
         return MicroBatch(
             tokens=tokens, layout=layout, positions=positions, targets=targets, weights=weights
@@ -57,17 +58,17 @@ class MicroBatch:
 
 
 def shared_prefix(examples: Sequence[Example]) -> tuple[int, ...]:
-    """Return the tokens that most examples begin with, none when too few to pay.
+    """Return the tokens that most examples begin with; none where sharing them saves nothing.
 
-    A prefix ends at least one token before anything supervised: the first supervised token is
-    predicted from a token of the row itself. Under eight tokens, the second attention it costs
-    in every layer is about what it saves. Rows that begin otherwise (``text`` rows among chats)
-    go into micro-batches without.
+    A prefix ends at least one token before anything supervised, because the first supervised token
+    is predicted from a token of the row itself. A prefix of under eight tokens saves about as much
+    as the second attention in every layer costs. Rows that begin differently (``text`` rows among
+    chats) are in micro-batches without a prefix.
     """
     groups: dict[tuple[int, ...], list[Example]] = {}
     for example in examples:
-        if example.first_supervised - 1 >= _WORTHWHILE_TOKENS:
-            groups.setdefault(example.tokens[:_WORTHWHILE_TOKENS], []).append(example)
+        if example.first_supervised - 1 >= _MIN_PREFIX:
+            groups.setdefault(example.tokens[:_MIN_PREFIX], []).append(example)
     if not groups:
         return ()
     alike = max(groups.values(), key=len)
@@ -75,7 +76,9 @@ def shared_prefix(examples: Sequence[Example]) -> tuple[int, ...]:
         return ()
     first, last = min(e.tokens for e in alike), max(e.tokens for e in alike)
     length = min(example.first_supervised - 1 for example in alike)
-    for i, (a, b) in enumerate(zip(first, last, strict=False)):  # extremes differ soonest
+    for i, (a, b) in enumerate(
+        zip(first, last, strict=False)
+    ):  # the extremes of the sorted rows differ first
         if a != b:
             length = min(length, i)
             break
@@ -84,16 +87,16 @@ def shared_prefix(examples: Sequence[Example]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    """All micro-batches of a run, decided beforehand.
+    """All micro-batches of a run, known before its first step.
 
     Attributes:
-        examples: The rows.
-        epochs: Passes over them.
+        examples: The tokenised rows.
+        epochs: Number of epochs.
         batch_size: Rows of a micro-batch.
         effective_batch: Rows of a step.
-        seed: Of the order.
-        mixture: Which of them come in which epoch.
-        prefix: The tokens that rows share.
+        seed: Seed of the order of the rows.
+        mixture: Which rows an epoch has.
+        prefix: The tokens that most rows begin with.
     """
 
     examples: Sequence[Example]
@@ -106,91 +109,101 @@ class Batches:
 
     @cached_property
     def rows_sha256(self) -> str:
-        """The sha256 (hex) of all rows' tokens and of which of them are supervised."""
+        """The sha256 (hex) of the tokens of all rows and of which of them are supervised."""
         digest = sha256()
         for example in self.examples:
             digest.update(json.dumps([example.tokens, example.supervised]).encode())
         return digest.hexdigest()
 
-    def epoch(self, number: int, hardest: Sequence[float]) -> Iterator[list[int]]:
-        """Yield the rows of each step of an epoch, as indices, each once."""
-        order = self.order(number, hardest)
+    def steps(self, epoch: int, losses: Sequence[float]) -> Iterator[list[int]]:
+        """Yield the rows of each step of an epoch, as indices; see :meth:`order`."""
+        order = self.order(epoch, losses)
         for begin in range(0, len(order), self.effective_batch):
             yield order[begin : begin + self.effective_batch]
 
-    def order(self, number: int, hardest: Sequence[float]) -> list[int]:
-        """Return the rows of an epoch, counted from 0, as indices in the order they are taken.
+    def order(self, epoch: int, losses: Sequence[float]) -> list[int]:
+        """Return the rows of an epoch, as indices in the order they are taken.
 
-        They depend on the seed, the number and what was known of the rows alone, so a resumed run
-        meets the same ones.
+        They depend only on the seed, the epoch and the losses, so a resumed run takes the same.
 
         Args:
-            number: Of the epoch.
-            hardest: How badly each row was known when it began; see `mixture.Turns.epoch`.
+            epoch: Counted from 0.
+            losses: The largest token loss of each row when the epoch began, nats; see
+                :meth:`mlx_tune.training.mixture.DataSource.epoch`.
         """
-        rows = self.mixture.epoch(number, hardest)
-        random = np.random.default_rng([self.seed, number])
+        rows = self.mixture.epoch(epoch, losses)
+        random = np.random.default_rng([self.seed, epoch])
         return [rows[i] for i in random.permutation(len(rows))]
 
-    def parts(self, step: Sequence[int]) -> Iterator[list[int]]:
-        """Split a step's rows into micro-batches of one teacher and similar length."""
-        by_teacher: dict[tuple[Teacher, float], list[int]] = {}
+    def micro_batches(self, step: Sequence[int]) -> Iterator[list[int]]:
+        """Split the rows of a step into micro-batches of one teacher and similar length."""
+        groups: dict[tuple[Teacher, float], list[int]] = {}
         for row in step:
-            kind = self.mixture.kind(row)
-            by_teacher.setdefault((kind.teacher, kind.weight), []).append(row)
-        for _, rows in sorted(by_teacher.items()):
-            ordered = sorted(rows, key=self._likeness)
+            source = self.mixture.source_of(row)
+            groups.setdefault((source.teacher, source.weight), []).append(row)
+        for teacher, weight in sorted(
+            groups, key=lambda group: (TEACHERS.index(group[0]), group[1])
+        ):
+            ordered = sorted(groups[teacher, weight], key=self._length)
             for begin in range(0, len(ordered), self.batch_size):
                 yield ordered[begin : begin + self.batch_size]
 
-    def of(self, part: Sequence[int]) -> list[Example]:
+    def rows(self, indices: Sequence[int]) -> list[Example]:
         """Return the rows of some indices."""
-        return [self.examples[i] for i in part]
+        return [self.examples[i] for i in indices]
 
-    def _likeness(self, row: int) -> tuple[bool, int]:
+    def _length(self, row: int) -> tuple[bool, int]:
         example = self.examples[row]
-        return not _begins(example, self.prefix), len(example.tokens)
+        return not _has_prefix(example, self.prefix), len(example.tokens)
 
     @cached_property
     def shapes(self) -> dict[Shape, Shape]:
-        """What each shape of the run is padded to."""
+        """Each unpadded shape of the run, and the shape it is padded to."""
         return few_shapes(self.needed)
 
     @cached_property
     def padding(self) -> float:
-        """The share of the tokens computed that are padding, 0 to 1."""
+        """The fraction of the computed tokens that are padding, 0 to 1."""
         return padding(self.shapes, self.needed)
 
     @cached_property
     def needed(self) -> Counter[Shape]:
-        """How often the run needs each shape, before any padding.
+        """How often the run has each unpadded shape.
 
-        Where an epoch depends on what will be known of the rows, others of them stand in, and the
-        longest come once more, so that no micro-batch is larger than what is reckoned with.
+        Where the rows of an epoch depend on losses that are not known yet, other rows are counted
+        in their place, and the longest rows once more, so that no micro-batch of the run is larger
+        than those counted here.
         """
-        unknown = [UNSEEN] * len(self.examples)
+        unknown = [UNKNOWN_LOSS] * len(self.examples)
         needed = Counter(
-            shape_of(self.of(part), self.prefix)
-            for number in range(self.epochs)
-            for step in self.epoch(number, unknown)
-            for part in self.parts(step)
+            shape_of(self.rows(part), self.prefix)
+            for epoch in range(self.epochs)
+            for step in self.steps(epoch, unknown)
+            for part in self.micro_batches(step)
         )
-        if self.mixture.chooses:
-            longest = sorted(range(len(self.examples)), key=self._likeness)[-self.batch_size :]
-            needed.update(shape_of(self.of(part), self.prefix) for part in self.parts(longest))
+        if self.mixture.depends_on_losses:
+            longest = sorted(range(len(self.examples)), key=self._length)[-self.batch_size :]
+            needed.update(
+                shape_of(self.rows(part), self.prefix) for part in self.micro_batches(longest)
+            )
         return needed
 
 
 def padding(shapes: Mapping[Shape, Shape], needed: Mapping[Shape, int]) -> float:
-    """Return the share of the tokens computed that are padding, 0 to 1."""
+    """Return the fraction of the computed tokens that are padding, 0 to 1.
+
+    Args:
+        shapes: Each unpadded shape, and the shape it is padded to.
+        needed: How often the run has each unpadded shape.
+    """
     computed = sum(count * shapes[shape].tokens for shape, count in needed.items())
     return 1 - sum(count * shape.tokens for shape, count in needed.items()) / computed
 
 
 def shape_of(part: Sequence[Example], prefix: tuple[int, ...]) -> Shape:
-    """Return the shape of some rows, unpadded."""
-    begin = len(_usable(prefix, part))
-    # The last token of a row predicts nothing that is taught, so it is no input.
+    """Return the unpadded shape of the rows of a micro-batch."""
+    begin = len(_shared(prefix, part))
+    # Nothing supervised is predicted from the last token of a row, so it is no input.
     lengths = [len(example.tokens) - 1 - begin for example in part]
     return Shape(
         rows=len(part),
@@ -204,34 +217,35 @@ def shape_of(part: Sequence[Example], prefix: tuple[int, ...]) -> Shape:
 def collate(
     part: Sequence[Example], prefix: tuple[int, ...], padded: Shape | None = None
 ) -> MicroBatch:
-    """Return the arrays of some rows.
+    """Return the arrays of a micro-batch.
 
     Args:
-        part: The rows.
-        prefix: What most rows of the run begin with; used where all of these do.
-        padded: The shape to give them; None for the smallest.
+        part: Its rows.
+        prefix: The tokens that most rows of the run begin with; used where all of these do.
+        padded: The shape to pad them to; None for the smallest.
     """
-    return _pack(part, _usable(prefix, part), padded or cover([shape_of(part, prefix)]))
+    return _pack(part, _shared(prefix, part), padded or cover([shape_of(part, prefix)]))
 
 
-def _usable(prefix: tuple[int, ...], part: Sequence[Example]) -> tuple[int, ...]:
-    """Return the prefix where all rows begin with it and there are two to share it."""
-    shared = len(part) > 1 and all(_begins(example, prefix) for example in part)
+def _shared(prefix: tuple[int, ...], part: Sequence[Example]) -> tuple[int, ...]:
+    """Return the prefix where all rows begin with it and there are at least two, else nothing."""
+    shared = len(part) > 1 and all(_has_prefix(example, prefix) for example in part)
     return prefix if shared else ()
 
 
-def _begins(example: Example, prefix: tuple[int, ...]) -> bool:
+def _has_prefix(example: Example, prefix: tuple[int, ...]) -> bool:
     return example.first_supervised > len(prefix) and example.tokens[: len(prefix)] == prefix
 
 
 def _pack(part: Sequence[Example], prefix: tuple[int, ...], shape: Shape) -> MicroBatch:
-    """Put rows one after another, padded at their ends, and point at what is taught."""
+    """Concatenate rows, each padded at its end, and index their supervised tokens."""
+    # The lines of the grid: the prefix if there is one, then a line for each row.
     lines = [tuple(prefix)] * (len(prefix) > 0)
     lines += [example.tokens[len(prefix) : -1] for example in part]
-    # Padding lies where the grid has empty cells, so that every token has a cell of its own.
+    # Padding tokens are where the grid has empty cells, so that every token has its own cell.
     spare = shape.tokens - sum(map(len, lines))
     lengths: list[int] = []
-    for line in reversed(lines):  # the prefix last: what follows it must not move
+    for line in reversed(lines):  # the prefix last: padding after it would move all rows
         added = min(spare, shape.width - len(line))
         lengths.insert(0, len(line) + added)
         spare -= added
@@ -248,12 +262,12 @@ def _pack(part: Sequence[Example], prefix: tuple[int, ...], shape: Shape) -> Mic
     return MicroBatch(
         tokens=mx.array(tokens),
         layout=Layout(prefix=len(prefix), grid=mx.array(grid), cells=mx.array(cells)),
-        **_taught(part, (starts[-1 - len(part) : -1] - len(prefix)).tolist(), shape.supervised),
+        **_supervised(part, (starts[-1 - len(part) : -1] - len(prefix)).tolist(), shape.supervised),
     )
 
 
 def _first_padding(lines: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
-    """Return the flat index of a padding token; 0 where there is none, and no empty cell either."""
+    """Return the index in the flat sequence of a padding token; 0 where nothing is padded."""
     begin = 0
     for line, length in zip(lines, lengths, strict=True):
         if length > len(line):
@@ -262,23 +276,24 @@ def _first_padding(lines: Sequence[Sequence[int]], lengths: Sequence[int]) -> in
     return 0
 
 
-def _taught(part: Sequence[Example], origins: Sequence[int], count: int) -> dict[str, mx.array]:
-    """Return positions, targets and weights of the supervised tokens, padded to a count.
+def _supervised(part: Sequence[Example], origins: Sequence[int], count: int) -> dict[str, mx.array]:
+    """Return positions, targets and weights of the supervised tokens, padded to ``count``.
 
     Args:
-        part: The rows.
-        origins: Where each row's token 0 is, or would be but for the prefix, in the flat sequence.
-        count: How many there are to be.
+        part: The rows of the micro-batch.
+        origins: The index in the flat sequence of each row's first token, as if the row were not
+            cut where the prefix ends.
+        count: How many supervised tokens to return.
     """
-    places = [
+    pairs = [
         (int(origin) + int(t) - 1, example.tokens[t])
         for example, origin in zip(part, origins, strict=True)
         for t in np.flatnonzero(example.supervised)
     ]
     weights = np.zeros(count, dtype=np.float32)
-    weights[: len(places)] = 1.0
-    places += [(0, 0)] * (count - len(places))
-    positions, targets = np.array(places, dtype=np.int32).reshape(-1, 2).T
+    weights[: len(pairs)] = 1.0
+    pairs += [(0, 0)] * (count - len(pairs))
+    positions, targets = np.array(pairs, dtype=np.int32).reshape(-1, 2).T
     return {
         "positions": mx.array(positions),
         "targets": mx.array(targets),

@@ -1,7 +1,7 @@
-"""Where in a run a checkpoint stands, so fully that a resume knows whether it is the same run.
+"""The state of a run between two steps, complete enough to tell whether a resume is exact.
 
-All of it but the number of steps could be worked out again. It is written down because a resume is
-exact or says that it is not: another version may shuffle, tokenise or multiply otherwise.
+All of it but the number of steps could be computed again. It is written down because a resume is
+exact or says that it is not: another version may shuffle, tokenise or multiply differently.
 """
 
 import json
@@ -11,26 +11,28 @@ from dataclasses import asdict, dataclass, fields
 from mlx_tune.errors import IncompatibleError
 from mlx_tune.models import runtime
 from mlx_tune.training.batches import Batches
-from mlx_tune.training.mixture import UNSEEN
+from mlx_tune.training.mixture import UNKNOWN_LOSS
 
-_TUPLES = ("permutation", "hardest", "hardest_before")
+_RECORDED = {"max_token_loss": "hardest", "max_token_loss_before": "hardest_before"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerState:
-    """A place between two steps.
+    """Where a run stands between two steps.
 
     Attributes:
         steps_done: Optimizer updates so far.
-        planned_steps: Of the whole run.
-        seed: Of the first values, the order of rows and, with the step, the dropout.
-        rows_sha256: Of the tokens of all rows and which of them are supervised.
-        epoch: The one under way, counted from 1.
-        permutation: The order of its rows, as indices into all of them.
-        cursor: How many rows of it are done; a step's rows are done all at once.
-        hardest: The loss of every row's hardest token when it last came, nats; None before.
-        hardest_before: The same when the epoch began: what its rows were chosen by.
-        versions: Of what computes.
+        planned_steps: Optimizer updates of the whole run.
+        seed: Seed of the adapter, of the order of the rows and, with the step, of the dropout.
+        rows_sha256: sha256 (hex) of the tokens of all rows and of which of them are supervised.
+        epoch: The current epoch, counted from 1.
+        permutation: The rows of this epoch, as indices into all rows, in the order they are taken.
+        cursor: How many of them are done; the rows of a step are done all at once.
+        max_token_loss: The largest token loss of every row when it was last trained on, nats;
+            ``UNKNOWN_LOSS`` before that.
+        max_token_loss_before: The same when the epoch began; the rows of the epoch were chosen by
+            it.
+        versions: Versions of the libraries and of the device that compute.
     """
 
     steps_done: int
@@ -40,8 +42,8 @@ class TrainerState:
     epoch: int
     permutation: tuple[int, ...]
     cursor: int
-    hardest: tuple[float | None, ...]
-    hardest_before: tuple[float | None, ...]
+    max_token_loss: tuple[float, ...]
+    max_token_loss_before: tuple[float, ...]
     versions: Mapping[str, str]
 
     @staticmethod
@@ -50,55 +52,72 @@ class TrainerState:
         *,
         steps_done: int,
         planned_steps: int,
-        hardest: Sequence[float | None],
-        hardest_before: Sequence[float | None],
+        max_token_loss: Sequence[float],
+        max_token_loss_before: Sequence[float],
     ) -> "TrainerState":
-        """Return the place after so many steps of a run."""
-        per_epoch = planned_steps // batches.epochs
-        begun = min(steps_done // per_epoch, batches.epochs - 1)
-        rows = (steps_done - begun * per_epoch) * batches.effective_batch
+        """Return the state of a run after ``steps_done`` steps."""
+        steps_per_epoch = planned_steps // batches.epochs
+        epoch = min(steps_done // steps_per_epoch, batches.epochs - 1)  # counted from 0
+        rows = (steps_done - epoch * steps_per_epoch) * batches.effective_batch
         return TrainerState(
             steps_done=steps_done,
             planned_steps=planned_steps,
             seed=batches.seed,
             rows_sha256=batches.rows_sha256,
-            epoch=begun + 1,
-            permutation=tuple(batches.order(begun, known(hardest_before))),
-            cursor=min(rows, batches.mixture.places),
-            hardest=tuple(hardest),
-            hardest_before=tuple(hardest_before),
+            epoch=epoch + 1,
+            permutation=tuple(batches.order(epoch, max_token_loss_before)),
+            cursor=min(rows, batches.mixture.rows_per_epoch),
+            max_token_loss=tuple(max_token_loss),
+            max_token_loss_before=tuple(max_token_loss_before),
             versions=runtime.versions(),
         )
 
     def to_json(self) -> bytes:
-        """Return it as JSON."""
-        return (json.dumps(asdict(self), sort_keys=True) + "\n").encode()
+        """Return the content of state.json, by the names that its format has."""
+        record = {_RECORDED.get(name, name): value for name, value in asdict(self).items()}
+        for name in _RECORDED.values():  # JSON has no infinity
+            record[name] = [None if loss == UNKNOWN_LOSS else loss for loss in record[name]]
+        return (json.dumps(record, sort_keys=True) + "\n").encode()
 
     @staticmethod
     def from_json(data: bytes, *, place: str) -> "TrainerState":
-        """Read it back.
+        """Return the state that state.json holds; the inverse of :meth:`to_json`.
+
+        Args:
+            data: The content of the file.
+            place: The name of the file, for messages.
 
         Raises:
-            IncompatibleError: Another version wrote other keys.
+            IncompatibleError: It is not the JSON of this version.
         """
         try:
             record = json.loads(data)
-            kept = {field.name: record[field.name] for field in fields(TrainerState)}
+            found = {
+                field.name: record[_RECORDED.get(field.name, field.name)]
+                for field in fields(TrainerState)
+            }
+            for name in _RECORDED:
+                found[name] = tuple(UNKNOWN_LOSS if n is None else n for n in found[name])
+            return TrainerState(**{**found, "permutation": tuple(found["permutation"])})
         except (ValueError, KeyError, TypeError) as error:
             raise IncompatibleError(
                 f"{place}: written by another version of mlx-tune ({error}); resume with that one, "
                 "or train again"
             ) from error
-        return TrainerState(**{**kept, **{name: tuple(kept[name]) for name in _TUPLES}})
 
     def check(self, expected: "TrainerState", *, place: str) -> list[str]:
-        """Compare a checkpoint's place with what this run has there.
+        """Compare the state of a checkpoint with the state of this run after as many steps.
+
+        Args:
+            expected: The state of this run.
+            place: The folder of the checkpoint, for messages.
 
         Returns:
-            What a person should know, one line each: versions that changed.
+            Notes for the user, one line each: versions that changed.
 
         Raises:
-            IncompatibleError: It belongs to another run, or rows would come in another order.
+            IncompatibleError: The checkpoint belongs to another run, or this version would take
+                the rows in another order.
         """
         for name, words in (
             ("planned_steps", "plans {} steps, this run {}"),
@@ -112,9 +131,12 @@ class TrainerState:
                     "began with"
                 )
         if (self.permutation, self.cursor) != (expected.permutation, expected.cursor):
+            versions = ", ".join(
+                f"{name} {version}" for name, version in sorted(self.versions.items())
+            )
             raise IncompatibleError(
                 f"{place}: takes the rows of epoch {self.epoch} in another order than this version "
-                f"({_listed(self.versions)}); resume with that one, or train again"
+                f"({versions}); resume with that one, or train again"
             )
         changed = [
             f"{name} was {self.versions.get(name)}, is {version}"
@@ -127,17 +149,3 @@ class TrainerState:
             f"note: {', '.join(changed)}; the run goes on, though not to the very same bytes as if "
             "it had never stopped"
         ]
-
-
-def known(hardest: Sequence[float | None]) -> list[float]:
-    """Return losses as rows are chosen by them, from what JSON can hold."""
-    return [UNSEEN if loss is None else loss for loss in hardest]
-
-
-def written(hardest: Sequence[float]) -> list[float | None]:
-    """Return losses as JSON can hold them; the inverse of :func:`known`."""
-    return [None if loss == UNSEEN else loss for loss in hardest]
-
-
-def _listed(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

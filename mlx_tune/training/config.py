@@ -1,4 +1,4 @@
-"""What the training loop is told."""
+"""The configuration of a training loop."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,25 +12,25 @@ from mlx_tune.training.mixture import Mixture
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What the loop is told; `sizing` decides it.
+    """The configuration of a training loop.
 
     Attributes:
-        rank: Of the adapter.
+        rank: Rank of the adapter.
         scale: Multiplier of the adapter's product.
-        epochs: Passes over the rows.
+        epochs: Number of epochs.
         batch_size: Rows of a micro-batch.
         grad_accumulation: Micro-batches of a step.
-        learning_rate: Its peak.
-        new_rows: Rows that are not rehearsed; the warm-up follows them.
-        mixture: Which rows come in which epoch; None for all in every one.
-        seed: Of the first values, the order of rows and the dropout.
-        dropout: Share of the adapter's inputs set to zero.
-        lora_plus_ratio: How many times faster ``lora_b`` learns than ``lora_a``.
-        checkpoint_layers: Layers computed again in the backward pass instead of being kept.
+        learning_rate: Peak of the schedule.
+        new_rows: How many rows are new; the number of warm-up steps depends on it.
+        seed: Seed of the adapter, of the order of the rows and of the dropout.
+        mixture: Which rows an epoch has; None for all rows in every epoch.
+        dropout: Fraction of the adapter's inputs set to zero, 0 to 1.
+        lora_plus_ratio: Learning rate of ``lora_b`` divided by that of ``lora_a``.
+        checkpoint_layers: How many layers recompute their activations in the backward pass.
         loss_chunk: Tokens whose logits are held at once; None for all.
-        compile: Compile the step; None where there is a compiler.
-        cache_bytes: What MLX may keep of freed memory while it trains.
-        wire_memory: Keep a GPU's memory from being paged out while it trains.
+        compile: Whether to compile the step; None to compile where there is a compiler.
+        cache_bytes: Freed memory that MLX may keep while it trains, bytes.
+        wire_memory: Whether to keep a GPU's memory from being paged out while it trains.
     """
 
     rank: int
@@ -52,41 +52,46 @@ class TrainingConfig:
 
     @staticmethod
     def of(settings: TrainingSettings, mixture: Mixture) -> "TrainingConfig":
-        """Return what the loop is told, from a training's settings.
+        """Return the configuration that a training's settings stand for.
 
         Args:
-            settings: All decided.
-            mixture: Which rows come in which epoch; the new ones are its first source.
+            settings: The settings, all resolved.
+            mixture: Which rows an epoch has; the new rows are its first source.
         """
         names = {field.name for field in dataclasses.fields(TrainingConfig)} & {*TRAINING_FIELDS}
         return TrainingConfig(
             **{name: kind(name)(getattr(settings, name)) for name in names},
             scale=settings.scale,
-            new_rows=mixture.kinds[0].rows,
+            new_rows=mixture.sources[0].size,
             mixture=mixture,
         )
 
     @property
     def effective_batch(self) -> int:
-        """Rows a step."""
+        """Rows of a step."""
         return self.batch_size * self.grad_accumulation
 
     @property
     def distils(self) -> bool:
-        """Whether some rows are taught by what a network says of them."""
+        """Whether some rows are trained towards the distribution of a model."""
         return self.mixture is not None and self.mixture.has_teachers
 
     def planned_steps(self, rows: int) -> int:
-        """Return the number of optimizer updates: ⌈rows an epoch / effective batch⌉ · epochs.
+        """Return the number of optimizer updates: ⌈rows per epoch / effective batch⌉ · epochs.
 
         Args:
-            rows: How many there are in all.
+            rows: How many rows there are; an epoch has all of them where there is no mixture.
         """
-        places = self.mixture.places if self.mixture else rows
-        return -(-places // self.effective_batch) * self.epochs
+        rows_per_epoch = self.mixture.rows_per_epoch if self.mixture else rows
+        return -(-rows_per_epoch // self.effective_batch) * self.epochs
 
     def batches(self, examples: Sequence[Example], *, share_prefix: bool = True) -> Batches:
-        """Return the micro-batches of a run."""
+        """Return the micro-batches of a run.
+
+        Args:
+            examples: The tokenised rows.
+            share_prefix: Whether the network can compute a prefix of several rows once.
+        """
         return Batches(
             examples=examples,
             epochs=self.epochs,

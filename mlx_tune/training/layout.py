@@ -1,26 +1,27 @@
-"""How the rows of a micro-batch lie in memory: one after another, without padding between.
+"""The layout of packed rows: one flat sequence, and the padded grid that attention needs.
 
-Everything but attention looks at one token at a time, so it sees the tokens of all rows as one
-flat sequence: the shared prefix once, then row after row. Attention sees a grid, the prefix as its
-first line and then a line for every row, and only there is there padding.
+All layers but attention compute each token by itself, so they take the tokens of all rows as one
+flat sequence: the shared prefix once, then row after row. Attention takes a grid of cells: its
+first line is the prefix, and each row has a line. Only the grid has padding.
 """
 
 from dataclasses import dataclass
 
 import mlx.core as mx
 
-_UNSEEN = -1e9
+_MASKED = -1e9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where each token lies in the grid, and back.
+    """The cell of each token, and the token of each cell.
 
     Attributes:
-        prefix: Tokens every row begins with; they come first and once, and are the first line.
-        grid: The flat index of each cell's token, int32 (lines, width). An empty cell reads a
-            padding token.
-        cells: The cell, in the flattened grid, of each token, int32 (tokens,).
+        prefix: Number of tokens that every row begins with; they come first in the flat sequence,
+            once, and are the first line of the grid. 0 where the grid has no such line.
+        grid: The index in the flat sequence of each cell's token, int32 (lines, width). An empty
+            cell has the index of a padding token.
+        cells: The index in the flattened grid of each token's cell, int32 (tokens,).
     """
 
     prefix: int
@@ -28,11 +29,40 @@ class Layout:
     cells: mx.array
 
     def queries(self, flat: mx.array, heads: int) -> mx.array:
-        """Lay heads out by line: (tokens, heads · head_dim) to (lines, heads, width, head_dim)."""
-        return self._take(flat.reshape(self.cells.size * heads, -1), heads)
+        """Return queries in the grid.
+
+        Args:
+            flat: (tokens, heads · head_dim).
+            heads: Number of heads.
+
+        Returns:
+            (lines, heads, width, head_dim).
+        """
+        order, inverse = self._tokens_of(heads), self._cells_of(heads, self.grid.shape[1])
+
+        @mx.custom_function
+        def take(x: mx.array) -> mx.array:
+            return mx.take(x, order, axis=0)
+
+        # MLX's own gradient of `take` adds up index by index. Only the index of a padding token
+        # repeats, and its gradient is zero: no supervised token attends to what comes after it.
+        @take.vjp
+        def gradient(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
+            cells = cotangent.reshape(-1, cotangent.shape[-1])
+            return mx.take(cells, inverse.reshape(-1), axis=0)
+
+        by_head = flat.reshape(self.cells.size * heads, -1)
+        return take(by_head)  # type: ignore[return-value]  # MLX's stub returns object
 
     def flat(self, grid: mx.array) -> mx.array:
-        """Put tokens one after another again; the inverse of :meth:`queries`."""
+        """Return the flat sequence of a grid; the inverse of :meth:`queries`.
+
+        Args:
+            grid: (lines, heads, width, head_dim).
+
+        Returns:
+            (tokens, heads · head_dim).
+        """
         heads, width = grid.shape[1:3]
         order, inverse = self._cells_of(heads, width), self._tokens_of(heads)
 
@@ -48,15 +78,15 @@ class Layout:
         return take(grid)  # type: ignore[return-value]  # MLX's stub returns object
 
     def keys(self, flat: mx.array, heads: int) -> mx.array:
-        """Lay out what each line may look at: the prefix, then its own tokens.
+        """Return keys or values in the grid, in every line the prefix before the line's own tokens.
 
         Args:
             flat: Keys or values, (tokens, heads · head_dim).
-            heads: How many.
+            heads: Number of heads.
 
         Returns:
-            (lines, heads, prefix + width, head_dim), at positions 0 and on in every line that is
-            a row; the prefix's own line looks at the first part alone.
+            (lines, heads, prefix + width, head_dim). The positions in the line of a row count from
+            0; the line of the prefix attends only to the first part, see :meth:`bias`.
         """
         lines, width = self.grid.shape
         before = self.prefix
@@ -86,10 +116,10 @@ class Layout:
         return mx.where(lines > 0, self.prefix, 0).astype(mx.int32)
 
     def bias(self, window: int | None = None) -> mx.array:
-        """Return what is added to attention scores: 0 where a query sees a key, else very negative.
+        """Return the additive attention mask: 0 where a query attends to a key, else -1e9.
 
         Args:
-            window: How many tokens back a query sees, itself included; None for all.
+            window: Number of tokens that a query attends to, itself included; None for all.
 
         Returns:
             float32 (lines, 1, width, prefix + width).
@@ -97,33 +127,23 @@ class Layout:
         width = self.grid.shape[1]
         keys = mx.arange(self.prefix + width)[None, None]
         queries = self.offsets()[:, None, None] + mx.arange(width)[None, :, None]
-        seen = keys <= queries
+        visible = keys <= queries
         if window is not None:
-            seen = seen & (queries < keys + window)
-        return mx.where(seen, 0.0, _UNSEEN)[:, None]
-
-    def _take(self, heads_of_tokens: mx.array, heads: int) -> mx.array:
-        order, inverse = self._tokens_of(heads), self._cells_of(heads, self.grid.shape[1])
-
-        @mx.custom_function
-        def take(x: mx.array) -> mx.array:
-            return mx.take(x, order, axis=0)
-
-        # MLX would add the gradient up index by index. Only a padding token's index repeats, and
-        # its gradient is zero: nothing that is taught sees what comes after it in its line.
-        @take.vjp
-        def gradient(_: mx.array, cotangent: mx.array, __: mx.array) -> mx.array:
-            cells = cotangent.reshape(-1, cotangent.shape[-1])
-            return mx.take(cells, inverse.reshape(-1), axis=0)
-
-        return take(heads_of_tokens)  # type: ignore[return-value]  # MLX's stub returns object
+            visible = visible & (queries < keys + window)
+        return mx.where(visible, 0.0, _MASKED)[:, None]
 
     def _tokens_of(self, heads: int) -> mx.array:
-        """Return which head of which token each cell takes, int32 (lines, heads, width)."""
+        """Return the index in (tokens, heads) of each cell's heads, int32 (lines, heads, width)."""
         return self.grid[:, None, :] * heads + mx.arange(heads, dtype=mx.int32)[None, :, None]
 
     def _cells_of(self, heads: int, width: int, skipped: int = 0) -> mx.array:
-        """Return the cell of each token's heads, int32 (tokens, heads), in lines of a width."""
+        """Return the index in (lines, heads, width) of each token's heads, int32 (tokens, heads).
+
+        Args:
+            heads: Number of heads.
+            width: Cells of a line.
+            skipped: Cells at the beginning of a line that are not the line's own.
+        """
         line, column = self.cells // self.grid.shape[1], self.cells % self.grid.shape[1]
         head = mx.arange(heads, dtype=mx.int32)[None]
         return (line[:, None] * heads + head) * width + (skipped + column)[:, None]

@@ -1,5 +1,6 @@
-"""The training loop: one optimizer update a step, and everything an exact resume needs."""
+"""The training loop: one optimizer update per step, and checkpoints for an exact resume."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,50 +18,49 @@ from mlx_tune.training import memory, optimizer
 from mlx_tune.training.adapter import (
     WEIGHTS_FILE,
     Adapter,
-    fresh,
+    Factors,
+    flatten_factors,
     from_safetensors,
-    named,
+    init_adapter,
     to_safetensors,
-    unnamed,
+    unflatten_factors,
 )
 from mlx_tune.training.batches import Batches, MicroBatch, collate, shape_of
-from mlx_tune.training.checkpoint import TrainerState, known, written
+from mlx_tune.training.checkpoint import TrainerState
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.generic import network
-from mlx_tune.training.mixture import LABELS, UNSEEN, Teacher
+from mlx_tune.training.mixture import LABELS, UNKNOWN_LOSS, Teacher
 from mlx_tune.training.optimizer import AdamW, global_norm
-from mlx_tune.training.packed import Factors
 from mlx_tune.training.shapes import Shape
 
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+
 Penalty = Callable[[Factors], mx.array]
-"""Of the adapter alone, float32 (); it enters every step once."""
+"""A regularisation term of the adapter's factors alone, float32 (); added once to every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What is minimised besides.
+    """What is minimised besides the cross-entropy of the rows' own tokens.
 
     Attributes:
         penalty: Added to the loss of a step; None for none.
-        teachers: By name, the factors beside the frozen weights that make the network the teacher,
-            so that no second model is needed; none for the network as it was folded.
+        teachers: The factors with which the model's frozen weights are a teacher, so that no second
+            model is in memory; a teacher that is not listed is the frozen weights themselves.
     """
 
     penalty: Penalty | None = None
     teachers: Mapping[Teacher, Factors] = field(default_factory=dict)
 
 
-OPTIMIZER_FILE = "optimizer.safetensors"
-STATE_FILE = "state.json"
-
-
 class RowLoss(NamedTuple):
-    """What a row cost when it came, in nats."""
+    """The cross-entropy of a row in a step, before the update, in nats."""
 
     total: float
-    """Over its supervised tokens."""
-    hardest: float
-    """Of the hardest of them."""
+    """The sum over its supervised tokens."""
+    max_token_loss: float
+    """The largest of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +70,13 @@ class Step:
     Attributes:
         number: Counted from 1.
         epoch: Counted from 1.
-        loss: Before the update, nats per supervised token of the rows that teach their own; what
-            teachers and penalties add is left out.
-        learning_rate: Of this update.
-        grad_norm: Global norm before clipping.
-        tokens: Real tokens of the rows, prefix included, padding not.
+        loss: Cross-entropy before the update, nats per supervised token, of the rows whose labels
+            are their own tokens; of all rows where there are none such. Without penalties.
+        learning_rate: Learning rate of this update.
+        grad_norm: Global norm of the gradients before clipping.
+        tokens: Tokens of the rows, with the prefix of each, without padding.
         seconds: Wall time.
-        peak_memory_bytes: MLX's peak so far.
+        peak_memory_bytes: MLX's peak of memory in use so far.
         ends_epoch: True for the last step of an epoch.
     """
 
@@ -92,20 +92,22 @@ class Step:
 
 
 class Trainer:
-    """One run: a model with a fresh adapter, an optimizer, and a place in the order of steps.
+    """One run: a model, an adapter, an optimizer, and the number of steps done.
 
     Attributes:
-        steps_done: Updates so far.
-        planned_steps: Updates of the whole run.
-        missing_projections: Linear layers that this architecture has not.
-        shapes: What each micro-batch is padded to, by its own shape.
-        padding: Share of the tokens computed that are padding, 0 to 1.
-        compilations: How often the step was traced for the compiler.
-        hardest: The loss of every row's hardest token when it last came, nats; infinite before.
-            Whoever measures anew may write it at an epoch's end.
+        model: The model, merged and frozen.
+        config: The configuration of the run.
+        steps_done: Optimizer updates so far.
+        planned_steps: Optimizer updates of the whole run.
+        missing_projections: The projections that this architecture lacks.
+        shapes: Each unpadded shape of the run, and the shape it is padded to.
+        padding: Fraction of the computed tokens that are padding, 0 to 1.
+        compilations: How often a step was traced for the compiler.
+        max_token_loss: The largest token loss of every row when it was last trained on, nats;
+            ``UNKNOWN_LOSS`` before that. At the end of an epoch a caller that has measured the rows
+            may write it; the rows of the next epoch are chosen by it.
         network: The model as a function of the adapter's factors.
-        notes: What a person should be told, one line each: versions that changed since a
-            checkpoint.
+        notes: Notes for the user, one line each: versions that changed since a checkpoint.
     """
 
     def __init__(
@@ -117,36 +119,36 @@ class Trainer:
         objective: Objective | None = None,
         batches: Batches | None = None,
     ) -> None:
-        """Make a fresh adapter and stand before the first step.
+        """Initialise an adapter and the optimizer, before the first step.
 
         Args:
-            model: Folded and frozen.
-            examples: The rows.
-            config: How they are trained on.
-            objective: What is minimised besides their cross-entropy; None for nothing.
-            batches: Their micro-batches where they are known already; None to make them here.
+            model: An mlx-lm language model, merged and frozen.
+            examples: The tokenised rows.
+            config: The configuration of the run.
+            objective: What is minimised besides cross-entropy; None for nothing.
+            batches: The micro-batches of the rows; None to make them here.
 
         Raises:
             InputError: There are no rows.
-            IncompatibleError: The architecture cannot do what is asked.
+            IncompatibleError: The architecture lacks the projections, or an option needs that it is
+                known.
         """
         if not examples:
             raise InputError("no rows to train on")
         self._objective = objective or Objective()
-        self.hardest = [UNSEEN] * len(examples)
-        self._hardest_before = list(self.hardest)
+        self.max_token_loss = [UNKNOWN_LOSS] * len(examples)
+        self._max_token_loss_before = list(self.max_token_loss)  # when the epoch began
         self.model, self.config = model, config
         self.steps_done = 0
         self.notes: list[str] = []
         self.planned_steps = config.planned_steps(len(examples))
         self._warmup = optimizer.warmup_steps(config.new_rows, self.planned_steps)
-        adapter, self.missing_projections = fresh(
+        adapter, self.missing_projections = init_adapter(
             model, rank=config.rank, scale=config.scale, seed=config.seed
         )
         self._factors = dict(adapter.factors)
-        wanted = config.compile
-        self._compiles = runtime.can_compile() if wanted is None else wanted
-        self._optimizer = AdamW(up_ratio=config.lora_plus_ratio, compiled=self._compiles)
+        self._compiles = runtime.can_compile() if config.compile is None else config.compile
+        self._optimizer = AdamW(lora_plus_ratio=config.lora_plus_ratio, compiled=self._compiles)
         self._moments = self._optimizer.init(self._factors)
         self.network = network(
             model,
@@ -155,16 +157,15 @@ class Trainer:
             checkpoint_layers=config.checkpoint_layers,
             loss_chunk=config.loss_chunk,
         )
-        shares = self.network.shares_prefix
-        self._batches = batches or config.batches(examples, share_prefix=shares)
+        self._batches = batches or config.batches(examples, share_prefix=self.network.shares_prefix)
         self.shapes, self.padding = self._batches.shapes, self._batches.padding
         self.compilations = 0
-        self._micro_step = self._compiled(self._taught)
-        self._distilled_step = self._compiled(self._distilled)
+        self._label_step = self._compiled(self._cross_entropy)
+        self._teacher_step = self._compiled(self._divergence)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer updates an epoch."""
+        """Optimizer updates per epoch."""
         return self.planned_steps // self.config.epochs
 
     def adapter(self) -> Adapter:
@@ -172,20 +173,20 @@ class Trainer:
         return Adapter(factors=dict(self._factors), rank=self.config.rank, scale=self.config.scale)
 
     def steps(self) -> Iterator[Step]:
-        """Train from where the run stands to its end, yielding each step once it has happened.
+        """Train until the end of the run, yielding each step after its update.
 
         Raises:
-            InputError: The loss is no longer finite; the adapter of the step before is kept.
+            InputError: The loss is no longer finite; the adapter is that of the step before.
         """
         wired = memory.limit_bytes() if self.config.wire_memory else 0
-        with memory.held_for_a_run(self.config.cache_bytes, wired_bytes=wired):
+        with memory.limits_of_a_run(self.config.cache_bytes, wired_bytes=wired):
             while self.steps_done < self.planned_steps:
-                number, within = divmod(self.steps_done, self.steps_per_epoch)
-                if within == 0:
-                    self._hardest_before = list(self.hardest)
-                for index, rows in enumerate(self._batches.epoch(number, self._hardest_before)):
-                    if index >= within:
-                        yield self._step(rows)
+                epoch, done = divmod(self.steps_done, self.steps_per_epoch)
+                if done == 0:
+                    self._max_token_loss_before = list(self.max_token_loss)
+                steps = self._batches.steps(epoch, self._max_token_loss_before)
+                for rows in itertools.islice(steps, done, None):
+                    yield self._step(rows)
 
     def _step(self, rows: Sequence[int]) -> Step:
         began = time.perf_counter()
@@ -196,7 +197,7 @@ class Trainer:
             planned_steps=self.planned_steps,
             warmup=self._warmup,
         )
-        loss, gradients, found = self.loss_and_gradients(rows)
+        loss, gradients, row_losses = self.loss_and_gradients(rows)
         norm = global_norm(gradients)
         mx.eval(loss, norm)
         if not (mx.isfinite(loss) & mx.isfinite(norm)).item():
@@ -209,103 +210,103 @@ class Trainer:
         )
         mx.eval(self._factors, self._moments)
         self.steps_done = number
-        for row, nats in found.items():
-            self.hardest[row] = nats.hardest
+        for row, row_loss in row_losses.items():
+            self.max_token_loss[row] = row_loss.max_token_loss
         return Step(
             number=number,
             epoch=(number - 1) // self.steps_per_epoch + 1,
-            loss=self._mean(found),
+            loss=self._mean(row_losses),
             learning_rate=rate,
             grad_norm=float(np.array(norm)),
-            tokens=sum(len(row.tokens) for row in self._batches.of(rows)),
+            tokens=sum(len(row.tokens) for row in self._batches.rows(rows)),
             seconds=time.perf_counter() - began,
             peak_memory_bytes=mx.get_peak_memory(),
             ends_epoch=number % self.steps_per_epoch == 0,
         )
 
-    def _mean(self, found: Mapping[int, RowLoss]) -> float:
-        """Return the mean loss of a supervised token, of rows that teach their own if any."""
-        own = [i for i in found if self._batches.mixture.kind(i).teacher == LABELS] or list(found)
-        tokens = sum(sum(row.supervised) for row in self._batches.of(own))
-        return sum(found[i].total for i in own) / tokens
+    def _mean(self, row_losses: Mapping[int, RowLoss]) -> float:
+        """Return the mean loss of a supervised token; see :attr:`Step.loss`."""
+        mixture = self._batches.mixture
+        labelled = [row for row in row_losses if mixture.source_of(row).teacher == LABELS]
+        rows = labelled or list(row_losses)
+        return sum(row_losses[row].total for row in rows) / self._supervised(rows)
+
+    def _supervised(self, rows: Sequence[int]) -> int:
+        """Return the number of supervised tokens of some rows, given as indices."""
+        return sum(sum(example.supervised) for example in self._batches.rows(rows))
 
     def loss_and_gradients(
         self, rows: Sequence[int]
     ) -> tuple[mx.array, Factors, dict[int, RowLoss]]:
-        """Return the loss of an effective batch and its gradients, at the run's present step.
+        """Return the loss of an effective batch and its gradients, at the current step.
 
         Both are sums over supervised tokens divided by their number in the whole effective batch,
-        so neither depends on how the rows are cut into micro-batches. A penalty adds to the
-        gradients alone.
+        so neither depends on how the rows are split into micro-batches. A penalty adds to the
+        gradients only.
 
         Args:
-            rows: As indices.
+            rows: The rows of the effective batch, as indices.
 
         Returns:
-            What is minimised, penalty aside, in nats per token, float32 (); gradients float32, in
-            the tree of the factors; and the loss of each row's own tokens.
+            What is minimised, without the penalty, nats per token, float32 (); its gradients,
+            float32, in the tree of the factors; and the cross-entropy of each row.
         """
-        taught = sum(sum(row.supervised) for row in self._batches.of(rows))
-        share = mx.array(1 / taught, dtype=mx.float32)
-        loss, found = mx.array(0.0), dict[int, RowLoss]()
-        gradients = self._penalty_gradients()
-        for index, part in enumerate(self._batches.parts(rows)):
-            own = self._batches.of(part)
-            batch = collate(own, self._batches.prefix, self._padded(own))
-            kind = self._batches.mixture.kind(part[0])
-            micro_step = self._micro_step if kind.teacher == LABELS else self._distilled_step
-            teacher = self._objective.teachers.get(kind.teacher, {})
-            (value, nats), grown = micro_step(
-                self._factors, teacher, batch.parts(), kind.weight * share, self._key(index)
+        per_token = mx.array(1 / self._supervised(rows), dtype=mx.float32)
+        loss, row_losses = mx.array(0.0), dict[int, RowLoss]()
+        penalty = self._objective.penalty
+        gradients = None if penalty is None else mx.grad(penalty)(self._factors)
+        for index, part in enumerate(self._batches.micro_batches(rows)):
+            examples = self._batches.rows(part)
+            batch = collate(examples, self._batches.prefix, self._padded(examples))
+            source = self._batches.mixture.source_of(part[0])
+            micro_step = self._label_step if source.teacher == LABELS else self._teacher_step
+            teacher = self._objective.teachers.get(source.teacher, {})
+            (value, nats), added = micro_step(
+                self._factors, teacher, batch.arrays(), source.weight * per_token, self._key(index)
             )
             loss = loss + value
-            gradients = grown if gradients is None else tree_map(mx.add, gradients, grown)
+            gradients = added if gradients is None else tree_map(mx.add, gradients, added)
             mx.eval(loss, gradients, nats)  # frees this micro-batch's activations before the next
-            found.update(zip(part, _by_row(own, np.array(nats)), strict=True))
+            row_losses.update(zip(part, _by_row(examples, np.array(nats)), strict=True))
         assert gradients is not None, "a step has at least one row"
-        return loss, gradients, found
-
-    def _penalty_gradients(self) -> Factors | None:
-        penalty = self._objective.penalty
-        return None if penalty is None else mx.grad(penalty)(self._factors)
+        return loss, gradients, row_losses
 
     def _padded(self, part: Sequence[Example]) -> Shape | None:
-        """Return what some rows are padded to: as planned, or the least of those that they fit."""
-        own = shape_of(part, self._batches.prefix)
-        if own in self.shapes:
-            return self.shapes[own]
-        fitting = [shape for shape in self.shapes.values() if shape.holds(own)]
-        return min(fitting, key=lambda shape: shape.tokens, default=None)
+        """Return the shape to pad a micro-batch to: as planned, or the smallest of the run's."""
+        shape = shape_of(part, self._batches.prefix)
+        if shape in self.shapes:
+            return self.shapes[shape]
+        fitting = [padded for padded in self.shapes.values() if padded.holds(shape)]
+        return min(fitting, key=lambda padded: padded.tokens, default=None)
 
     def _key(self, micro_step: int) -> mx.array:
-        """Return the dropout's key, of (seed, step, micro-step); the network adds the layer."""
+        """Return the dropout's random key, of seed, step and micro-step; uint32 (2,)."""
         sequence = np.random.SeedSequence([self.config.seed, self.steps_done, micro_step])
         return mx.array(sequence.generate_state(2, dtype=np.uint32))
 
-    def _taught(
-        self, factors: Factors, _: Factors, batch: MicroBatch, key: mx.array
+    def _cross_entropy(
+        self, factors: Factors, _: Factors, batch: MicroBatch, key: mx.array | None
     ) -> tuple[mx.array, mx.array]:
-        """Return what a micro-batch's own tokens cost, and each of them."""
-        return self.network.loss(factors, batch, key if self.config.dropout > 0 else None)
+        return self.network.loss(factors, batch, key)
 
-    def _distilled(
-        self, factors: Factors, teacher: Factors, batch: MicroBatch, key: mx.array
+    def _divergence(
+        self, factors: Factors, teacher: Factors, batch: MicroBatch, key: mx.array | None
     ) -> tuple[mx.array, mx.array]:
-        """Return how far the network is from its teacher, and the tokens' losses."""
-        masks = key if self.config.dropout > 0 else None
-        return self.network.divergence(teacher, factors, batch, masks)
+        return self.network.divergence(teacher, factors, batch, key)
 
     def _compiled(self, objective: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the micro-step as a function of all that changes: nothing is captured."""
+        """Return the step of a micro-batch; all that changes is an argument, nothing captured."""
 
         def loss(
             factors: Factors,
             teacher: Factors,
-            parts: Sequence[Any],
+            arrays: Sequence[Any],
             weight: mx.array,
             key: mx.array,
         ) -> tuple[mx.array, mx.array]:
-            value, nats = objective(factors, teacher, MicroBatch.of(parts), key)
+            dropout_key = key if self.config.dropout > 0 else None
+            batch = MicroBatch.from_arrays(arrays)
+            value, nats = objective(factors, teacher, batch, dropout_key)
             return weight * value, nats
 
         with_gradients = mx.value_and_grad(loss)
@@ -317,62 +318,83 @@ class Trainer:
         return mx.compile(micro_step) if self._compiles else with_gradients
 
     def checkpoint(self) -> dict[str, bytes]:
-        """Return all that an exact resume needs: file name to bytes."""
+        """Return the files that an exact resume needs: file name to bytes."""
         first, second = self._moments
         return {
-            WEIGHTS_FILE: to_safetensors(named(self._factors)),
-            OPTIMIZER_FILE: to_safetensors({**named(first, "m."), **named(second, "v.")}),
-            STATE_FILE: self._place().to_json(),
+            WEIGHTS_FILE: to_safetensors(flatten_factors(self._factors)),
+            OPTIMIZER_FILE: to_safetensors(
+                {**flatten_factors(first, "m."), **flatten_factors(second, "v.")}
+            ),
+            STATE_FILE: self._state().to_json(),
         }
 
+    def _state(self) -> TrainerState:
+        ends_epoch = self.steps_done % self.steps_per_epoch == 0
+        before = self.max_token_loss if ends_epoch else self._max_token_loss_before
+        return TrainerState.of(
+            self._batches,
+            steps_done=self.steps_done,
+            planned_steps=self.planned_steps,
+            max_token_loss=self.max_token_loss,
+            max_token_loss_before=before,
+        )
+
     def restore(self, files: Mapping[str, bytes], *, place: str) -> None:
-        """Go back to a checkpoint of the same run.
+        """Return to a checkpoint of the same run.
+
+        Args:
+            files: What :meth:`checkpoint` returned.
+            place: The folder of the files, for messages.
 
         Raises:
-            IncompatibleError: It is of other rows, another rank or another plan.
+            IncompatibleError: The checkpoint has other rows, another rank or another number of
+                steps.
+            DamagedStoreError: A file is malformed.
+            InputError: A file holds a NaN or an infinity.
         """
         found = TrainerState.from_json(files[STATE_FILE], place=f"{place}/{STATE_FILE}")
         expected = TrainerState.of(
             self._batches,
             steps_done=found.steps_done,
             planned_steps=self.planned_steps,
-            hardest=found.hardest,
-            hardest_before=found.hardest_before,
+            max_token_loss=found.max_token_loss,
+            max_token_loss_before=found.max_token_loss_before,
         )
         notes = found.check(expected, place=place)
         weights = from_safetensors(files[WEIGHTS_FILE], place=f"{place}/{WEIGHTS_FILE}")
-        _same_leaves(weights, named(self._factors), place)
+        _same_leaves(weights, flatten_factors(self._factors), place)
         moments = from_safetensors(files[OPTIMIZER_FILE], place=f"{place}/{OPTIMIZER_FILE}")
-        _same_leaves(moments, {**named(self._factors, "m."), **named(self._factors, "v.")}, place)
-        paths = list(self._factors)
-        self._factors = unnamed(weights, paths)
-        self._moments = unnamed(moments, paths, "m."), unnamed(moments, paths, "v.")
-        self.steps_done = found.steps_done
-        self.hardest = known(found.hardest)
-        self._hardest_before = known(found.hardest_before)
-        self.notes += notes
-
-    def _place(self) -> TrainerState:
-        begins = self.steps_done % self.steps_per_epoch == 0
-        before = self.hardest if begins else self._hardest_before
-        return TrainerState.of(
-            self._batches,
-            steps_done=self.steps_done,
-            planned_steps=self.planned_steps,
-            hardest=written(self.hardest),
-            hardest_before=written(before),
+        _same_leaves(
+            moments,
+            {**flatten_factors(self._factors, "m."), **flatten_factors(self._factors, "v.")},
+            place,
         )
+        paths = list(self._factors)
+        self._factors = unflatten_factors(weights, paths)
+        self._moments = (
+            unflatten_factors(moments, paths, "m."),
+            unflatten_factors(moments, paths, "v."),
+        )
+        self.steps_done = found.steps_done
+        self.max_token_loss = list(found.max_token_loss)
+        self._max_token_loss_before = list(found.max_token_loss_before)
+        self.notes += notes
 
 
 def _by_row(part: Sequence[Example], nats: Any) -> list[RowLoss]:
-    """Return each row's loss, from those of all tokens in the order they were packed."""
+    """Return the loss of each row of a micro-batch.
+
+    Args:
+        part: The rows.
+        nats: The cross-entropies of their supervised tokens, row after row, float32; then padding.
+    """
     ends = np.cumsum([sum(row.supervised) for row in part])
     pieces = np.split(nats[: ends[-1]].astype(np.float64), ends[:-1])
     return [RowLoss(float(piece.sum()), float(piece.max())) for piece in pieces]
 
 
 def _same_leaves(found: Mapping[str, mx.array], wanted: Mapping[str, mx.array], place: str) -> None:
-    """Compare names and shapes, and name the first three that differ."""
+    """Raise an error that names the first three arrays whose names or shapes differ."""
     differences = [
         f"{name}: {_shape(found.get(name))}, expected {_shape(wanted.get(name))}"
         for name in sorted({*found, *wanted})

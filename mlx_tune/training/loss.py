@@ -1,4 +1,4 @@
-"""The losses: of a token, and from a teacher's distribution; computed a bounded chunk at a time."""
+"""Cross-entropy, and divergence from a teacher, whole or with the logits of one chunk in memory."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_tune.training.arithmetic import exp
+from mlx_tune.training.activations import exp
 
 
 class Head:
-    """The last product of a network, from states to logits: a linear layer or the embedding."""
+    """The last layer of a network, from hidden states to logits: linear, or the tied embedding."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Take a Linear or an Embedding, quantised or not."""
+        """Wrap a Linear or an Embedding, quantised or not."""
         self._module = module
         self._tied = isinstance(module, (nn.Embedding, nn.QuantizedEmbedding))
 
@@ -21,8 +21,8 @@ class Head:
         """Map (tokens, dims) to logits (tokens, vocabulary)."""
         return self._module.as_linear(states) if self._tied else self._module(states)
 
-    def words(self, ids: mx.array) -> mx.array:
-        """Return the weight rows of words, (ids, dims)."""
+    def rows(self, ids: mx.array) -> mx.array:
+        """Return the rows of the weight for some token ids, (ids, dims)."""
         module = self._module
         if not isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
             return module.weight[ids]
@@ -38,7 +38,12 @@ class Head:
 
 
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    """Return -log p of each target, float32 (tokens,), for logits (tokens, vocabulary)."""
+    """Return -log p of each target, nats, float32 (tokens,).
+
+    Args:
+        logits: (tokens, vocabulary).
+        targets: Token ids, int32 (tokens,).
+    """
     logits = logits.astype(mx.float32)
     chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     return mx.logsumexp(logits, axis=-1) - chosen
@@ -51,14 +56,8 @@ def divergence(teacher: mx.array, student: mx.array) -> mx.array:
         teacher: Logits, (tokens, vocabulary); no gradient flows into them.
         student: Logits, (tokens, vocabulary).
     """
-    wanted = _log_softmax(mx.stop_gradient(teacher))
-    return (mx.exp(wanted) * (wanted - _log_softmax(student))).sum(axis=-1)
-
-
-def _log_softmax(logits: mx.array) -> mx.array:
-    """Return the logarithms of words' probabilities; `_shares` is quicker, and has no gradient."""
-    logits = logits.astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    log_p = _log_softmax(mx.stop_gradient(teacher))
+    return (mx.exp(log_p) * (log_p - _log_softmax(student))).sum(axis=-1)
 
 
 def bounded_cross_entropy(
@@ -69,25 +68,25 @@ def bounded_cross_entropy(
     *,
     chunk: int | None = None,
 ) -> tuple[mx.array, mx.array]:
-    """Return the weighted sum of cross-entropies, and each, while holding few logits at once.
+    """Return the weighted sum of cross-entropies, and each, with few logits in memory at once.
 
     Args:
-        head: Gives the logits.
-        states: (tokens, dims).
-        targets: The right words, int32 (tokens,).
-        weights: Of each token's loss, float32 (tokens,); 0 for padding.
-        chunk: Tokens whose logits exist at once; None for all.
+        head: The last layer.
+        states: Hidden states, (tokens, dims).
+        targets: Token ids, int32 (tokens,).
+        weights: Weight of each token's loss, float32 (tokens,); 0 for padding.
+        chunk: Tokens whose logits are in memory at once; None for all.
 
     Returns:
-        The sum, float32 (); and every token's own, unweighted and without a gradient, float32
-        (tokens,).
+        The sum, nats, float32 (); and the cross-entropy of every token, unweighted and without a
+        gradient, nats, float32 (tokens,).
 
     Source:
-        Kept gradients: Hsu et al. 2024, arXiv:2410.10989 (Liger Kernel).
+        Gradients computed in the forward pass: Hsu et al. 2024, arXiv:2410.10989 (Liger Kernel).
     """
 
     def of_chunk(part: slice, own: mx.array) -> _ChunkLoss:
-        nats, gradient = _entropy(head, own, targets[part])
+        nats, gradient = _cross_entropy(head, own, targets[part])
         return nats, nats, gradient
 
     return _bounded(of_chunk, states, weights, chunk)
@@ -105,41 +104,62 @@ def bounded_divergence(
     """Return the weighted sum of divergences from a teacher, and each token's cross-entropy.
 
     Args:
-        head: Gives the logits of both.
-        teacher: Its states, (tokens, dims); no gradient flows into them.
-        states: The student's, (tokens, dims).
-        targets: The words whose cross-entropy is told, int32 (tokens,).
-        weights: Of each token's divergence, float32 (tokens,); 0 for padding.
-        chunk: Tokens whose logits exist at once; None for all.
+        head: The last layer of both.
+        teacher: Hidden states of the teacher, (tokens, dims); no gradient flows into them.
+        states: Hidden states of the student, (tokens, dims).
+        targets: Token ids, int32 (tokens,), for the cross-entropies.
+        weights: Weight of each token's divergence, float32 (tokens,); 0 for padding.
+        chunk: Tokens whose logits are in memory at once; None for all.
 
     Returns:
-        The sum, float32 (); and the cross-entropies, unweighted and without a gradient, float32
-        (tokens,).
+        The sum, nats, float32 (); and the student's cross-entropy of every token, unweighted and
+        without a gradient, nats, float32 (tokens,).
     """
 
     def of_chunk(part: slice, own: mx.array) -> _ChunkLoss:
-        wanted, wanted_logs = _shares(head(teacher[part]))
-        said, said_logs = _shares(head(own))
-        nats = -mx.take_along_axis(said_logs, targets[part, None], axis=-1)[:, 0]
-        apart = (wanted * (wanted_logs - said_logs)).sum(axis=-1)
+        p, log_p = _softmax(head(teacher[part]))
+        q, log_q = _softmax(head(own))
+        nats = -mx.take_along_axis(log_q, targets[part, None], axis=-1)[:, 0]
+        divergences = (p * (log_p - log_q)).sum(axis=-1)
         # d(states) = (softmax(student) - softmax(teacher)) W
-        _, (gradient,) = mx.vjp(head, [own], [(said - wanted).astype(own.dtype)])
-        return apart, nats, gradient.astype(mx.float32)
+        _, (gradient,) = mx.vjp(head, [own], [(q - p).astype(own.dtype)])
+        return divergences, nats, gradient.astype(mx.float32)
 
     return _bounded(of_chunk, states, weights, chunk)
 
 
-def _shares(logits: mx.array) -> tuple[mx.array, mx.array]:
-    """Return the probabilities of words and their logarithms, float32 (tokens, vocabulary)."""
+def _log_softmax(logits: mx.array) -> mx.array:
+    """Return log-probabilities, float32 (tokens, vocabulary), differentiable unlike `_softmax`."""
     logits = logits.astype(mx.float32)
-    below = logits - logits.max(axis=-1, keepdims=True)
-    grown = exp(below)
-    total = grown.sum(axis=-1, keepdims=True)
-    return grown / total, below - mx.log(total)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _softmax(logits: mx.array) -> tuple[mx.array, mx.array]:
+    """Return probabilities and their logarithms, both float32 (tokens, vocabulary)."""
+    logits = logits.astype(mx.float32)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    exps = exp(shifted)
+    total = exps.sum(axis=-1, keepdims=True)
+    return exps / total, shifted - mx.log(total)
+
+
+def _cross_entropy(head: Head, states: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """Return the losses, float32 (tokens,), and the gradient of each, float32 (tokens, dims)."""
+    logits = head(states).astype(mx.float32)
+    highest = logits.max(axis=-1, keepdims=True)
+    exps = exp(logits - highest)
+    total = exps.sum(axis=-1, keepdims=True)
+    rows = head.rows(targets).astype(mx.float32)
+    chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)
+    losses = (highest - chosen + mx.log(total))[:, 0]
+    # d(states) = (softmax - onehot) W; onehot W is a row of W, so no one-hot is built.
+    _, (mean,) = mx.vjp(head, [states], [exps.astype(states.dtype)])
+    return losses, mean.astype(mx.float32) / total - rows
 
 
 _ChunkLoss = tuple[mx.array, mx.array, mx.array]
-"""What is summed and what is told of each token, and the sum's gradient of each state."""
+"""Of a chunk: the values to sum, float32 (tokens,); the cross-entropies to return, float32
+(tokens,); and the gradient of the sum of the former, float32 (tokens, dims)."""
 
 
 def _bounded(
@@ -148,27 +168,27 @@ def _bounded(
     weights: mx.array,
     chunk: int | None,
 ) -> tuple[mx.array, mx.array]:
-    """Return a weighted sum over tokens, and what is told of each, one chunk's logits at a time.
+    """Return a weighted sum over tokens, and the cross-entropies, one chunk's logits at a time.
 
-    The head is frozen and the sum a scalar, so the gradient of the states is known as soon as a
-    chunk's logits are: it is computed there and then and kept, and the logits are dropped. The
-    backward pass has nothing left to do but scale it.
+    The head is frozen and the sum is a scalar, so the gradient with respect to a chunk's states is
+    known as soon as its logits are. The forward pass computes it, keeps it and frees the logits;
+    the backward pass only scales it.
     """
     size = chunk or states.shape[0]
 
     @mx.custom_function
     def loss_and_gradient(states: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        total, gradients, told = mx.array(0.0), list[mx.array](), list[mx.array]()
+        total, gradients, losses = mx.array(0.0), list[mx.array](), list[mx.array]()
         for begin in range(0, states.shape[0], size):
             part = slice(begin, begin + size)
             own = states[part]
-            if gradients:  # not before the last chunk's logits are gone
+            if gradients:  # wait until the logits of the chunk before are freed
                 own = mx.depends(own, [total, gradients[-1]])
             summed, nats, gradient = of_chunk(part, own)
             total = total + (weights[part] * summed).sum()
             gradients.append(weights[part, None] * gradient)
-            told.append(nats)
-        return total, mx.concatenate(gradients, axis=0), mx.concatenate(told, axis=0)
+            losses.append(nats)
+        return total, mx.concatenate(gradients, axis=0), mx.concatenate(losses, axis=0)
 
     @loss_and_gradient.vjp
     def backward(
@@ -177,19 +197,5 @@ def _bounded(
         return (cotangents[0] * outputs[1]).astype(states.dtype)
 
     outputs: Any = loss_and_gradient(states)  # MLX's stub says object
-    total, _, told = outputs
-    return total, told
-
-
-def _entropy(head: Head, states: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
-    """Return the losses, float32 (tokens,), and each one's gradient, float32 (tokens, dims)."""
-    logits = head(states).astype(mx.float32)
-    highest = logits.max(axis=-1, keepdims=True)
-    grown = exp(logits - highest)
-    total = grown.sum(axis=-1, keepdims=True)
-    words = head.words(targets).astype(mx.float32)
-    right = mx.take_along_axis(logits, targets[:, None], axis=-1)
-    losses = (highest - right + mx.log(total))[:, 0]
-    # d(states) = (softmax - onehot) W, without ever writing the one-hot: W's rows are taken out.
-    _, (mean,) = mx.vjp(head, [states], [grown.astype(states.dtype)])
-    return losses, mean.astype(mx.float32) / total - words
+    total, _, losses = outputs
+    return total, losses

@@ -1,7 +1,7 @@
-"""What a training needs in memory, reckoned before anything is loaded, and what makes it fit.
+"""The memory a training needs, predicted before anything is loaded, and settings that fit.
 
-The terms count what the engine keeps, array by array; two constants beside them were measured
-(docs/performance.md). Predictions are of ``mx.get_peak_memory`` while steps are taken.
+The terms count the arrays that the engine keeps; two constants beside them were measured
+(docs/performance.md). Predicted is ``mx.get_peak_memory`` while steps are taken.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.packed import will_pack
 from mlx_tune.training.shapes import Shape
 
-# MLX computes ahead of what it has freed, about a layer, or a chunk of the loss, at a time.
+# MLX computes about one layer, or one chunk of the loss, ahead of what it has freed.
 _AHEAD = 2
-# Arrays of (tokens, intermediate) that live while one layer's gradients are computed.
+# Arrays of (tokens, intermediate) in memory while the gradients of one layer are computed.
 _LAYER_ARRAYS = 8.4
-# Arrays of (chunk, vocabulary) that live while a chunk's loss is, and a chunk's divergence.
+# Arrays of (chunk, vocabulary) in memory while the loss, or the divergence, of a chunk is computed.
 _LOSS_ARRAYS, _DIVERGENCE_ARRAYS = 7, 15
-# The head's product wants rows, the memory few: above this it gains nothing on a CPU.
+# Rows of a chunk of the loss: with more the head's product is no faster, and memory grows.
 _CHUNK_ROWS_CPU, _CHUNK_ROWS_GPU = 64, 256
 _LEAST_CACHE_BYTES = 64 << 20
-_FREE_SHARE = 0.1  # of a machine without a GPU, left to everything else
+_FREE_SHARE = 0.1  # of the memory of a machine without a GPU, for all other programs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +35,16 @@ class Dimensions:
     """The sizes of an architecture that memory depends on.
 
     Attributes:
-        layers: How many.
-        hidden: Width of a state.
+        layers: Transformer layers.
+        hidden: Width of a hidden state.
         intermediate: Width inside the MLP.
-        heads: Of queries.
-        kv_heads: Of keys and values.
-        head_dim: Width of one.
-        vocabulary: Words.
-        weights_bytes: Of all weights as they are held.
-        activation_bytes: Of one number that is computed: 4, or 2 on a GPU.
-        walked: Whether the network is known layer by layer.
+        heads: Heads of the queries.
+        kv_heads: Heads of the keys and values.
+        head_dim: Width of one head.
+        vocabulary: Tokens of the vocabulary.
+        weights_bytes: Size of all weights in memory.
+        activation_bytes: Size of one activation: 4, or 2 on a GPU.
+        is_packed: Whether the network computes packed rows, layer by layer.
     """
 
     layers: int
@@ -56,12 +56,12 @@ class Dimensions:
     vocabulary: int
     weights_bytes: int
     activation_bytes: int
-    walked: bool
+    is_packed: bool
 
     @staticmethod
     def of(config: Mapping[str, Any], *, weights_bytes: int, activation_bytes: int) -> "Dimensions":
-        """Read a model's config.json; what it does not say is as in a Llama."""
-        walked = will_pack(config)
+        """Return the sizes in a model's config.json; sizes it lacks are derived as in a Llama."""
+        is_packed = will_pack(config)
         config = {**config, **(config.get("text_config") or {})}
         hidden, heads = int(config["hidden_size"]), int(config.get("num_attention_heads") or 1)
         return Dimensions(
@@ -74,11 +74,11 @@ class Dimensions:
             vocabulary=int(config.get("vocab_size") or 0),
             weights_bytes=weights_bytes,
             activation_bytes=activation_bytes,
-            walked=walked,
+            is_packed=is_packed,
         )
 
     def adapter_numbers(self, rank: int) -> int:
-        """Return how many numbers an adapter of all seven projections trains."""
+        """Return the number of parameters of an adapter for all seven projections."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         ends = 2 * (self.hidden + query) + 2 * (self.hidden + key)
         ends += 3 * (self.hidden + self.intermediate)
@@ -87,15 +87,15 @@ class Dimensions:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """Where the bytes of a training go at its peak, and the limit they are held against.
+    """The memory of a training at its peak, by what it is used for, and the limit.
 
     Attributes:
-        weights_bytes: The base, as it is held.
-        adapter_bytes: Factors, both moments of the optimizer, and gradients.
-        activations_bytes: What layers keep for the backward pass, and work in.
-        loss_bytes: Logits of a chunk.
-        cache_bytes: What MLX may keep of what was freed, to use it again.
-        limit_bytes: What the machine gives.
+        weights_bytes: The base's weights.
+        adapter_bytes: The adapter, both moments of the optimizer, and gradients.
+        activations_bytes: Activations kept for the backward pass, and working memory of a layer.
+        loss_bytes: Logits of a chunk of the loss.
+        cache_bytes: Freed memory that MLX may keep to use it again.
+        limit_bytes: Memory that the machine has for a training.
     """
 
     weights_bytes: int
@@ -107,34 +107,41 @@ class MemoryPlan:
 
     @property
     def peak_bytes(self) -> int:
-        """The predicted peak of what is in use."""
+        """The predicted peak of memory in use, without MLX's cache."""
         return self.weights_bytes + self.adapter_bytes + self.activations_bytes + self.loss_bytes
 
     @property
     def fits(self) -> bool:
-        """Whether the machine has that much; a cache can be given up."""
+        """Whether the peak is within the limit; the cache is made as small as it has to be."""
         return self.peak_bytes <= self.limit_bytes
 
 
 def limit_bytes() -> int:
-    """Return the memory a training may use: a GPU's own limit, or the machine's less a tenth."""
+    """Return the memory a training may use: a GPU's limit, or 90 % of the machine's memory."""
     size = runtime.memory_bytes()
     return size if runtime.on_gpu() else int(size * (1 - _FREE_SHARE))
 
 
 def loss_chunk() -> int:
-    """Return how many tokens' logits are worth holding at once on this device."""
+    """Return the number of tokens whose logits to hold at once on this device."""
     return _CHUNK_ROWS_GPU if runtime.on_gpu() else _CHUNK_ROWS_CPU
 
 
 def predict(
     model: Dimensions, config: TrainingConfig, shapes: Iterable[Shape], limit: int
 ) -> MemoryPlan:
-    """Return where the bytes go in a training whose micro-batches have these shapes."""
+    """Return the memory of a training.
+
+    Args:
+        model: The sizes of the architecture.
+        config: The configuration of the training.
+        shapes: The padded shapes of its micro-batches.
+        limit: Memory that the machine has for it, bytes.
+    """
     adapter = model.adapter_numbers(config.rank) * 4
     gradients = adapter * (1 + (config.grad_accumulation > 1))
     activations, loss = max((_of_micro_batch(model, config, shape) for shape in shapes), key=sum)
-    # In an update the factors and two moments are written while the old ones are still there.
+    # During an update the old factors and moments are in memory beside the new ones.
     activations = max(activations, 3 * adapter - loss)
     peak = model.weights_bytes + 3 * adapter + gradients + activations + loss
     return MemoryPlan(
@@ -155,29 +162,29 @@ def fit(
     *,
     fixed: frozenset[str] = frozenset(),
 ) -> tuple[TrainingConfig, MemoryPlan, Batches]:
-    """Return the settings nearest to those wanted that fit, or the smallest where none does.
+    """Return the nearest configuration that fits, or the smallest where none does.
 
-    First layers are computed again in the backward pass, as few as need be; then micro-batches
-    are halved, and their number doubled.
+    First, as few layers as necessary recompute their activations in the backward pass; then the
+    micro-batches are halved, and their number doubled.
 
     Args:
-        model: The architecture.
-        config: As wanted.
-        examples: The rows.
-        limit: In bytes.
-        fixed: Names of settings that somebody asked for; they stay.
+        model: The sizes of the architecture.
+        config: The configuration to start from.
+        examples: The tokenised rows.
+        limit: Memory that the machine has for a training, bytes.
+        fixed: Names of settings that must not change.
 
     Returns:
-        The settings, where their bytes go, and the micro-batches they make of the rows.
+        The configuration, the memory it needs, and its micro-batches.
     """
     while True:
-        batches = config.batches(examples, share_prefix=model.walked)
+        batches = config.batches(examples, share_prefix=model.is_packed)
         shapes = set(batches.shapes.values())
         found = _fewest_checkpoints(model, config, shapes, limit, fixed)
         plan = predict(model, found, shapes, limit)
         if plan.fits or config.batch_size == 1 or {"batch_size", "grad_accumulation"} & fixed:
             return found, plan, batches
-        rows = config.effective_batch  # stays what it is, also where half of it is no whole number
+        rows = config.effective_batch  # does not change, also where it is odd
         half = next(size for size in range(config.batch_size // 2, 0, -1) if rows % size == 0)
         config = replace(config, batch_size=half, grad_accumulation=rows // half)
 
@@ -189,7 +196,7 @@ def _fewest_checkpoints(
     limit: int,
     fixed: frozenset[str],
 ) -> TrainingConfig:
-    if "checkpoint_layers" in fixed or not model.walked:
+    if "checkpoint_layers" in fixed or not model.is_packed:
         return config
     options = (replace(config, checkpoint_layers=k) for k in range(model.layers + 1))
     fitting = (option for option in options if predict(model, option, shapes, limit).fits)
@@ -197,47 +204,47 @@ def _fewest_checkpoints(
 
 
 def _of_micro_batch(model: Dimensions, config: TrainingConfig, shape: Shape) -> tuple[int, int]:
-    """Return the bytes of activations and of logits when one micro-batch is at its peak."""
+    """Return the bytes of activations and of logits at the peak of one micro-batch."""
     wide = shape.tokens * model.intermediate * model.activation_bytes
     arrays = _DIVERGENCE_ARRAYS if config.distils else _LOSS_ARRAYS
-    if not model.walked:  # padded rows, every layer kept, all logits, in two copies
+    if not model.is_packed:  # padded rows, all layers kept, all logits
         cells = shape.rows * shape.width
         kept = model.layers * _kept_by_layer(model, config.rank, shape)
         return kept, arrays * cells * model.vocabulary * 4
-    again = min(config.checkpoint_layers, model.layers)
+    recomputed_layers = min(config.checkpoint_layers, model.layers)
     by_layer = _kept_by_layer(model, config.rank, shape)
-    states = again * shape.tokens * model.hidden * model.activation_bytes
-    kept = (model.layers - again) * by_layer + states
+    states = recomputed_layers * shape.tokens * model.hidden * model.activation_bytes
+    kept = (model.layers - recomputed_layers) * by_layer + states
     chunk = min(shape.supervised, _AHEAD * (config.loss_chunk or shape.supervised))
     loss = arrays * chunk * model.vocabulary * 4
     working = int(_AHEAD * _LAYER_ARRAYS * wide)
-    # Three moments compete: the loss, the last layers' gradients, and, when all that was kept is
-    # gone, those of the first layers, which are computed again.
-    recomputed = states + working + _AHEAD * by_layer if again else 0
+    # The peak is at one of three moments: the loss; the gradients of the last layers; or those of
+    # the first layers, which are recomputed when all that was kept is freed.
+    recomputed = states + working + _AHEAD * by_layer if recomputed_layers else 0
     return max((kept, loss), (kept + working, 0), (recomputed, 0), key=sum)
 
 
 def _kept_by_layer(model: Dimensions, rank: int, shape: Shape) -> int:
-    """Return the bytes of what one layer keeps for its backward pass."""
+    """Return the bytes of the activations that one layer keeps for its backward pass."""
     query = model.heads * model.head_dim
     lines = shape.rows + (shape.prefix > 0)
     keys = shape.prefix + shape.width
-    # State and its norm, before attention and before the MLP; the mixed values; gate, up and
-    # their product; what adapters made narrow.
+    # The hidden state and its norm, before attention and before the MLP; the output of attention;
+    # gate, up and their product; the low-rank products of the adapters.
     flat = shape.tokens * (4 * model.hidden + query + 3 * model.intermediate + 7 * rank)
     grid = lines * model.head_dim * (model.heads * shape.width + 2 * model.kv_heads * keys)
-    shares = lines * model.heads * shape.width * keys
-    return (flat + grid + shares) * model.activation_bytes
+    scores = lines * model.heads * shape.width * keys
+    return (flat + grid + scores) * model.activation_bytes
 
 
 @contextlib.contextmanager
-def held_for_a_run(cache_bytes: int, *, wired_bytes: int = 0) -> Iterator[None]:
-    """Set MLX's memory limits for a run, and put back what was there.
+def limits_of_a_run(cache_bytes: int, *, wired_bytes: int = 0) -> Iterator[None]:
+    """Set MLX's memory limits for a run, and restore the limits of before.
 
     Args:
-        cache_bytes: What MLX may keep of freed memory. Its own limit is 32 MB on a CPU, where
-            asking the system for pages again costs a third of the time, and none on a GPU.
-        wired_bytes: What a GPU keeps from being paged out; 0 leaves that alone.
+        cache_bytes: Freed memory that MLX may keep. MLX's default is 32 MB on a CPU, where
+            requesting pages from the system again takes a third of the time, and no limit on a GPU.
+        wired_bytes: Memory that a GPU keeps from being paged out; 0 to leave that limit alone.
     """
     mx.reset_peak_memory()
     cache = mx.set_cache_limit(cache_bytes)

@@ -1,123 +1,151 @@
-"""Which rows come in which epoch: the new ones always, old ones in turns, then the worst known."""
+"""Which rows an epoch has: all new rows; old rows in rotation, then those with the highest loss."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
-UNSEEN = float("inf")
-"""What is known of a row that has not come yet: it could not be known worse."""
+UNKNOWN_LOSS = float("inf")
+"""The loss of a row that has not been trained on yet: larger than that of any other row."""
 
-
-Teacher = Literal["rows", "folded", "base"]
-LABELS: Teacher = "rows"
-MERGED: Teacher = "folded"
+Teacher = Literal["labels", "merged", "base"]
+LABELS: Teacher = "labels"
+MERGED: Teacher = "merged"
 BASE: Teacher = "base"
+
+TEACHERS = (BASE, MERGED, LABELS)
+"""In the order in which a step takes them. Sums and dropout masks depend on it, so it is fixed."""
+
+_RECORDED: dict[Teacher, str] = {BASE: "base", MERGED: "folded", LABELS: "rows"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """Rows of one kind that share some places of every epoch.
+    """Rows that share a teacher, a weight and a number of rows per epoch.
 
     Attributes:
-        rows: How many there are, in the order they take turns.
-        places: How many of them come in an epoch, each once.
-        rounds: When every row has come so often, the places go to the rows known worst; None when
-            turns are taken to the end.
-        teacher: What they are taught by: their own tokens (``rows``), or, word by word, what the
-            network without the adapter says of them (``folded``), or the bare base (``base``).
+        size: How many rows there are, in the order of the rotation.
+        per_epoch: How many of them an epoch has, each once.
+        min_passes: After every row was trained on this many times, an epoch has the rows with the
+            highest loss instead of the next in the rotation; None to rotate to the end.
+        teacher: What the rows are trained towards: their own tokens (``labels``), or the
+            distribution over each token of the merged model without the adapter (``merged``) or of
+            the bare base (``base``).
         weight: Multiplier of their loss.
     """
 
-    rows: int
-    places: int
-    rounds: int | None = None
+    size: int
+    per_epoch: int
+    min_passes: int | None = None
     teacher: Teacher = LABELS
     weight: float = 1.0
 
     @property
-    def epochs_of_rounds(self) -> int:
-        """After how many epochs every row has come ``rounds`` times; 0 without rounds."""
-        return -(-(self.rounds or 0) * self.rows // self.places) if self.places else 0
+    def epochs_of_min_passes(self) -> int:
+        """After how many epochs every row has had ``min_passes``; 0 without ``min_passes``."""
+        passes = self.min_passes or 0
+        return -(-passes * self.size // self.per_epoch) if self.per_epoch else 0
 
-    def epoch(self, number: int, hardest: Sequence[float]) -> list[int]:
-        """Return the rows of an epoch, counted from 0, as sorted indices.
+    def epoch(self, number: int, losses: Sequence[float]) -> list[int]:
+        """Return the rows of an epoch, as sorted indices.
 
         Args:
-            number: Of the epoch, from 0.
-            hardest: How badly each row is known, the larger the worse; ``UNSEEN`` at first.
+            number: The epoch, counted from 0.
+            losses: The largest token loss of each row, nats; ``UNKNOWN_LOSS`` for a row that was
+                not trained on yet.
         """
-        begin, end = number * self.places, (number + 1) * self.places
-        if self.rounds is not None:
-            end = min(end, max(begin, self.rounds * self.rows))
-        chosen = [turn % self.rows for turn in range(begin, end)]
-        left = sorted(set(range(self.rows)) - set(chosen), key=lambda i: (-hardest[i], i))
-        return sorted([*chosen, *left[: self.places - len(chosen)]])
+        begin, end = number * self.per_epoch, (number + 1) * self.per_epoch
+        if self.min_passes is not None:
+            end = min(end, max(begin, self.min_passes * self.size))
+        rotated = [turn % self.size for turn in range(begin, end)]
+        left = sorted(set(range(self.size)) - set(rotated), key=lambda i: (-losses[i], i))
+        return sorted([*rotated, *left[: self.per_epoch - len(rotated)]])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """What an epoch is made of; rows are numbered through, kind after kind.
+    """The sources of an epoch; rows are numbered consecutively, source after source.
 
     Attributes:
-        kinds: Taught rows first, then those that come along.
+        sources: The new rows first, then the rows of earlier sessions and general questions.
     """
 
-    kinds: tuple[DataSource, ...]
+    sources: tuple[DataSource, ...]
 
     @staticmethod
     def of_all(rows: int) -> "Mixture":
-        """Return the mixture in which every row comes in every epoch."""
-        return Mixture(kinds=(DataSource(rows=rows, places=rows),))
+        """Return the mixture in which every epoch has every row."""
+        return Mixture(sources=(DataSource(size=rows, per_epoch=rows),))
 
     @property
-    def rows(self) -> int:
+    def size(self) -> int:
         """How many rows there are."""
-        return sum(kind.rows for kind in self.kinds)
+        return sum(source.size for source in self.sources)
 
     @property
-    def places(self) -> int:
+    def rows_per_epoch(self) -> int:
         """How many rows an epoch has."""
-        return sum(kind.places for kind in self.kinds)
+        return sum(source.per_epoch for source in self.sources)
 
     @property
-    def epochs_of_rounds(self) -> int:
-        """After how many epochs every row has come as often as it must."""
-        return max(kind.epochs_of_rounds for kind in self.kinds)
+    def epochs_of_min_passes(self) -> int:
+        """After how many epochs every row has had the ``min_passes`` of its source."""
+        return max(source.epochs_of_min_passes for source in self.sources)
 
     @property
-    def chooses(self) -> bool:
-        """Whether some epoch may depend on what is known of the rows."""
-        return any(k.rounds is not None and k.places < k.rows for k in self.kinds)
+    def depends_on_losses(self) -> bool:
+        """Whether the rows of some epoch depend on the losses of the epochs before it."""
+        return any(s.min_passes is not None and s.per_epoch < s.size for s in self.sources)
 
     @property
     def has_teachers(self) -> bool:
-        """Whether some rows are taught by what a network says of them."""
-        return any(kind.teacher != LABELS and kind.places for kind in self.kinds)
+        """Whether some rows are trained towards the distribution of a model."""
+        return any(source.teacher != LABELS and source.per_epoch for source in self.sources)
 
-    def kind(self, row: int) -> DataSource:
-        """Return what kind a row is of."""
+    def source_of(self, row: int) -> DataSource:
+        """Return the source of a row, given by its index."""
         first = 0
-        for kind in self.kinds:
-            first += kind.rows
+        for source in self.sources:
+            first += source.size
             if row < first:
-                return kind
-        raise IndexError(f"row {row} of {self.rows}")
+                return source
+        raise IndexError(f"row {row} of {self.size}")
 
-    def epoch(self, number: int, hardest: Sequence[float]) -> list[int]:
-        """Return the rows of an epoch, counted from 0, as sorted indices; see `Turns.epoch`."""
+    def epoch(self, number: int, losses: Sequence[float]) -> list[int]:
+        """Return the rows of an epoch of all sources; see :meth:`DataSource.epoch`."""
         found: list[int] = []
         first = 0
-        for kind in self.kinds:
-            own = kind.epoch(number, hardest[first : first + kind.rows])
+        for source in self.sources:
+            own = source.epoch(number, losses[first : first + source.size])
             found += [first + i for i in own]
-            first += kind.rows
+            first += source.size
         return found
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return what a run's record keeps."""
-        return [asdict(kind) for kind in self.kinds]
+        """Return what run.json keeps, by the names that its format has."""
+        return [
+            {
+                "rows": source.size,
+                "places": source.per_epoch,
+                "rounds": source.min_passes,
+                "teacher": _RECORDED[source.teacher],
+                "weight": source.weight,
+            }
+            for source in self.sources
+        ]
 
     @staticmethod
     def from_json(record: Sequence[Mapping[str, Any]]) -> "Mixture":
-        """Return the mixture a record keeps; the inverse of :meth:`to_json`."""
-        return Mixture(kinds=tuple(DataSource(**kind) for kind in record))
+        """Return the mixture that run.json keeps; the inverse of :meth:`to_json`."""
+        teachers = {name: teacher for teacher, name in _RECORDED.items()}
+        return Mixture(
+            sources=tuple(
+                DataSource(
+                    size=source["rows"],
+                    per_epoch=source["places"],
+                    min_passes=source.get("rounds"),
+                    teacher=teachers[source.get("teacher", "rows")],
+                    weight=source.get("weight", 1.0),
+                )
+                for source in record
+            )
+        )

@@ -1,4 +1,4 @@
-"""AdamW with clipping, and the learning rate of each step."""
+"""AdamW with gradient clipping, and the learning rate of each step."""
 
 import functools
 import math
@@ -9,19 +9,33 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_tune.training.packed import Factors
+from mlx_tune.training.adapter import Factors
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+_CLIP_NORM = 1.0
+
+Moments = tuple[Factors, Factors]
+"""First and second moments, each in the tree of the factors."""
 
 
 def warmup_steps(new_rows: int, planned_steps: int) -> int:
-    """Return min(⌊0.1·n⌋, 50) for n new rows; fewer in a run too short to hold them."""
+    """Return the number of warm-up steps, min(⌊0.1·n⌋, 50) for n new rows.
+
+    At least one planned step is left to the decay.
+    """
     return min(new_rows // 10, 50, planned_steps - 1)
 
 
 def learning_rate(step: int, *, peak: float, planned_steps: int, warmup: int) -> float:
-    """Return the rate of a step, counted from 1.
+    """Return the learning rate of a step: linear warm-up to the peak, then cosine decay to 0.
 
-    peak·t/w while t ≤ w; after that a half cosine that reaches 0 at the last planned step. A run
-    of one step has nothing to decay over and takes the peak.
+    A run of one step has no decay and takes the peak.
+
+    Args:
+        step: Counted from 1.
+        peak: The highest learning rate.
+        planned_steps: Steps of the whole run; the rate of the last one is 0.
+        warmup: Steps of the warm-up.
     """
     if step <= warmup:
         return peak * step / warmup
@@ -31,62 +45,54 @@ def learning_rate(step: int, *, peak: float, planned_steps: int, warmup: int) ->
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
-_CLIP_NORM = 1.0
-
-
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
     """Adam with bias correction and no weight decay; gradients clipped to a global norm of 1.
 
     Attributes:
-        up_ratio: How many times faster every ``lora_b`` learns than its ``lora_a``. 1 is plain
-            LoRA; LoRA+ takes more.
-        compiled: Compile the update, a third of the time on a CPU.
+        lora_plus_ratio: Learning rate of every ``lora_b`` divided by that of its ``lora_a``. 1 is
+            plain LoRA; LoRA+ takes more.
+        compiled: Whether to compile the update, which on a CPU takes a third of the time.
 
     Source:
         Loshchilov & Hutter 2019, arXiv:1711.05101; Hayou et al. 2024, arXiv:2402.12354 (LoRA+).
     """
 
-    up_ratio: float = 1.0
+    lora_plus_ratio: float = 1.0
     compiled: bool = False
 
-    def init(self, factors: Factors) -> "Moments":
-        """Return the moments before the first step: zeros."""
+    def init(self, factors: Factors) -> Moments:
+        """Return the moments before the first step: zeros, in the tree of the factors."""
         return tree_map(mx.zeros_like, dict(factors)), tree_map(mx.zeros_like, dict(factors))
 
     def update(
         self,
         factors: Factors,
         gradients: Factors,
-        moments: "Moments",
+        moments: Moments,
         *,
         norm: mx.array,
         rate: float,
         step: int,
-    ) -> tuple[dict[str, tuple[mx.array, mx.array]], "Moments"]:
-        """Return factors and moments after a step.
+    ) -> tuple[dict[str, tuple[mx.array, mx.array]], Moments]:
+        """Return the factors and the moments after a step.
 
         Args:
-            factors: Before.
-            gradients: Of the loss, in the same tree.
-            moments: First and second, in the same tree.
-            norm: Global norm of the gradients.
-            rate: Of this step, for every ``lora_a``.
+            factors: The factors before the step.
+            gradients: The gradients of the loss, float32, in the tree of the factors.
+            moments: First and second moments before the step.
+            norm: Global norm of the gradients, float32 ().
+            rate: Learning rate of this step, for every ``lora_a``.
             step: Counted from 1.
         """
         numbers = [
             rate / (1 - _BETA_1**step),
-            rate * self.up_ratio / (1 - _BETA_1**step),
+            rate * self.lora_plus_ratio / (1 - _BETA_1**step),
             1 / (1 - _BETA_2**step),
         ]
-        # As arrays: a compiled function takes a new Python number for a new function.
+        # As arrays: a compiled function is compiled anew for each new Python number.
         function = _compiled_update() if self.compiled else _update
         return function(factors, gradients, moments, norm, *map(mx.array, numbers))
-
-
-Moments = tuple[Factors, Factors]
-"""First and second moments, each in the tree of the factors."""
 
 
 def global_norm(gradients: Factors) -> mx.array:

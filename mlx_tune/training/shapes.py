@@ -1,7 +1,8 @@
 """The few shapes that all micro-batches of a run are padded to.
 
-Every shape is compiled once and, on a GPU, keeps its own buffers, so there are at most eight; and
-they are chosen, among all ways to cut what the run needs, sorted by length, to add the least work.
+Every shape is compiled once and, on a GPU, has its own buffers, so a run has at most eight. They
+are those that add the least work, among all ways to cut the needed shapes, sorted by length, into
+groups.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,23 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 
 LIMIT = 8
-"""Distinct shapes of a run."""
+"""The most distinct shapes of a run."""
 
-# A supervised token passes through the head as well: 0.27 of the layers' work on SmolLM2-135M,
-# 0.14 on Llama-3.2-3B.
+# The head's work for a supervised token, as a fraction of the layers' work for a token: 0.27 on
+# SmolLM2-135M, 0.14 on Llama-3.2-3B.
 _HEAD_SHARE = 0.2
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class Shape:
-    """What decides the arrays of a micro-batch.
+    """The numbers that determine the shapes of a micro-batch's arrays.
 
     Attributes:
-        rows: Lines of the grid.
+        rows: Rows; the grid has a line for each, and one for the prefix.
         prefix: Tokens shared by all rows.
         flat: Tokens after the prefix, of all rows together.
-        width: Of the grid: the longest row after the prefix, or the prefix itself.
-        supervised: Tokens that are taught.
+        width: Cells of a line of the grid: the longest row after the prefix, or the prefix itself.
+        supervised: Supervised tokens.
     """
 
     rows: int
@@ -37,11 +38,11 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the layers."""
+        """Tokens that the layers compute."""
         return self.prefix + self.flat
 
     def holds(self, shape: "Shape") -> bool:
-        """Tell whether rows of another shape can be padded to this one."""
+        """Return whether a micro-batch of another shape can be padded to this one."""
         least = cover([shape])
         return (self.rows, self.prefix) == (least.rows, least.prefix) and (
             self.flat >= least.flat
@@ -51,21 +52,22 @@ class Shape:
 
 
 def few_shapes(needed: Mapping[Shape, int], limit: int = LIMIT) -> dict[Shape, Shape]:
-    """Group shapes under at most ``limit`` that they can be padded to, at the least added work.
+    """Choose at most ``limit`` shapes to pad all needed shapes to, with the least added work.
 
     Args:
-        needed: How often each shape comes, unpadded.
-        limit: At least the number of distinct (rows, prefix) among them; more are used if not.
+        needed: Each unpadded shape, and how often the run has it.
+        limit: The most shapes. Each distinct (rows, prefix) takes at least one, also where that is
+            more than the limit.
 
     Returns:
-        What each needed shape is padded to.
+        Each unpadded shape, and the shape it is padded to.
     """
     classes: dict[tuple[int, int], list[Shape]] = {}
     for shape in sorted(needed):
         classes.setdefault((shape.rows, shape.prefix), []).append(shape)
     options = [_groupings(shapes, needed, limit) for shapes in classes.values()]
     spare = max(0, limit - len(options))
-    # best[k]: the cheapest choice so far that spends k groups beyond one a class.
+    # best[k]: the cheapest choice so far with k groups more than one for each class.
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
     for costs, _ in options:
         grown: dict[int, tuple[float, list[int]]] = {}
@@ -86,14 +88,14 @@ def few_shapes(needed: Mapping[Shape, int], limit: int = LIMIT) -> dict[Shape, S
 
 
 def cover(group: Sequence[Shape]) -> Shape:
-    """Return the smallest shape that all of a group fit in."""
+    """Return the smallest shape that all shapes of a group can be padded to."""
     first, flat = group[0], max(shape.flat for shape in group)
     width = max(first.prefix, *(shape.width for shape in group))
     cells = (first.rows + (first.prefix > 0)) * width - first.prefix
     return Shape(
         rows=first.rows,
         prefix=first.prefix,
-        # Where cells of the grid stay empty, one padding token at least: what they read.
+        # At least one padding token where cells of the grid are empty: they hold its index.
         flat=min(flat + 1, cells),
         width=width,
         supervised=max(shape.supervised for shape in group),
@@ -103,17 +105,17 @@ def cover(group: Sequence[Shape]) -> Shape:
 def _groupings(
     shapes: Sequence[Shape], needed: Mapping[Shape, int], limit: int
 ) -> tuple[list[float], Callable[[int], list[Sequence[Shape]]]]:
-    """Cut shapes, sorted by length, into 1, 2, … groups of neighbours, each as cheaply as can be.
+    """Cut shapes, sorted by length, into 1, 2, … groups of neighbours, each at the least cost.
 
     Returns:
-        The cost of each number of groups, and a function from that number to the groups.
+        The cost for each number of groups, and a function from that number to the groups.
     """
     count = len(shapes)
     weights = np.array([needed[shape] for shape in shapes], dtype=float)
     before = np.concatenate([[0.0], np.cumsum(weights)])
     flat = np.array([shape.prefix + shape.flat for shape in shapes], dtype=float)
     supervised = np.array([shape.supervised for shape in shapes], dtype=float)
-    # cost[k][j]: of the first j shapes in k + 1 groups; the last of them begins at start[k][j].
+    # cost[k][j]: of the first j shapes in k + 1 groups, the last of which begins at start[k][j].
     cost = np.full((limit, count + 1), np.inf)
     start = np.zeros((limit, count + 1), dtype=int)
     for j in range(1, count + 1):

@@ -157,7 +157,7 @@ def predict(
     """Return what follows from settings that stay as they are, as of a run that is resumed."""
     model = dimensions(info)
     config = TrainingConfig.of(settings, mixture)
-    batches = config.batches(examples, share_prefix=model.walked)
+    batches = config.batches(examples, share_prefix=model.is_packed)
     plan = memory.predict(model, config, {*batches.shapes.values()}, memory.limit_bytes())
     return Fitted(
         settings=settings,
@@ -182,7 +182,7 @@ def _too_large(
 ) -> str:
     """Say what needs how much, and what fits: single rows, shorter ones, or 4-bit weights."""
     smallest = replace(
-        config, batch_size=1, grad_accumulation=8, checkpoint_layers=model.layers * model.walked
+        config, batch_size=1, grad_accumulation=8, checkpoint_layers=model.layers * model.is_packed
     )
     parts = (
         f"weights {gigabytes(plan.weights_bytes)}",

@@ -191,11 +191,11 @@ class TrainingPlan:
     def tokens_by_kind(self) -> tuple[float, ...]:
         """Tokens of an epoch: of new rows, old ones and general questions, padding not counted."""
         found, first = [], 0
-        for kind in self.mixture.kinds:
-            own = self.examples[first : first + kind.rows]
+        for source in self.mixture.sources:
+            own = self.examples[first : first + source.size]
             mean = sum(len(example.tokens) for example in own) / max(1, len(own))
-            found.append(mean * kind.places)
-            first += kind.rows
+            found.append(mean * source.per_epoch)
+            first += source.size
         return tuple(found)
 
     @property
@@ -223,7 +223,8 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     if context.method.synthesises and request.asks_model:
         rehearsal = replace(rehearsal, old=_written(context, settings, say))
     fresh = tokenise.encode(rehearsal.new, tokenizer)
-    tokenise.probes(rehearsal.new, tokenizer)  # what cannot be scored must fail before training
+    # What cannot be scored must fail before training.
+    tokenise.encode_paraphrases(rehearsal.new, tokenizer)
     fits = [len(example.tokens) <= settings.max_length for example in fresh]
     allowed = bool(context.value("allow_long"))
     long_share = _check_lengths(fresh, fits, settings.max_length, allowed=allowed)

@@ -216,7 +216,7 @@ def _session_record(
             "sources": list(plan.sources),
             "rows": len(plan.new),
             "sha256": run.record["data_sha256"],
-            "rehearsed": len(plan.old) if plan.mixture.kinds[1].places else 0,
+            "rehearsed": len(plan.old) if plan.mixture.sources[1].per_epoch else 0,
             "held_out": len(plan.held_out),
             **_traces(plan),
         },

@@ -103,7 +103,7 @@ def prepare_questions(
     """
     everything = [row for several in rows for row in several]
     verbatim = iter(tokenise.encode(everything, tokenizer))
-    reworded = iter(tokenise.probes(everything, tokenizer))
+    reworded = iter(tokenise.encode_paraphrases(everything, tokenizer))
     return [
         Questions(
             number=number,

@@ -68,7 +68,7 @@ def take_steps(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Trai
         run.log(**vars(step))
         if step.ends_epoch and plan.validation:
             scores.append(_score(plan, trainer))
-        if step.ends_epoch and exam.is_due(step.epoch, trainer.hardest):
+        if step.ends_epoch and exam.is_due(step.epoch, trainer.max_token_loss):
             exam = _check_all_rows(exam, trainer, plan)
         signal = observer.stop()
         due = time.monotonic() + step.seconds - saved >= CHECKPOINT_SECONDS
@@ -105,11 +105,11 @@ def _objective(plan: TrainingPlan) -> Objective:
 def _early_stopping(plan: TrainingPlan) -> EarlyStopping:
     """Return the exam that ends the training: none where all planned steps are taken."""
     rows = [i for i, known in enumerate(learnable([*plan.new, *plan.old])) if known]
-    kinds = plan.mixture.kinds
-    coming = sum(kind.rows for kind in kinds[:2] if kind.places)
+    sources = plan.mixture.sources
+    coming = sum(source.size for source in sources[:2] if source.per_epoch)
     return EarlyStopping(
         rows=tuple(row for row in rows if row < coming) if plan.settings.until_learned else (),
-        least_epochs=plan.mixture.epochs_of_rounds,
+        least_epochs=plan.mixture.epochs_of_min_passes,
     )
 
 
@@ -121,9 +121,9 @@ def _check_all_rows(exam: EarlyStopping, trainer: Trainer, plan: TrainingPlan) -
         called=trainer.network,
         factors=trainer.adapter().factors,
     )
-    for row, nats in zip(exam.rows, found.hardest, strict=True):
-        trainer.hardest[row] = nats
-    return exam.sat(trainer.steps_done, found.hardest)
+    for row, nats in zip(exam.rows, found.max_token_loss, strict=True):
+        trainer.max_token_loss[row] = nats
+    return exam.sat(trainer.steps_done, found.max_token_loss)
 
 
 def _restore(

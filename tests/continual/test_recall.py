@@ -106,7 +106,7 @@ def test_flags_share_and_loss_are_those_of_the_models_own_logits(model_type):
     assert alone.token_accuracy == pytest.approx(np.mean(hits))
     assert alone.loss == pytest.approx(np.concatenate(losses).mean(), rel=1e-5)
     assert alone.losses == pytest.approx([row.sum() for row in losses], rel=1e-5)
-    assert alone.hardest == pytest.approx([row.max() for row in losses], rel=1e-5)
+    assert alone.max_token_loss == pytest.approx([row.max() for row in losses], rel=1e-5)
 
 
 def test_many_long_answers_are_scored_in_passes_of_bounded_size(monkeypatch):

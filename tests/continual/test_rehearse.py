@@ -63,7 +63,7 @@ def test_an_answer_replaced_inside_a_longer_conversation_is_not_rehearsed_either
     assert same.changed == ()
 
 
-def kinds(**given):
+def sources(**given):
     defaults = {
         "new": 30,
         "old": 0,
@@ -72,7 +72,7 @@ def kinds(**given):
         "replay": "auto",
         "general_replay": 0.0,
     }
-    return mixture(**(defaults | given)).kinds
+    return mixture(**(defaults | given)).sources
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def kinds(**given):
 def test_by_itself_as_many_old_rows_as_new_come_or_as_many_as_three_rounds_take(
     old, epochs, places
 ):
-    assert kinds(old=old, epochs=epochs)[1].places == places
+    assert sources(old=old, epochs=epochs)[1].per_epoch == places
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_by_itself_as_many_old_rows_as_new_come_or_as_many_as_three_rounds_take(
     [("all", 200, None), ("none", 0, None), ("0.05", 10, None), ("1", 200, None), ("auto", 60, 3)],
 )
 def test_replay_in_words_or_as_a_share(replay, places, rounds):
-    old = kinds(old=200, replay=replay)[1]
-    assert (old.places, old.rounds) == (places, rounds)
+    old = sources(old=200, replay=replay)[1]
+    assert (old.per_epoch, old.min_passes) == (places, rounds)
 
 
 @given(new=st.integers(1, 60), old=st.integers(0, 300), epochs=st.integers(1, 40))
@@ -106,18 +106,20 @@ def test_every_old_row_is_seen_at_least_three_times_or_once_an_epoch(new, old, e
     found = mixture(new=new, old=old, general=0, epochs=epochs, replay="auto", general_replay=0.0)
     met = Counter()
     for number in range(epochs):
-        chosen = found.epoch(number, [1.0] * found.rows)
+        chosen = found.epoch(number, [1.0] * found.size)
         assert set(range(new)) <= set(chosen)
         met.update(chosen)
     assert min((met[new + i] for i in range(old)), default=3) >= min(3, epochs)
-    assert found.epochs_of_rounds <= epochs
+    assert found.epochs_of_min_passes <= epochs
 
 
 def test_general_questions_have_their_share_of_an_epoch():
-    assert kinds(new=95, general_replay=0.05)[2].places == 5
-    assert kinds(new=30, old=30, general_replay=0.05)[2].places == 4  # 3.2 of 60 + 3.2, rounded up
-    assert kinds(new=95, general_replay=0.05, general=2)[2].places == 2
-    assert kinds(general_replay=0.0)[2].places == 0
+    assert sources(new=95, general_replay=0.05)[2].per_epoch == 5
+    assert (
+        sources(new=30, old=30, general_replay=0.05)[2].per_epoch == 4
+    )  # 3.2 of 60 + 3.2, rounded up
+    assert sources(new=95, general_replay=0.05, general=2)[2].per_epoch == 2
+    assert sources(general_replay=0.0)[2].per_epoch == 0
 
 
 def test_what_contradicts_itself_and_texts_cannot_be_known_word_for_word():

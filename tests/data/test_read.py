@@ -1,20 +1,32 @@
-"""Reading paths, and storing rows as bytes."""
+"""Which objects are rows, what is said of those that are not, and rows and questions of files."""
 
 import hashlib
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
+from threading import Thread
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlx_tune.data import read as module
-from mlx_tune.data.read import dump, fingerprint, load, read, read_items
+from mlx_tune.data.read import (
+    check,
+    dump,
+    fingerprint,
+    load,
+    parse_questions,
+    read,
+    read_items,
+    read_questions,
+    report,
+)
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.errors import InputError
-from mlx_tune.files.strict_json import Item
+from mlx_tune.files.strict_json import Item, parse_json
 
 ACCEPTED = "accepted are .json (one array of rows) and .jsonl (one row a line)"
 
@@ -97,9 +109,9 @@ def test_a_file_of_five_gigabytes_is_refused_from_its_size(tmp_path):
 def test_a_file_of_exactly_the_limit_is_read(tmp_path, monkeypatch):
     path = tmp_path / "cs.json"
     path.write_text("[12345]")
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 7)
+    monkeypatch.setattr("mlx_tune.data.read.MAX_FILE_BYTES", 7)
     assert read_items(path) == [Item(value=12345, line=1)]
-    monkeypatch.setattr(module, "MAX_FILE_BYTES", 6)
+    monkeypatch.setattr("mlx_tune.data.read.MAX_FILE_BYTES", 6)
     with pytest.raises(InputError) as caught:
         read_items(path)
     assert str(caught.value) == f"{path}: 7 bytes; the limit is 6, so split it"
@@ -298,3 +310,456 @@ def test_reading_data_loads_no_numerical_library():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+ROW = '{"instruction": "…", "response": "…"}'
+KNOWN = "instruction, prompt, response, output, completion, messages, text, paraphrases"
+TURNS = "after an optional system message, user and assistant take turns"
+CHAT = (Message(role="user", content="Q"), Message(role="assistant", content="A"))
+
+
+def rows_of(*values):
+    """The rows of an array that starts on line 1 and has one value a line from line 2 on."""
+    lines = [value if isinstance(value, str) else json.dumps(value) for value in values]
+    text = "[\n" + ",\n".join(lines) + "\n]"
+    return check(parse_json(text.encode(), "cs.json"), "cs.json")
+
+
+def problems_of(*values):
+    with pytest.raises(InputError) as caught:
+        rows_of(*values)
+    return str(caught.value).split("\n")
+
+
+def turns(*roles):
+    return {"messages": [{"role": role, "content": "x"} for role in roles]}
+
+
+# What is a row
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"instruction": "Q", "response": "A"},
+        {"instruction": "Q", "output": "A"},
+        {"prompt": "Q", "completion": "A"},
+        {"completion": "A", "prompt": "Q"},
+        {
+            "messages": [
+                {"role": "user", "content": "Q"},
+                {"content": "A", "role": "assistant"},
+            ]
+        },
+    ],
+)
+def test_every_question_shape_gives_the_same_conversation(value):
+    assert rows_of(value) == [Row(messages=CHAT)]
+    with_paraphrases = value | {"paraphrases": ["P", "R"]}
+    assert rows_of(with_paraphrases) == [Row(messages=CHAT, paraphrases=("P", "R"))]
+
+
+def test_a_text_row_keeps_its_text_as_it_is():
+    assert rows_of({"text": " a\nb "}) == [Row(text=" a\nb ")]
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        ("user", "assistant"),
+        ("system", "user", "assistant"),
+        ("user", "assistant", "user", "assistant"),
+        ("system", "user", "assistant", "user", "assistant"),
+    ],
+)
+def test_a_conversation_may_have_a_system_message_and_many_turns(roles):
+    (row,) = rows_of(turns(*roles))
+    assert tuple(message.role for message in row.messages) == roles
+
+
+def test_each_row_may_have_its_own_shape_and_knows_its_place():
+    rows = rows_of({"text": "T"}, {"prompt": "Q", "completion": "A"})
+    assert rows == [Row(text="T"), Row(messages=CHAT)]
+    assert [row.place for row in rows] == ["cs.json:2", "cs.json:3"]
+
+
+def test_no_items_are_no_rows():
+    assert check([], "cs.json") == []
+
+
+# Names
+
+
+def test_a_misspelt_field_is_named_with_its_own_line_and_the_nearest_known_name():
+    value = '{"instruction": "Q",\n\n"respose": "A"}'
+    assert problems_of(value) == ['cs.json:4: "respose" is not a field; did you mean "response"?']
+
+
+def test_a_field_in_capitals_is_near_its_small_form():
+    assert problems_of({"INSTRUCTION": "Q", "response": "A"}) == [
+        'cs.json:2: "INSTRUCTION" is not a field; did you mean "instruction"?'
+    ]
+
+
+def test_a_field_like_no_other_gets_the_list_of_fields():
+    assert problems_of({"instruction": "Q", "response": "A", "id": 7}) == [
+        f'cs.json:2: "id" is not a field; known are {KNOWN}'
+    ]
+
+
+def test_a_field_of_a_message_is_compared_with_a_messages_fields():
+    value = (
+        '{"messages": [\n{"role": "user",\n"contnet": "Q"}, {"role": "assistant", "text": "A"}]}'
+    )
+    assert problems_of(value) == [
+        'cs.json:4: "contnet" is not a field; did you mean "content"?',
+        'cs.json:4: "text" is not a field; known are role, content',
+    ]
+
+
+def test_a_misspelt_role_is_named_with_its_line_and_the_nearest_role():
+    value = '{"messages": [\n{"content": "Q",\n"role": "usr"}]}'
+    assert problems_of(value) == ['cs.json:4: "usr" is not a role; did you mean "user"?']
+
+
+def test_a_role_like_no_other_gets_the_list_of_roles():
+    assert problems_of(turns("bot")) == [
+        'cs.json:2: "bot" is not a role; known are system, user, assistant'
+    ]
+
+
+# Values
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n\t\u3000"])
+@pytest.mark.parametrize("name", ["instruction", "response"])
+def test_an_empty_text_is_refused(name, empty):
+    value = {"instruction": "Q", "response": "A"} | {name: empty}
+    assert problems_of(value) == [
+        f'cs.json:2: "{name}" is empty; write its text, or leave the row out'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (7, "a number"),
+        (0.5, "a number"),
+        (True, "true"),
+        (None, "null"),
+        (["A"], "a list"),
+        ({"a": "A"}, "an object"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "other"), [("completion", "prompt"), ("prompt", "completion"), ("text", None)]
+)
+def test_what_is_not_text_where_text_belongs_is_refused(name, other, value, words):
+    row = {name: value} | ({other: "x"} if other else {})
+    assert problems_of(row) == [f'cs.json:2: "{name}" is {words}, not text; write it in quotes']
+
+
+def test_a_number_as_a_messages_content_is_refused_on_its_own_line():
+    value = '{"messages": [{"role": "user",\n"content": 7}, {"role": "assistant", "content": "A"}]}'
+    assert problems_of(value) == ['cs.json:3: "content" is a number, not text; write it in quotes']
+
+
+def test_a_role_that_is_not_text_is_refused():
+    assert problems_of({"messages": [{"role": 7, "content": "Q"}]}) == [
+        'cs.json:2: "role" is a number, not text; use one of system, user, assistant'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"), [("7", "a number"), ('"Q"', "text"), ("[]", "a list"), ("null", "null")]
+)
+def test_a_row_that_is_no_object_is_refused(row, words):
+    assert problems_of(row) == [f"cs.json:2: a row is an object, not {words}; write {ROW}"]
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("instruction", "response"),
+        ("response", "instruction"),
+        ("output", "instruction"),
+        ("prompt", "completion"),
+        ("completion", "prompt"),
+    ],
+)
+def test_half_a_pair_is_refused_with_the_name_of_the_other_half(name, missing):
+    value = '{"paraphrases": ["P"],\n' + f'"{name}": "x"}}'
+    assert problems_of(value) == [f'cs.json:3: "{name}" without "{missing}"; add "{missing}"']
+
+
+@pytest.mark.parametrize("row", ["{}", '{"paraphrases": ["P"]}'])
+def test_a_row_with_nothing_to_learn_is_refused(row):
+    assert problems_of(row) == [f"cs.json:2: a row without text to learn; write {ROW}"]
+
+
+@pytest.mark.parametrize(
+    ("names", "pair"),
+    [
+        (("instruction", "completion"), '"instruction" and "completion"'),
+        (("instruction", "response", "output"), '"response" and "output"'),
+        (("instruction", "response", "text"), '"response" and "text"'),
+        (("text", "prompt"), '"text" and "prompt"'),
+    ],
+)
+def test_fields_of_two_shapes_in_one_row_are_refused_on_the_second_ones_line(names, pair):
+    value = "{" + ",\n".join(f'"{name}": "x"' for name in names) + "}"
+    line = 1 + len(names)
+    assert problems_of(value) == [
+        f"cs.json:{line}: {pair} in one row; keep the fields of one shape"
+    ]
+
+
+def test_messages_and_a_pair_in_one_row_are_refused():
+    assert problems_of(turns("user", "assistant") | {"prompt": "Q"}) == [
+        'cs.json:2: "messages" and "prompt" in one row; keep the fields of one shape'
+    ]
+
+
+# Conversations
+
+
+@pytest.mark.parametrize(
+    ("messages", "found"),
+    [("x", "is text, not a list"), ({}, "is an object, not a list"), ([], "is empty")],
+)
+def test_messages_must_be_a_list_with_something_in_it(messages, found):
+    example = '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
+    assert problems_of({"messages": messages}) == [
+        f'cs.json:2: "messages" {found}; write {example}'
+    ]
+
+
+def test_a_message_that_is_no_object_is_refused():
+    example = '{"role": "user", "content": "…"}'
+    assert problems_of({"messages": ["Q"]}) == [
+        f"cs.json:2: message 1 is text, not an object; write {example}"
+    ]
+
+
+def test_a_message_without_role_or_content_is_refused():
+    value = '{"messages": [{"role": "user"},\n{"content": "A"}, {}]}'
+    assert problems_of(value) == [
+        'cs.json:2: message 1 has no "content"; add it',
+        'cs.json:3: message 2 has no "role"; add it',
+        'cs.json:3: message 3 has no "role"; add it',
+        'cs.json:3: message 3 has no "content"; add it',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("roles", "problem"),
+    [
+        (("assistant",), f'message 1 is "assistant" where "user" belongs; {TURNS}'),
+        (("user", "user"), f'message 2 is "user" where "assistant" belongs; {TURNS}'),
+        (("system", "assistant"), f'message 2 is "assistant" where "user" belongs; {TURNS}'),
+        (("system", "system"), f'message 2 is "system" where "user" belongs; {TURNS}'),
+        (("user", "assistant", "system"), f'message 3 is "system" where "user" belongs; {TURNS}'),
+        (("user",), 'the last message is "user"; end with the assistant\'s answer'),
+        (
+            ("user", "assistant", "user"),
+            'the last message is "user"; end with the assistant\'s answer',
+        ),
+        (("system",), 'the last message is "system"; end with the assistant\'s answer'),
+    ],
+)
+def test_messages_out_of_turn_are_refused(roles, problem):
+    assert problems_of(turns(*roles)) == [f"cs.json:2: {problem}"]
+
+
+def test_a_message_out_of_turn_is_refused_on_its_own_line():
+    user = '{"role": "user", "content": "x"}'
+    assert problems_of(f'{{"messages": [{user},\n{user}]}}') == [
+        f'cs.json:3: message 2 is "user" where "assistant" belongs; {TURNS}'
+    ]
+
+
+# Paraphrases
+
+
+@pytest.mark.parametrize(
+    ("paraphrases", "problem"),
+    [
+        ([], '"paraphrases" is empty; write ["…", "…"], or leave it out'),
+        ("P", '"paraphrases" is text, not a list; write ["…", "…"]'),
+        (["P", 7], "paraphrase 2 is a number, not text; write it in quotes"),
+        (["P", " "], "paraphrase 2 is empty; write its text, or leave the row out"),
+    ],
+)
+def test_paraphrases_must_be_texts(paraphrases, problem):
+    row = {"instruction": "Q", "response": "A", "paraphrases": paraphrases}
+    assert problems_of(row) == [f"cs.json:2: {problem}"]
+
+
+def test_a_text_row_has_no_paraphrases():
+    assert problems_of({"text": "T", "paraphrases": ["P"]}) == [
+        'cs.json:2: "paraphrases" reword a question, and "text" asks none; remove them'
+    ]
+
+
+# All at once
+
+
+def test_every_problem_of_every_row_is_told_in_the_order_of_the_lines():
+    assert problems_of(
+        '{"paraphrases": [],\n"instruction": "",\n"respose": 7}', "7", {"text": "fine"}, {"text": 7}
+    ) == [
+        'cs.json:2: "paraphrases" is empty; write ["…", "…"], or leave it out',
+        'cs.json:3: "instruction" is empty; write its text, or leave the row out',
+        'cs.json:4: "respose" is not a field; did you mean "response"?',
+        f"cs.json:5: a row is an object, not a number; write {ROW}",
+        'cs.json:7: "text" is a number, not text; write it in quotes',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "last"), [(1, "p0"), (20, "p19"), (21, "… and 1 more"), (1221, "… and 1,201 more")]
+)
+def test_a_report_shows_twenty_problems_and_counts_the_rest(number, last):
+    problems = [f"p{i}" for i in range(number)]
+    lines = report(problems).split("\n")
+    assert lines[:20] == problems[:20]
+    assert lines[-1] == last
+    assert len(lines) == min(number, 21)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "messages", "text", "prompt", "paraphrases", "x"]),
+            inner | st.sampled_from(["user", "assistant"]),
+        )
+    ),
+    max_leaves=15,
+)
+
+
+@given(st.lists(json_values, max_size=4))
+def test_any_json_is_rows_or_refused_with_lines_that_exist(values):
+    try:
+        rows = rows_of(*map(json.dumps, values))
+    except InputError as error:
+        numbers = [int(line.split(":")[1]) for line in str(error).split("\n")]
+        assert numbers == sorted(numbers)
+        assert all(2 <= number <= len(values) + 1 for number in numbers)
+    else:
+        assert len(rows) == len(values)
+        assert all((row.text is None) != (not row.messages) for row in rows)
+
+
+def asked(rows):
+    return [(row.messages[-1].content, row.place) for row in rows]
+
+
+def test_a_text_asks_its_lines_but_for_blank_ones_and_comments():
+    text = "\ufeff# the office\nWhere is it?\r\n\n  \t\n  Who works there? # or not\n#\nWhen?"
+    assert asked(parse_questions(text.encode(), "q.txt")) == [
+        ("Where is it?", "q.txt:2"),
+        ("Who works there? # or not", "q.txt:5"),
+        ("When?", "q.txt:7"),
+    ]
+
+
+def test_a_line_separator_inside_a_question_does_not_part_it():
+    text = "What is \u2028 for?\x0bAnd this?\nLast?"
+    assert [place for _, place in asked(parse_questions(text.encode(), "q"))] == ["q:1", "q:2"]
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# only\n  # comments\n", "\ufeff"])
+def test_a_text_that_asks_nothing_is_refused(text, tmp_path):
+    path = tmp_path / "q.txt"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        read_questions(path)
+    assert str(error.value) == (
+        f"{path}: asks nothing; write one question a line, or name a .json or .jsonl data file"
+    )
+
+
+def test_bytes_that_are_no_text_are_named_by_line_and_offset():
+    with pytest.raises(InputError) as error:
+        parse_questions(b"Where?\nWh\xffat?\n", "q.txt")
+    assert str(error.value) == ("q.txt:2: byte 0xff at offset 9 is not UTF-8; save it as UTF-8")
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(InputError, match=r"none\.txt: does not exist; write one question a line"):
+        read_questions(tmp_path / "none.txt")
+
+
+def test_no_more_is_read_than_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlx_tune.data.read.MAX_QUESTIONS_BYTES", 8)
+    path = tmp_path / "q.txt"
+    path.write_text("Why not?")
+    assert len(read_questions(path)) == 1
+    path.write_text("Why, why?")
+    with pytest.raises(InputError, match="more than 8 bytes, which is the limit; split it"):
+        read_questions(path)
+
+
+def test_a_pipe_may_be_asked_from(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = Thread(target=path.write_text, args=("Where?\n",), daemon=True)
+    writer.start()
+    assert asked(read_questions(path)) == [("Where?", f"{path}:1")]
+    writer.join()
+
+
+def test_a_data_file_gives_its_questions_with_their_answers(tmp_path):
+    path = tmp_path / "d.json"
+    turns = [("user", "Hello"), ("assistant", "Hi."), ("user", "Where?"), ("assistant", "Here.")]
+    rows = [
+        {"instruction": "Who?", "response": "Me.", "paraphrases": ["Which one?"]},
+        {"messages": [{"role": role, "content": content} for role, content in turns]},
+        {"text": "Nothing is asked here."},
+    ]
+    path.write_text(json.dumps(rows))
+    found = read_questions(path)
+    assert [(row.question, row.answer) for row in found] == [("Who?", "Me."), ("Where?", "Here.")]
+    assert found == read_questions(tmp_path)
+
+
+def test_a_data_file_of_plain_texts_asks_nothing(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"text": "Nothing is asked here."}')
+    with pytest.raises(InputError, match="asks nothing"):
+        read_questions(path)
+
+
+DATA = Path(__file__).parents[2] / "data"
+SIZES = {"cs.json": 106, "housing.json": 60, "dining.json": 60}
+
+
+def wordings(row):
+    """The topics of a row's question in all its wordings."""
+    return [row.topic, *(row.with_question(text).topic for text in row.paraphrases)]
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES.items())
+def test_a_subject_has_its_number_of_questions_with_answers(name, size):
+    rows = read([DATA / name])
+    assert len(rows) == size
+    assert all(row.question and row.answer for row in rows)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_question_has_at_least_two_paraphrases(name):
+    poor = [row.place for row in read([DATA / name]) if len(row.paraphrases) < 2]
+    assert poor == []
+
+
+def test_no_wording_is_asked_twice_in_the_three_subjects():
+    rows = read([DATA / name for name in SIZES])
+    times = Counter(wording for row in rows for wording in wordings(row))
+    assert [wording for wording, count in times.items() if count > 1] == []
+    assert len(times) >= 3 * sum(SIZES.values())

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlx_tune.data.tokenise import Example
 from mlx_tune.models import tokenizer as ours
-from mlx_tune.training.adapter import Adapter, fresh, named
+from mlx_tune.training.adapter import Adapter, flatten_factors, init_adapter
 from mlx_tune.training.generic import attach
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -121,7 +121,7 @@ def irregular(model):
 
 def adapter_for(model, *, seed: int = 1, rank: int = 4, size: float = 0.1) -> Adapter:
     """An adapter with values as training might leave them: both factors non-zero."""
-    adapter, _ = fresh(model, rank=rank, scale=2.0, seed=seed)
+    adapter, _ = init_adapter(model, rank=rank, scale=2.0, seed=seed)
     mx.random.seed(seed)
     factors = {
         path: tuple(mx.random.normal(factor.shape) * size for factor in pair)
@@ -158,7 +158,7 @@ def rows(count: int = 8, prefix: int = 10) -> list[Example]:
 def measured(loss, factors) -> tuple[float, dict[str, np.ndarray]]:
     """A function of an adapter's factors: its value, and its gradients by name."""
     value, gradients = mx.value_and_grad(loss)(dict(factors))
-    return float(np.array(value)), {n: np.array(g) for n, g in named(gradients).items()}
+    return float(np.array(value)), {n: np.array(g) for n, g in flatten_factors(gradients).items()}
 
 
 def assert_same(found, wanted, tolerance: float = 1e-5) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from helpers import tiny
 from mlx_tune.errors import IncompatibleError, InputError, NetworkError, UsageError
@@ -90,6 +91,20 @@ def test_a_model_that_brings_code_is_refused(folder, key):
         "never does, use a model whose architecture mlx-lm has built in"
     )
     assert error.value.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    "call", [lambda folder, _: bases.locate(folder), bases.convert], ids=["locate", "convert"]
+)
+def test_a_model_that_brings_code_is_refused_before_it_is_converted(folder, tmp_path, call):
+    path = folder / "model.safetensors"
+    save_file(load_file(path), path, metadata={"format": "pt"})
+    edit_config(folder, model_file="evil.py")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(IncompatibleError, match="'model_file' asks to run code"):
+        call(str(folder), tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_a_config_is_no_model(tmp_path):

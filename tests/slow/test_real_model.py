@@ -121,7 +121,7 @@ def test_scoring_says_what_generation_would(taught):
     folded = load_folded(bases.locate(SMALL), chain)
     rows = [row for rows in read_history(chain) for row in rows]
     examples = tokenise.encode(rows, folded.tokenizer)[::2]
-    examples += tokenise.probes(rows, folded.tokenizer)[::4]
+    examples += tokenise.encode_paraphrases(rows, folded.tokenizer)[::4]
     prompts = [example.tokens[: example.first_supervised] for example in examples]
     wanted = [list(example.tokens[example.first_supervised :]) for example in examples]
     known = score(folded.model, examples).verbatim

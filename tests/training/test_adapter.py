@@ -15,16 +15,16 @@ from mlx_tune.training.adapter import (
     PROJECTIONS,
     WEIGHTS_FILE,
     Adapter,
-    fresh,
+    flatten_factors,
     from_safetensors,
-    named,
+    init_adapter,
     to_safetensors,
-    unnamed,
+    unflatten_factors,
 )
 
 
 def test_all_seven_projections_of_every_layer_are_adapted_and_nothing_else():
-    adapter, missing = fresh(tiny.model(), rank=4, scale=2.0, seed=0)
+    adapter, missing = init_adapter(tiny.model(), rank=4, scale=2.0, seed=0)
     assert missing == []
     assert adapter.factors.keys() == {
         f"model.layers.{layer}.{projection}" for layer in (0, 1) for projection in PROJECTIONS
@@ -35,7 +35,7 @@ def test_all_seven_projections_of_every_layer_are_adapted_and_nothing_else():
 
 
 def test_a_fresh_adapter_is_drawn_as_mlx_lm_draws_it_and_its_second_factors_are_zero():
-    adapter, _ = fresh(tiny.model(), rank=64, scale=2.0, seed=0)
+    adapter, _ = init_adapter(tiny.model(), rank=64, scale=2.0, seed=0)
     for path, (lora_a, lora_b) in adapter.factors.items():
         bound = 1 / np.sqrt(lora_a.shape[0])
         drawn = np.array(lora_a)
@@ -47,7 +47,7 @@ def test_a_fresh_adapter_is_drawn_as_mlx_lm_draws_it_and_its_second_factors_are_
 
 def test_one_seed_draws_one_adapter_and_every_layer_its_own():
     def drawn(seed):
-        adapter, _ = fresh(tiny.model(), rank=2, scale=2.0, seed=seed)
+        adapter, _ = init_adapter(tiny.model(), rank=2, scale=2.0, seed=seed)
         return [np.array(lora_a).tobytes() for lora_a, _ in adapter.factors.values()]
 
     assert drawn(1) == drawn(1)
@@ -57,20 +57,20 @@ def test_one_seed_draws_one_adapter_and_every_layer_its_own():
 
 def test_what_was_drawn_before_does_not_change_an_adapter():
     mx.random.seed(5)
-    first = fresh(tiny.model(), rank=2, scale=2.0, seed=1)[0].factors
+    first = init_adapter(tiny.model(), rank=2, scale=2.0, seed=1)[0].factors
     mx.random.seed(6)
-    second = fresh(tiny.model(), rank=2, scale=2.0, seed=1)[0].factors
+    second = init_adapter(tiny.model(), rank=2, scale=2.0, seed=1)[0].factors
     for path, (lora_a, _) in first.items():
         assert np.array_equal(np.array(lora_a), np.array(second[path][0]))
 
 
 def test_a_quantised_layer_and_one_with_a_chain_beside_it_have_their_true_dimensions():
-    plain = fresh(tiny.model(), rank=2, scale=2.0, seed=1)[0].factors
+    plain = init_adapter(tiny.model(), rank=2, scale=2.0, seed=1)[0].factors
     model = tiny.model()
     nn.quantize(model, group_size=32, bits=4)
     for chain in ([], [tiny.adapter_for(model)]):
         fold(model, chain)
-        found = fresh(model, rank=2, scale=2.0, seed=1)[0].factors
+        found = init_adapter(model, rank=2, scale=2.0, seed=1)[0].factors
         assert {p: (a.shape, b.shape) for p, (a, b) in found.items()} == {
             p: (a.shape, b.shape) for p, (a, b) in plain.items()
         }
@@ -78,9 +78,9 @@ def test_a_quantised_layer_and_one_with_a_chain_beside_it_have_their_true_dimens
 
 def test_factors_survive_their_names():
     factors = tiny.adapter_for(tiny.model()).factors
-    names = named(factors, "m.")
+    names = flatten_factors(factors, "m.")
     assert "m.model.layers.1.mlp.up_proj.lora_b" in names
-    assert unnamed(names, factors, "m.") == factors
+    assert unflatten_factors(names, factors, "m.") == factors
 
 
 def test_an_adapter_survives_its_files():
@@ -150,7 +150,7 @@ def test_the_config_is_the_one_mlx_lm_writes():
 def test_an_architecture_that_merges_projections_says_which_it_lacks():
     changes = {"rope_scaling": None, "original_max_position_embeddings": 512}
     merged = tiny.model(model_type="phi3", **changes)
-    adapter, missing = fresh(merged, rank=2, scale=2.0, seed=0)
+    adapter, missing = init_adapter(merged, rank=2, scale=2.0, seed=0)
     attention = [f"self_attn.{x}_proj" for x in "qkv"]
     assert missing == [*attention, "mlp.gate_proj", "mlp.up_proj"]
     assert {path.split(".", 3)[3] for path in adapter.factors} == set(PROJECTIONS) - set(missing)
@@ -161,4 +161,4 @@ def test_a_model_without_the_projections_is_refused_by_name():
         layers = (nn.Linear(2, 2),)
 
     with pytest.raises(IncompatibleError, match="has none of the projections"):
-        fresh(Odd(), rank=1, scale=1.0, seed=0)
+        init_adapter(Odd(), rank=1, scale=1.0, seed=0)

@@ -17,7 +17,7 @@ from mlx_tune.training.batches import (
     shape_of,
     shared_prefix,
 )
-from mlx_tune.training.mixture import UNSEEN, Mixture
+from mlx_tune.training.mixture import UNKNOWN_LOSS, Mixture
 from mlx_tune.training.shapes import Shape, cover, few_shapes
 
 example = tiny.example
@@ -34,11 +34,11 @@ def batches(examples, **changes) -> Batches:
 
 
 def steps_of(all_of: Batches, number: int = 0) -> list[list[int]]:
-    return list(all_of.epoch(number, [UNSEEN] * len(all_of.examples)))
+    return list(all_of.steps(number, [UNKNOWN_LOSS] * len(all_of.examples)))
 
 
 def parts_of(all_of: Batches) -> list[list[Example]]:
-    return [all_of.of(part) for part in all_of.parts(range(len(all_of.examples)))]
+    return [all_of.rows(part) for part in all_of.micro_batches(range(len(all_of.examples)))]
 
 
 def words(batch: MicroBatch) -> list[list[int]]:
@@ -160,7 +160,7 @@ def test_every_supervised_token_is_taught_once_from_its_own_row(case):
 def test_a_micro_batch_survives_its_parts(case):
     rows, prefix, padded = case
     batch = collate(rows, prefix, padded)
-    back = MicroBatch.of(batch.parts())
+    back = MicroBatch.from_arrays(batch.arrays())
     assert back.layout == batch.layout
     assert all(getattr(back, n) is getattr(batch, n) for n in ("tokens", "positions", "weights"))
     assert back.targets is batch.targets
@@ -184,7 +184,7 @@ def test_what_a_run_needs_is_what_its_steps_meet():
     chosen = few_shapes(all_of.needed, 4)
     for number in range(3):
         for step in steps_of(all_of, number):
-            for rows in map(all_of.of, all_of.parts(step)):
+            for rows in map(all_of.rows, all_of.micro_batches(step)):
                 own = shape_of(rows, SYSTEM)
                 met[own] += 1
                 batch = collate(rows, SYSTEM, chosen[own])

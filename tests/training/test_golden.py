@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from helpers import tiny
 from mlx_tune.data.tokenise import Example
-from mlx_tune.training.adapter import unnamed
+from mlx_tune.training.adapter import unflatten_factors
 from mlx_tune.training.batches import Batches, collate, shared_prefix
 from mlx_tune.training.generic import GenericForward, network
 from mlx_tune.training.mixture import Mixture
@@ -43,7 +43,7 @@ def model(golden):
 @pytest.fixture
 def factors(golden):
     arrays = part(golden[0], "adapter.")
-    return unnamed(arrays, {name.rpartition(".")[0] for name in arrays})
+    return unflatten_factors(arrays, {name.rpartition(".")[0] for name in arrays})
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def assert_loss_and_gradients(golden, examples, called, factors, *, size=5, pref
         examples=examples, epochs=1, batch_size=size, effective_batch=5, seed=0, prefix=shared,
         mixture=Mixture.of_all(len(examples)),
     )  # fmt: skip
-    parts = all_of.parts(range(len(examples)))
-    batches = [collate(all_of.of(part), shared) for part in parts]
+    parts = all_of.micro_batches(range(len(examples)))
+    batches = [collate(all_of.rows(part), shared) for part in parts]
     share = 1 / sum(sum(example.supervised) for example in examples)
 
     def loss(factors):

@@ -9,11 +9,11 @@ from mlx_tune.continual.recall import score
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.models import runtime
-from mlx_tune.training.adapter import WEIGHTS_FILE, named
+from mlx_tune.training.adapter import WEIGHTS_FILE, flatten_factors
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.generic import attach
 from mlx_tune.training.loop import OPTIMIZER_FILE, Objective, Trainer
-from mlx_tune.training.mixture import BASE, MERGED, UNSEEN, DataSource, Mixture
+from mlx_tune.training.mixture import BASE, MERGED, UNKNOWN_LOSS, DataSource, Mixture
 from mlx_tune.training.optimizer import AdamW, global_norm
 from mlx_tune.training.packed import PackedForward
 
@@ -63,7 +63,7 @@ def weights(trainer) -> bytes:
 
 
 def arrays(factors) -> dict[str, np.ndarray]:
-    return {name: np.array(factor) for name, factor in named(factors).items()}
+    return {name: np.array(factor) for name, factor in flatten_factors(factors).items()}
 
 
 def measured(trainer, rows) -> tuple[float, dict[str, np.ndarray]]:
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_a_deeper_model_is_refused():
 def test_a_step_is_an_update_with_the_gradients_of_its_rows():
     rows = examples(4)
     trainer = made(rows, batch_size=4, grad_accumulation=1, lora_plus_ratio=8.0, new_rows=20)
-    optimizer = AdamW(up_ratio=8.0)
+    optimizer = AdamW(lora_plus_ratio=8.0)
     factors, moments = trainer.adapter().factors, optimizer.init(trainer.adapter().factors)
     steps = trainer.steps()
     for number, rate in ((1, 2.5e-3), (2, 5e-3), (3, 0.0)):  # warm-up of two steps, then down to 0
@@ -344,17 +344,29 @@ def test_a_step_is_compiled_where_there_is_a_compiler(monkeypatch, can):
 def taught_by(teacher, weight=1.0) -> Mixture:
     """Four rows of their own, and three of another's."""
     return Mixture(
-        kinds=(
-            DataSource(rows=4, places=4),
-            DataSource(rows=3, places=3, teacher=teacher, weight=weight),
+        sources=(
+            DataSource(size=4, per_epoch=4),
+            DataSource(size=3, per_epoch=3, teacher=teacher, weight=weight),
         )
     )
 
 
-def test_rows_with_a_teacher_are_in_micro_batches_of_their_own():
-    mixture = taught_by(MERGED)
+@pytest.mark.parametrize("teacher", [BASE, MERGED])
+def test_rows_with_a_teacher_are_in_micro_batches_before_those_of_labels(teacher):
+    """The order is part of a run: dropout masks and sums depend on it."""
+    mixture = taught_by(teacher)
     batches = dataclasses.replace(CONFIG, mixture=mixture, batch_size=4).batches(examples())
-    parts = list(batches.parts([6, 0, 4, 1, 5, 2, 3]))
+    parts = list(batches.micro_batches([6, 0, 4, 1, 5, 2, 3]))
+    assert [sorted(part) for part in parts] == [[4, 5, 6], [0, 1, 2, 3]]
+
+
+def test_the_base_teaches_before_the_merged_model():
+    sources = (
+        DataSource(size=4, per_epoch=4, teacher=MERGED),
+        DataSource(size=3, per_epoch=3, teacher=BASE),
+    )
+    config = dataclasses.replace(CONFIG, mixture=Mixture(sources=sources), batch_size=4)
+    parts = config.batches(examples()).micro_batches(range(7))
     assert [sorted(part) for part in parts] == [[4, 5, 6], [0, 1, 2, 3]]
 
 
@@ -364,10 +376,10 @@ def test_the_network_without_its_adapter_teaches_what_it_says(changes):
     rows, mixture = examples(), taught_by(MERGED)
     config = dataclasses.replace(CONFIG, mixture=mixture)
     trainer = Trainer(tiny.model(**changes), rows, config)
-    loss, gradients, hardest = trainer.loss_and_gradients([4, 5, 6])
+    loss, gradients, row_losses = trainer.loss_and_gradients([4, 5, 6])
     assert abs(float(np.array(loss))) < 1e-6
     assert max(np.abs(g).max() for g in arrays(gradients).values()) < 1e-5
-    assert sorted(hardest) == [4, 5, 6]
+    assert sorted(row_losses) == [4, 5, 6]
     list(trainer.steps())
     loss, gradients, _ = trainer.loss_and_gradients([4, 5, 6])
     assert float(np.array(loss)) > 1e-4
@@ -410,22 +422,26 @@ def test_a_penalty_adds_to_the_gradients_and_not_to_the_loss():
         assert np.allclose(gradient, one[1][name] + added, atol=1e-6), name
 
 
-def test_every_rows_hardest_token_is_known_after_it_came():
+def test_the_largest_token_loss_of_every_row_is_known_after_its_step():
     trainer = made(epochs=1)
-    assert trainer.hardest == [UNSEEN] * 7
+    assert trainer.max_token_loss == [UNKNOWN_LOSS] * 7
     steps = trainer.steps()
     next(steps)
-    seen = [i for i, nats in enumerate(trainer.hardest) if nats != UNSEEN]
-    assert len(seen) == 4
+    trained = [i for i, nats in enumerate(trainer.max_token_loss) if nats != UNKNOWN_LOSS]
+    assert len(trained) == 4
     # Of the model before its first update, which is the base's own.
-    found = score(tiny.model(), examples()).hardest
-    assert [trainer.hardest[i] for i in seen] == pytest.approx([found[i] for i in seen], rel=1e-5)
+    found = score(tiny.model(), examples()).max_token_loss
+    assert [trainer.max_token_loss[i] for i in trained] == pytest.approx(
+        [found[i] for i in trained], rel=1e-5
+    )
 
 
 def test_a_run_that_chooses_its_rows_resumes_to_the_same_bytes():
-    mixture = Mixture(kinds=(DataSource(rows=3, places=3), DataSource(rows=4, places=2, rounds=1)))
+    mixture = Mixture(
+        sources=(DataSource(size=3, per_epoch=3), DataSource(size=4, per_epoch=2, min_passes=1))
+    )
     undisturbed, _ = trained(mixture=mixture, epochs=5)
-    assert mixture.chooses
+    assert mixture.depends_on_losses
     for stop in (2, 5, 6, 9):
         first = made(mixture=mixture, epochs=5)
         for step in first.steps():

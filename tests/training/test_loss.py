@@ -150,7 +150,7 @@ def test_a_chunk_bounds_the_logits_that_are_held(loss):
     own = Head(nn.Linear(8, words, bias=False))
     inputs = mx.random.normal((rows, 8), key=mx.random.key(0))
     targets, weights = mx.zeros(rows, dtype=mx.int32), mx.ones(rows)
-    mx.eval(own.words(targets), inputs, weights)
+    mx.eval(own.rows(targets), inputs, weights)
 
     def peak(chunk):
         mx.clear_cache()
@@ -186,7 +186,7 @@ def test_the_bounded_loss_by_hand():
 def test_a_heads_words_are_the_rows_its_logits_are_made_of(name):
     own = head(name)
     ids = mx.array([3, 0, 95, 3])
-    by_words = states() @ own.words(ids).T
+    by_words = states() @ own.rows(ids).T
     assert np.allclose(np.array(by_words), np.array(own(states())[:, ids]), atol=1e-4)
 
 

@@ -55,7 +55,7 @@ def test_the_sizes_of_an_adapter_by_hand():
 def test_what_a_layer_keeps_by_hand():
     small = Dimensions(
         layers=1, hidden=4, intermediate=8, heads=2, kv_heads=1, head_dim=2, vocabulary=10,
-        weights_bytes=0, activation_bytes=4, walked=True,
+        weights_bytes=0, activation_bytes=4, is_packed=True,
     )  # fmt: skip
     shape = Shape(rows=2, prefix=3, flat=10, width=5, supervised=4)
     # 13 tokens: 4 states of 4, 4 of queries, 3 times 8, 7 times rank 1; 3 lines: queries 2·5·2,
@@ -103,7 +103,7 @@ def test_the_prediction_is_within_fifteen_percent_of_what_mlx_measures(
         compile=True,
         checkpoint_layers=again,
         loss_chunk=chunk,
-        mixture=Mixture(kinds=(DataSource(rows=count, places=count, teacher=teacher),)),
+        mixture=Mixture(sources=(DataSource(size=count, per_epoch=count, teacher=teacher),)),
     )
     trainer = Trainer(model, examples(count, length, prefix=prefix, words=4000), asked)
     next(trainer.steps())
@@ -143,7 +143,7 @@ def test_what_somebody_asked_for_stays():
 def test_a_network_called_as_a_whole_holds_all_its_logits():
     shape = Shape(rows=2, prefix=0, flat=100, width=50, supervised=10)
     known, unknown = large(), large()
-    unknown = Dimensions(**{**vars(unknown), "walked": False})
+    unknown = Dimensions(**{**vars(unknown), "is_packed": False})
     assert (
         memory.predict(unknown, config(), [shape], GB).peak_bytes
         > memory.predict(known, config(), [shape], GB).peak_bytes
@@ -153,7 +153,7 @@ def test_a_network_called_as_a_whole_holds_all_its_logits():
 def test_limits_are_put_back_after_a_run_even_when_it_fails():
     before = mx.set_cache_limit(123 << 20)
     try:
-        with contextlib.suppress(ZeroDivisionError), memory.held_for_a_run(1 << 20):
+        with contextlib.suppress(ZeroDivisionError), memory.limits_of_a_run(1 << 20):
             assert mx.set_cache_limit(1 << 20) == 1 << 20
             raise ZeroDivisionError
         assert mx.set_cache_limit(123 << 20) == 123 << 20
@@ -164,11 +164,11 @@ def test_limits_are_put_back_after_a_run_even_when_it_fails():
 def test_memory_is_wired_on_a_gpu_alone_and_for_the_run(monkeypatch):
     seen = []
     monkeypatch.setattr(mx, "set_wired_limit", lambda size: seen.append(size) or 7)
-    with memory.held_for_a_run(1 << 20, wired_bytes=5):
+    with memory.limits_of_a_run(1 << 20, wired_bytes=5):
         pass
     assert seen == []
     monkeypatch.setattr(runtime, "on_gpu", lambda: True)
-    with memory.held_for_a_run(1 << 20, wired_bytes=5):
+    with memory.limits_of_a_run(1 << 20, wired_bytes=5):
         pass
     assert seen == [5, 7]
 

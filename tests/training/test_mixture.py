@@ -1,4 +1,4 @@
-"""Which rows come in which epoch."""
+"""Which rows an epoch has."""
 
 from collections import Counter
 
@@ -6,73 +6,91 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.training.mixture import UNSEEN, DataSource, Mixture
+from mlx_tune.training.mixture import BASE, MERGED, UNKNOWN_LOSS, DataSource, Mixture
 
 
-def unseen(rows: int) -> list[float]:
-    return [UNSEEN] * rows
+def unknown(rows: int) -> list[float]:
+    return [UNKNOWN_LOSS] * rows
 
 
-def test_all_rows_come_in_every_epoch():
-    assert Mixture.of_all(3).epoch(7, unseen(3)) == [0, 1, 2]
+def test_every_epoch_has_all_rows():
+    assert Mixture.of_all(3).epoch(7, unknown(3)) == [0, 1, 2]
 
 
-def test_turns_go_round_by_hand():
-    turns = DataSource(rows=5, places=2)
-    assert [turns.epoch(n, unseen(5)) for n in range(4)] == [[0, 1], [2, 3], [0, 4], [1, 2]]
+def test_the_rotation_begins_again_after_the_last_row():
+    source = DataSource(size=5, per_epoch=2)
+    assert [source.epoch(n, unknown(5)) for n in range(4)] == [[0, 1], [2, 3], [0, 4], [1, 2]]
 
 
-def test_after_the_rounds_the_rows_known_worst_have_the_places():
-    turns = DataSource(rows=5, places=3, rounds=1)
-    hardest = [0.1, 4.0, 0.2, 3.0, 0.3]
-    assert turns.epoch(0, hardest) == [0, 1, 2]
-    assert turns.epoch(1, hardest) == [1, 3, 4]  # 3 and 4 by turn, then the worst of the others
-    assert turns.epoch(2, hardest) == [1, 3, 4]
-    assert turns.epoch(2, [9.0, *hardest[1:]]) == [0, 1, 3]
+def test_after_the_min_passes_an_epoch_has_the_rows_with_the_highest_loss():
+    source = DataSource(size=5, per_epoch=3, min_passes=1)
+    losses = [0.1, 4.0, 0.2, 3.0, 0.3]
+    assert source.epoch(0, losses) == [0, 1, 2]
+    assert source.epoch(1, losses) == [1, 3, 4]  # 3 and 4 of the rotation, then the highest loss
+    assert source.epoch(2, losses) == [1, 3, 4]
+    assert source.epoch(2, [9.0, *losses[1:]]) == [0, 1, 3]
 
 
-def test_a_row_that_never_came_is_known_worst():
-    assert DataSource(rows=3, places=1, rounds=0).epoch(0, [5.0, UNSEEN, 6.0]) == [1]
+def test_a_row_without_a_known_loss_comes_before_all_others():
+    assert DataSource(size=3, per_epoch=1, min_passes=0).epoch(0, [5.0, UNKNOWN_LOSS, 6.0]) == [1]
 
 
 @given(
     rows=st.integers(1, 30),
     share=st.floats(0.05, 1.0),
-    rounds=st.none() | st.integers(0, 4),
+    min_passes=st.none() | st.integers(0, 4),
     epochs=st.integers(1, 12),
-    hardest=st.lists(st.floats(0, 20), min_size=30, max_size=30),
+    losses=st.lists(st.floats(0, 20), min_size=30, max_size=30),
 )
-def test_every_epoch_is_full_no_row_comes_twice_and_rounds_are_kept(
-    rows, share, rounds, epochs, hardest
+def test_an_epoch_is_full_has_no_row_twice_and_min_passes_are_kept(
+    rows, share, min_passes, epochs, losses
 ):
-    turns = DataSource(rows=rows, places=max(1, int(share * rows)), rounds=rounds)
+    source = DataSource(size=rows, per_epoch=max(1, int(share * rows)), min_passes=min_passes)
     met = Counter()
     for number in range(epochs):
-        chosen = turns.epoch(number, hardest[:rows])
-        assert len(chosen) == len(set(chosen)) == turns.places
+        chosen = source.epoch(number, losses[:rows])
+        assert len(chosen) == len(set(chosen)) == source.per_epoch
         met.update(chosen)
-        if rounds and number + 1 >= turns.epochs_of_rounds:
-            assert min(met[i] for i in range(rows)) >= rounds
-        if rounds is None:
+        if min_passes and number + 1 >= source.epochs_of_min_passes:
+            assert min(met[i] for i in range(rows)) >= min_passes
+        if min_passes is None:
             assert max(met.values()) - min(met[i] for i in range(rows)) <= 1
 
 
-@pytest.mark.parametrize(("rounds", "chooses"), [(None, False), (3, True)])
-def test_kinds_are_numbered_through(rounds, chooses):
+@pytest.mark.parametrize(("min_passes", "depends"), [(None, False), (3, True)])
+def test_rows_are_numbered_source_after_source(min_passes, depends):
     mixture = Mixture(
-        kinds=(
-            DataSource(rows=3, places=3),
-            DataSource(rows=4, places=2, rounds=rounds),
-            DataSource(rows=2, places=1),
+        sources=(
+            DataSource(size=3, per_epoch=3),
+            DataSource(size=4, per_epoch=2, min_passes=min_passes),
+            DataSource(size=2, per_epoch=1),
         )
     )
-    assert (mixture.rows, mixture.places, mixture.chooses) == (9, 6, chooses)
-    assert mixture.epochs_of_rounds == (6 if rounds else 0)  # three visits to 4 rows, 2 an epoch
-    assert mixture.epoch(0, unseen(9)) == [0, 1, 2, 3, 4, 7]
-    assert mixture.epoch(1, unseen(9)) == [0, 1, 2, 5, 6, 8]
+    assert (mixture.size, mixture.rows_per_epoch, mixture.depends_on_losses) == (9, 6, depends)
+    # Three passes over 4 rows, 2 an epoch.
+    assert mixture.epochs_of_min_passes == (6 if min_passes else 0)
+    assert mixture.epoch(0, unknown(9)) == [0, 1, 2, 3, 4, 7]
+    assert mixture.epoch(1, unknown(9)) == [0, 1, 2, 5, 6, 8]
     assert Mixture.from_json(mixture.to_json()) == mixture
 
 
-def test_rows_without_places_never_come():
-    assert DataSource(rows=4, places=0).epoch(3, unseen(4)) == []
-    assert DataSource(rows=0, places=0, rounds=3).epoch(0, []) == []
+def test_a_source_without_rows_per_epoch_is_never_taken():
+    assert DataSource(size=4, per_epoch=0).epoch(3, unknown(4)) == []
+    assert DataSource(size=0, per_epoch=0, min_passes=3).epoch(0, []) == []
+
+
+def test_the_record_of_a_run_keeps_the_names_of_its_format():
+    mixture = Mixture(
+        sources=(
+            DataSource(size=3, per_epoch=3),
+            DataSource(size=4, per_epoch=2, min_passes=3, teacher=MERGED),
+            DataSource(size=2, per_epoch=1, teacher=BASE, weight=0.5),
+        )
+    )
+    record = [
+        {"rows": 3, "places": 3, "rounds": None, "teacher": "rows", "weight": 1.0},
+        {"rows": 4, "places": 2, "rounds": 3, "teacher": "folded", "weight": 1.0},
+        {"rows": 2, "places": 1, "rounds": None, "teacher": "base", "weight": 0.5},
+    ]
+    assert mixture.to_json() == record
+    assert Mixture.from_json(record) == mixture

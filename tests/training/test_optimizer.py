@@ -1,9 +1,11 @@
+import math
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_tune.models import runtime
-from mlx_tune.training.optimizer import AdamW, global_norm
+from mlx_tune.training.optimizer import AdamW, global_norm, learning_rate, warmup_steps
 
 PATHS = {"first": (5, 3), "second": (4, 2)}
 RATE = 1e-2
@@ -42,7 +44,7 @@ def run(optimizer: AdamW, gradients: list, rates: list[float]):
     return leaves(factors)
 
 
-def by_hand(gradients: list, rates: list[float], up_ratio: float) -> list[np.ndarray]:
+def by_hand(gradients: list, rates: list[float], lora_plus_ratio: float) -> list[np.ndarray]:
     """AdamW without decay, in float64, after the paper's lines."""
     values = [value.astype(np.float64) for value in leaves(tree(0))]
     m, v = ([np.zeros_like(value) for value in values] for _ in range(2))
@@ -55,7 +57,7 @@ def by_hand(gradients: list, rates: list[float], up_ratio: float) -> list[np.nda
             m[i] = 0.9 * m[i] + 0.1 * g[i]
             v[i] = 0.999 * v[i] + 0.001 * g[i] ** 2
             corrected = m[i] / (1 - 0.9**t), v[i] / (1 - 0.999**t)
-            own = rate * (up_ratio if i % 2 else 1)
+            own = rate * (lora_plus_ratio if i % 2 else 1)
             values[i] = values[i] - own * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
     return values
 
@@ -66,11 +68,13 @@ RATES = [RATE, RATE / 2, RATE, RATE / 3]
 
 
 @pytest.mark.parametrize("compiled", WAYS)
-@pytest.mark.parametrize("up_ratio", [1.0, 16.0])
-def test_four_steps_by_hand_two_of_them_clipped(compiled, up_ratio):
-    found = run(AdamW(up_ratio=up_ratio, compiled=compiled), GRADIENTS, RATES)
+@pytest.mark.parametrize("lora_plus_ratio", [1.0, 16.0])
+def test_four_steps_by_hand_two_of_them_clipped(compiled, lora_plus_ratio):
+    found = run(AdamW(lora_plus_ratio=lora_plus_ratio, compiled=compiled), GRADIENTS, RATES)
     start = leaves(tree(0))
-    for ours, wanted, begun in zip(found, by_hand(GRADIENTS, RATES, up_ratio), start, strict=True):
+    for ours, wanted, begun in zip(
+        found, by_hand(GRADIENTS, RATES, lora_plus_ratio), start, strict=True
+    ):
         moved = np.abs(wanted - begun).max()
         assert np.abs(ours - wanted).max() <= 1e-4 * moved  # float32 of a number of about 1
 
@@ -79,7 +83,7 @@ def test_four_steps_by_hand_two_of_them_clipped(compiled, up_ratio):
 def test_the_first_update_of_lora_b_is_the_ratio_times_as_far_and_of_lora_a_as_far(ratio):
     """From zero moments an update is the rate, with the gradient's sign."""
     start = leaves(tree(0))
-    plain, plus = (run(AdamW(up_ratio=r), GRADIENTS[:1], RATES[:1]) for r in (1.0, ratio))
+    plain, plus = (run(AdamW(lora_plus_ratio=r), GRADIENTS[:1], RATES[:1]) for r in (1.0, ratio))
     gradient = leaves(GRADIENTS[0])
     for i in range(4):
         own = ratio if i % 2 else 1.0
@@ -107,3 +111,22 @@ def test_moments_begin_at_zero_in_the_tree_of_the_factors():
         for zeros, factor in zip(leaves(moment), leaves(factors), strict=True):
             assert zeros.shape == factor.shape
             assert not zeros.any()
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "expected"), [(106, 70, 10), (9, 20, 0), (2000, 750, 50), (400, 5, 4)]
+)
+def test_warmup_is_a_tenth_of_the_new_rows_at_most_fifty(rows, steps, expected):
+    assert warmup_steps(rows, steps) == expected
+
+
+def test_the_rate_rises_linearly_to_its_peak_then_falls_by_cosine_to_zero():
+    rates = [learning_rate(t, peak=1.0, planned_steps=70, warmup=10) for t in range(1, 71)]
+    assert rates[:10] == pytest.approx([t / 10 for t in range(1, 11)])
+    assert rates[39] == pytest.approx(0.5)  # half-way from 10 to 70
+    assert rates[54] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.75)))
+    assert rates[69] == pytest.approx(0.0)
+
+
+def test_a_run_of_one_step_still_learns():
+    assert learning_rate(1, peak=0.3, planned_steps=1, warmup=0) == 0.3

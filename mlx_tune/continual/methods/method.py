@@ -6,8 +6,7 @@ from typing import TypeVar
 
 import mlx.core as mx
 
-from mlx_tune.training.adapter import Adapter
-from mlx_tune.training.packed import Factors
+from mlx_tune.training.adapter import Adapter, Factors
 
 _Session = TypeVar("_Session")
 

@@ -21,8 +21,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from mlx_tune.continual.methods.method import Method
-from mlx_tune.training.adapter import Adapter
-from mlx_tune.training.packed import Factors
+from mlx_tune.training.adapter import Adapter, Factors
 
 
 class _Orthogonal(Method):

@@ -1,8 +1,8 @@
-"""Softmax and SwiGLU with gradients of their own, and an exponential that a CPU computes quickly.
+"""Softmax and SwiGLU with their own gradients, on an exponential that is fast on a CPU.
 
-MLX's CPU backend takes 10 ns for an exponential (it calls ``fma`` and ``floor`` of the C library
-an element at a time), so a model's activations cost more than its matrix products. Written in
-adds, multiplications and shifts, which compilers turn into vector instructions, the same
+MLX's CPU backend takes 10 ns for one exponential (it calls ``fma`` and ``floor`` of the C library
+for each element), so a model's activations cost more than its matrix products. Written in
+additions, multiplications and shifts, which compilers turn into vector instructions, the same
 exponential takes about 1 ns and is ten times as accurate. On a GPU MLX's own functions are used.
 """
 
@@ -28,10 +28,13 @@ _EXPONENT_OF_ONE, _EXPONENT_OF_INFINITY = 127, 255
 
 
 def exp(x: mx.array) -> mx.array:
-    """Return e^x to within 1.2e-7; 0 below -87.3 and infinite above 88.3.
+    """Return e^x with a relative error of at most 1.2e-7; 0 below -87.3, infinite above 88.3.
 
     Args:
         x: float32, any shape, between -1e6 and 1e6.
+
+    Returns:
+        float32, the shape of x.
 
     Source:
         Cody & Waite 1980; the polynomial is that of Moshier's Cephes library (expf).
@@ -40,32 +43,32 @@ def exp(x: mx.array) -> mx.array:
         return mx.exp(x)
     rounded = x * _LOG2_E + _ROUNDER
     n = rounded - _ROUNDER
-    r = _apart(x - n * _LN2_HIGH - n * _LN2_LOW)
+    r = _end_fusion(x - n * _LN2_HIGH - n * _LN2_LOW)
     c = _POLYNOMIAL  # by Estrin's scheme, which is less deep than Horner's
     square = r * r
     ends = (c[1] + c[0] * r) * (square * square) + ((c[3] + c[2] * r) * square + (c[5] + c[4] * r))
-    return _apart((ends * square + r + 1.0) * _power_of_two(rounded))
+    return _end_fusion((ends * square + r + 1.0) * _power_of_two(rounded))
 
 
-def _apart(x: mx.array) -> mx.array:
-    """Return x, float32, as the end of what a compiler may fuse.
+def _end_fusion(x: mx.array) -> mx.array:
+    """Return x, float32, unchanged; the compiler fuses nothing across this point.
 
-    MLX fuses eleven operations at most, and where it cuts between a constant and its use the rest
-    runs an element at a time. Cut here, every piece is short enough.
+    MLX fuses at most eleven operations. Where it cuts between a constant and its use, the rest is
+    not vectorised. With cuts at chosen points every piece is short enough.
     """
     return mx.view(mx.view(x, mx.int32), mx.float32)
 
 
 def _power_of_two(rounded: mx.array) -> mx.array:
-    """Return 2^n, float32, from the rounder + n; 0 where n is under -126, infinite over 127."""
-    # Clamped as whole numbers: MLX's float maximum asks for NaN first and is not vectorised.
+    """Return 2^n, float32, for ``_ROUNDER`` + n; 0 where n < -126, infinite where n > 127."""
+    # Clamped as integers: MLX's float maximum tests for NaN first and is not vectorised.
     lowest = _ROUNDER_BITS - _EXPONENT_OF_ONE
     biased = mx.maximum(mx.view(rounded, mx.int32), lowest) - lowest
     return mx.view(mx.minimum(biased, _EXPONENT_OF_INFINITY) << 23, mx.float32)
 
 
 def softmax(x: mx.array) -> mx.array:
-    """Return the softmax over the last axis, float32, of x float32."""
+    """Return the softmax of x over its last axis, both float32 of one shape."""
     return mx.softmax(x, axis=-1, precise=True) if runtime.on_gpu() else _softmax(x)  # type: ignore[return-value]  # MLX's stub returns object
 
 
@@ -83,9 +86,9 @@ def _softmax_vjp(_: mx.array, cotangent: mx.array, probabilities: mx.array) -> m
 
 @mx.custom_function
 def swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    """Return gate · sigmoid(gate) · up, all of one shape.
+    """Return gate · sigmoid(gate) · up; all three have one shape and one floating type.
 
-    The gradient computes the sigmoid again, so that nothing is kept but the two arguments.
+    The backward pass computes the sigmoid again, so only the two arguments are kept for it.
     """
     return gate * _sigmoid(gate) * up
 
@@ -94,7 +97,8 @@ def swiglu(gate: mx.array, up: mx.array) -> mx.array:
 def _swiglu_vjp(
     primals: tuple[mx.array, mx.array], cotangent: mx.array, _: mx.array
 ) -> tuple[mx.array, mx.array]:
-    # Tied to the cotangent, or a compiler would find the forward pass's sigmoid and keep that.
+    # Made dependent on the cotangent: otherwise the compiler would reuse the sigmoid of the forward
+    # pass and keep it in memory.
     gate, up = mx.depends(list(primals), [cotangent])
     sigmoid = _sigmoid(gate)
     silu = gate * sigmoid

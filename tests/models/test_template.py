@@ -62,7 +62,7 @@ def test_what_there_is_not_is_what_transformers_makes_of_it(template):
 
 
 def test_many_conversations_keep_their_order(monkeypatch):
-    monkeypatch.setattr(template_module, "_SLAB", 3)
+    monkeypatch.setattr(template_module, "_BATCH", 3)
     many = [
         {"messages": [{"role": "user", "content": str(i)}], "add_generation_prompt": False}
         for i in range(8)

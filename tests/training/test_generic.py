@@ -6,11 +6,14 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx_lm.tuner.lora import LoRALinear
 
 from helpers import tiny
 from mlx_tune.continual.fold import fold
 from mlx_tune.data.tokenise import Example
+from mlx_tune.errors import IncompatibleError
 from mlx_tune.models import runtime
+from mlx_tune.training.adapter import init_adapter
 from mlx_tune.training.batches import collate
 from mlx_tune.training.generic import GenericForward, attach, network
 from mlx_tune.training.loss import cross_entropy
@@ -49,7 +52,7 @@ def with_a_chain() -> nn.Module:
     return model
 
 
-WALKED = {
+PACKED = {
     "llama": tiny.model,
     "qwen2": lambda: tiny.model(model_type="qwen2"),
     "qwen3": lambda: tiny.model(model_type="qwen3"),
@@ -74,7 +77,7 @@ CALLED = {
     ),
     "phi3": lambda: tiny.model(**PHI_3),
 }
-ALL = WALKED | CALLED
+ALL = PACKED | CALLED
 
 
 def naive_loss(model: nn.Module, factors, rows: list[Example]) -> mx.array:
@@ -121,18 +124,18 @@ def case(request) -> Case:
 
 
 every = pytest.mark.parametrize("case", ALL, indirect=True)
-walked = pytest.mark.parametrize("case", WALKED, indirect=True)
+packed = pytest.mark.parametrize("case", PACKED, indirect=True)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_network_is_walked_where_its_architecture_is_known_and_called_whole_elsewhere(name):
+def test_a_network_is_packed_where_its_architecture_is_known_and_generic_elsewhere(name):
     found = network(ALL[name](), scale=SCALE)
-    assert isinstance(found, PackedForward if name in WALKED else GenericForward)
-    assert found.shares_prefix == (name in WALKED)
+    assert isinstance(found, PackedForward if name in PACKED else GenericForward)
+    assert found.shares_prefix == (name in PACKED)
 
 
 @pytest.mark.parametrize(
-    ("name", "shared"), [*((name, 0) for name in ALL), *((name, 10) for name in WALKED)]
+    ("name", "shared"), [*((name, 0) for name in ALL), *((name, 10) for name in PACKED)]
 )
 def test_logits_are_the_models_own_at_every_position(name, shared):
     """Of the base itself, and of the base with mlx-lm's LoRA layers; with a prefix and without."""
@@ -147,7 +150,7 @@ def test_logits_are_the_models_own_at_every_position(name, shared):
 
     batch = collate(rows, rows[0].tokens[:shared])
     assert batch.layout.prefix == shared
-    wanted = own(model), own(adapted)  # before the walk puts the weights side by side
+    wanted = own(model), own(adapted)  # before the packed form fuses the weights
     called = network(model, scale=SCALE)
     for given, expected in zip(({}, factors), wanted, strict=True):
         found = np.array(called.logits(given, batch))
@@ -174,7 +177,7 @@ def test_padding_changes_nothing(case):
     tiny.assert_same(case.loss_and_gradients(batch), case.wanted, TOLERANCE)
 
 
-@walked
+@packed
 @pytest.mark.parametrize(
     "padded",
     [None, Shape(rows=5, prefix=10, flat=100, width=30, supervised=33)],
@@ -186,23 +189,93 @@ def test_a_prefix_computed_once_equals_whole_rows(case, padded):
     tiny.assert_same(case.loss_and_gradients(batch), case.wanted, TOLERANCE)
 
 
-@walked
+@packed
 @pytest.mark.parametrize("layers", [1, 2])
 def test_layers_computed_again_equal_kept_ones(case, layers):
     found = case.loss_and_gradients(case.batch(shared=True), checkpoint_layers=layers)
     tiny.assert_same(found, case.wanted, TOLERANCE)
 
 
-@walked
+@packed
 @pytest.mark.parametrize("chunk", [1, 5])
 def test_a_loss_in_chunks_equals_the_whole(case, chunk):
     found = case.loss_and_gradients(case.batch(shared=True), loss_chunk=chunk)
     tiny.assert_same(found, case.wanted, TOLERANCE)
 
 
-@walked
+@packed
 def test_the_functions_that_a_gpu_is_given_compute_the_same(monkeypatch, case):
     """MLX's own attention, softmax and exponential, here on the CPU: the masks fit them too."""
     monkeypatch.setattr(runtime, "on_gpu", lambda: True)
     found = case.loss_and_gradients(case.batch(shared=True), loss_chunk=5)
     tiny.assert_same(found, case.wanted, TOLERANCE)
+
+
+TOKENS = mx.array([[5, 6, 7, 8]])
+
+
+def logits(model) -> np.ndarray:
+    return np.array(model(TOKENS))
+
+
+def test_a_fresh_adapter_changes_nothing():
+    model = tiny.model()
+    before = logits(model)
+    attach(model, init_adapter(model, rank=4, scale=2.0, seed=0)[0].factors, 2.0)
+    assert np.array_equal(logits(model), before)
+
+
+def test_the_change_is_the_scale_times_the_product():
+    model = tiny.model()
+    path = "model.layers.1.mlp.up_proj"
+    a, b = tiny.adapter_for(model).factors[path]
+    x = mx.random.normal((3, 32), key=mx.random.key(0))
+    before = np.array(model.layers[1].mlp.up_proj(x))
+    attach(model, {path: (a, b)}, 3.0)
+    wanted = before + 3.0 * (np.array(x) @ np.array(a) @ np.array(b))
+    assert np.allclose(np.array(model.layers[1].mlp.up_proj(x)), wanted, atol=1e-5)
+    assert sum(isinstance(m, LoRALinear) for m in model.modules()) == 1
+
+
+def test_new_factors_take_the_place_of_those_a_model_has():
+    first, second = (tiny.adapter_for(tiny.model(), seed=seed).factors for seed in (1, 2))
+    twice, once = tiny.model(), tiny.model()
+    attach(twice, first, 2.0)
+    attach(twice, second, 2.0)
+    attach(once, second, 2.0)
+    assert np.array_equal(logits(twice), logits(once))
+
+
+def test_a_quantised_layer_is_wrapped_and_kept():
+    model = tiny.model()
+    nn.quantize(model, group_size=32, bits=4)
+    before = logits(model)
+    attach(model, init_adapter(model, rank=2, scale=2.0, seed=0)[0].factors, 2.0)
+    assert np.array_equal(logits(model), before)
+    assert isinstance(model.layers[0].mlp.down_proj.linear, nn.QuantizedLinear)
+
+
+def test_dropout_is_refused_where_the_layers_are_not_known():
+    model = tiny.model(model_type="gemma2")
+    with pytest.raises(IncompatibleError) as error:
+        network(model, dropout=0.1)
+    assert str(error.value) == (
+        "mlx_lm.models.gemma2: --dropout needs an architecture that is known layer by layer; "
+        "train this one with --dropout 0"
+    )
+
+
+def test_logits_are_those_after_each_supervised_token_of_padded_rows():
+    """A packable model in the generic form, so that both forms are called with one batch."""
+    rows = tiny.rows(4)
+    factors = tiny.adapter_for(tiny.model()).factors
+    batch = collate(rows, ())
+    found = np.array(GenericForward(tiny.model(), scale=2.0).logits(factors, batch))
+    wanted = np.array(network(tiny.model(), scale=2.0).logits(factors, batch))
+    assert found.shape == (sum(sum(row.supervised) for row in rows), tiny.VOCABULARY)
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_checkpointing_is_refused_where_the_layers_are_not_known():
+    with pytest.raises(IncompatibleError, match="--checkpoint-layers needs an architecture"):
+        network(tiny.model(model_type="gemma2", query_pre_attn_scalar=8.0), checkpoint_layers=1)
