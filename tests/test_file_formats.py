@@ -74,7 +74,9 @@ def store(tmp_path_factory, tiny_base) -> SessionStore:
         six = {"method": "seed", "keep_data": False, "general_replay": 0.5, "epochs": 1}
         lab.train(lab.data("six", facts("six", 2)), **six)
         rollback(lab.store, five.id)
-        train(replace(lab.request(epochs=1, rank=2), data=()), RecordingObserver())  # consolidated
+        train(
+            replace(lab.request(epochs=1, rank=2), data=(), consolidates=True), RecordingObserver()
+        )
         rollback(lab.store, five.id)
         asked = {"session": None, "base": None, "say": RecordingObserver().say}
         evaluate(lab.store, on=None, facts=True, **asked)
