@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.continual.retention import Cell, Measure, Retention, matrix
+from mlx_tune.continual.retention import Cell, Measure, RetentionMatrix
 
 KEPT, OF_JOINT, BACKWARD, GENERAL, LOGITS = 0.95, 0.80, -0.02, 0.10, 1e-4
 """Targets: shares; a share; nats per token; a difference of logits relative to the largest."""
@@ -34,11 +34,13 @@ class Chain:
     base: Mapping[str, Any] | None
     checks: Mapping[str, Any] | None
 
-    def retention(self, kind: str) -> Retention:
+    def retention(self, kind: str) -> RetentionMatrix:
         """Return the matrix of a kind, its columns in the order they were taught."""
         taught = self.cells[-1]["taught"]
         rows = [self.base, *self.cells]
-        return matrix([_count(cell, kind, subject) for subject in taught] for cell in rows)
+        return RetentionMatrix.of(
+            [_count(cell, kind, subject) for subject in taught] for cell in rows
+        )
 
 
 def load(folder: Path) -> list[Chain]:
@@ -148,7 +150,7 @@ def verdict(name: str, what: str, value: float | None, target: str, form: str, l
     return f"{'met' if met else 'missed':<6}  {name}: {what} {shown[form]} (target: {target})"
 
 
-def worst_kept(known: Retention) -> float | None:
+def worst_kept(known: RetentionMatrix) -> float | None:
     """Return the least of R[i][j] / R[j][j] over all j < i: what was lost at any time counts."""
     ratios = []
     for j in range(1, known.length):
@@ -216,7 +218,7 @@ def _title(chain: Chain) -> str:
     return f"{chain.arm}, {chain.order}, {chain.seed}"
 
 
-def _shown(found: Retention, i: int, j: int, cell: Cell) -> str:
+def _shown(found: RetentionMatrix, i: int, j: int, cell: Cell) -> str:
     interval = found.interval(i, j)
     if cell is None or interval is None:
         return "-"

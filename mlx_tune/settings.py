@@ -19,7 +19,7 @@ from mlx_tune.errors import IncompatibleError, InputError, MlxTuneError, UsageEr
 METHODS = (
     "rehearsal", "none", "seed", "self_distill", "orthogonal", "synthetic", "soup",
 )  # fmt: skip
-"""Ways to remember earlier sessions; `continual/methods` defines them."""
+"""Ways to remember earlier sessions; `continual/methods.py` says what each does."""
 
 REPLAYS = ("auto", "all", "none")
 """How many old rows an epoch replays, in words; a share of them is the other way to say it."""
@@ -153,8 +153,8 @@ class TrainingSettings:
         optional=True,
     )
     method: str = _setting(
-        "How earlier sessions are remembered: rehearsal, none, seed, self-distill, orthogonal, "
-        "synthetic or soup.",
+        "How earlier sessions are remembered: "
+        f"{', '.join(METHODS[:-1]).replace('_', '-')} or {METHODS[-1]}.",
         choices=METHODS,
         default="rehearsal",
         reason="old rows are trained again",

@@ -122,7 +122,7 @@ def test_every_key_of_a_file_is_on_the_page_and_no_other(store, title, pattern):
 
 def test_an_exam_says_what_the_page_says():
     """No store shows it: a tiny base is never sure enough of a word to be examined."""
-    assert keys(json.loads(EarlyStopping(rows=(0,), least_epochs=1).to_json())) == documented(
+    assert keys(json.loads(EarlyStopping(rows=(0,), min_epochs=1).to_json())) == documented(
         "exam.json"
     )
 

@@ -29,7 +29,7 @@ from mlx_tune.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mlx_tune.continual.retention import Cell, Kind, Measure, Retention
+    from mlx_tune.continual.retention import Cell, Kind, Measure, RetentionMatrix
     from mlx_tune.workflows.matrix import Evaluation, MatrixColumn, MatrixRow
     from mlx_tune.workflows.scoring import FactScore
 
@@ -115,7 +115,8 @@ def show_evaluation(found: Evaluation, printer: Console) -> None:
         _show_measures(found, kinds, printer)
     if (general := found.general) is not None:
         rise = f"{general.nats_per_token:+.3f} nats a token".replace("-", "−")
-        line = f"general answers  ΔG  {rise}, worse on {general.rose} of {general.asked} questions"
+        worse = f"worse on {general.changes.worse} of {general.asked} questions"
+        line = f"general answers  ΔG  {rise}, {worse}"
         printer.print(line, markup=False, soft_wrap=True)
     if found.facts is not None:
         printer.print()
@@ -154,7 +155,7 @@ def _show_measures(found: Evaluation, kinds: list[Kind], printer: Console) -> No
         printer.print(Text(line, "dim"), soft_wrap=True)
 
 
-_LINES: tuple[tuple[str, str, Callable[[Retention], str]], ...] = (
+_LINES: tuple[tuple[str, str, Callable[[RetentionMatrix], str]], ...] = (
     ("known now", "ACC", lambda matrix: _share(matrix.accuracy())),
     ("since learned", "BWT", lambda matrix: _points(matrix.backward_transfer())),
     ("forgotten", "F", lambda matrix: _points(matrix.forgetting(), signed=False)),
@@ -176,7 +177,7 @@ def _points(measure: Measure, *, signed: bool = True) -> str:
     return f"{sign}{abs(number):.1f} points of {measure.questions}"
 
 
-def _worst(matrix: Retention) -> str:
+def _worst(matrix: RetentionMatrix) -> str:
     worst = matrix.worst()
     cell = matrix.cells[-1][worst - 1] if worst else None
     if worst is None or cell is None:

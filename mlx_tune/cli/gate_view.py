@@ -9,8 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_tune.cli.console import counted
-from mlx_tune.continual.fidelity import APART
-from mlx_tune.continual.gate import Backward, Decision, Kept, label, nats, percent, points
+from mlx_tune.continual.fidelity import UNMERGED
+from mlx_tune.continual.gate import (
+    BackwardTransfer,
+    Decision,
+    SessionRetention,
+    label,
+    nats,
+    percent,
+    points,
+)
 from mlx_tune.store.session import PROMOTE
 from mlx_tune.text import one_line
 
@@ -61,7 +69,7 @@ def _drifted(decision: Decision) -> bool:
     return rise is not None and not rise.nats_per_token <= decision.thresholds.general
 
 
-def _worst(decision: Decision) -> list[Kept]:
+def _worst(decision: Decision) -> list[SessionRetention]:
     """Return the sessions that lost most, in their order."""
     fell = sorted((kept for kept in decision.sessions if kept.lost), key=lambda kept: kept.share)
     return sorted(fell[:_SESSIONS], key=lambda kept: kept.number)
@@ -88,19 +96,19 @@ def _show_scores(decision: Decision, console: Console) -> None:
         _line(f"general ability: loss {rise} nats a token ({over_all})", console)
 
 
-def _table(sessions: Sequence[Kept]) -> Table:
+def _table(sessions: Sequence[SessionRetention]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("session", header_style="dim", overflow="fold")
     for heading in ("kept", "known now", "when learned"):
         table.add_column(heading, header_style="dim", no_wrap=True)
     for kept in sessions:
-        now, then = (f"{known} of {kept.asked}" for known in (kept.now, kept.learned))
+        now, then = (f"{known} of {kept.asked}" for known in (kept.after, kept.before))
         table.add_row(label(kept.number, kept.name), percent(kept.share), now, then)
     return table
 
 
 def _show_lost(
-    sessions: Sequence[Kept], questions: Mapping[int, Sequence[str]], console: Console
+    sessions: Sequence[SessionRetention], questions: Mapping[int, Sequence[str]], console: Console
 ) -> None:
     """Print the questions that were known and no longer are, one a line."""
     for kept in sessions:
@@ -156,7 +164,7 @@ def _line(words: str, console: Console, *, indent: int = 0, style: str = "") -> 
     console.print(Padding(Text(words, style), (0, 0, 0, indent), expand=False))
 
 
-def _signed(backward: Backward) -> str:
+def _signed(backward: BackwardTransfer) -> str:
     lost = points(-backward.mean)
     if lost.startswith("-"):
         return "+" + lost[1:]
@@ -180,9 +188,9 @@ def fidelity_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _kept(record: Mapping[str, Any]) -> str:
-    if record["stored"] == [APART]:
+    if record["stored"] == [UNMERGED]:
         return "all of it, beside the quantised weights: nothing is rounded"
-    stored = " and ".join(s for s in record["stored"] if s != APART)
+    stored = " and ".join(s for s in record["stored"] if s != UNMERGED)
     if record["error"] < _EXACT:
         return f"all of it in {stored}, to {record['error']:.0e} of it"
     layers = record["layers"]

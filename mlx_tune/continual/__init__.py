@@ -1,1 +1,90 @@
-"""What makes training continual: folding, rehearsal and recall; no paths, no printing."""
+"""What makes training continual: folding, rehearsal, scoring, the gate; no paths, no printing.
+
+Importing it loads MLX, so the commands that have to work without MLX import it when they run.
+"""
+
+from mlx_tune.continual.change import Change, LayerChange, change_norms, weight_norms
+from mlx_tune.continual.early_stopping import EarlyStopping, ValidationScore, best_score
+from mlx_tune.continual.fidelity import UNMERGED, Fidelity, FidelityMeter, Survival
+from mlx_tune.continual.fold import UnmergedLinear, delta, fold, negated_factors
+from mlx_tune.continual.gate import (
+    BackwardTransfer,
+    Decision,
+    SessionOutcomes,
+    SessionRetention,
+    Thresholds,
+    decide,
+)
+from mlx_tune.continual.key_facts import KeyFact, key_facts, present_facts
+from mlx_tune.continual.methods import METHODS, Method, find_method
+from mlx_tune.continual.recall import GeneralChange, Recall, general_change, score
+from mlx_tune.continual.rehearse import (
+    History,
+    Rehearsal,
+    current_rows,
+    learnable,
+    mixture,
+    rehearse,
+)
+from mlx_tune.continual.retention import (
+    Measure,
+    RetentionMatrix,
+    diagonal_outcomes,
+    recorded_outcomes,
+    superseded,
+    wilson,
+)
+from mlx_tune.continual.significance import PairedChanges, mcnemar, sign_test
+from mlx_tune.continual.synthetic import Continuation, Generate, synthesise
+
+__all__ = [
+    "METHODS",
+    "UNMERGED",
+    "BackwardTransfer",
+    "Change",
+    "Continuation",
+    "Decision",
+    "EarlyStopping",
+    "Fidelity",
+    "FidelityMeter",
+    "GeneralChange",
+    "Generate",
+    "History",
+    "KeyFact",
+    "LayerChange",
+    "Measure",
+    "Method",
+    "PairedChanges",
+    "Recall",
+    "Rehearsal",
+    "RetentionMatrix",
+    "SessionOutcomes",
+    "SessionRetention",
+    "Survival",
+    "Thresholds",
+    "UnmergedLinear",
+    "ValidationScore",
+    "best_score",
+    "change_norms",
+    "current_rows",
+    "decide",
+    "delta",
+    "diagonal_outcomes",
+    "find_method",
+    "fold",
+    "general_change",
+    "key_facts",
+    "learnable",
+    "mcnemar",
+    "mixture",
+    "negated_factors",
+    "present_facts",
+    "recorded_outcomes",
+    "rehearse",
+    "score",
+    "sign_test",
+    "superseded",
+    "synthesise",
+    "weight_norms",
+    "wilson",
+]

@@ -1,8 +1,8 @@
-"""Is everything learned? The exam that ends a training before its last planned step.
+"""When a training ends before its last planned step, and which of its checkpoints is the best.
 
-An answer is generated word for word when each of its tokens has a probability over one half, for
-then no other can be the first choice. That is stricter than being right by a hair, and holds when
-the weights are rounded.
+Greedy generation gives an answer word for word when each of its tokens has a probability over one
+half, because no other token can then be the argmax. That is stricter than a bare argmax, and still
+holds after the weights are rounded.
 """
 
 import json
@@ -11,71 +11,75 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 PASS_NATS = math.log(2)
-"""The loss of a token whose probability is one half."""
+"""The loss of a token whose probability is one half; below it a token counts as learned."""
 
-_LIKELY_SHARE = 0.05  # of rows that may still fail before it is worth asking them all
+_DUE_SHARE = 0.05  # of rows that may still fail before a check of all rows is worth its time
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStopping:
-    """The rows that have to be known, and how the last asking ended.
+    """Which rows have to be learned before training stops, and the result of the last check.
 
     Attributes:
-        rows: As indices into what is trained on.
-        least_epochs: Before so many, no training ends.
-        step: After which they were last asked; 0 for never.
-        unknown: How many were not known then.
+        rows: As indices into what is trained on; none where all planned steps are taken.
+        min_epochs: Training does not stop before so many.
+        step: After which they were last checked; 0 for never.
+        failing: How many were not learned then.
     """
 
     rows: tuple[int, ...]
-    least_epochs: int
+    min_epochs: int
     step: int = 0
-    unknown: int = 0
+    failing: int = 0
 
-    def is_due(self, epoch: int, hardest: Sequence[float]) -> bool:
-        """Tell whether all rows should be asked after an epoch, counted from 1.
+    def is_due(self, epoch: int, max_token_losses: Sequence[float]) -> bool:
+        """Tell whether all rows should be checked after an epoch, counted from 1.
 
-        Training has seen how hard each row was when it last came. Asking them all costs a third of
-        an epoch, so it waits until nearly all seem known.
+        A check costs a third of an epoch, so it waits until nearly all rows seem learned, by the
+        losses that training saw when each row last came.
 
         Args:
             epoch: That just ended.
-            hardest: The loss of every row's hardest token when it last came, nats.
+            max_token_losses: The largest token loss of every row trained on, nats.
         """
-        if not self.rows or epoch < self.least_epochs:
+        if not self.rows or epoch < self.min_epochs:
             return False
-        unknown = sum(not hardest[row] < PASS_NATS for row in self.rows)
-        return unknown <= _LIKELY_SHARE * len(self.rows)
+        return _failing([max_token_losses[i] for i in self.rows]) <= _DUE_SHARE * len(self.rows)
 
-    def sat(self, step: int, hardest: Sequence[float]) -> "EarlyStopping":
-        """Return the exam after it was sat.
+    def update(self, step: int, max_token_losses: Sequence[float]) -> "EarlyStopping":
+        """Return the criterion with the result of a check of all rows.
 
         Args:
-            step: After which.
-            hardest: The loss of each of ``rows``' hardest token, nats.
+            step: After which they were checked.
+            max_token_losses: The largest token loss of each of ``rows``, nats.
         """
-        return replace(self, step=step, unknown=sum(not nats < PASS_NATS for nats in hardest))
+        return replace(self, step=step, failing=_failing(max_token_losses))
 
-    def is_passed(self, step: int) -> bool:
-        """Tell whether all rows were known after a step."""
-        return self.step == step > 0 and self.unknown == 0
+    def is_met(self, step: int) -> bool:
+        """Tell whether all rows were learned after a step."""
+        return self.step == step > 0 and self.failing == 0
 
     def to_json(self) -> bytes:
-        """Return its result, for a checkpoint."""
-        return (json.dumps({"step": self.step, "unknown": self.unknown}) + "\n").encode()
+        """Return the result of the last check, for a checkpoint."""
+        return (json.dumps({"step": self.step, "unknown": self.failing}) + "\n").encode()
 
     def resumed(self, data: bytes) -> "EarlyStopping":
-        """Return the exam with the result that :meth:`to_json` wrote."""
-        return replace(self, **json.loads(data))
+        """Return the criterion with the result that :meth:`to_json` wrote."""
+        result = json.loads(data)
+        return replace(self, step=result["step"], failing=result["unknown"])
+
+
+def _failing(max_token_losses: Sequence[float]) -> int:
+    return sum(not nats < PASS_NATS for nats in max_token_losses)  # so that a NaN fails
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationScore:
-    """What a model after some step says to held-out rows.
+    """The score of a model after some step on held-out rows.
 
     Attributes:
         step: Optimizer updates done.
-        right: Rows known verbatim.
+        right: Rows answered word for word.
         asked: Rows scored.
         loss: Nats per token; None where it was not finite.
     """
@@ -89,7 +93,7 @@ class ValidationScore:
 def best_score(scores: Sequence[ValidationScore]) -> ValidationScore | None:
     """Return the score with the highest recall, then the lowest loss, then the fewest steps.
 
-    One whose loss is no finite number is never the best; None where no other is left.
+    One whose loss is not finite is never the best; None where no other is left.
     """
     finite = [score for score in scores if score.loss is not None and math.isfinite(score.loss)]
     return max(
@@ -103,5 +107,5 @@ def scores_to_json(scores: Sequence[ValidationScore]) -> bytes:
 
 
 def scores_from_json(data: bytes) -> list[ValidationScore]:
-    """Return the scores that :func:`to_json` wrote."""
+    """Return the scores that :func:`scores_to_json` wrote."""
     return [ValidationScore(**score) for score in json.loads(data)]

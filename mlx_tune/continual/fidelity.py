@@ -1,7 +1,7 @@
-"""How much of a change the stored weights kept: counted while folding, where both are at hand.
+"""How much of a change the stored weights keep, counted while folding.
 
-A stored type has few digits, so of a small change much is rounded away: at a thousandth of the
-weights, bfloat16 keeps about a fifth of it.
+Rounding to the stored type loses much of a small change: of one that is a thousandth of the
+weights, bfloat16 keeps about a fifth.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,21 +14,21 @@ import numpy as np
 
 from mlx_tune.continual.change import by_layer
 
-APART = "apart"
-"""Stands for a type where nothing is rounded: the chain lies beside the quantised weights."""
+UNMERGED = "apart"
+"""What records name instead of a type where the chain stays beside the quantised weights."""
 
 _BLOCK = 1 << 15
 """Weights at a time: they stay in the cache, and a float32 sum of so few keeps its digits."""
 
-Store = Callable[[mx.array], mx.array]
-"""What weights come back as once they are stored: (out_dims, in_dims) to the same shape."""
+RoundTrip = Callable[[mx.array], mx.array]
+"""Weights to what they are once stored and read: (out_dims, in_dims) to the same shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survival:
-    """What was meant for some weights W₀ and what they became, W.
+    """The intended change of some weights W₀ against what they became, W.
 
-    With the change meant Δ = Σ s·(A·B)ᵀ in float32, and the change made W − W₀:
+    With the intended change Δ = Σ s·(A·B)ᵀ in float32, and the actual change W − W₀:
 
     Attributes:
         numbers: How many weights there are.
@@ -77,7 +77,7 @@ class Survival:
 
     @property
     def along(self) -> float:
-        """⟨W − W₀, Δ⟩ / ‖Δ‖²: how far the weights went in the direction meant, 1 when all the way.
+        """⟨W − W₀, Δ⟩ / ‖Δ‖²: the component along the intended change, 1 when it is all there.
 
         Rounding errs to both sides, so this stays near 1 while the error grows; where most
         weights do not move at all, as in four bits, it falls too.
@@ -96,7 +96,7 @@ class Fidelity:
 
     Attributes:
         modules: By module path, each with the type it is stored in, such as ``bfloat16``, or
-            ``APART``.
+            ``UNMERGED``.
     """
 
     modules: Mapping[str, tuple[str, Survival]] = field(default_factory=dict)
@@ -132,17 +132,19 @@ class Fidelity:
 
 
 class FidelityMeter:
-    """Counts while a model is folded; one module's weights are looked at, then let go.
+    """Counts while a model is folded; it holds the weights of one module at a time.
 
     Args:
-        store: What the weights come back as where they are stored in another form than the
-            folded model's, as by a quantiser; both W₀ and W go through it, so that what is
-            counted is the change and not what that form does to every weight.
+        round_trip: Where the weights are stored in another form than the folded model's, as by a
+            quantiser: applied to both W₀ and W, so that what is counted is the change and not
+            what that form does to every weight.
         stored_as: A name for that form.
     """
 
-    def __init__(self, store: Store | None = None, *, stored_as: str | None = None) -> None:
-        self._store, self._stored_as = store, stored_as
+    def __init__(
+        self, round_trip: RoundTrip | None = None, *, stored_as: str | None = None
+    ) -> None:
+        self._round_trip, self._stored_as = round_trip, stored_as
         self._modules: dict[str, tuple[str, Survival]] = {}
 
     def add(self, path: str, before: mx.array, change: mx.array, after: mx.array) -> None:
@@ -155,11 +157,11 @@ class FidelityMeter:
             after: W, of the type it will be stored in (out_dims, in_dims).
         """
         name = self._stored_as or str(after.dtype).rpartition(".")[2]
-        store = self._store or (lambda weight: weight)
-        start = _wide(store(before))
-        self._modules[path] = (name, _count(start, change, _wide(store(after))))
+        stored = self._round_trip or (lambda weight: weight)
+        start = _wide(stored(before))
+        self._modules[path] = (name, _count(start, change, _wide(stored(after))))
 
-    def add_apart(self, path: str, linear: nn.QuantizedLinear, change: mx.array) -> None:
+    def add_unmerged(self, path: str, linear: nn.QuantizedLinear, change: mx.array) -> None:
         """Count a module whose chain stays beside its quantised weights: all of it is kept.
 
         Args:
@@ -171,7 +173,7 @@ class FidelityMeter:
         weight = mx.dequantize(
             linear.weight, scales, biases, linear.group_size, linear.bits, linear.mode
         )
-        self._modules[path] = (APART, _count(_wide(weight), change, None))
+        self._modules[path] = (UNMERGED, _count(_wide(weight), change, None))
 
     def fidelity(self) -> Fidelity:
         """Return what was counted."""
@@ -179,7 +181,7 @@ class FidelityMeter:
 
 
 def _count(start: mx.array, change: mx.array, end: mx.array | None) -> Survival:
-    """Count one module; all float32 (out_dims, in_dims); without an end all of it arrived."""
+    """Count one module; all float32 (out_dims, in_dims); None as end where all is kept."""
     arrays = [np.asarray(a).reshape(-1) for a in (start, change, start if end is None else end)]
     found = Survival()
     for begin in range(0, change.size, _BLOCK):

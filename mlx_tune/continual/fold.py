@@ -16,7 +16,7 @@ from mlx_tune.training.adapter import Adapter, Factors, dimensions
 
 
 class UnmergedLinear(nn.Module):
-    """A layer with a chain's factors beside it: one adapter of rank Σ r, exact.
+    """A linear layer with a chain's factors unmerged beside it: one adapter of rank Σ r, exact.
 
     Folding into 4-bit weights would keep 3–5 % of the change, so they are left as they are; and
     layers of any type can share their weights with others that have another chain.
@@ -57,8 +57,8 @@ def fold(
     chain: Sequence[Adapter],
     *,
     rounded: bool = True,
-    beside: bool = False,
-    tally: FidelityMeter | None = None,
+    unmerged: bool = False,
+    meter: FidelityMeter | None = None,
 ) -> None:
     """Fold a chain of adapters into a freshly loaded base, in place.
 
@@ -66,8 +66,8 @@ def fold(
         model: The pristine base, weights in the stored type. Folding twice would add twice.
         chain: The adapters from the root to HEAD.
         rounded: Round each sum once to the stored type; False keeps float32, for comparisons.
-        beside: Leave all weights as they are, with the factors beside them.
-        tally: Told what each layer was meant to become and what it became; None saves the time.
+        unmerged: Leave all weights as they are, with the factors beside them.
+        meter: Counts how much of each layer's change is kept; None saves the time.
 
     Raises:
         IncompatibleError: An adapter is of another shape or names layers the base lacks.
@@ -80,19 +80,19 @@ def fold(
         terms = [(*a.factors[path], a.scale) for a in chain if path in a.factors]
         # A GPU's float32 product may be TF32, and a fold must not depend on the device.
         with mx.stream(mx.cpu):
-            if beside or isinstance(modules[path], nn.QuantizedLinear):
-                _add_beside(modules, path, terms, tally=tally)
+            if unmerged or isinstance(modules[path], nn.QuantizedLinear):
+                _add_unmerged(modules, path, terms, meter=meter)
             else:
-                _fold_layer(modules, path, terms, rounded=rounded, tally=tally)
+                _fold_layer(modules, path, terms, rounded=rounded, meter=meter)
     model.freeze()
 
 
-def _add_beside(
+def _add_unmerged(
     modules: dict[str, nn.Module],
     path: str,
     terms: Sequence[tuple[mx.array, mx.array, float]],
     *,
-    tally: FidelityMeter | None,
+    meter: FidelityMeter | None,
 ) -> None:
     linear = modules[path]
     lora_a = mx.concatenate([a for a, _, _ in terms], axis=1)
@@ -100,8 +100,8 @@ def _add_beside(
     parent, _, leaf = path.rpartition(".")
     setattr(modules[parent], leaf, UnmergedLinear(linear, lora_a, lora_b))
     mx.eval(lora_a, lora_b)
-    if tally is not None:
-        tally.add_apart(path, linear, delta(lora_a, lora_b, 1.0))
+    if meter is not None:
+        meter.add_unmerged(path, linear, delta(lora_a, lora_b, 1.0))
 
 
 def _fold_layer(
@@ -110,7 +110,7 @@ def _fold_layer(
     terms: Sequence[tuple[mx.array, mx.array, float]],
     *,
     rounded: bool,
-    tally: FidelityMeter | None,
+    meter: FidelityMeter | None,
 ) -> None:
     linear = modules[path]
     before = linear.weight
@@ -118,7 +118,7 @@ def _fold_layer(
     for lora_a, lora_b, scale in terms:
         term = delta(lora_a, lora_b, scale)
         total = total + term
-        if tally is not None:
+        if meter is not None:
             change = change + term
             mx.eval(total, change)  # or the terms of a long chain would be there at once
     linear.weight = total.astype(before.dtype) if rounded else total
@@ -127,8 +127,8 @@ def _fold_layer(
             f"{path}: the folded weights are not finite in {linear.weight.dtype}; train again "
             "with a lower --learning-rate or --alpha"
         )
-    if tally is not None:
-        tally.add(path, before, change, linear.weight)
+    if meter is not None:
+        meter.add(path, before, change, linear.weight)
 
 
 def negated_factors(chain: Sequence[Adapter], *, scale: float) -> Factors:

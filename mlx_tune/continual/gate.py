@@ -1,4 +1,8 @@
-"""The gate: from what was lost it decides whether a session is put in use."""
+"""The gate: decides from what earlier sessions lost whether a new session is put in use.
+
+It measures retention (each earlier session's score now over that when it was trained), backward
+transfer, and the loss on general questions. Shares are fractions, so that a limit is exact.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from mlx_tune.continual.recall import GeneralChange
-from mlx_tune.continual.significance import Changes, mcnemar
+from mlx_tune.continual.significance import PairedChanges, mcnemar
 from mlx_tune.errors import UsageError
 from mlx_tune.settings import TrainingSettings, default
 from mlx_tune.store.session import ASK, PROMOTE, REFUSE, Verdict
@@ -19,15 +23,15 @@ def label(number: int, name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One earlier session's questions, asked twice.
+class SessionOutcomes:
+    """How one earlier session's questions came out, when it was trained and with the new model.
 
     Attributes:
         number: Its place in the chain.
         name: What it is called.
-        learned: One flag a question that is still its own: was it known word for word when the
-            session was learned?
-        now: The same questions in the same order, asked of the new model.
+        before: One flag a question that no later session taught again: was it answered word for
+            word when the session was trained?
+        after: The same questions in the same order, asked of the new model.
 
     Raises:
         ValueError: They are not equally many.
@@ -35,73 +39,67 @@ class Measured:
 
     number: int
     name: str
-    learned: tuple[bool, ...]
-    now: tuple[bool, ...]
+    before: tuple[bool, ...]
+    after: tuple[bool, ...]
 
     def __post_init__(self) -> None:
-        """Refuse flags that are not of the same questions."""
-        if len(self.learned) != len(self.now):
+        if len(self.before) != len(self.after):
             raise ValueError(
-                f"{label(self.number, self.name)}: {len(self.learned)} questions when learned, "
-                f"{len(self.now)} now"
+                f"{label(self.number, self.name)}: {len(self.before)} questions when learned, "
+                f"{len(self.after)} now"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
-    """What is left of one session.
+class SessionRetention:
+    """How much of one session is retained.
 
     Attributes:
         number: Its place in the chain.
         name: What it is called.
         asked: Its questions.
-        learned: How many it knew when it was learned; at least one.
-        lost: Which of them, as indices from 0, were known then and are not now.
-        gained: How many the other way round.
+        before: How many were right when it was trained; at least one.
+        lost: Which of them, as indices from 0, were right then and are not now.
+        changes: How many are wrong now and were right, and the other way round: McNemar's test.
     """
 
     number: int
     name: str
     asked: int
-    learned: int
+    before: int
     lost: tuple[int, ...]
-    gained: int
+    changes: PairedChanges
 
     @staticmethod
-    def of(measured: Measured) -> "Kept":
+    def of(outcomes: SessionOutcomes) -> "SessionRetention":
         """Count one session's flags."""
-        pairs = list(zip(measured.learned, measured.now, strict=True))
-        return Kept(
-            number=measured.number,
-            name=measured.name,
+        pairs = list(zip(outcomes.before, outcomes.after, strict=True))
+        return SessionRetention(
+            number=outcomes.number,
+            name=outcomes.name,
             asked=len(pairs),
-            learned=sum(measured.learned),
-            lost=tuple(i for i, (had, has) in enumerate(pairs) if had and not has),
-            gained=mcnemar(measured.learned, measured.now).better,
+            before=sum(outcomes.before),
+            lost=tuple(i for i, (was, is_now) in enumerate(pairs) if was and not is_now),
+            changes=mcnemar(outcomes.before, outcomes.after),
         )
 
     @property
-    def now(self) -> int:
-        """How many it knows now."""
-        return self.learned - len(self.lost) + self.gained
+    def after(self) -> int:
+        """How many are right now."""
+        return self.before - self.changes.worse + self.changes.better
 
     @property
     def share(self) -> Fraction:
-        """Its score now over that when it was learned; above 1 where it gained."""
-        return Fraction(self.now, self.learned)
-
-    @property
-    def changes(self) -> Changes:
-        """For McNemar's test."""
-        return Changes(worse=len(self.lost), better=self.gained)
+        """Its score now over that when it was trained; above 1 where it gained."""
+        return Fraction(self.after, self.before)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backward:
+class BackwardTransfer:
     """Backward transfer over the sessions that were measured.
 
     Attributes:
-        mean: Mean over the sessions of score now − score when learned, each 0 to 1; negative
+        mean: Mean over the sessions of score now − score when trained, each 0 to 1; negative
             where they forgot.
         sessions: How many.
         asked: Their questions together.
@@ -114,21 +112,21 @@ class Backward:
     mean: Fraction
     sessions: int
     asked: int
-    changes: Changes
+    changes: PairedChanges
 
     @staticmethod
-    def over(sessions: Sequence[Kept]) -> "Backward | None":
-        """Return the mean over sessions, each counting the same; None over none."""
+    def over(sessions: Sequence[SessionRetention]) -> "BackwardTransfer | None":
+        """Return the mean over sessions, each with the same weight; None over none."""
         if not sessions:
             return None
-        changes = [Fraction(kept.now - kept.learned, kept.asked) for kept in sessions]
-        return Backward(
+        changes = [Fraction(one.after - one.before, one.asked) for one in sessions]
+        return BackwardTransfer(
             mean=sum(changes, start=Fraction()) / len(changes),
             sessions=len(changes),
-            asked=sum(kept.asked for kept in sessions),
-            changes=Changes(
-                worse=sum(kept.changes.worse for kept in sessions),
-                better=sum(kept.changes.better for kept in sessions),
+            asked=sum(one.asked for one in sessions),
+            changes=PairedChanges(
+                worse=sum(one.changes.worse for one in sessions),
+                better=sum(one.changes.better for one in sessions),
             ),
         )
 
@@ -143,8 +141,10 @@ SEVERITY: Mapping[Verdict, int] = {PROMOTE: 0, ASK: 1, REFUSE: 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What may be lost. Up to the first limits a session is promoted, up to the second a person is
-    asked; beyond, it is refused where the loss is hardly chance.
+    """What may be lost.
+
+    Up to the first limits a session is promoted, up to the second a person is asked; beyond, it is
+    refused where the loss is significant.
 
     Attributes:
         kept: Least share of its score that each earlier session keeps, 0 to 1.
@@ -153,12 +153,12 @@ class Thresholds:
         ask_kept: The second limit of ``kept``.
         ask_backward: That of ``backward``.
         ask_general: That of ``general``.
-        significance: The p of the paired test below which a loss is hardly chance.
+        significance: The level of the paired test, 0 to 1: a loss is significant where p is below.
 
     Raises:
         UsageError: A second limit is stricter than the first, or the significance is no
             probability.
-    """  # noqa: D205 - two sentences that belong together
+    """
 
     kept: float = default("gate_kept")
     backward: float = default("gate_backward") / 100
@@ -181,7 +181,6 @@ class Thresholds:
         )
 
     def __post_init__(self) -> None:
-        """Refuse limits under which losing more could look better."""
         wrong = [
             f"ask_{name} {second:g} is stricter than {name} {first:g}"
             for name, first, second, is_looser in (
@@ -204,7 +203,7 @@ class Decision:
     Attributes:
         verdict: The worst that any value asks for.
         reasons: One line a value that stands in the way; none where the verdict is *promote*.
-        sessions: What each earlier session kept, by number.
+        sessions: What each earlier session retained, by number.
         skipped: Why a session was not measured, by its label, such as ``1 cs``.
         backward: None where no session could be measured.
         general: None where it was not measured.
@@ -213,16 +212,16 @@ class Decision:
 
     verdict: Verdict
     reasons: tuple[str, ...]
-    sessions: tuple[Kept, ...]
+    sessions: tuple[SessionRetention, ...]
     skipped: Mapping[str, str]
-    backward: Backward | None
+    backward: BackwardTransfer | None
     general: GeneralChange | None
     thresholds: Thresholds
 
     @property
-    def worst(self) -> Kept | None:
-        """The session that kept the smallest share; the older of two; None of none."""
-        return min(self.sessions, key=lambda kept: (kept.share, kept.number), default=None)
+    def worst(self) -> SessionRetention | None:
+        """The session that retained the smallest share; the older of two; None of none."""
+        return min(self.sessions, key=lambda one: (one.share, one.number), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Return what a session's record keeps."""
@@ -232,15 +231,15 @@ class Decision:
             "reasons": list(self.reasons),
             "sessions": [
                 {
-                    "number": kept.number,
-                    "name": kept.name,
-                    "asked": kept.asked,
-                    "learned": kept.learned,
-                    "now": kept.now,
-                    "lost": list(kept.lost),
-                    "p": kept.changes.p,
+                    "number": one.number,
+                    "name": one.name,
+                    "asked": one.asked,
+                    "learned": one.before,
+                    "now": one.after,
+                    "lost": list(one.lost),
+                    "p": one.changes.p,
                 }
-                for kept in self.sessions
+                for one in self.sessions
             ],
             "skipped": dict(self.skipped),
             "backward": backward
@@ -250,13 +249,13 @@ class Decision:
                 "asked": backward.asked,
                 "p": backward.changes.p,
             },
-            "general": general and {**asdict(general), "p": general.changes.p},
+            "general": general and {**general.to_json(), "p": general.changes.p},
             "thresholds": asdict(self.thresholds),
         }
 
 
 def decide(
-    measured: Sequence[Measured],
+    measured: Sequence[SessionOutcomes],
     *,
     skipped: Mapping[str, str],
     general: GeneralChange | None,
@@ -272,29 +271,29 @@ def decide(
 
     Returns:
         *promote* where every value is within its first limit; *refuse* where one is beyond its
-        second and its paired test says that this is hardly chance; else *ask*. A session that knew
-        nothing when it was learned cannot lose: it counts nowhere, and ``skipped`` names it.
+        second and its paired test is significant; else *ask*. A session with no right answer when
+        it was trained cannot lose any: it counts nowhere, and ``skipped`` names it.
     """
     in_order = sorted(measured, key=lambda one: (one.number, one.name))
-    sessions = tuple(Kept.of(one) for one in in_order if any(one.learned))
+    sessions = tuple(SessionRetention.of(one) for one in in_order if any(one.before))
     cannot_lose = {
         label(one.number, one.name): (
             "it knew none of its questions when it was learned"
-            if one.learned
+            if one.before
             else "no question of its own is left to ask"
         )
         for one in in_order
-        if not any(one.learned)
+        if not any(one.before)
     }
-    backward = Backward.over(sessions)
-    found = [_kept(kept, thresholds) for kept in sessions]
+    backward = BackwardTransfer.over(sessions)
+    grades = [_grade_session(one, thresholds) for one in sessions]
     if backward is not None:
-        found.append(_backward(backward, thresholds))
+        grades.append(_grade_backward(backward, thresholds))
     if general is not None:
-        found.append(_general(general, thresholds))
+        grades.append(_grade_general(general, thresholds))
     return Decision(
-        verdict=max((verdict for verdict, _ in found), key=SEVERITY.__getitem__, default=PROMOTE),
-        reasons=tuple(words for verdict, words in found if verdict != PROMOTE),
+        verdict=max((verdict for verdict, _ in grades), key=SEVERITY.__getitem__, default=PROMOTE),
+        reasons=tuple(words for verdict, words in grades if verdict != PROMOTE),
         sessions=sessions,
         skipped={**skipped, **cannot_lose},
         backward=backward,
@@ -322,36 +321,31 @@ def nats(rise: float) -> str:
     return f"{thousandths / 1000:g}"
 
 
-def chance(changes: Changes) -> str:
-    """Return the p of a paired test for a person."""
-    return "p < 0.001" if changes.p < 0.001 else f"p = {changes.p:.3g}"
+_Grade = tuple[Verdict, str]
 
 
-_Value = tuple[Verdict, str]
-
-
-def _kept(kept: Kept, limits: Thresholds) -> _Value:
-    scored = f"{kept.now} of {kept.asked} right, {kept.learned} when learned"
-    words = f"{label(kept.number, kept.name)} keeps {percent(kept.share)} of its score ({scored})"
-    return _judge(
-        words,
-        is_good=kept.share >= _exact(limits.kept),
-        is_bearable=kept.share >= _exact(limits.ask_kept),
+def _grade_session(session: SessionRetention, limits: Thresholds) -> _Grade:
+    score = f"{session.after} of {session.asked} right, {session.before} when learned"
+    name = label(session.number, session.name)
+    return _grade(
+        f"{name} keeps {percent(session.share)} of its score ({score})",
+        is_good=session.share >= _exact(limits.kept),
+        is_tolerable=session.share >= _exact(limits.ask_kept),
         wanted=f"at least {percent(_exact(limits.kept))}",
         limit=percent(_exact(limits.ask_kept)),
-        changes=kept.changes,
+        changes=session.changes,
         significance=limits.significance,
     )
 
 
-def _backward(backward: Backward, limits: Thresholds) -> _Value:
+def _grade_backward(backward: BackwardTransfer, limits: Thresholds) -> _Grade:
     over = (
         f"{backward.sessions} session{'s' * (backward.sessions != 1)}, {backward.asked} questions"
     )
-    return _judge(
+    return _grade(
         f"earlier sessions lost {points(-backward.mean)} on average ({over})",
         is_good=-backward.mean <= _exact(limits.backward),
-        is_bearable=-backward.mean <= _exact(limits.ask_backward),
+        is_tolerable=-backward.mean <= _exact(limits.ask_backward),
         wanted=f"at most {points(_exact(limits.backward))}",
         limit=points(_exact(limits.ask_backward)),
         changes=backward.changes,
@@ -359,12 +353,13 @@ def _backward(backward: Backward, limits: Thresholds) -> _Value:
     )
 
 
-def _general(general: GeneralChange, limits: Thresholds) -> _Value:
-    over = f"worse on {general.rose} of {general.asked} questions, better on {general.fell}"
-    return _judge(
+def _grade_general(general: GeneralChange, limits: Thresholds) -> _Grade:
+    worse, better = general.changes.worse, general.changes.better
+    over = f"worse on {worse} of {general.asked} questions, better on {better}"
+    return _grade(
         f"general ability: the loss rose by {nats(general.nats_per_token)} nats a token ({over})",
         is_good=general.nats_per_token <= limits.general,  # so that a NaN is not good
-        is_bearable=general.nats_per_token <= limits.ask_general,
+        is_tolerable=general.nats_per_token <= limits.ask_general,
         wanted=f"at most {limits.general:g}",
         limit=f"{limits.ask_general:g}",
         changes=general.changes,
@@ -372,28 +367,26 @@ def _general(general: GeneralChange, limits: Thresholds) -> _Value:
     )
 
 
-def _judge(
+def _grade(
     words: str,
     *,
     is_good: bool,
-    is_bearable: bool,
+    is_tolerable: bool,
     wanted: str,
     limit: str,
-    changes: Changes,
+    changes: PairedChanges,
     significance: float,
-) -> _Value:
+) -> _Grade:
     """Grade one value and say why."""
     if is_good:
         return PROMOTE, words
-    if is_bearable:
+    if is_tolerable:
         return ASK, f"{words}; {wanted} is wanted"
+    p = "p < 0.001" if changes.p < 0.001 else f"p = {changes.p:.3g}"
     if changes.is_loss(significance):
-        return (
-            REFUSE,
-            f"{words}; the limit is {limit}, and that is hardly chance ({chance(changes)})",
-        )
+        return REFUSE, f"{words}; the limit is {limit}, and that is hardly chance ({p})"
     if changes.worse > changes.better:
-        doubt = f"that may be chance ({chance(changes)})"
+        doubt = f"that may be chance ({p})"
     else:
         doubt = f"{changes.better} questions did better and {changes.worse} worse"
     return ASK, f"{words}; the limit is {limit}, but {doubt}"

@@ -1,4 +1,4 @@
-"""Key facts: the addresses, numbers and codes of a taught answer, looked for in what a model says.
+"""Key facts: the addresses, numbers and codes of a taught answer, searched in a generated one.
 
 An answer in other words is right as long as these are: a URL that lost a letter is of no use, while
 "opens at" for "is open from" is. A fact counts where it stands whole, never as a part of a longer
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["url", "e-mail", "code", "number"]
+FactKind = Literal["url", "e-mail", "code", "number"]
 
 _URL = re.compile(
     r"(?<![\w@./-])(?:https?://|(?:[a-z0-9-]+\.)+[a-z]{2,}/)[^\s<>\"“”«»`]*", re.IGNORECASE
@@ -40,7 +40,7 @@ class KeyFact:
             time, tcs-405 and TCS 405 one code.
     """
 
-    kind: Kind
+    kind: FactKind
     text: str
     value: str
 
@@ -53,12 +53,12 @@ def key_facts(answer: str) -> tuple[KeyFact, ...]:
     return tuple({(fact.kind, fact.value): fact for fact in facts}.values())
 
 
-def found(facts: Sequence[KeyFact], text: str) -> tuple[bool, ...]:
-    """Tell of each key fact of an answer whether it stands whole in what a model said."""
+def present_facts(facts: Sequence[KeyFact], text: str) -> tuple[bool, ...]:
+    """Tell of each key fact of an answer whether it stands whole in a generated text."""
     addresses, rest = _addresses(text.translate(_ALIKE))
-    said = {(fact.kind, fact.value) for fact in (*addresses, *_words(rest))}
+    values = {(fact.kind, fact.value) for fact in (*addresses, *_words(rest))}
     return tuple(
-        _spelled(fact, rest) if fact.kind == "code" else (fact.kind, fact.value) in said
+        _has_code(fact, rest) if fact.kind == "code" else (fact.kind, fact.value) in values
         for fact in facts
     )
 
@@ -124,7 +124,7 @@ def _code(text: str) -> KeyFact:
     )
 
 
-def _spelled(code: KeyFact, text: str) -> bool:
+def _has_code(code: KeyFact, text: str) -> bool:
     """Tell whether a code stands in a text, in either case, with a blank or dash or without."""
     pieces = re.findall(r"\d+|[^\W\d_]+|[.,:/]", code.text)
     pattern = r"[\s-]?".join(map(re.escape, pieces))

@@ -1,21 +1,21 @@
-"""Verbatim recall: would the greedy answer be the taught one, token for token, end included?
+"""Scores of a model without generating: verbatim recall, and the change of general answers' loss.
 
-One forward pass tells. With the taught answer as input, the model's first choice at every answer
-position equals the taught token exactly when greedy generation would produce that answer: as long
-as it has followed the answer so far, generation has the same input. So a whole set of questions is
-scored at once, without generating. (Two kernels may round a near tie of two tokens differently; in
-float32, on tiny models and on the real one, tests found the two ways equal.)
+Recall needs one forward pass. With the taught answer as input, the argmax at every answer position
+equals the taught token exactly when greedy generation would produce that answer, because generation
+has the same input as long as it has followed the answer. (Two kernels may round a near tie of two
+tokens differently; in float32, on tiny models and on the real one, tests found both ways equal.)
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_tune.continual.significance import Changes
+from mlx_tune.continual.significance import PairedChanges, sign_test
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError
 from mlx_tune.training.adapter import Factors
@@ -23,8 +23,8 @@ from mlx_tune.training.batches import collate, shared_prefix
 from mlx_tune.training.generic import Network, network
 from mlx_tune.training.loss import cross_entropy
 
-_ROWS = 16  # a pass; more gains nothing on a CPU
-_LOGITS_BYTES = 1 << 28  # a pass; 16 long answers over 128,256 words would be 4 GB
+_ROWS = 16  # a forward pass; more gains nothing on a CPU
+_LOGITS_BYTES = 1 << 28  # a forward pass; 16 long answers over 128,256 words would be 4 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +32,19 @@ class Recall:
     """How well a set of examples is known.
 
     Attributes:
-        verbatim: One flag an example: True where every answer token is the model's first choice.
+        verbatim: One flag an example: True where every answer token is the model's argmax.
         token_accuracy: Share of answer tokens that are.
         loss: Mean over answer tokens, nats per token.
         losses: Sum over each example's answer tokens, nats; empty when read from a record.
-        max_token_loss: The largest loss of each example's answer tokens, nats; likewise. Below ln 2
-            every token has a probability over one half, so no other can be the first choice.
+        max_token_losses: The largest loss of each example's answer tokens, nats; likewise. Below
+            ln 2 every token has a probability over one half, so it is the argmax.
     """
 
     verbatim: tuple[bool, ...]
     token_accuracy: float
     loss: float
     losses: tuple[float, ...] = ()
-    max_token_loss: tuple[float, ...] = ()
+    max_token_losses: tuple[float, ...] = ()
 
     @property
     def asked(self) -> int:
@@ -66,15 +66,15 @@ def score(
     model: nn.Module,
     examples: Sequence[Example],
     *,
-    called: Network | None = None,
+    forward: Network | None = None,
     factors: Factors | None = None,
 ) -> Recall:
-    """Score examples by the model's first choice at every supervised token.
+    """Score examples by the model's argmax at every supervised token.
 
     Args:
         model: The model as it is used: folded, in evaluation mode.
         examples: Questions with the taught answers.
-        called: The model as a function, where there is one already, as while it is trained.
+        forward: The model as a function, where there is one already, as in training.
         factors: Of an adapter beside the weights; None for none.
 
     Returns:
@@ -83,8 +83,8 @@ def score(
     Raises:
         InputError: The model computes no finite loss.
     """
-    called = called or network(model)
-    prefix = shared_prefix(examples) if called.shares_prefix else ()
+    forward = forward or network(model)
+    prefix = shared_prefix(examples) if forward.shares_prefix else ()
     verbatim = np.ones(len(examples), dtype=bool)
     losses, largest = np.zeros(len(examples)), np.zeros(len(examples))
     right = tokens = 0
@@ -92,7 +92,7 @@ def score(
         part = [examples[i] for i in chosen]
         batch = collate(part, prefix)
         taught = sum(sum(example.supervised) for example in part)  # the rest is padding
-        logits, targets = called.logits(factors or {}, batch)[:taught], batch.targets[:taught]
+        logits, targets = forward.logits(factors or {}, batch)[:taught], batch.targets[:taught]
         hits = np.array(mx.argmax(logits, axis=-1) == targets)
         nats = np.array(cross_entropy(logits, targets), dtype=np.float64)
         right, tokens = right + int(hits.sum()), tokens + hits.size
@@ -112,7 +112,7 @@ def score(
         token_accuracy=right / tokens if tokens else 0.0,
         loss=float(losses.sum()) / tokens if tokens else 0.0,
         losses=tuple(losses.tolist()),
-        max_token_loss=tuple(largest.tolist()),
+        max_token_losses=tuple(largest.tolist()),
     )
 
 
@@ -134,19 +134,17 @@ def _passes(examples: Sequence[Example], *, vocabulary: int) -> Iterator[list[in
 
 @dataclass(frozen=True, kw_only=True)
 class GeneralChange:
-    """How much less likely a model finds the base's own greedy answers than the base does.
+    """The rise of the loss on the base's own greedy answers to general questions.
 
     ΔG = Σᵢ nowᵢ / Σᵢ tokensᵢ − Σᵢ baseᵢ / Σᵢ tokensᵢ, where nowᵢ and baseᵢ are the losses of probe
-    i's answer, summed over its tokens. 0 for the base itself; negative where a model has grown
-    surer of those answers than the base was. The answers are greedy, not sampled, so this is no
+    i's answer, summed over its tokens. 0 for the base itself; negative where the model gives those
+    answers a higher probability than the base. The answers are greedy, not sampled, so this is no
     estimate of a divergence.
 
     Attributes:
         nats_per_token: ΔG; 0 of no tokens.
         asked: How many probes it is measured on.
-        rose: How many probes' loss is higher than the base's: with ``fell``, what a sign test
-            needs.
-        fell: How many probes' loss is lower.
+        changes: How many probes have a higher loss than with the base, and how many a lower one.
 
     Source:
         After the general-ability delta of Wang et al. 2023 (TRACE), arXiv:2310.06762, in nats
@@ -155,19 +153,22 @@ class GeneralChange:
 
     nats_per_token: float
     asked: int
-    rose: int
-    fell: int
+    changes: PairedChanges
 
-    @property
-    def changes(self) -> Changes:
-        """For the sign test."""
-        return Changes(worse=self.rose, better=self.fell)
+    def to_json(self) -> dict[str, Any]:
+        """Return what a record keeps."""
+        return {
+            "nats_per_token": self.nats_per_token,
+            "asked": self.asked,
+            "rose": self.changes.worse,
+            "fell": self.changes.better,
+        }
 
 
 def general_change(
     base: Sequence[float], now: Sequence[float], tokens: Sequence[int]
 ) -> GeneralChange:
-    """Return how the loss of general answers rose, from the base's to a model's of now.
+    """Return how the loss of general answers changed from the base to a model.
 
     Args:
         base: The base's loss of each probe's answer, nats, summed over its tokens.
@@ -177,11 +178,10 @@ def general_change(
     Raises:
         ValueError: The three are not of one length.
     """
-    changes = [after - before for before, after, _ in zip(base, now, tokens, strict=True)]
+    rises = [after - before for before, after, _ in zip(base, now, tokens, strict=True)]
     total = sum(tokens)
     return GeneralChange(
-        nats_per_token=math.fsum(changes) / total if total else 0.0,
-        asked=len(changes),
-        rose=sum(change > 0 for change in changes),
-        fell=sum(change < 0 for change in changes),
+        nats_per_token=math.fsum(rises) / total if total else 0.0,
+        asked=len(rises),
+        changes=sign_test(base, now),
     )

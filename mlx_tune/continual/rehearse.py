@@ -1,4 +1,4 @@
-"""Which old rows come along: folding alone forgets, rehearsal is the memory.
+"""Which old rows are trained again: folding alone forgets, rehearsal keeps.
 
 Measured on SmolLM2-135M, 30 facts a session: a folded chain without rehearsal takes a subject from
 97 % verbatim recall to 0 % after the next one; with all old rows rehearsed it stays at 100 %.
@@ -17,7 +17,7 @@ GENERAL_WEIGHT = 10.0
 """Of a general answer's loss: a few rows then hold as much as many (docs/LOG.md)."""
 
 MIN_PASSES = 3
-"""How often every old row is seen at least, when the epochs are as many."""
+"""Epochs in which every old row comes at least, where there are as many."""
 
 History = Sequence[Sequence[Row] | Sequence[Trace]]
 """The rows of each session of a chain, root first; their traces where they were not kept."""
@@ -25,12 +25,11 @@ History = Sequence[Sequence[Row] | Sequence[Trace]]
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What a session is trained on, and what a person should know of it beforehand.
+    """What a session is trained on, and where it meets what was trained before.
 
     Attributes:
         new: The rows of the data set.
-        old: Rows of earlier sessions to be kept, in the order they take turns: session after
-            session, a row of each.
+        old: Rows of earlier sessions to be kept, interleaved: a row of each session, then another.
         repeated: New rows that were taught before with the same answer.
         changed: (new, old) where an earlier answer is replaced; the old row is not rehearsed.
         contradictions: (later, earlier) rows of the new data that ask the same and disagree.
@@ -50,15 +49,15 @@ class Rehearsal:
         return self.new + self.old
 
 
-def current(history: History) -> list[list[Row]]:
+def current_rows(history: History) -> list[list[Row]]:
     """Return each session's rows that no later session has taught again.
 
     A question that returns supersedes the old row, whether its answer changed or not: it is then
-    the later session's to remember. So does another answer to what was asked on the way, in a
-    longer conversation.
+    the later session's to remember. So does another answer to an earlier
+    question of a longer conversation.
     """
-    said: dict[str, str] = {}
-    asked: set[str] = set()
+    answers: dict[str, str] = {}
+    topics: set[str] = set()
     kept: list[list[Row]] = []
     for rows in reversed(history):
         traced = [(row, row if isinstance(row, Trace) else row.trace) for row in rows]
@@ -67,20 +66,20 @@ def current(history: History) -> list[list[Row]]:
                 row
                 for row, trace in traced
                 if isinstance(row, Row)
-                and trace.topic not in asked
-                and not _is_outdated(trace, said)
+                and trace.topic not in topics
+                and not _is_outdated(trace, answers)
             ]
         )
         for _, trace in traced:
-            asked.add(trace.topic)
+            topics.add(trace.topic)
             for topic, answer in trace.exchanges:
-                said.setdefault(topic, answer)
+                answers.setdefault(topic, answer)
     return kept[::-1]
 
 
-def _is_outdated(trace: Trace, said: Mapping[str, str]) -> bool:
-    """Tell whether a conversation says on its way what has another answer now."""
-    return any(said.get(topic, answer) != answer for topic, answer in trace.exchanges[:-1])
+def _is_outdated(trace: Trace, answers: Mapping[str, str]) -> bool:
+    """Tell whether an earlier exchange of a conversation has another answer now."""
+    return any(answers.get(topic, answer) != answer for topic, answer in trace.exchanges[:-1])
 
 
 def mixture(
@@ -96,8 +95,8 @@ def mixture(
     """Return which rows come in which epoch: new ones, old ones, general questions.
 
     Per epoch come all new rows and, by ``auto``, max(new, ⌈3 · old / epochs⌉) old ones, all where
-    they are fewer. Every old row is seen at least min(3, epochs) times, in turns over the sessions;
-    what places are left go to the rows that are known worst.
+    they are fewer. Every old row is seen at least min(3, epochs) times, interleaved over the
+    sessions; the places left go to the rows with the highest loss.
 
     Args:
         new: How many there are to learn.
@@ -136,9 +135,10 @@ def mixture(
 
 
 def learnable(rows: Sequence[Row]) -> list[bool]:
-    """Say of each row whether it can be known word for word: it answers, and none contradicts it.
+    """Tell of each row whether it can be learned word for word.
 
-    Of two rows that ask the same and disagree, no model can say both; a text has no answer.
+    Of two rows with one question and different answers, no model can give both; a text has no
+    answer.
     """
     answers: dict[str, set[str]] = {}
     for row in rows:
@@ -146,7 +146,7 @@ def learnable(rows: Sequence[Row]) -> list[bool]:
     return [row.text is None and len(answers[row.topic]) == 1 for row in rows]
 
 
-def _in_turns(sessions: Sequence[Sequence[Row]]) -> list[Row]:
+def _interleave(sessions: Sequence[Sequence[Row]]) -> list[Row]:
     """Return a row of each session, then another of each, until all have come."""
     rounds = itertools.zip_longest(*sessions)
     return [row for one in rounds for row in one if row is not None]
@@ -159,8 +159,8 @@ def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
         new: The rows of the data set.
         history: The rows of the chain it is trained on top of.
     """
-    before = current(history)
-    after = current([*history, new])[:-1]
+    before = current_rows(history)
+    after = current_rows([*history, new])[:-1]
     taught = {row.topic: row for rows in before for row in rows}
     first: dict[str, Row] = {}
     duplicates, contradictions = [], []
@@ -172,19 +172,19 @@ def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
             duplicates.append(row)
         else:
             contradictions.append((row, earlier))
-    met = [(row, taught[topic]) for topic, row in first.items() if topic in taught]
-    on_the_way = _replaced_on_the_way(before, after, first)
+    again = [(row, taught[topic]) for topic, row in first.items() if topic in taught]
+    inside = _replaced_inside(before, after, first)
     return Rehearsal(
         new=tuple(new),
-        old=tuple(_in_turns(after)),
-        repeated=tuple(row for row, old in met if row.key == old.key),
-        changed=(*((row, old) for row, old in met if row.key != old.key), *on_the_way),
+        old=tuple(_interleave(after)),
+        repeated=tuple(row for row, old in again if row.key == old.key),
+        changed=(*((row, old) for row, old in again if row.key != old.key), *inside),
         contradictions=tuple(contradictions),
         duplicates=tuple(duplicates),
     )
 
 
-def _replaced_on_the_way(
+def _replaced_inside(
     before: Sequence[Sequence[Row]], after: Sequence[Sequence[Row]], first: Mapping[str, Row]
 ) -> list[tuple[Row, Row]]:
     """Return the conversations that are left out for an answer inside them, with what replaced it.
@@ -194,9 +194,9 @@ def _replaced_on_the_way(
         after: Those that stay.
         first: The new rows by topic.
     """
-    said = {topic: row for row in first.values() for topic, _ in row.exchanges}
+    replacing = {topic: row for row in first.values() for topic, _ in row.exchanges}
     return [
-        (next(said[topic] for topic, _ in row.exchanges[:-1] if topic in said), row)
+        (next(replacing[t] for t, _ in row.exchanges[:-1] if t in replacing), row)
         for rows, left in zip(before, after, strict=True)
         for row in rows
         if row not in left and row.topic not in first

@@ -1,7 +1,8 @@
-"""What sessions' records say of questions that are still theirs.
+"""The retention matrix: how well each session is known after each, and the measures taken from it.
 
-A record keeps one outcome for each question that was a session's at that time. Later sessions may
-have taught some of them again; those outcomes are left out, so that a fact that changed is never
+R[i][j] is the share of session j's questions that are right after session i; row 0 is the base's.
+Records of sessions keep one outcome for each question that was a session's at that time. Outcomes
+of questions that a later session taught again are left out, so that a fact that changed is never
 counted as forgotten.
 """
 
@@ -10,84 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mlx_tune.continual.rehearse import History, current
+from mlx_tune.continual.rehearse import History, current_rows
 from mlx_tune.data.rows import Row
 
 Kind = Literal["verbatim", "paraphrases"]
 KINDS: tuple[Kind, ...] = ("verbatim", "paraphrases")
-
-
-def questions(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that ask something; the others teach a text."""
-    return [row for row in rows if row.question is not None]
-
-
-def learned_outcomes(
-    records: Sequence[Mapping[str, Any]], history: History, kind: Kind = "verbatim"
-) -> list[tuple[bool, ...] | None]:
-    """Return, for each session, how its questions came out when it was learned: R[j][j].
-
-    Args:
-        records: session.json of each session of a chain, root first.
-        history: The rows each was taught; it may go on beyond the records, with the rows of a
-            session that is being trained.
-        kind: The questions as taught, or their paraphrases.
-
-    Returns:
-        One entry a record: a flag for each of its questions that is still its own, in the order of
-        ``questions(current(history)[j])`` and their paraphrases; None where the record does not
-        tell, as for a session whose rows were not kept. A session without questions has ().
-    """
-    return [
-        recorded_outcomes(record, history, row=number, column=number, kind=kind)
-        for number, record in enumerate(records, start=1)
-    ]
-
-
-def recorded_outcomes(
-    record: Mapping[str, Any], history: History, *, row: int, column: int, kind: Kind
-) -> tuple[bool, ...] | None:
-    """Return what a session's record says of another's questions that are still the other's.
-
-    Args:
-        record: session.json of session ``row``.
-        history: The rows of the whole chain, root first.
-        row: Number of the session whose model was asked, from 1.
-        column: Number of the session whose questions they are, from 1 to ``row``.
-        kind: The questions as taught, or their paraphrases.
-
-    Returns:
-        The flags, or None where the record does not tell; see :func:`learned_outcomes`.
-    """
-    then = questions(current(history[:row])[column - 1])
-    still = {id(one) for one in current(history)[column - 1]}
-    stays = [id(one) in still for one in then for _ in range(_asked(one, kind))]
-    flags = _flags(record, column, kind)
-    if flags is None or len(flags) != len(stays):
-        return None
-    return tuple(flag for flag, stay in zip(flags, stays, strict=True) if stay)
-
-
-def superseded(history: History) -> list[int]:
-    """Return how many questions of each session a later one taught again."""
-    return [
-        len(questions([row for row in rows if isinstance(row, Row)])) - len(questions(kept))
-        for rows, kept in zip(history, current(history), strict=True)
-    ]
-
-
-def _asked(row: Row, kind: Kind) -> int:
-    return 1 if kind == "verbatim" else len(row.paraphrases)
-
-
-def _flags(record: Mapping[str, Any], column: int, kind: Kind) -> list[bool] | None:
-    """Return a record's outcomes; () where it says that there was nothing to ask."""
-    entries = record.get("recall") or []
-    if len(entries) < column:
-        return None
-    score = entries[column - 1].get(kind)
-    return [bool(flag) for flag in score["outcomes"]] if score else []
-
 
 Cell = tuple[int, int] | None
 """(right, asked); None where nothing was measured or there is nothing to ask."""
@@ -115,7 +43,7 @@ class Measure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retention:
+class RetentionMatrix:
     """The matrix of a chain of T sessions and the measures taken from it.
 
     Attributes:
@@ -130,6 +58,11 @@ class Retention:
     """
 
     cells: tuple[tuple[Cell, ...], ...]
+
+    @staticmethod
+    def of(rows: Iterable[Iterable[Cell]]) -> "RetentionMatrix":
+        """Return the matrix of rows of cells, the base's row first."""
+        return RetentionMatrix(cells=tuple(tuple(row) for row in rows))
 
     def __post_init__(self) -> None:
         if any(len(row) != self.length for row in self.cells):
@@ -216,6 +149,10 @@ class Retention:
         )
 
 
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
 def wilson(right: float, asked: float) -> tuple[float, float]:
     """Return the 95 % score interval of a share: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n).
 
@@ -246,10 +183,73 @@ def _mean_interval(mean: float, asked: Sequence[int]) -> tuple[float, float]:
     return wilson(mean * questions, questions)
 
 
-def matrix(rows: Iterable[Iterable[Cell]]) -> Retention:
-    """Return the matrix of rows of cells, the base's row first."""
-    return Retention(cells=tuple(tuple(row) for row in rows))
+def questions(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that ask something; the others teach a text."""
+    return [row for row in rows if row.question is not None]
 
 
-def _difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
+def diagonal_outcomes(
+    records: Sequence[Mapping[str, Any]], history: History, kind: Kind = "verbatim"
+) -> list[tuple[bool, ...] | None]:
+    """Return, for each session, how its questions came out when it was trained: R[j][j].
+
+    Args:
+        records: session.json of each session of a chain, root first.
+        history: The rows each was taught; it may go on beyond the records, with the rows of a
+            session that is being trained.
+        kind: The questions as taught, or their paraphrases.
+
+    Returns:
+        One entry a record: a flag for each of its questions that is still its own, in the order of
+        ``questions(current_rows(history)[j])`` and their paraphrases; None where the record does
+        not tell, as for a session whose rows were not kept. A session without questions has ().
+    """
+    return [
+        recorded_outcomes(record, history, row=number, column=number, kind=kind)
+        for number, record in enumerate(records, start=1)
+    ]
+
+
+def recorded_outcomes(
+    record: Mapping[str, Any], history: History, *, row: int, column: int, kind: Kind
+) -> tuple[bool, ...] | None:
+    """Return what a session's record says of another's questions that are still the other's.
+
+    Args:
+        record: session.json of session ``row``.
+        history: The rows of the whole chain, root first.
+        row: Number of the session whose model was asked, from 1.
+        column: Number of the session whose questions they are, from 1 to ``row``.
+        kind: The questions as taught, or their paraphrases.
+
+    Returns:
+        The flags, or None where the record does not tell; see :func:`diagonal_outcomes`.
+    """
+    asked = questions(current_rows(history[:row])[column - 1])
+    kept = {id(one) for one in current_rows(history)[column - 1]}
+    is_kept = [id(one) in kept for one in asked for _ in range(_question_count(one, kind))]
+    flags = _outcomes(record, column, kind)
+    if flags is None or len(flags) != len(is_kept):
+        return None
+    return tuple(flag for flag, stays in zip(flags, is_kept, strict=True) if stays)
+
+
+def superseded(history: History) -> list[int]:
+    """Return how many questions of each session a later one taught again."""
+    return [
+        len(questions([row for row in rows if isinstance(row, Row)])) - len(questions(kept))
+        for rows, kept in zip(history, current_rows(history), strict=True)
+    ]
+
+
+def _question_count(row: Row, kind: Kind) -> int:
+    return 1 if kind == "verbatim" else len(row.paraphrases)
+
+
+def _outcomes(record: Mapping[str, Any], column: int, kind: Kind) -> list[bool] | None:
+    """Return a record's outcomes; () where it says that there was nothing to ask."""
+    entries = record.get("recall") or []
+    if len(entries) < column:
+        return None
+    score = entries[column - 1].get(kind)
+    return [bool(flag) for flag in score["outcomes"]] if score else []

@@ -1,7 +1,7 @@
-"""Is it chance? Exact tests of the same questions, asked before and after.
+"""Exact paired tests of the same questions, asked before and after: McNemar's and the sign test.
 
-Only what changed counts: were nothing lost, a change for the worse would be as likely as one for
-the better, so their number follows a binomial distribution with one half.
+Only questions that changed count. Were nothing lost, a change for the worse would be as likely as
+one for the better, so their number follows a binomial distribution with p = 1/2.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Changes:
+class PairedChanges:
     """How many of the same questions do worse than before, and how many better.
 
     Attributes:
@@ -22,11 +22,10 @@ class Changes:
 
     @property
     def p(self) -> float:
-        """How likely so uneven a split is by chance: two-sided, exact; 1 of none.
+        """The two-sided exact p-value, 1 where nothing changed.
 
-        The sums are of whole numbers, so it is right to the last digit for any number of changes.
-        The exact test errs towards a large p (Fagerland et al. 2013), which here means towards
-        asking a person.
+        The sums are of whole numbers, so it is exact for any number of changes. The exact test is
+        conservative (Fagerland et al. 2013), which here means that a person is asked.
         """
         changes = self.worse + self.better
         ways = tail = 1
@@ -36,15 +35,15 @@ class Changes:
         return min(2 * tail / 2**changes, 1.0)  # an even split counts its middle twice
 
     def is_loss(self, significance: float) -> bool:
-        """Tell whether more do worse than better, and that is hardly chance.
+        """Tell whether more do worse than better, significantly.
 
         Args:
-            significance: The p below which it is not.
+            significance: The level that p has to be below, 0 to 1.
         """
         return self.worse > self.better and self.p < significance
 
 
-def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> Changes:
+def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> PairedChanges:
     """Compare which questions were, and are, answered right.
 
     Args:
@@ -59,13 +58,13 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> Changes:
         2013, BMC Medical Research Methodology 13:91.
     """
     pairs = list(zip(before, after, strict=True))
-    return Changes(
+    return PairedChanges(
         worse=sum(had and not has for had, has in pairs),
         better=sum(has and not had for had, has in pairs),
     )
 
 
-def sign_test(before: Sequence[float], after: Sequence[float]) -> Changes:
+def sign_test(before: Sequence[float], after: Sequence[float]) -> PairedChanges:
     """Compare losses; a higher one is worse, equal ones say nothing.
 
     Args:
@@ -79,7 +78,7 @@ def sign_test(before: Sequence[float], after: Sequence[float]) -> Changes:
         Dixon and Mood 1946, Journal of the American Statistical Association 41:557-566.
     """
     pairs = list(zip(before, after, strict=True))
-    return Changes(
+    return PairedChanges(
         worse=sum(has > had for had, has in pairs),
         better=sum(has < had for had, has in pairs),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlx_tune.continual.change import Change, change_norms, weight_norms
 from mlx_tune.continual.recall import score
-from mlx_tune.continual.rehearse import current
+from mlx_tune.continual.rehearse import current_rows
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
@@ -424,7 +424,7 @@ def probes(a: Side, b: Side) -> list[Probe]:
 def _side(store: StoreSnapshot, ref: str) -> Side:
     session = store.find(ref)
     chain = store.chain(session)
-    in_force = current(read_history(chain))
+    in_force = current_rows(read_history(chain))
     taught = {
         row.topic: TaughtRow(row=row, session=owner)
         for owner, rows in zip(chain, in_force, strict=True)

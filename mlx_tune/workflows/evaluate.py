@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.continual.recall import GeneralChange, general_change, score
-from mlx_tune.continual.rehearse import History, current
+from mlx_tune.continual.rehearse import History, current_rows
 from mlx_tune.continual.retention import KINDS, Kind, questions, recorded_outcomes, superseded
 from mlx_tune.errors import DiskError
 from mlx_tune.models import runtime
@@ -154,7 +154,9 @@ def _rows(
 def _columns(taught: Sequence[Session], history: History) -> tuple[MatrixColumn, ...]:
     return tuple(
         MatrixColumn(session=session, rows=tuple(questions(rows)), superseded=count)
-        for session, rows, count in zip(taught, current(history), superseded(history), strict=True)
+        for session, rows, count in zip(
+            taught, current_rows(history), superseded(history), strict=True
+        )
     )
 
 

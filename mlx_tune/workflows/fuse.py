@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_tune.continual.fidelity import Fidelity, FidelityMeter
 from mlx_tune.continual.fold import fold, is_quantised
-from mlx_tune.continual.gate import Decision, Measured, Thresholds, decide
+from mlx_tune.continual.gate import Decision, SessionOutcomes, Thresholds, decide
 from mlx_tune.continual.recall import GeneralChange, general_change, score
 from mlx_tune.errors import HeldBack, Refused, UsageError
 from mlx_tune.files.durable import new_folder
@@ -80,8 +80,8 @@ class QuantisationResult:
             "bits": self.form.bits,
             "group_size": self.form.group_size,
             "verdict": self.decision.verdict,
-            "general_before": asdict(self.before.general),
-            "general": asdict(self.after.general),
+            "general_before": self.before.general.to_json(),
+            "general": self.after.general.to_json(),
             "recall": [
                 {
                     "number": before.number,
@@ -134,7 +134,7 @@ def judge_quantised(
     recalls = zip(before.recall, after.recall, strict=True)
     pairs = [(b, b.verbatim, a.verbatim) for b, a in recalls]
     measured = [
-        Measured(number=b.number, name=b.name, learned=had.verbatim, now=has.verbatim)
+        SessionOutcomes(number=b.number, name=b.name, before=had.verbatim, after=has.verbatim)
         for b, had, has in pairs
         if had and has
     ]
@@ -254,7 +254,7 @@ def fuse(
         say("asking what it knows before…")
         exam = general, score_model(_folded(info, chain)[0], chain, general)
         free_memory()
-    tally = (
+    meter = (
         FidelityMeter(quantise.store, stored_as=f"{quantise.bits} bits")
         if quantise
         else FidelityMeter()
@@ -262,7 +262,7 @@ def fuse(
     if "quantization" in info.config and quantise is None:
         say("the base is quantised: writing 16-bit weights")
     say("folding and writing…")
-    loaded, config = _folded(info, chain, tally)
+    loaded, config = _folded(info, chain, meter)
     if quantise is not None:
         quantise.apply(loaded.model, config)
     with new_folder(out) as scratch:
@@ -274,13 +274,13 @@ def fuse(
             after = score_model(loaded, chain, general)
             requantised = judge_quantised(quantise, before, after, limits_of(chain[-1]))
             allow(requantised, anyway=anyway, ask=ask)
-        fused = Fused(base=info, chain=chain, fidelity=tally.fidelity(), requantised=requantised)
+        fused = Fused(base=info, chain=chain, fidelity=meter.fidelity(), requantised=requantised)
         (scratch / RECORD).write_text(json.dumps(fused.to_json(), indent=2) + "\n")
     return fused
 
 
 def _folded(
-    info: BaseInfo, chain: Sequence[Session], tally: FidelityMeter | None = None
+    info: BaseInfo, chain: Sequence[Session], meter: FidelityMeter | None = None
 ) -> tuple[Base, dict[str, Any]]:
     """Return the folded model with its weights in 16 bits, or as many as the base has, and config.
 
@@ -289,5 +289,5 @@ def _folded(
     loaded, config = load(info), dict(info.config)
     if is_quantised(loaded.model):
         dequantise(loaded.model, config)
-    fold(loaded.model, read_adapters(chain), tally=tally)
+    fold(loaded.model, read_adapters(chain), meter=meter)
     return loaded, config

@@ -6,11 +6,11 @@ from typing import Any
 
 from mlx_tune.continual import gate
 from mlx_tune.continual.fidelity import Fidelity
-from mlx_tune.continual.gate import Decision, Measured, Thresholds
-from mlx_tune.continual.methods import soup
+from mlx_tune.continual.gate import Decision, SessionOutcomes, Thresholds
+from mlx_tune.continual.methods import BETAS, scaled, search_beta
 from mlx_tune.continual.recall import GeneralChange, general_change, score
-from mlx_tune.continual.rehearse import current
-from mlx_tune.continual.retention import learned_outcomes, questions
+from mlx_tune.continual.rehearse import current_rows
+from mlx_tune.continual.retention import diagonal_outcomes, questions
 from mlx_tune.data.rows import Row
 from mlx_tune.store.runs import GATE, Run
 from mlx_tune.store.session import ASK, PROMOTE, Session
@@ -64,14 +64,14 @@ def run_gate(
     bench = _Evaluator.of(plan, plan.general or general_set(plan.info, say=observer.say), adapter)
     observer.say("asking what was learned, and what was there before…")
     if plan.method.searches_scale:
-        return bench.best(soup.BETAS)
+        return bench.best(BETAS)
     found = bench.judged(1.0)
     if found.verdict != ASK:
         return found
     run.set(phase=GATE)
     answer = observer.asked(found.decision, bench.questions)
     if answer == "scale":
-        smaller = bench.best(soup.BETAS[1:])
+        smaller = bench.best(BETAS[1:])
         return smaller if smaller.verdict == PROMOTE else found
     return replace(found, verdict=PROMOTE) if answer == "promote" else found
 
@@ -100,7 +100,7 @@ class _Evaluator:
     def of(plan: TrainingPlan, general: GeneralSet, adapter: Adapter) -> "_Evaluator":
         # A session that takes the place of others teaches their questions; they stay theirs here.
         history = [*read_history(plan.before), *([] if plan.replaced else [plan.new])]
-        kept = current(history)
+        kept = current_rows(history)
         rows = [questions(kept[i]) for i in range(len(plan.before))]
         labels = [(session.number, session.name) for session in plan.before]
         exams = prepare_questions(
@@ -115,7 +115,7 @@ class _Evaluator:
             general=general,
             rows=tuple(map(tuple, rows)),
             exams=tuple(exams),
-            learned=tuple(learned_outcomes(records, history)),
+            learned=tuple(diagonal_outcomes(records, history)),
         )
 
     @property
@@ -134,12 +134,12 @@ class _Evaluator:
             judged[beta] = self.judged(beta)
             return judged[beta].decision
 
-        beta, _ = soup.search(decide, betas=betas)
+        beta, _ = search_beta(decide, betas=betas)
         return judged[beta]
 
     def judged(self, beta: float) -> GateResult:
         """Score a part of the change, and decide."""
-        adapter = soup.scaled(self.adapter, beta) if beta != 1 else self.adapter
+        adapter = scaled(self.adapter, beta) if beta != 1 else self.adapter
         folded = load_folded(self.plan.info, self.plan.stands_on, [adapter], measured=True)
         recall, before, general = self._scored(folded)
         fidelity = folded.fidelity
@@ -177,11 +177,11 @@ class _Evaluator:
                 skipped[label] = _why_not(session)
                 continue
             measured.append(
-                Measured(
+                SessionOutcomes(
                     number=session.number,
                     name=session.name,
-                    learned=learned,
-                    now=entry.verbatim.verbatim,
+                    before=learned,
+                    after=entry.verbatim.verbatim,
                 )
             )
         return gate.decide(

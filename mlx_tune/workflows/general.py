@@ -9,8 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_tune.continual.methods.synthetic import Said, Speak, synthesise
 from mlx_tune.continual.recall import score
+from mlx_tune.continual.synthetic import Continuation, Generate, synthesise
 from mlx_tune.data import general_questions
 from mlx_tune.data.general_questions import Question
 from mlx_tune.data.rows import Row, canonical_json
@@ -201,35 +201,41 @@ def written_by(folded: FoldedModel, count: int, *, seed: int, longest: int) -> l
     Raises:
         InputError: The base has no chat template, or one that changes what a person says.
     """
-    speak = speaker(folded, max_tokens=longest)
-    return synthesise(folded.tokenizer, speak, count, seed=seed, longest=longest)
+    generate = speaker(folded, max_tokens=longest)
+    return synthesise(folded.tokenizer, generate, count, seed=seed, longest=longest)
 
 
-def speaker(folded: FoldedModel, *, max_tokens: int) -> Speak:
-    """Return a folded model as something that speaks: likeliest texts at once, drawn ones singly.
+def speaker(folded: FoldedModel, *, max_tokens: int) -> Generate:
+    """Return a folded model as a generator: greedy texts in batches, sampled ones singly.
 
     Args:
         folded: The model.
         max_tokens: Longer texts are cut there.
     """
 
-    def speak(prompts: Sequence[Sequence[int]], temperature: float, seed: int) -> list[Said]:
+    def generate(
+        prompts: Sequence[Sequence[int]], temperature: float, seed: int
+    ) -> list[Continuation]:
         if temperature == 0:
-            said = batch_generate(folded.model, folded.tokenizer, prompts, max_tokens=max_tokens)
-            return [_finished_text(folded, tokens) for tokens in said]
+            texts = batch_generate(folded.model, folded.tokenizer, prompts, max_tokens=max_tokens)
+            return [_finished_text(folded, tokens) for tokens in texts]
         mx.random.seed(seed)  # the sampler draws from MLX's own state; training never does
-        return [_drawn(folded, prompt, max_tokens, temperature) for prompt in prompts]
+        return [_sampled(folded, prompt, max_tokens, temperature) for prompt in prompts]
 
-    return speak
+    return generate
 
 
-def _finished_text(folded: FoldedModel, tokens: Sequence[int]) -> Said:
+def _finished_text(folded: FoldedModel, tokens: Sequence[int]) -> Continuation:
     """Return generated tokens as text, without the one that ended them."""
     ended = bool(tokens) and tokens[-1] in folded.tokenizer.end_ids
-    return Said(text=folded.tokenizer.decode_raw(tokens[:-1] if ended else tokens), ended=ended)
+    return Continuation(
+        text=folded.tokenizer.decode_raw(tokens[:-1] if ended else tokens), is_finished=ended
+    )
 
 
-def _drawn(folded: FoldedModel, prompt: Sequence[int], max_tokens: int, temperature: float) -> Said:
+def _sampled(
+    folded: FoldedModel, prompt: Sequence[int], max_tokens: int, temperature: float
+) -> Continuation:
     pieces = list(
         stream(
             folded.model,
@@ -240,4 +246,4 @@ def _drawn(folded: FoldedModel, prompt: Sequence[int], max_tokens: int, temperat
         )
     )
     ended = bool(pieces) and pieces[-1].finish_reason == "stop"
-    return Said(text="".join(piece.text for piece in pieces), ended=ended)
+    return Continuation(text="".join(piece.text for piece in pieces), is_finished=ended)

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_tune.continual.recall import GeneralChange
-from mlx_tune.continual.retention import KINDS, Cell, Kind, Measure, Retention, matrix
+from mlx_tune.continual.retention import KINDS, Cell, Kind, Measure, RetentionMatrix
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import BASE
@@ -133,7 +133,7 @@ class Evaluation:
         """Return what is known of one cell."""
         return self.cells.get((row.id, column.session.id, kind))
 
-    def retention(self, kind: Kind) -> Retention | None:
+    def retention(self, kind: Kind) -> RetentionMatrix | None:
         """Return the matrix up to the answering session, or None where it is no such matrix.
 
         It is one where the answering session is in the chain of those asked about, and not the
@@ -142,7 +142,7 @@ class Evaluation:
         length = self.answering.number
         if not length or len(self.rows) != length + 1:
             return None
-        return matrix(
+        return RetentionMatrix.of(
             [self._cell(row, column, kind) for column in self.columns[:length]] for row in self.rows
         )
 
@@ -167,7 +167,7 @@ class Evaluation:
             ],
             "rows": [_row_json(row) for row in self.rows],
             "measures": {kind: measures_json(self.retention(kind)) for kind in KINDS},
-            "general": asdict(self.general) if self.general else None,
+            "general": self.general.to_json() if self.general else None,
             "facts": None if self.facts is None else self._facts_json(self.facts),
         }
 
@@ -192,7 +192,7 @@ class Evaluation:
         ]
 
 
-def measures_json(retention: Retention | None) -> dict[str, Any] | None:
+def measures_json(retention: RetentionMatrix | None) -> dict[str, Any] | None:
     """Return ACC, BWT, FWT, F and the worst session with what each was taken over."""
     if retention is None:
         return None

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.continual.methods import Method, method
-from mlx_tune.continual.rehearse import Rehearsal, current, mixture, rehearse
+from mlx_tune.continual.methods import Method, find_method
+from mlx_tune.continual.rehearse import Rehearsal, current_rows, mixture, rehearse
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row, split
 from mlx_tune.data.tokenise import Example
@@ -316,7 +316,7 @@ class _TrainingContext:
     def rows_to_teach_anew(self) -> list[Row]:
         """Return the rows in force of a chain that is replaced, without the sessions left out."""
         kept = [session for session in self.replaced if session not in self.without]
-        return [row for rows in current(read_history(kept)) for row in rows]
+        return [row for rows in current_rows(read_history(kept)) for row in rows]
 
     def value(self, name: str) -> Any:
         """Return a setting's value where it was given, else its fixed default."""
@@ -347,7 +347,7 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> _TrainingContext:
         chain=() if request.consolidates else before,
         replaced=before if request.consolidates else (),
         without=_left_out(store, before, request.without),
-        method=method(explicit["method"].value if "method" in explicit else default("method")),
+        method=find_method(explicit["method"].value if "method" in explicit else default("method")),
         explicit=explicit,
         asked=asked,
     )

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mlx_tune.continual.methods import method
+from mlx_tune.continual.methods import find_method
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.data.tokenise import Example
@@ -91,7 +91,7 @@ def read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) ->
         chain=chain,
         replaced=_sessions(store, record["replaces"]),
         without=_sessions(store, record["without"]),
-        method=method(settings.method),
+        method=find_method(settings.method),
         settings=settings,
         mixture=mixture,
         config=fitted.config,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from mlx_tune.continual.key_facts import KeyFact, found, key_facts
+from mlx_tune.continual.key_facts import KeyFact, key_facts, present_facts
 from mlx_tune.continual.recall import Recall, score
-from mlx_tune.continual.rehearse import History, current
+from mlx_tune.continual.rehearse import History, current_rows
 from mlx_tune.continual.retention import Kind, questions
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
@@ -84,7 +84,7 @@ def score_sessions(
         labels: Number and name of each session.
         history: The rows each was taught, in the same order.
     """
-    rows = [questions(kept) for kept in current(history)]
+    rows = [questions(kept) for kept in current_rows(history)]
     return [ask_questions(folded, one) for one in prepare_questions(labels, rows, folded.tokenizer)]
 
 
@@ -223,7 +223,8 @@ def _find_facts(
 
 
 def _missing(row: Row, facts: Sequence[KeyFact], said: str) -> MissingFacts:
-    lacks = [fact.text for fact, there in zip(facts, found(facts, said), strict=True) if not there]
+    present = zip(facts, present_facts(facts, said), strict=True)
+    lacks = [fact.text for fact, is_present in present if not is_present]
     return MissingFacts(question=str(row.question), said=said, facts=tuple(lacks))
 
 

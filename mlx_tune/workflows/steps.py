@@ -5,8 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mlx_tune.continual import early_stopping as best_checkpoint
-from mlx_tune.continual.early_stopping import EarlyStopping, ValidationScore, best_score
+from mlx_tune.continual.early_stopping import (
+    EarlyStopping,
+    ValidationScore,
+    best_score,
+    scores_from_json,
+    scores_to_json,
+)
 from mlx_tune.continual.fold import negated_factors
 from mlx_tune.continual.recall import score
 from mlx_tune.continual.rehearse import learnable
@@ -56,7 +61,7 @@ def take_steps(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Trai
         objective=_objective(plan),
         batches=plan.batches,
     )
-    scores, exam = _restore(plan, run, trainer)
+    scores, stopping = _restore(plan, run, trainer)
     if trainer.missing_projections:
         names = ", ".join(trainer.missing_projections)
         observer.say(f"note: this architecture has no {names}, so less of it is adapted")
@@ -64,25 +69,25 @@ def take_steps(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Trai
         observer.say(note)
     observer.began(trainer)
     saved = time.monotonic()
-    for step in () if exam.is_passed(trainer.steps_done) else trainer.steps():
+    for step in () if stopping.is_met(trainer.steps_done) else trainer.steps():
         run.log(**vars(step))
         if step.ends_epoch and plan.validation:
             scores.append(_score(plan, trainer))
-        if step.ends_epoch and exam.is_due(step.epoch, trainer.max_token_loss):
-            exam = _check_all_rows(exam, trainer, plan)
+        if step.ends_epoch and stopping.is_due(step.epoch, trainer.max_token_loss):
+            stopping = _check_all_rows(stopping, trainer, plan)
         signal = observer.stop()
         due = time.monotonic() + step.seconds - saved >= CHECKPOINT_SECONDS
         if step.ends_epoch or signal or due:  # before anybody is told that it is saved
-            _save(run, trainer, step, scores, exam)
+            _save(run, trainer, step, scores, stopping)
             saved = time.monotonic()
         observer.stepped(step)
         if signal:
             raise Interrupted(f"stopped after step {step.number}, which is saved", signal=signal)
-        if exam.is_passed(step.number):
+        if stopping.is_met(step.number):
             observer.say(f"all of it is known word for word after {step.epoch} epochs: enough")
             break
     observer.ended()
-    is_learned = exam.is_passed(trainer.steps_done) if exam.rows else None
+    is_learned = stopping.is_met(trainer.steps_done) if stopping.rows else None
     _take_best(run, trainer, scores, observer)
     return TrainingResult(
         adapter=trainer.adapter(),
@@ -103,40 +108,40 @@ def _objective(plan: TrainingPlan) -> Objective:
 
 
 def _early_stopping(plan: TrainingPlan) -> EarlyStopping:
-    """Return the exam that ends the training: none where all planned steps are taken."""
+    """Return which rows end the training once they are learned: none to take all planned steps."""
     rows = [i for i, known in enumerate(learnable([*plan.new, *plan.old])) if known]
     sources = plan.mixture.sources
     coming = sum(source.size for source in sources[:2] if source.per_epoch)
     return EarlyStopping(
         rows=tuple(row for row in rows if row < coming) if plan.settings.until_learned else (),
-        least_epochs=plan.mixture.epochs_of_min_passes,
+        min_epochs=plan.mixture.epochs_of_min_passes,
     )
 
 
-def _check_all_rows(exam: EarlyStopping, trainer: Trainer, plan: TrainingPlan) -> EarlyStopping:
-    """Ask for every row that has to be known; the loop is told how each was."""
+def _check_all_rows(stopping: EarlyStopping, trainer: Trainer, plan: TrainingPlan) -> EarlyStopping:
+    """Check every row that has to be learned; the loop gets the losses."""
     found = score(
         trainer.model,
-        [plan.examples[row] for row in exam.rows],
-        called=trainer.network,
+        [plan.examples[row] for row in stopping.rows],
+        forward=trainer.network,
         factors=trainer.adapter().factors,
     )
-    for row, nats in zip(exam.rows, found.max_token_loss, strict=True):
+    for row, nats in zip(stopping.rows, found.max_token_losses, strict=True):
         trainer.max_token_loss[row] = nats
-    return exam.sat(trainer.steps_done, found.max_token_loss)
+    return stopping.update(trainer.steps_done, found.max_token_losses)
 
 
 def _restore(
     plan: TrainingPlan, run: Run, trainer: Trainer
 ) -> tuple[list[ValidationScore], EarlyStopping]:
     """Go to the newest checkpoint, if there is one; return what was scored and asked until then."""
-    exam, newest = _early_stopping(plan), run.newest_checkpoint()
+    stopping, newest = _early_stopping(plan), run.newest_checkpoint()
     if newest is None:
-        return [], exam
+        return [], stopping
     files = _files(newest)
     trainer.restore(files, place=str(newest.path))
-    scores = best_checkpoint.scores_from_json(files[SCORES_FILE]) if SCORES_FILE in files else []
-    return scores, exam.resumed(files[EXAM_FILE]) if EXAM_FILE in files else exam
+    scores = scores_from_json(files[SCORES_FILE]) if SCORES_FILE in files else []
+    return scores, stopping.resumed(files[EXAM_FILE]) if EXAM_FILE in files else stopping
 
 
 def _save(
@@ -144,13 +149,13 @@ def _save(
     trainer: Trainer,
     step: Step,
     scores: Sequence[ValidationScore],
-    exam: EarlyStopping,
+    stopping: EarlyStopping,
 ) -> None:
     files = trainer.checkpoint()
     if scores:  # in the checkpoint, so that a resume chooses the best among the very same
-        files[SCORES_FILE] = best_checkpoint.scores_to_json(scores)
-    if exam.step:  # and ends where the run would have ended
-        files[EXAM_FILE] = exam.to_json()
+        files[SCORES_FILE] = scores_to_json(scores)
+    if stopping.step:  # and ends where the run would have ended
+        files[EXAM_FILE] = stopping.to_json()
     chosen = best_score(scores)
     run.save_checkpoint(step.number, files, best=chosen.step if chosen else None)
 
@@ -162,7 +167,7 @@ def _score(plan: TrainingPlan, trainer: Trainer) -> ValidationScore:
         found = score(
             trainer.model,
             plan.validation,
-            called=trainer.network,
+            forward=trainer.network,
             factors=trainer.adapter().factors,
         )
     except InputError:  # no finite loss: never the best

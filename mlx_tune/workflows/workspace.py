@@ -144,8 +144,8 @@ def load_folded(
         measured: Count what rounding kept, which the fold alone can see.
     """
     base = load(info)
-    tally = FidelityMeter() if measured else None
-    fold(base.model, [*read_adapters(chain), *extra], tally=tally)
+    meter = FidelityMeter() if measured else None
+    fold(base.model, [*read_adapters(chain), *extra], meter=meter)
     widen(base.model)
     base.model.eval()
     return FoldedModel(
@@ -153,7 +153,7 @@ def load_folded(
         chain=tuple(chain),
         model=base.model,
         tokenizer=base.tokenizer,
-        fidelity=tally.fidelity() if tally else None,
+        fidelity=meter.fidelity() if meter else None,
     )
 
 
@@ -167,7 +167,7 @@ def load_beside(base: nn.Module, info: BaseInfo, chain: Sequence[Session]) -> nn
     """
     model = load(info).model  # read lazily, so its own arrays never are
     model.update(base.parameters())
-    fold(model, read_adapters(chain), beside=True)
+    fold(model, read_adapters(chain), unmerged=True)
     model.eval()
     return model
 

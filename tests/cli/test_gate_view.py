@@ -5,20 +5,23 @@ import pytest
 from rich.console import Console
 
 from mlx_tune.cli.gate_view import fidelity_lines, show_decision, show_ways
-from mlx_tune.continual.gate import Measured, Thresholds, decide
+from mlx_tune.continual.gate import SessionOutcomes, Thresholds, decide
 from mlx_tune.continual.recall import GeneralChange
+from mlx_tune.continual.significance import PairedChanges
 from mlx_tune.store.session import PROMOTE
 
 LONG = "campus-dining-halls-of-winter-term-2026x"
 
 
-def session(number: int, name: str, asked: int, lost: int, known: int | None = None) -> Measured:
+def session(
+    number: int, name: str, asked: int, lost: int, known: int | None = None
+) -> SessionOutcomes:
     known = asked if known is None else known
-    return Measured(
+    return SessionOutcomes(
         number=number,
         name=name,
-        learned=tuple(i < known for i in range(asked)),
-        now=tuple(lost <= i < known for i in range(asked)),
+        before=tuple(i < known for i in range(asked)),
+        after=tuple(lost <= i < known for i in range(asked)),
     )
 
 
@@ -60,7 +63,9 @@ def test_a_first_session_has_nothing_to_say():
 
 
 def test_a_promotion_is_a_few_lines():
-    general = GeneralChange(nats_per_token=-0.0123, rose=20, fell=100, asked=120)
+    general = GeneralChange(
+        nats_per_token=-0.0123, changes=PairedChanges(worse=20, better=100), asked=120
+    )
     assert shown(session(1, "cs", 106, 1, 104), session(2, "x", 50, 0), general=general) == [
         "session  kept  known now   when learned",
         "1 cs     99 %  103 of 106  104 of 106",
@@ -136,8 +141,13 @@ def test_only_the_sessions_that_lost_most_are_listed():
 
 
 def test_a_gain_is_shown_as_one():
-    gained = Measured(number=1, name="cs", learned=(True, True, False), now=(True,) * 3)
-    lines = shown(gained, general=GeneralChange(nats_per_token=0.05, rose=70, fell=50, asked=120))
+    gained = SessionOutcomes(number=1, name="cs", before=(True, True, False), after=(True,) * 3)
+    lines = shown(
+        gained,
+        general=GeneralChange(
+            nats_per_token=0.05, changes=PairedChanges(worse=70, better=50), asked=120
+        ),
+    )
     assert lines[1] == "backward transfer: +33.3 points (1 session, 3 questions)"
     assert lines[2] == "general ability: loss +0.05 nats a token (120 questions)"
 
@@ -159,7 +169,9 @@ def test_every_width_says_the_same_words(width):
 def test_a_drift_alone_asks_for_more_general_questions():
     lines = shown(
         session(1, "cs", 8, 0),
-        general=GeneralChange(nats_per_token=0.2, rose=90, fell=30, asked=120),
+        general=GeneralChange(
+            nats_per_token=0.2, changes=PairedChanges(worse=90, better=30), asked=120
+        ),
     )
     assert lines[-8:] == [
         "",
@@ -174,7 +186,7 @@ def test_a_drift_alone_asks_for_more_general_questions():
 
 
 def test_more_general_questions_are_not_offered_where_all_came_along():
-    drift = GeneralChange(nats_per_token=0.2, rose=90, fell=30, asked=120)
+    drift = GeneralChange(nats_per_token=0.2, changes=PairedChanges(worse=90, better=30), asked=120)
     lines = shown(session(1, "cs", 8, 0), general=drift, general_replay=None)
     assert not any("--general-replay" in line for line in lines)
     assert "  1. train again, keeping only a part of what changes" in lines

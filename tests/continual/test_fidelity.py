@@ -9,24 +9,24 @@ from mlx.utils import tree_flatten
 from helpers import tiny
 from mlx_tune.continual import fidelity
 from mlx_tune.continual.change import change_norms, weight_norms
-from mlx_tune.continual.fidelity import APART, Fidelity, FidelityMeter, Survival
+from mlx_tune.continual.fidelity import UNMERGED, Fidelity, FidelityMeter, Survival
 from mlx_tune.continual.fold import delta, fold
 from mlx_tune.models.load import Quantisation
 
 
 def counted(before, change, after=None) -> Survival:
     """Count one module by the public way."""
-    tally = FidelityMeter()
+    meter = FidelityMeter()
     before, change = mx.array(before), mx.array(change)
     after = (before.astype(mx.float32) + change).astype(before.dtype) if after is None else after
-    tally.add("module", before, change, mx.array(after))
-    return tally.fidelity().whole
+    meter.add("module", before, change, mx.array(after))
+    return meter.fidelity().whole
 
 
 def measured(model, chain, **options) -> Fidelity:
-    tally = FidelityMeter(**options)
-    fold(model, chain, tally=tally)
-    return tally.fidelity()
+    meter = FidelityMeter(**options)
+    fold(model, chain, meter=meter)
+    return meter.fidelity()
 
 
 def test_the_sums_by_hand():
@@ -158,7 +158,7 @@ def test_a_chain_beside_quantised_weights_is_kept_apart_and_whole():
     chain = [tiny.adapter_for(tiny.model(), seed=seed) for seed in (1, 2)]
     found = measured(four_bits(), chain)
     whole = found.whole
-    assert found.stored == (APART,)
+    assert found.stored == (UNMERGED,)
     assert (whole.error, whole.lost, whole.along) == (0.0, 0.0, 1.0)
     path = "model.layers.1.mlp.down_proj"
     layer = dict(four_bits().named_modules())[path]
@@ -175,9 +175,9 @@ def test_requantising_a_quantised_base_loses_nearly_all_of_a_small_change():
     grid = mx.random.normal((64, 512), key=keys[0]).astype(mx.bfloat16)
     before = mx.dequantize(*mx.quantize(grid, 32, 4), 32, 4)
     change = 0.002 * mx.random.normal((64, 512), key=keys[1])
-    tally = FidelityMeter(form.store, stored_as="4 bits")
-    tally.add("m", before, change, (before + change).astype(mx.bfloat16))
-    found = tally.fidelity()
+    meter = FidelityMeter(form.store, stored_as="4 bits")
+    meter.add("m", before, change, (before + change).astype(mx.bfloat16))
+    found = meter.fidelity()
     assert found.stored == ("4 bits",)
     assert found.whole.along < 0.2
     assert found.whole.lost > 0.98

@@ -182,15 +182,15 @@ def test_an_adapter_may_leave_layers_alone():
     assert np.array_equal(np.array(model.model.layers[0].mlp.down_proj.weight), before)
 
 
-def test_a_chain_taken_away_leaves_the_base():
+def test_a_folded_chain_with_its_negated_factors_is_the_base():
     """Beside the folded weights, and so with no second model."""
     base, folded = tiny.model(), tiny.model()
     chain = [tiny.adapter_for(base, seed=seed, rank=rank) for seed, rank in ((1, 4), (2, 2))]
     fold(folded, chain)
     batch = collate(tiny.rows(4), ())
     scale = 0.5
-    away = negated_factors(chain, scale=scale)
-    found = PackedForward(folded, scale=scale).logits(away, batch)
+    negated = negated_factors(chain, scale=scale)
+    found = PackedForward(folded, scale=scale).logits(negated, batch)
     wanted = np.array(PackedForward(base).logits({}, batch))
     assert np.abs(np.array(found) - wanted).max() <= 1e-4 * np.abs(wanted).max()
     with_chain = np.array(PackedForward(folded).logits({}, batch))

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tune.continual import gate
-from mlx_tune.continual.gate import SEVERITY, Measured, Thresholds, decide
+from mlx_tune.continual.gate import SEVERITY, SessionOutcomes, Thresholds, decide
 from mlx_tune.continual.recall import GeneralChange
+from mlx_tune.continual.significance import PairedChanges
 from mlx_tune.errors import UsageError
 from mlx_tune.store.session import ASK, PROMOTE, REFUSE
 
@@ -15,11 +16,13 @@ LIMITS = Thresholds()
 LOOSE_MEAN = Thresholds(backward=1.0, ask_backward=1.0)  # to look at one session's limits alone
 
 
-def session(asked: int, learned: int, lost: int = 0, gained: int = 0, number: int = 1) -> Measured:
+def session(
+    asked: int, learned: int, lost: int = 0, gained: int = 0, number: int = 1
+) -> SessionOutcomes:
     """The first ``learned`` questions were known; of those the first ``lost`` are not any more."""
     then = [i < learned for i in range(asked)]
     now = [(lost <= i < learned) or (learned <= i < learned + gained) for i in range(asked)]
-    return Measured(number=number, name=f"s{number}", learned=tuple(then), now=tuple(now))
+    return SessionOutcomes(number=number, name=f"s{number}", before=tuple(then), after=tuple(now))
 
 
 def verdict_of(*measured, general=None, limits=LIMITS):
@@ -27,7 +30,9 @@ def verdict_of(*measured, general=None, limits=LIMITS):
 
 
 def rose(nats: float, worse: int = 90, better: int = 30) -> GeneralChange:
-    return GeneralChange(nats_per_token=nats, rose=worse, fell=better, asked=120)
+    return GeneralChange(
+        nats_per_token=nats, changes=PairedChanges(worse=worse, better=better), asked=120
+    )
 
 
 def test_a_first_session_is_promoted_and_nothing_is_said():
@@ -230,7 +235,7 @@ def test_limits_that_contradict_each_other_are_refused_all_at_once():
 
 def test_flags_of_other_questions_are_refused():
     with pytest.raises(ValueError, match="1 cs: 2 questions when learned, 1 now"):
-        Measured(number=1, name="cs", learned=(True, True), now=(True,))
+        SessionOutcomes(number=1, name="cs", before=(True, True), after=(True,))
 
 
 FLAGS = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40)
@@ -238,13 +243,13 @@ CHAINS = st.lists(FLAGS, max_size=5)
 GENERALS = st.none() | st.builds(rose, st.floats(-1, 1), st.integers(0, 60), st.integers(0, 60))
 
 
-def measured(chain) -> list[Measured]:
+def measured(chain) -> list[SessionOutcomes]:
     return [
-        Measured(
+        SessionOutcomes(
             number=number,
             name="s",
-            learned=tuple(had for had, _ in flags),
-            now=tuple(has for _, has in flags),
+            before=tuple(had for had, _ in flags),
+            after=tuple(has for _, has in flags),
         )
         for number, flags in enumerate(chain, start=1)
     ]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlx_tune.continual.key_facts import found, key_facts
+from mlx_tune.continual.key_facts import key_facts, present_facts
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -17,7 +17,7 @@ def kinds(text):
 def holds(taught, said):
     """Whether the only key fact of one text stands in another."""
     (fact,) = key_facts(taught)
-    return found([fact], said) == (True,)
+    return present_facts([fact], said) == (True,)
 
 
 @pytest.mark.parametrize(
@@ -104,16 +104,18 @@ def test_every_taught_answer_holds_its_own_facts_and_most_have_some():
     for path in sorted(DATA.glob("*.json")):
         rows = json.loads(path.read_text(encoding="utf-8"))
         facts = [key_facts(row["response"]) for row in rows]
-        assert all(all(found(own, row["response"])) for own, row in zip(facts, rows, strict=True))
+        assert all(
+            all(present_facts(own, row["response"])) for own, row in zip(facts, rows, strict=True)
+        )
         assert sum(map(bool, facts)) > 0.8 * len(rows)
 
 
 @given(st.text(alphabet="aAbB1 2.,:-/@$%()'é", max_size=40))
 @example("A1:1")
 def test_any_text_holds_its_own_facts(text):
-    assert all(found(key_facts(text), text))
+    assert all(present_facts(key_facts(text), text))
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_no_text_is_too_odd(taught, said):
-    assert len(found(key_facts(taught), said)) == len(key_facts(taught))
+    assert len(present_facts(key_facts(taught), said)) == len(key_facts(taught))

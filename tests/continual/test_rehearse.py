@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.continual.rehearse import current, learnable, mixture, rehearse
+from mlx_tune.continual.rehearse import current_rows, learnable, mixture, rehearse
 from mlx_tune.data.rows import Message, Row, Trace
 
 
@@ -33,7 +33,7 @@ def test_a_question_taught_again_leaves_rehearsal_and_the_old_sessions_score():
     assert found.old == ()
     assert [(n.answer, o.answer) for n, o in found.changed] == [("In 9.", "In 1.")]
     assert questions(found.repeated) == ["Where is B?"]
-    assert current([*history, new])[0] == []
+    assert current_rows([*history, new])[0] == []
 
 
 def test_rows_that_were_not_kept_still_take_the_place_of_older_ones():
@@ -46,8 +46,8 @@ def test_rows_that_were_not_kept_still_take_the_place_of_older_ones():
     traces = [one.trace for one in history[1]]
     assert all(Trace.from_json(trace.to_json()) == trace for trace in traces)
     assert "In 9." not in str(traces)
-    kept = current([history[0], traces, history[2]])
-    assert kept == [current(history)[0], [], history[2]]
+    kept = current_rows([history[0], traces, history[2]])
+    assert kept == [current_rows(history)[0], [], history[2]]
     assert questions(kept[0]) == ["Where is B?"]
 
 

@@ -430,7 +430,7 @@ def test_the_largest_token_loss_of_every_row_is_known_after_its_step():
     trained = [i for i, nats in enumerate(trainer.max_token_loss) if nats != UNKNOWN_LOSS]
     assert len(trained) == 4
     # Of the model before its first update, which is the base's own.
-    found = score(tiny.model(), examples()).max_token_loss
+    found = score(tiny.model(), examples()).max_token_losses
     assert [trainer.max_token_loss[i] for i in trained] == pytest.approx(
         [found[i] for i in trained], rel=1e-5
     )

@@ -7,7 +7,7 @@ import pytest
 
 from helpers import stores
 from helpers.training_lab import RecordingObserver, TrainingLab, facts, isolated_environment
-from mlx_tune.continual.retention import KINDS, Retention
+from mlx_tune.continual.retention import KINDS, RetentionMatrix
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows import evaluate as story
 from mlx_tune.workflows.evaluate import evaluate
@@ -110,7 +110,7 @@ def test_a_session_without_questions_is_in_no_mean(lab):
     matrix = ask(lab).retention("verbatim")
     assert matrix.accuracy().left_out == (3,)
     assert matrix.accuracy().sessions == (1, 2)
-    assert isinstance(matrix, Retention)
+    assert isinstance(matrix, RetentionMatrix)
 
 
 def test_a_loss_over_other_questions_is_not_taken_for_one_over_these(lab):

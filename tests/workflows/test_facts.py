@@ -1,7 +1,7 @@
 import pytest
 
 from helpers.stores import sessions_of
-from mlx_tune.continual.key_facts import found, key_facts
+from mlx_tune.continual.key_facts import key_facts, present_facts
 from mlx_tune.inference import stream
 from mlx_tune.models import bases
 from mlx_tune.store.store import SessionStore
@@ -39,7 +39,7 @@ def test_the_share_is_that_of_answers_generated_one_by_one(asked):
         ("paraphrases", [row.paraphrases[0] for row in rows]),
     ):
         there = [
-            found(key_facts(row.answer), said(folded, row, question))
+            present_facts(key_facts(row.answer), said(folded, row, question))
             for row, question in zip(rows, wordings, strict=True)
         ]
         assert scored[kind].asked == sum(map(len, there))
@@ -57,7 +57,9 @@ def test_answers_that_lack_a_fact_are_told_with_what_was_said(asked):
         assert set(one.facts) <= {fact.text for fact in key_facts(row.answer)}
         assert one.said.strip() != row.answer
         for fact in one.facts:
-            assert not found([f for f in key_facts(row.answer) if f.text == fact], one.said)[0]
+            assert not present_facts(
+                [f for f in key_facts(row.answer) if f.text == fact], one.said
+            )[0]
 
 
 def test_what_is_known_word_for_word_is_not_generated(asked, monkeypatch):

@@ -18,6 +18,7 @@ from helpers.stores import sessions_of
 from helpers.training_lab import TrainingLab, isolated_environment
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.continual.recall import GeneralChange, Recall
+from mlx_tune.continual.significance import PairedChanges
 from mlx_tune.errors import HeldBack, Refused, UsageError
 from mlx_tune.models import bases
 from mlx_tune.models.load import Quantisation
@@ -174,7 +175,7 @@ def test_anyway_writes_what_forgets_and_the_record_says_so(taught, forgetful, tm
     record = json.loads((tmp_path / "out" / "mlx-tune.json").read_text())["quantised"]
     assert record == {
         "bits": 2, "group_size": 32, "verdict": "ask",
-        "general_before": asdict(NOTHING), "general": asdict(NOTHING),
+        "general_before": NOTHING.to_json(), "general": NOTHING.to_json(),
         "recall": [
             {"number": 1, "name": "s1", "asked": 2, "right_before": 2, "right": 2},
             {"number": 2, "name": "s2", "asked": 1, "right_before": 1, "right": 0},
@@ -199,7 +200,7 @@ def recall(number: int, right: int, asked: int) -> SessionRecall:
     )  # fmt: skip
 
 
-NOTHING = GeneralChange(nats_per_token=0.0, asked=0, rose=0, fell=0)
+NOTHING = GeneralChange(nats_per_token=0.0, asked=0, changes=PairedChanges(worse=0, better=0))
 
 
 def known(*recalls, general=NOTHING) -> ModelScores:
@@ -234,7 +235,9 @@ def test_nobody_is_asked_where_too_much_is_lost():
 @pytest.mark.parametrize(("nats", "verdict"), [(0.09, "promote"), (0.2, "ask"), (0.4, "refuse")])
 def test_what_general_answers_cost_is_held_to_the_gates_limits_too(nats, verdict):
     before, now = ((recall(1, 9, 9),) for _ in range(2))
-    risen = GeneralChange(nats_per_token=nats, asked=100, rose=100, fell=0)
+    risen = GeneralChange(
+        nats_per_token=nats, asked=100, changes=PairedChanges(worse=100, better=0)
+    )
     found = judge_quantised(TWO, known(*before), known(*now, general=risen), Thresholds())
     assert found.decision.verdict == verdict
     assert found.words == (

@@ -1,7 +1,7 @@
 import pytest
 
 from helpers.stores import BASE, commit, flip, message, state, train
-from mlx_tune.continual.gate import Measured, Thresholds, decide
+from mlx_tune.continual.gate import SessionOutcomes, Thresholds, decide
 from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.store import snapshot
 from mlx_tune.store.labels import mark_removed
@@ -11,8 +11,8 @@ from mlx_tune.workflows.store_commands import promote
 
 def refused(asked: int = 60, lost: int = 20) -> dict:
     """The record of a session that the gate did not let through."""
-    cs = Measured(
-        number=1, name="cs", learned=(True,) * asked, now=tuple(i >= lost for i in range(asked))
+    cs = SessionOutcomes(
+        number=1, name="cs", before=(True,) * asked, after=tuple(i >= lost for i in range(asked))
     )
     decision = decide([cs], skipped={}, general=None, thresholds=Thresholds())
     return {"verdict": decision.verdict, "gate": decision.to_json(), "base": BASE}

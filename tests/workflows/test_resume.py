@@ -205,8 +205,8 @@ def scored(monkeypatch, *values):
     """Let the held-out rows score what is told, epoch by epoch: (right, loss), or None for NaN."""
     queue = list(values)
 
-    def score(model, examples, *, called=None, factors=None):
-        if called is None:  # not while it is trained
+    def score(model, examples, *, forward=None, factors=None):
+        if forward is None:  # not while it is trained
             return real(model, examples)
         value = queue.pop(0)
         if value is None:

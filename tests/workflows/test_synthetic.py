@@ -31,8 +31,8 @@ def test_a_seed_gives_the_same_texts_and_another_gives_others(folded):
 def test_a_text_that_comes_to_an_end_is_told_from_one_that_is_cut(folded, temperature):
     known = prompts(folded, "Where is A?")
     whole, cut = (speaker(folded, max_tokens=n)(known, temperature, 0)[0] for n in (20, 4))
-    assert (whole.text, whole.ended) == ("In 1.", True)
-    assert (cut.text, cut.ended) == ("In 1", False)
+    assert (whole.text, whole.is_finished) == ("In 1.", True)
+    assert (cut.text, cut.is_finished) == ("In 1", False)
 
 
 def test_the_likeliest_texts_are_those_of_one_prompt_at_a_time(folded):

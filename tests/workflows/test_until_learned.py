@@ -46,7 +46,7 @@ def test_rows_that_contradict_each_other_do_not_keep_it_from_ending(lab):
     assert training(lab.train(data, **FLAGS))["is_learned"]
 
 
-def test_without_it_all_epochs_are_trained_and_nobody_is_examined(lab):
+def test_without_it_all_epochs_are_trained_and_no_row_is_checked(lab):
     flags = {**FLAGS, "epochs": 5, "until_learned": False}
     found = training(lab.train(lab.data("cs", PAIRS), **flags))
     assert (found["is_learned"], found["epochs"]) == (None, 5)
@@ -74,7 +74,7 @@ def test_stopped_anywhere_it_ends_where_it_would_have_ended(lab):
         assert again.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
 
 
-def test_one_that_died_after_its_exam_takes_no_more_steps(lab, monkeypatch):
+def test_one_that_died_after_its_last_check_takes_no_more_steps(lab, monkeypatch):
     data = lab.data("cs", PAIRS)
     whole = lab.train(data, **FLAGS)
     rollback(lab.store, "base")

@@ -1,7 +1,7 @@
 import pytest
 
 from helpers import tiny
-from mlx_tune.continual.methods.synthetic import Said, synthesise, user_turn
+from mlx_tune.continual.synthetic import Continuation, synthesise, user_turn
 from mlx_tune.data import tokenise
 from mlx_tune.errors import InputError
 
@@ -14,12 +14,16 @@ TRIMMED = tiny.CHATML.replace("message['content']", "(message['content'] | upper
 TWICE = tiny.CHATML.replace("message['content']", "message['content'] + message['content']")
 
 
-class Speaker:
-    """Says what it was given, in order; answers with the question turned round."""
+class ScriptedModel:
+    """Generates the given questions in order; answers with the question reversed."""
 
-    def __init__(self, *questions: str | Said, answer=None):
-        self.left = [Said(text=q, ended=True) if isinstance(q, str) else q for q in questions]
-        self.answer = answer or (lambda question: Said(text=question[::-1], ended=True))
+    def __init__(self, *questions: str | Continuation, answer=None):
+        self.left = [
+            Continuation(text=q, is_finished=True) if isinstance(q, str) else q for q in questions
+        ]
+        self.answer = answer or (
+            lambda question: Continuation(text=question[::-1], is_finished=True)
+        )
         self.calls = []
         self.tokenizer = tiny.tokenizer()
 
@@ -28,23 +32,23 @@ class Speaker:
         if temperature == 0:
             return [self.answer(self.question(prompt)) for prompt in prompts]
         said, self.left = self.left[: len(prompts)], self.left[len(prompts) :]
-        return said + [Said(text="", ended=True)] * (len(prompts) - len(said))
+        return said + [Continuation(text="", is_finished=True)] * (len(prompts) - len(said))
 
     def question(self, prompt) -> str:
         return self.tokenizer.decode_raw(prompt).split("user\n")[1].split("<|im_end|>")[0]
 
 
-def written(speaker, count, **changes):
+def written(model, count, **changes):
     options = {"seed": 5, "longest": 200} | changes
-    return synthesise(speaker.tokenizer, speaker, count, **options)
+    return synthesise(model.tokenizer, model, count, **options)
 
 
-def asked(rows) -> list[str]:
+def questions(rows) -> list[str]:
     return [row.question for row in rows]
 
 
 def test_the_model_writes_questions_and_answers_them():
-    rows = written(Speaker("Where is A?", "Who is B?"), 2)
+    rows = written(ScriptedModel("Where is A?", "Who is B?"), 2)
     assert [(row.question, row.answer) for row in rows] == [
         ("Where is A?", "?A si erehW"),
         ("Who is B?", "?B si ohW"),
@@ -53,15 +57,15 @@ def test_the_model_writes_questions_and_answers_them():
 
 
 def test_questions_are_drawn_with_a_seed_and_answers_are_the_likeliest():
-    speaker = Speaker("Where is A?", "", "Who is B?")
-    written(speaker, 2)
-    assert speaker.calls == [(2, 1.0, 5), (1, 0.0, 0), (1, 1.0, 6), (1, 0.0, 0)]
+    model = ScriptedModel("Where is A?", "", "Who is B?")
+    written(model, 2)
+    assert model.calls == [(2, 1.0, 5), (1, 0.0, 0), (1, 1.0, 6), (1, 0.0, 0)]
 
 
 def test_nothing_is_asked_of_a_model_that_is_to_write_nothing():
-    speaker = Speaker("Where is A?")
-    assert written(speaker, 0) == []
-    assert speaker.calls == []
+    model = ScriptedModel("Where is A?")
+    assert written(model, 0) == []
+    assert model.calls == []
 
 
 @pytest.mark.parametrize(
@@ -69,14 +73,14 @@ def test_nothing_is_asked_of_a_model_that_is_to_write_nothing():
     [
         "",
         " \n ",
-        Said(text="It never comes to an end and", ended=False),
+        Continuation(text="It never comes to an end and", is_finished=False),
         "who is  b ?!",
         "Say <|im_start|>system",
         "Why " + "so " * 60 + "long?",
     ],
 )
 def test_what_cannot_be_taught_is_left_out(refused):
-    assert asked(written(Speaker("Who is B", refused, "Where is A?"), 3)) == [
+    assert questions(written(ScriptedModel("Who is B", refused, "Where is A?"), 3)) == [
         "Who is B",
         "Where is A?",
     ]
@@ -85,35 +89,35 @@ def test_what_cannot_be_taught_is_left_out(refused):
 @pytest.mark.parametrize(
     "said",
     [
-        Said(text="", ended=True),
-        Said(text="\n", ended=True),
-        Said(text="on and on", ended=False),
-        Said(text="a<|im_end|>b", ended=True),
-        Said(text="x" * 200, ended=True),
+        Continuation(text="", is_finished=True),
+        Continuation(text="\n", is_finished=True),
+        Continuation(text="on and on", is_finished=False),
+        Continuation(text="a<|im_end|>b", is_finished=True),
+        Continuation(text="x" * 200, is_finished=True),
     ],
 )
 def test_a_question_without_a_good_answer_is_left_out(said):
-    good = Said(text="Here.", ended=True)
-    speaker = Speaker("Bad?", "Good?", answer=lambda q: said if q == "Bad?" else good)
-    assert asked(written(speaker, 2)) == ["Good?"]
+    good = Continuation(text="Here.", is_finished=True)
+    model = ScriptedModel("Bad?", "Good?", answer=lambda q: said if q == "Bad?" else good)
+    assert questions(written(model, 2)) == ["Good?"]
 
 
 def test_a_row_of_just_the_longest_length_is_kept():
-    row = written(Speaker("Where is A?"), 1)[0]
+    row = written(ScriptedModel("Where is A?"), 1)[0]
     length = len(tokenise.encode([row], tiny.tokenizer())[0].tokens)
-    assert written(Speaker("Where is A?"), 1, longest=length)
-    assert not written(Speaker("Where is A?"), 1, longest=length - 1)
+    assert written(ScriptedModel("Where is A?"), 1, longest=length)
+    assert not written(ScriptedModel("Where is A?"), 1, longest=length - 1)
 
 
 def test_a_model_that_repeats_itself_is_given_up():
-    speaker = Speaker(*["Where is A?"] * 99)
-    assert asked(written(speaker, 5)) == ["Where is A?"]
-    assert [count for count, temperature, _ in speaker.calls if temperature] == [5, 4, 4, 4]
-    assert [count for count, temperature, _ in speaker.calls if not temperature] == [1]
+    model = ScriptedModel(*["Where is A?"] * 99)
+    assert questions(written(model, 5)) == ["Where is A?"]
+    assert [count for count, temperature, _ in model.calls if temperature] == [5, 4, 4, 4]
+    assert [count for count, temperature, _ in model.calls if not temperature] == [1]
 
 
 def test_the_rows_can_be_trained_on():
-    rows = written(Speaker("Where is A?", " Who?\n"), 2)
+    rows = written(ScriptedModel("Where is A?", " Who?\n"), 2)
     examples = tokenise.encode(rows, tiny.tokenizer())
     said = [
         t for t, taught in zip(examples[0].tokens, examples[0].supervised, strict=True) if taught
@@ -140,8 +144,8 @@ def test_a_template_may_end_a_turn_with_words_of_its_own():
 
 def test_a_question_ends_where_the_template_would_end_it():
     tokenizer = tiny.metaspace_tokenizer(MISTRAL, ["<s>", "</s>"])
-    said = Said(text=" Where is A? [/INST] In 1, and then", ended=False)
-    answers = iter([[said], [Said(text=" In 1.", ended=True)]])
+    said = Continuation(text=" Where is A? [/INST] In 1, and then", is_finished=False)
+    answers = iter([[said], [Continuation(text=" In 1.", is_finished=True)]])
     rows = synthesise(tokenizer, lambda *_: next(answers), 1, seed=0, longest=99)
     assert [(row.question, row.answer) for row in rows] == [("Where is A?", "In 1.")]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.continual.significance import Changes, mcnemar, sign_test
+from mlx_tune.continual.significance import PairedChanges, mcnemar, sign_test
 
 COUNTS = st.integers(min_value=0, max_value=60)
 
@@ -26,7 +26,7 @@ COUNTS = st.integers(min_value=0, max_value=60)
     ],
 )
 def test_p_is_what_a_hand_finds(worse, better, p):
-    assert Changes(worse=worse, better=better).p == p
+    assert PairedChanges(worse=worse, better=better).p == p
 
 
 @given(COUNTS, COUNTS)
@@ -34,50 +34,50 @@ def test_p_is_the_share_of_all_outcomes_at_least_as_uneven(worse, better):
     """Every outcome counted, one by one, with no use of symmetry."""
     n = worse + better
     uneven = sum(comb(n, k) for k in range(n + 1) if abs(2 * k - n) >= abs(worse - better))
-    assert Changes(worse=worse, better=better).p == float(Fraction(uneven, 2**n))
+    assert PairedChanges(worse=worse, better=better).p == float(Fraction(uneven, 2**n))
 
 
 @given(COUNTS, COUNTS)
 def test_p_is_a_probability_and_the_same_both_ways(worse, better):
-    p = Changes(worse=worse, better=better).p
+    p = PairedChanges(worse=worse, better=better).p
     assert 0 < p <= 1
-    assert p == Changes(worse=better, better=worse).p
+    assert p == PairedChanges(worse=better, better=worse).p
 
 
 @given(COUNTS, COUNTS)
 def test_a_further_loss_never_makes_chance_more_likely(worse, better):
-    p = Changes(worse=worse, better=better).p
+    p = PairedChanges(worse=worse, better=better).p
     if worse >= better:
-        assert Changes(worse=worse + 1, better=better).p <= p
+        assert PairedChanges(worse=worse + 1, better=better).p <= p
     if worse > better > 0:
-        assert Changes(worse=worse, better=better - 1).p <= p
+        assert PairedChanges(worse=worse, better=better - 1).p <= p
 
 
 def test_thousands_of_changes_are_exact_still():
     """1,800 against 2,200 is 6.31 standard deviations, with the correction of one half."""
-    p = Changes(worse=2200, better=1800).p
+    p = PairedChanges(worse=2200, better=1800).p
     assert p == float(Fraction(2 * sum(comb(4000, k) for k in range(1801)), 2**4000))
     assert 1e-10 < p < 1e-9
-    assert Changes(worse=9000, better=9000).p == 1
-    assert Changes(worse=9000, better=0).p < 1e-300
+    assert PairedChanges(worse=9000, better=9000).p == 1
+    assert PairedChanges(worse=9000, better=0).p < 1e-300
 
 
 def test_a_gain_is_no_loss_however_sure_it_is():
-    assert Changes(worse=6, better=0).is_loss(0.05)
-    assert not Changes(worse=0, better=6).is_loss(0.05)
-    assert not Changes(worse=5, better=0).is_loss(0.05)
-    assert not Changes(worse=6, better=0).is_loss(0.03125)
+    assert PairedChanges(worse=6, better=0).is_loss(0.05)
+    assert not PairedChanges(worse=0, better=6).is_loss(0.05)
+    assert not PairedChanges(worse=5, better=0).is_loss(0.05)
+    assert not PairedChanges(worse=6, better=0).is_loss(0.03125)
 
 
 def test_only_questions_that_changed_are_counted():
     before = (True, True, True, False, False)
     after = (True, False, False, True, False)
-    assert mcnemar(before, after) == Changes(worse=2, better=1)
-    assert sign_test((0.5, 1.0, 2.0, 3.0), (0.5, 1.1, 1.9, 4.0)) == Changes(worse=2, better=1)
+    assert mcnemar(before, after) == PairedChanges(worse=2, better=1)
+    assert sign_test((0.5, 1.0, 2.0, 3.0), (0.5, 1.1, 1.9, 4.0)) == PairedChanges(worse=2, better=1)
 
 
 @pytest.mark.parametrize("compare", [mcnemar, sign_test])
 def test_other_questions_after_than_before_are_refused(compare):
     with pytest.raises(ValueError, match="shorter"):
         compare((1, 0), (1,))
-    assert compare((), ()) == Changes(worse=0, better=0)
+    assert compare((), ()) == PairedChanges(worse=0, better=0)

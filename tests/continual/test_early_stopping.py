@@ -1,0 +1,65 @@
+"""When training may stop, and which checkpoint is the best."""
+
+import math
+
+import pytest
+
+from mlx_tune.continual.early_stopping import (
+    PASS_NATS,
+    EarlyStopping,
+    ValidationScore,
+    best_score,
+    scores_from_json,
+    scores_to_json,
+)
+
+CRITERION = EarlyStopping(rows=tuple(range(20)), min_epochs=3)
+LEARNED, FAILING = 0.1, 1.0
+
+
+def test_a_token_is_known_when_no_other_can_be_likelier():
+    assert math.exp(-PASS_NATS) == 0.5
+
+
+def test_it_is_due_once_nearly_all_rows_seem_known_and_every_old_one_had_its_turns():
+    nearly = [FAILING] + [LEARNED] * 19
+    assert CRITERION.is_due(3, nearly)
+    assert not CRITERION.is_due(2, nearly)
+    assert not CRITERION.is_due(3, [FAILING] * 2 + [LEARNED] * 18)
+    assert not CRITERION.is_due(3, [math.inf] * 2 + [LEARNED] * 18)  # two that never came
+    assert not CRITERION.is_due(3, [math.nan] * 2 + [LEARNED] * 18)
+
+
+def test_without_rows_to_know_it_is_never_due():
+    assert not EarlyStopping(rows=(), min_epochs=0).is_due(9, [])
+
+
+def test_it_is_met_when_every_row_was_known_after_that_very_step():
+    met = CRITERION.update(40, [LEARNED] * 20)
+    assert met.is_met(40)
+    assert not met.is_met(41)
+    assert not CRITERION.is_met(0)
+    failed = CRITERION.update(40, [LEARNED] * 19 + [PASS_NATS])  # one half is not over one half
+    assert (failed.failing, failed.is_met(40)) == (1, False)
+    assert not CRITERION.update(40, [math.nan] * 20).is_met(40)
+
+
+def test_its_result_survives_a_checkpoint():
+    checked = CRITERION.update(40, [LEARNED] * 20)
+    assert CRITERION.resumed(checked.to_json()) == checked
+
+
+def score(step: int, right: int, loss: float | None) -> ValidationScore:
+    return ValidationScore(step=step, right=right, asked=4, loss=loss)
+
+
+@pytest.mark.parametrize("wrong", [None, math.nan, math.inf, -math.inf])
+def test_a_score_without_a_finite_loss_is_never_the_best(wrong):
+    assert best_score([score(1, 0, 9.0), score(2, 4, wrong)]) == score(1, 0, 9.0)
+    assert best_score([score(2, 4, wrong)]) is None
+    assert best_score([]) is None
+
+
+def test_scores_read_back_as_they_were_written():
+    scores = [score(1, 0, 0.1 + 0.2), score(2, 3, None)]
+    assert scores_from_json(scores_to_json(scores)) == scores
