@@ -113,3 +113,10 @@ def test_a_room_never_imports_what_the_page_says(name, never):
         if any(one == module or one.startswith(f"{module}.") for module in never)
     }
     assert found == set()
+
+
+@pytest.mark.parametrize("page", ["docs/safety.md", "docs/security.md", "CONTRIBUTING.md"])
+def test_every_test_that_a_page_names_exists(page):
+    paths = re.findall(r"`(tests/[\w./-]*)`", (ROOT / page).read_text())
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
