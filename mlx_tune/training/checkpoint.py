@@ -13,7 +13,7 @@ from mlx_tune.models import runtime
 from mlx_tune.training.batches import Batches
 from mlx_tune.training.mixture import UNKNOWN_LOSS
 
-_RECORDED = {"max_token_loss": "hardest", "max_token_loss_before": "hardest_before"}
+_RECORDED = {"max_token_losses": "hardest", "max_token_losses_before": "hardest_before"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,9 @@ class TrainerState:
         epoch: The current epoch, counted from 1.
         permutation: The rows of this epoch, as indices into all rows, in the order they are taken.
         cursor: How many of them are done; the rows of a step are done all at once.
-        max_token_loss: The largest token loss of every row when it was last trained on, nats;
+        max_token_losses: The largest token loss of every row when it was last trained on, nats;
             ``UNKNOWN_LOSS`` before that.
-        max_token_loss_before: The same when the epoch began; the rows of the epoch were chosen by
+        max_token_losses_before: The same when the epoch began; the rows of the epoch were chosen by
             it.
         versions: Versions of the libraries and of the device that compute.
     """
@@ -42,8 +42,8 @@ class TrainerState:
     epoch: int
     permutation: tuple[int, ...]
     cursor: int
-    max_token_loss: tuple[float, ...]
-    max_token_loss_before: tuple[float, ...]
+    max_token_losses: tuple[float, ...]
+    max_token_losses_before: tuple[float, ...]
     versions: Mapping[str, str]
 
     @staticmethod
@@ -52,8 +52,8 @@ class TrainerState:
         *,
         steps_done: int,
         planned_steps: int,
-        max_token_loss: Sequence[float],
-        max_token_loss_before: Sequence[float],
+        max_token_losses: Sequence[float],
+        max_token_losses_before: Sequence[float],
     ) -> "TrainerState":
         """Return the state of a run after ``steps_done`` steps."""
         steps_per_epoch = planned_steps // batches.epochs
@@ -65,10 +65,10 @@ class TrainerState:
             seed=batches.seed,
             rows_sha256=batches.rows_sha256,
             epoch=epoch + 1,
-            permutation=tuple(batches.order(epoch, max_token_loss_before)),
+            permutation=tuple(batches.order(epoch, max_token_losses_before)),
             cursor=min(rows, batches.mixture.rows_per_epoch),
-            max_token_loss=tuple(max_token_loss),
-            max_token_loss_before=tuple(max_token_loss_before),
+            max_token_losses=tuple(max_token_losses),
+            max_token_losses_before=tuple(max_token_losses_before),
             versions=runtime.versions(),
         )
 

@@ -103,7 +103,7 @@ class Trainer:
         shapes: Each unpadded shape of the run, and the shape it is padded to.
         padding: Fraction of the computed tokens that are padding, 0 to 1.
         compilations: How often a step was traced for the compiler.
-        max_token_loss: The largest token loss of every row when it was last trained on, nats;
+        max_token_losses: The largest token loss of every row when it was last trained on, nats;
             ``UNKNOWN_LOSS`` before that. At the end of an epoch a caller that has measured the rows
             may write it; the rows of the next epoch are chosen by it.
         network: The model as a function of the adapter's factors.
@@ -136,8 +136,8 @@ class Trainer:
         if not examples:
             raise InputError("no rows to train on")
         self._objective = objective or Objective()
-        self.max_token_loss = [UNKNOWN_LOSS] * len(examples)
-        self._max_token_loss_before = list(self.max_token_loss)  # when the epoch began
+        self.max_token_losses = [UNKNOWN_LOSS] * len(examples)
+        self._max_token_losses_before = list(self.max_token_losses)  # when the epoch began
         self.model, self.config = model, config
         self.steps_done = 0
         self.notes: list[str] = []
@@ -183,8 +183,8 @@ class Trainer:
             while self.steps_done < self.planned_steps:
                 epoch, done = divmod(self.steps_done, self.steps_per_epoch)
                 if done == 0:
-                    self._max_token_loss_before = list(self.max_token_loss)
-                steps = self._batches.steps(epoch, self._max_token_loss_before)
+                    self._max_token_losses_before = list(self.max_token_losses)
+                steps = self._batches.steps(epoch, self._max_token_losses_before)
                 for rows in itertools.islice(steps, done, None):
                     yield self._step(rows)
 
@@ -211,7 +211,7 @@ class Trainer:
         mx.eval(self._factors, self._moments)
         self.steps_done = number
         for row, row_loss in row_losses.items():
-            self.max_token_loss[row] = row_loss.max_token_loss
+            self.max_token_losses[row] = row_loss.max_token_loss
         return Step(
             number=number,
             epoch=(number - 1) // self.steps_per_epoch + 1,
@@ -330,13 +330,13 @@ class Trainer:
 
     def _state(self) -> TrainerState:
         ends_epoch = self.steps_done % self.steps_per_epoch == 0
-        before = self.max_token_loss if ends_epoch else self._max_token_loss_before
+        before = self.max_token_losses if ends_epoch else self._max_token_losses_before
         return TrainerState.of(
             self._batches,
             steps_done=self.steps_done,
             planned_steps=self.planned_steps,
-            max_token_loss=self.max_token_loss,
-            max_token_loss_before=before,
+            max_token_losses=self.max_token_losses,
+            max_token_losses_before=before,
         )
 
     def restore(self, files: Mapping[str, bytes], *, place: str) -> None:
@@ -357,8 +357,8 @@ class Trainer:
             self._batches,
             steps_done=found.steps_done,
             planned_steps=self.planned_steps,
-            max_token_loss=found.max_token_loss,
-            max_token_loss_before=found.max_token_loss_before,
+            max_token_losses=found.max_token_losses,
+            max_token_losses_before=found.max_token_losses_before,
         )
         notes = found.check(expected, place=place)
         weights = from_safetensors(files[WEIGHTS_FILE], place=f"{place}/{WEIGHTS_FILE}")
@@ -376,8 +376,8 @@ class Trainer:
             unflatten_factors(moments, paths, "v."),
         )
         self.steps_done = found.steps_done
-        self.max_token_loss = list(found.max_token_loss)
-        self._max_token_loss_before = list(found.max_token_loss_before)
+        self.max_token_losses = list(found.max_token_losses)
+        self._max_token_losses_before = list(found.max_token_losses_before)
         self.notes += notes
 
 

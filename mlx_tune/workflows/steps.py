@@ -73,7 +73,7 @@ def take_steps(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Trai
         run.log(**vars(step))
         if step.ends_epoch and plan.validation:
             scores.append(_score(plan, trainer))
-        if step.ends_epoch and stopping.is_due(step.epoch, trainer.max_token_loss):
+        if step.ends_epoch and stopping.is_due(step.epoch, trainer.max_token_losses):
             stopping = _check_all_rows(stopping, trainer, plan)
         signal = observer.stop()
         due = time.monotonic() + step.seconds - saved >= CHECKPOINT_SECONDS
@@ -127,7 +127,7 @@ def _check_all_rows(stopping: EarlyStopping, trainer: Trainer, plan: TrainingPla
         factors=trainer.adapter().factors,
     )
     for row, nats in zip(stopping.rows, found.max_token_losses, strict=True):
-        trainer.max_token_loss[row] = nats
+        trainer.max_token_losses[row] = nats
     return stopping.update(trainer.steps_done, found.max_token_losses)
 
 

@@ -29,8 +29,8 @@ def state(steps_done: int = 3, **changes) -> TrainerState:
         batches(**changes),
         steps_done=steps_done,
         planned_steps=PLANNED,
-        max_token_loss=LOSSES,
-        max_token_loss_before=[UNKNOWN_LOSS] * 7,
+        max_token_losses=LOSSES,
+        max_token_losses_before=[UNKNOWN_LOSS] * 7,
     )
 
 

@@ -424,14 +424,14 @@ def test_a_penalty_adds_to_the_gradients_and_not_to_the_loss():
 
 def test_the_largest_token_loss_of_every_row_is_known_after_its_step():
     trainer = made(epochs=1)
-    assert trainer.max_token_loss == [UNKNOWN_LOSS] * 7
+    assert trainer.max_token_losses == [UNKNOWN_LOSS] * 7
     steps = trainer.steps()
     next(steps)
-    trained = [i for i, nats in enumerate(trainer.max_token_loss) if nats != UNKNOWN_LOSS]
+    trained = [i for i, nats in enumerate(trainer.max_token_losses) if nats != UNKNOWN_LOSS]
     assert len(trained) == 4
     # Of the model before its first update, which is the base's own.
     found = score(tiny.model(), examples()).max_token_losses
-    assert [trainer.max_token_loss[i] for i in trained] == pytest.approx(
+    assert [trainer.max_token_losses[i] for i in trained] == pytest.approx(
         [found[i] for i in trained], rel=1e-5
     )
 
