@@ -29,9 +29,10 @@ from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
 from mlx_tune.training.loop import Step
 from mlx_tune.workflows.observer import TrainingObserver
-from mlx_tune.workflows.plan import TrainingPlan, TrainingRequest
+from mlx_tune.workflows.plan import TrainingRequest
 from mlx_tune.workflows.run import train
 from mlx_tune.workflows.store_commands import promote
+from mlx_tune.workflows.training_plan import TrainingPlan
 from mlx_tune.workflows.workspace import FoldedModel, free_memory, load_folded
 
 KINDS = ("verbatim", "paraphrases")

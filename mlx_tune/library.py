@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from mlx_tune.models.load import Quantisation
     from mlx_tune.store.snapshot import StoreSnapshot
     from mlx_tune.training.loop import Step
-    from mlx_tune.workflows.ask import AnswerRecord
-    from mlx_tune.workflows.chat import Chat
+    from mlx_tune.workflows.ask import AnswerRecord, Chat
     from mlx_tune.workflows.diff import Difference
     from mlx_tune.workflows.fuse import Fused
     from mlx_tune.workflows.matrix import Evaluation
     from mlx_tune.workflows.observer import TrainingObserver
-    from mlx_tune.workflows.plan import TrainingPlan, TrainingRequest
+    from mlx_tune.workflows.plan import TrainingRequest
     from mlx_tune.workflows.run import TrainingOutcome
     from mlx_tune.workflows.store_commands import Promotion, Rollback
+    from mlx_tune.workflows.training_plan import TrainingPlan
 
 Data = str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Iterable[Mapping[str, Any]]
 """Data files or folders, or rows such as ``{"instruction": "…", "response": "…"}``."""
@@ -163,7 +163,7 @@ class Store:
             UsageError: There is no such session.
             DamagedStoreError: A session of its chain is not what was committed.
         """
-        from mlx_tune.workflows.chat import Chat
+        from mlx_tune.workflows.ask import Chat
 
         return Chat(
             self.root,

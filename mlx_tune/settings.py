@@ -30,9 +30,9 @@ MAX_GENERAL_REPLAY = 0.9
 
 def _setting(
     help: str,  # noqa: A002 - the word typer uses
-    *,
     low: float | None = None,
     high: float | None = None,
+    *,
     choices: tuple[str, ...] = (),
     default: Any = None,
     reason: str = "",
@@ -49,16 +49,7 @@ def _setting(
         reason: Why the default is that.
         optional: Not worth a line in a plan while it has its default.
     """
-    metadata = {
-        "help": help,
-        "low": low,
-        "high": high,
-        "choices": choices,
-        "default": default,
-        "reason": reason,
-        "optional": optional,
-    }
-    return dataclasses.field(metadata=metadata)
+    return dataclasses.field(metadata=locals())  # the arguments, by their names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,139 +89,71 @@ class TrainingSettings:
         origins: Why each of the others has its value, by name.
     """
 
-    rank: int = _setting("LoRA rank.", low=1, high=1024)
-    alpha: float = _setting("LoRA alpha; scale = alpha / rank.", low=1e-6, high=1e6)
-    epochs: int = _setting("Passes over the rows.", low=1, high=10_000)
-    batch_size: int = _setting("Rows of a micro-batch.", low=1, high=4096)
-    grad_accumulation: int = _setting("Micro-batches of a step.", low=1, high=4096)
-    max_length: int = _setting("Longest row, in tokens.", low=8, high=1_000_000)
-    learning_rate: float = _setting("Peak learning rate.", low=1e-9, high=1.0)
+    # fmt: off
+    rank: int = _setting("LoRA rank.", 1, 1024)
+    alpha: float = _setting("LoRA alpha; scale = alpha / rank.", 1e-6, 1e6)
+    epochs: int = _setting("Passes over the rows.", 1, 10_000)
+    batch_size: int = _setting("Rows of a micro-batch.", 1, 4096)
+    grad_accumulation: int = _setting("Micro-batches of a step.", 1, 4096)
+    max_length: int = _setting("Longest row, in tokens.", 8, 1_000_000)
+    learning_rate: float = _setting("Peak learning rate.", 1e-9, 1.0)
     seed: int = _setting(
-        "Of the first values and of the order of rows.",
-        low=0,
-        high=2_000_000_000,
-        default=0,
-        reason="the same number repeats the run",
-    )
+        "Of the first values and of the order of rows.", 0, 2_000_000_000,
+        default=0, reason="the same number repeats the run")
     dropout: float = _setting(
-        "Share of the adapter's inputs set to zero in training.",
-        low=0,
-        high=0.9,
-        default=0.0,
-        reason="off",
-        optional=True,
-    )
+        "Share of the adapter's inputs set to zero in training.", 0, 0.9,
+        default=0.0, reason="off", optional=True)
     rslora: bool = _setting(
         "Scale by alpha / √rank instead of alpha / rank (rsLoRA).",
-        default=False,
-        reason="scale = alpha / rank",
-        optional=True,
-    )
+        default=False, reason="scale = alpha / rank", optional=True)
     lora_plus_ratio: float = _setting(
-        "How many times faster B learns than A (LoRA+).",
-        low=1,
-        high=1000,
-        default=1.0,
-        reason="A and B learn alike",
-        optional=True,
-    )
+        "How many times faster B learns than A (LoRA+).", 1, 1000,
+        default=1.0, reason="A and B learn alike", optional=True)
     checkpoint_layers: int = _setting(
-        "Layers computed again in the backward pass, to save memory.", low=0, high=1000
-    )
-    loss_chunk: int = _setting("Tokens whose logits are held at once.", low=1, high=65536)
+        "Layers computed again in the backward pass, to save memory.", 0, 1000)
+    loss_chunk: int = _setting("Tokens whose logits are held at once.", 1, 65536)
     wire_memory: bool = _setting(
         "Keep a Mac from paging the training out (macOS 15).",
-        default=False,
-        reason="off",
-        optional=True,
-    )
+        default=False, reason="off", optional=True)
     validation: float = _setting(
-        "Share of the rows held out to choose the best checkpoint.",
-        low=0,
-        high=0.9,
-        default=0.0,
-        reason="no rows held out",
-        optional=True,
-    )
+        "Share of the rows held out to choose the best checkpoint.", 0, 0.9,
+        default=0.0, reason="no rows held out", optional=True)
     method: str = _setting(
         "How earlier sessions are remembered: "
         f"{', '.join(METHODS[:-1]).replace('_', '-')} or {METHODS[-1]}.",
-        choices=METHODS,
-        default="rehearsal",
-        reason="old rows are trained again",
-    )
+        choices=METHODS, default="rehearsal", reason="old rows are trained again")
     replay: str = _setting(
         "Old rows in an epoch: auto, all, none, or a share of them such as 0.05.",
-        choices=REPLAYS,
-        default="auto",
-        reason="every old row at least three times",
-    )
+        choices=REPLAYS, default="auto", reason="every old row at least three times")
     general_replay: float = _setting(
         "Share of an epoch that is general questions, answered as the base does.",
-        low=0,
-        high=MAX_GENERAL_REPLAY,
+        0, MAX_GENERAL_REPLAY,
         default=0.3,  # docs/LOG.md has the shares that were tried
-        reason="of an epoch, to keep general answers",
-    )
+        reason="of an epoch, to keep general answers")
     until_learned: bool = _setting(
         "Train until every answer is known word for word; --epochs is then the most.",
-        default=False,
-        reason="all epochs are trained",
-    )
+        default=False, reason="all epochs are trained")
     keep_data: bool = _setting(
         "Keep the rows in the session; without them it can be neither rehearsed nor scored.",
-        default=True,
-        reason="to be rehearsed later",
-        optional=True,
-    )
+        default=True, reason="to be rehearsed later", optional=True)
     gate_kept: float = _setting(
-        "Promote if every session keeps this share of its recall.",
-        low=0,
-        high=1,
-        default=0.95,
-        reason="promote from here",
-        optional=True,
-    )
+        "Promote if every session keeps this share of its recall.", 0, 1,
+        default=0.95, reason="promote from here", optional=True)
     gate_kept_least: float = _setting(
-        "Refuse below this share.",
-        low=0,
-        high=1,
-        default=0.85,
-        reason="refuse below",
-        optional=True,
-    )
+        "Refuse below this share.", 0, 1, default=0.85, reason="refuse below", optional=True)
     gate_backward: float = _setting(
-        "Promote if mean recall of earlier sessions falls by at most this, in points.",
-        low=0,
-        high=100,
-        default=2.0,
-        reason="points; promote up to here",
-        optional=True,
-    )
+        "Promote if mean recall of earlier sessions falls by at most this, in points.", 0, 100,
+        default=2.0, reason="points; promote up to here", optional=True)
     gate_backward_most: float = _setting(
-        "Refuse above this fall.",
-        low=0,
-        high=100,
-        default=5.0,
-        reason="points; refuse above",
-        optional=True,
-    )
+        "Refuse above this fall.", 0, 100,
+        default=5.0, reason="points; refuse above", optional=True)
     gate_general: float = _setting(
-        "Promote if general answers cost at most this more, in nats per token.",
-        low=0,
-        high=100,
-        default=0.10,
-        reason="nats; promote up to here",
-        optional=True,
-    )
+        "Promote if general answers cost at most this more, in nats per token.", 0, 100,
+        default=0.10, reason="nats; promote up to here", optional=True)
     gate_general_most: float = _setting(
-        "Refuse above this rise.",
-        low=0,
-        high=100,
-        default=0.25,
-        reason="nats; refuse above",
-        optional=True,
-    )
+        "Refuse above this rise.", 0, 100,
+        default=0.25, reason="nats; refuse above", optional=True)
+    # fmt: on
     origins: Mapping[str, Origin] = dataclasses.field(compare=False, repr=False)
 
     @property
@@ -257,8 +180,8 @@ class TrainingSettings:
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return what a session's record keeps."""
         return {
-            name: {"value": one.value, "reason": one.reason, "source": one.source}
-            for name, one in self.items()
+            name: {"value": getattr(self, name), **vars(self.origins[name])}
+            for name in TRAINING_FIELDS
         }
 
     @staticmethod
@@ -422,8 +345,7 @@ def _check(given: Mapping[str, ExplicitValue], error: type[MlxTuneError], place:
     """Report every value that does not fit, all at once."""
     problems = []
     for name, entry in given.items():
-        problem = _problem(name, entry.value)
-        if problem:
+        if problem := _problem(name, entry.value):
             shown = name.replace("_", "-") if place.startswith("--") else name
             problems.append(place.format(f"{shown}{problem}"))
     if problems:

@@ -17,9 +17,7 @@ from mlx_tune.errors import MlxTuneError
 from mlx_tune.text import one_line
 
 if TYPE_CHECKING:
-    from mlx_tune.data.rows import Row
-    from mlx_tune.workflows.ask import AnswerRecord
-    from mlx_tune.workflows.chat import Chat
+    from mlx_tune.workflows.ask import AnswerRecord, Chat
 
 HELP = """\
 /session [S]  show who answers, or switch to session S
@@ -28,9 +26,7 @@ HELP = """\
 /help         show this
 /exit         leave (also Ctrl-D); Ctrl-C stops an answer"""
 
-MaxTokensOption = Annotated[
-    int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")
-]
+MaxTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
 
 
 def chat(
@@ -43,7 +39,7 @@ def chat(
     base: BaseOption = None,
     max_tokens: MaxTokensOption = 512,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token each time.")
+        float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")
     ] = 0.0,
 ) -> None:
     """Talk to the model that HEAD names, or ask it one question."""
@@ -114,8 +110,7 @@ def _obey(line: str, talk: Chat) -> None:
 def _answer(talk: Chat, question: str) -> None:
     """Print the answer as it comes; Ctrl-C stops it.
 
-    The text is printed as the model says it, not wrapped here: a terminal that wraps by itself
-    still knows that a URL over two lines is one.
+    It is not wrapped here: a terminal that wraps by itself knows that a URL over two lines is one.
     """
     pieces = talk.stream(question)
     try:
@@ -147,9 +142,14 @@ def ask(
     Blank lines and lines that begin with # are skipped. The answers of a data file (.json, .jsonl)
     are compared with the model's: ✓ is word for word the same.
     """
+    from mlx_tune.data import read
     from mlx_tune.workflows import ask as workflow
 
-    rows = _read(file)
+    if str(file) != "-":
+        rows = read.read_questions(file.expanduser())
+    else:
+        data = sys.stdin.buffer.read(read.MAX_QUESTIONS_BYTES + 1)
+        rows = read.parse_questions(data, "standard input")
     warn_of_slow_blas()
     folded = workflow.load_model(store, session=session, base=base, say=say)
     answers = workflow.ask(folded, rows, max_tokens=max_tokens, say=say)
@@ -162,20 +162,8 @@ def ask(
         print(f"{percent(sum(compared), len(compared))} word for word")
 
 
-def _read(file: Path) -> list[Row]:
-    from mlx_tune.data import read
-
-    if str(file) != "-":
-        return read.read_questions(file.expanduser())
-    data = sys.stdin.buffer.read(read.MAX_QUESTIONS_BYTES + 1)
-    return read.parse_questions(data, "standard input")
-
-
 def _print_answer(answer: AnswerRecord) -> bool | None:
-    """Print a question and its answer, and return whether it is the expected one.
-
-    The answer is printed as the model says it, not wrapped here, so that URLs stay whole.
-    """
+    """Print a question and its answer, not wrapped, and return whether it is the expected one."""
     mark = {True: "✓ ", False: "✗ ", None: ""}[answer.verbatim]
     print(f"› {one_line(answer.question)}")
     print(f"{mark}{answer.answer}{' …cut' if answer.is_cut else ''}")

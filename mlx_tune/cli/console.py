@@ -28,9 +28,10 @@ def console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else _UNWRAPPED)
 
 
-def say(line: str) -> None:
-    """Print one line of progress on stderr, so that stdout holds the answer alone."""
-    print(line, file=sys.stderr, flush=True)
+def say(*lines: str) -> None:
+    """Print lines of progress on stderr, so that stdout holds the answer alone."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
@@ -44,9 +45,14 @@ def warn_of_slow_blas() -> None:
         say(f"note: {advice}")
 
 
-def store_flag(store: Path) -> str:
-    """Return the --store option that a printed command needs: nothing for the default store."""
-    return "" if store == STORE else f"--store {shlex.quote(str(store))}"
+def typed(words: str, store: Path) -> str:
+    """Return a command as a person types it; the default store needs no option."""
+    return f"mlx-tune {words}" + ("" if store == STORE else f" --store {shlex.quote(str(store))}")
+
+
+def can_ask() -> bool:
+    """Tell whether a person sits at a terminal and can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def size(count: float) -> str:

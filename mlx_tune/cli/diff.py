@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +20,7 @@ from mlx_tune.cli.console import (
     size,
     warn_of_slow_blas,
 )
-from mlx_tune.cli.options import STORE, BaseOption, JsonOption, StoreOption, complete_session
+from mlx_tune.cli.options import STORE, BaseOption, JsonOption, StoreOption, session_argument
 from mlx_tune.text import one_line
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ _METRICS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 
 
 def diff(
-    a: Annotated[str, typer.Argument(help=_REFERENCE, autocompletion=complete_session)],
-    b: Annotated[str, typer.Argument(help="Another.", autocompletion=complete_session)],
+    a: Annotated[str, session_argument(_REFERENCE)],
+    b: Annotated[str, session_argument("Another.")],
     *,
     answers: Annotated[
         bool,
@@ -89,14 +89,9 @@ def show_diff(found: Difference, printer: Console, *, every_layer: bool) -> None
     if found.is_none:
         printer.print(f"A and B are both {_name(found.a)}; nothing differs", markup=False)
         return
-    _show_places(found, printer)
-    printer.print()
-    _show_settings(found, printer)
-    printer.print()
-    _show_rows(found, printer)
-    printer.print()
-    _show_metrics(found, printer)
-    printer.print()
+    for show in (_show_places, _show_settings, _show_rows, _show_metrics):
+        show(found, printer)
+        printer.print()
     _show_change(found.change, printer, every_layer=every_layer)
     if found.answers is not None:
         printer.print()
@@ -107,16 +102,12 @@ def _show_places(found: Difference, printer: Console) -> None:
     alike = len(found.shared)
     common = _numbered(found.shared[-1]) if alike else "the base"
     itself = [n for n, side in (("A", found.a), ("B", found.b)) if len(side.chain) == alike]
-    lines = {
-        "A": _name(found.a),
-        "B": _name(found.b),
-        "common": common + "".join(f", {name} itself" for name in itself),
-        "only in A": _sessions(found.a.chain[alike:]),
-        "only in B": _sessions(found.b.chain[alike:]),
-    }
     table = _columns()
-    for label, text in lines.items():
-        table.add_row(label, Text(text))
+    table.add_row("A", Text(_name(found.a)))
+    table.add_row("B", Text(_name(found.b)))
+    table.add_row("common", Text(common + "".join(f", {name} itself" for name in itself)))
+    table.add_row("only in A", Text(_sessions(found.a.chain[alike:])))
+    table.add_row("only in B", Text(_sessions(found.b.chain[alike:])))
     printer.print(table)
 
 
@@ -156,13 +147,13 @@ def _show_alone(name: str, rows: Sequence[TaughtRow], printer: Console) -> None:
     """Print the first rows that one side teaches alone; a terminal cuts each to one line."""
     if not rows:
         return
+    printer.print(f"  only in {name}:")
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column()  # rich narrows a column that may wrap before one that may not
     table.add_column(no_wrap=True, style="dim")
     for one in rows[:_ROWS]:
         asked = Text(_asked(one.row), no_wrap=True, overflow="ellipsis")
         table.add_row(asked, Text(one.place))
-    printer.print(f"  only in {name}:")
     printer.print(Padding(table, (0, 0, 0, 4), expand=False))
     _more(printer, rows)
 
@@ -179,7 +170,8 @@ def _show_metrics(found: Difference, printer: Console) -> None:
     same = 0
     for session in {s.id: s for side in (found.a, found.b) for s in side.chain}.values():
         for kind, label in (("verbatim", "word for word"), ("paraphrases", "reworded")):
-            scores = [_score(side, session, kind) for side in (found.a, found.b)]
+            known = (side.recall.get(session.id, {}).get(kind) for side in (found.a, found.b))
+            scores = [_shown(score, "{0[right]} of {0[asked]}".format) for score in known]
             if scores[0] != scores[1]:
                 table.add_row(f"{_numbered(session)}, {label}", *scores)
             elif scores[0] != _NOTHING:
@@ -187,12 +179,6 @@ def _show_metrics(found: Difference, printer: Console) -> None:
     printer.print(table)
     if same:
         _note(printer, f"    … and {same} alike")
-
-
-def _score(side: Side, session: Session, kind: str) -> str:
-    """Return what a side's record says of a session's questions."""
-    score = side.recall.get(session.id, {}).get(kind)
-    return _shown(score, lambda known: f"{known['right']} of {known['asked']}")
 
 
 def _show_change(change: Change, printer: Console, *, every_layer: bool) -> None:
@@ -226,39 +212,28 @@ def _show_answers(answers: ComparedAnswers, printer: Console) -> None:
         if asked and len(asked) < len(answers.probes):
             printer.print(f"  {name:<16}{_counted(asked)}")
     shown = [answered for answered in answers.differing if answered.is_whole][:ANSWERS]
+    any_as_taught = any_cut = False
     for answered in shown:
-        _show_answered(answered, printer)
-    _explain(answers, shown, printer)
-
-
-def _show_answered(answered: AnsweredProbe, printer: Console) -> None:
-    printer.print()
-    printer.print(Text(f"› {one_line(answered.probe.question)}"), soft_wrap=True)
-    table = Table.grid(padding=(0, 1, 0, 0))
-    for name, answer, row in _both_sides(answered):
-        text = one_line(answer.text) or "(nothing)"
-        mark = "✓" if answer.says(row) else ""
-        table.add_row(name, mark, Text(text + " …" * answer.is_cut, overflow="fold"))
-    printer.print(Padding(table, (0, 0, 0, 2), expand=False))
-
-
-def _explain(answers: ComparedAnswers, shown: Sequence[AnsweredProbe], printer: Console) -> None:
-    """Print what the marks mean, where there are any, and what was left out."""
-    said = [side for answered in shown for side in _both_sides(answered)]
+        printer.print()
+        printer.print(Text(f"› {one_line(answered.probe.question)}"), soft_wrap=True)
+        table = Table.grid(padding=(0, 1, 0, 0))
+        sides = (("A", answered.a, answered.probe.a), ("B", answered.b, answered.probe.b))
+        for name, answer, row in sides:
+            if answer is None:
+                continue
+            as_taught, text = answer.says(row), one_line(answer.text) or "(nothing)"
+            told = Text(text + " …" * answer.is_cut, overflow="fold")
+            table.add_row(name, "✓" if as_taught else "", told)
+            any_as_taught |= as_taught
+            any_cut |= answer.is_cut
+        printer.print(Padding(table, (0, 0, 0, 2), expand=False))
     printer.print()
     if left := len(answers.differing) - len(shown):
         _note(printer, f"{left} more answers differ; --json has all")
-    if any(answer.says(row) for _, answer, row in said):
+    if any_as_taught:
         _note(printer, "✓ as its chain teaches it, word for word")
-    if any(answer.is_cut for _, answer, _ in said):
+    if any_cut:
         _note(printer, f"… goes on: cut, and compared, after {answers.max_tokens} tokens")
-
-
-def _both_sides(answered: AnsweredProbe) -> Iterable[tuple[str, Answer, Row | None]]:
-    if answered.a is not None:
-        yield "A", answered.a, answered.probe.a
-    if answered.b is not None:
-        yield "B", answered.b, answered.probe.b
 
 
 def _asked(row: Row) -> str:
@@ -311,6 +286,15 @@ def _note(printer: Console, line: str) -> None:
 def diff_json(found: Difference) -> dict[str, Any]:
     """Return a difference for ``--json``."""
     alike = len(found.shared)
+    rows = {
+        "a": len(found.a.taught),
+        "b": len(found.b.taught),
+        "only_a": list(map(_row_json, found.only_a)),
+        "only_b": list(map(_row_json, found.only_b)),
+        "changed": [{"a": _row_json(had), "b": _row_json(has)} for had, has in found.changed],
+    }
+    change = found.change
+    layers = [dict(vars(layer)) for layer in change.layers()]
     return {
         "a": _side_json(found.a),
         "b": _side_json(found.b),
@@ -318,15 +302,9 @@ def diff_json(found: Difference) -> dict[str, Any]:
         "only_a": [session.folder_name for session in found.a.chain[alike:]],
         "only_b": [session.folder_name for session in found.b.chain[alike:]],
         "settings": {n: {"a": a, "b": b} for n, (a, b) in found.settings.items()},
-        "rows": {
-            "a": len(found.a.taught),
-            "b": len(found.b.taught),
-            "only_a": list(map(_row_json, found.only_a)),
-            "only_b": list(map(_row_json, found.only_b)),
-            "changed": [{"a": _row_json(had), "b": _row_json(has)} for had, has in found.changed],
-        },
+        "rows": rows,
         "metrics": {"a": _metrics_json(found.a), "b": _metrics_json(found.b)},
-        "weights": _change_json(found.change),
+        "weights": {"norm": change.norm, "of_base": change.of_base, "layers": layers},
         "answers": None if found.answers is None else _answers_json(found.answers),
     }
 
@@ -345,33 +323,20 @@ def _row_json(one: TaughtRow) -> dict[str, Any]:
 
 
 def _metrics_json(side: Side) -> dict[str, Any] | None:
-    if side.session is None:
-        return None
-    return {**side.training, "recall": list(side.recall.values())}
-
-
-def _change_json(change: Change) -> dict[str, Any]:
-    return {
-        "norm": change.norm,
-        "of_base": change.of_base,
-        "layers": [dict(vars(layer)) for layer in change.layers()],
-    }
+    return {**side.training, "recall": list(side.recall.values())} if side.session else None
 
 
 def _answers_json(answers: ComparedAnswers) -> dict[str, Any]:
-    return {
-        "asked": len(answers.probes),
-        "differ": len(answers.differing),
-        "max_tokens": answers.max_tokens,
-        "differing": [
-            {
-                "question": answered.probe.question,
-                "a": _answer_json(answered.a, answered.probe.a),
-                "b": _answer_json(answered.b, answered.probe.b),
-            }
-            for answered in answers.differing
-        ],
-    }
+    differing = [
+        {
+            "question": one.probe.question,
+            "a": _answer_json(one.a, one.probe.a),
+            "b": _answer_json(one.b, one.probe.b),
+        }
+        for one in answers.differing
+    ]
+    counts = {"asked": len(answers.probes), "differ": len(differing)}
+    return {**counts, "max_tokens": answers.max_tokens, "differing": differing}
 
 
 def _answer_json(answer: Answer | None, row: Row | None) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from mlx_tune.cli.options import (
     JsonOption,
     SessionOption,
     StoreOption,
-    complete_session,
+    session_option,
 )
 from mlx_tune.errors import UsageError
 
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mlx_tune.continual.retention import Cell, Kind, Measure, RetentionMatrix
-    from mlx_tune.workflows.matrix import Evaluation, MatrixColumn, MatrixRow
-    from mlx_tune.workflows.scoring import FactScore
+    from mlx_tune.workflows.matrix import Evaluation, MatrixColumn
 
 _TITLES: dict[Kind, str] = {"verbatim": "word for word", "paraphrases": "reworded"}
 _NOTHING = "–"
@@ -56,12 +55,7 @@ def eval_(
     *,
     session: SessionOption = None,
     on: Annotated[
-        str | None,
-        typer.Option(
-            "--on",
-            help="Measure this session's chain; default: the answering one's.",
-            autocompletion=complete_session,
-        ),
+        str | None, session_option("Measure this session's chain; default: the answering one's.")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Measure the answering session alone, none before it.")
@@ -70,8 +64,7 @@ def eval_(
         bool, typer.Option("--fresh", help="Measure everything again, even where a result is kept.")
     ] = False,
     facts: Annotated[
-        bool,
-        typer.Option("--facts", help="Generate answers and look for their key facts; slower."),
+        bool, typer.Option("--facts", help="Generate answers and look for their key facts; slower.")
     ] = False,
     store: StoreOption = STORE,
     base: BaseOption = None,
@@ -121,8 +114,7 @@ def show_evaluation(found: Evaluation, printer: Console) -> None:
     if found.facts is not None:
         printer.print()
         _show_facts(found, kinds, printer)
-    notes = list(_notes(found))
-    if notes:
+    if notes := [*_notes(found)]:
         printer.print()
     for line in notes:
         printer.print(Text(line, "dim"), soft_wrap=True)
@@ -132,7 +124,7 @@ def _map(found: Evaluation, kind: Kind) -> HeatMap:
     scored = [[found.scored(row, column, kind) for column in found.columns] for row in found.rows]
     return HeatMap(
         title="after",
-        rows=[_row_label(row) for row in found.rows],
+        rows=[f"{row.number} {row.name}" if row.session else row.name for row in found.rows],
         columns=[_session_label(column) for column in found.columns],
         cells=[[one.cell if one else None for one in row] for row in scored],
     )
@@ -140,9 +132,7 @@ def _map(found: Evaluation, kind: Kind) -> HeatMap:
 
 def _show_measures(found: Evaluation, kinds: list[Kind], printer: Console) -> None:
     matrices = [found.retention(kind) for kind in kinds]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("", "", *(_TITLES[kind] for kind in kinds)):
-        table.add_column(heading)
+    table = _columns("", "", *(_TITLES[kind] for kind in kinds))
     for label, term, form in _LINES:
         table.add_row(label, term, *(form(m) if m else _NOTHING for m in matrices))
     worst = [matrix.worst() if matrix else None for matrix in matrices]
@@ -198,17 +188,19 @@ def _loss(found: Evaluation, kind: Kind) -> str:
 
 
 def _show_facts(found: Evaluation, kinds: list[Kind], printer: Console) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("key facts in the answers", *(_TITLES[kind] for kind in kinds)):
-        table.add_column(heading)
+    table = _columns("key facts in the answers", *(_TITLES[kind] for kind in kinds))
     for column in found.columns:
-        facts = (found.facts or {})[column.session.number]
-        table.add_row(Text(_session_label(column)), *(_found(facts[kind]) for kind in kinds))
+        facts = [(found.facts or {})[column.session.number][kind] for kind in kinds]
+        shares = [percent(one.found, one.asked) if one.asked else _NOTHING for one in facts]
+        table.add_row(Text(_session_label(column)), *shares)
     printer.print(table)
 
 
-def _found(facts: FactScore) -> str:
-    return percent(facts.found, facts.asked) if facts.asked else _NOTHING
+def _columns(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in headings:
+        table.add_column(heading)
+    return table
 
 
 def _notes(found: Evaluation) -> Iterator[str]:
@@ -217,10 +209,8 @@ def _notes(found: Evaluation) -> Iterator[str]:
         name = _session_label(column)
         if column.superseded:
             total = len(column.rows) + column.superseded
-            yield (
-                f"{name}: {column.superseded} of {counted(total, 'question')} replaced by later "
-                "sessions, not forgotten"
-            )
+            replaced = f"{column.superseded} of {counted(total, 'question')} replaced"
+            yield f"{name}: {replaced} by later sessions, not forgotten"
         if not column.rows:
             yield f"{name}: no questions of its own, so it cannot be measured"
         elif not column.count("paraphrases"):
@@ -238,17 +228,9 @@ def _left_out(found: Evaluation) -> Iterator[str]:
             ("BWT and F", matrix.backward_transfer()),
             ("FWT", matrix.forward_transfer()),
         ):
-            names = [
-                _session_label(found.columns[number - 1])
-                for number in measure.left_out
-                if found.columns[number - 1].count(kind)
-            ]
-            if names:
+            columns = [found.columns[number - 1] for number in measure.left_out]
+            if names := [_session_label(column) for column in columns if column.count(kind)]:
                 yield f"{_TITLES[kind]}: {term} without {', '.join(names)}: not measured then"
-
-
-def _row_label(row: MatrixRow) -> str:
-    return f"{row.number} {row.name}" if row.session else row.name
 
 
 def _session_label(column: MatrixColumn) -> str:
@@ -257,14 +239,7 @@ def _session_label(column: MatrixColumn) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMap:
-    """Shares with a name for each row and column.
-
-    Attributes:
-        title: What the shares are.
-        rows: A name each.
-        columns: A name each.
-        cells: One row of cells a row; None where nothing is known.
-    """
+    """Shares with a name for each row and column; a cell is None where nothing is known."""
 
     title: str
     rows: Sequence[str]
@@ -324,9 +299,7 @@ def _cell(cell: Cell, joint: str, width: int) -> Text:
 
 
 def _shown(cell: Cell, joint: str) -> str:
-    if cell is None or not cell[1]:
-        return "–"
-    return f"{whole_percent(*cell)} %{joint}{cell[1]}"
+    return f"{whole_percent(*cell)} %{joint}{cell[1]}" if cell and cell[1] else _NOTHING
 
 
 def _cut(text: str, most: int) -> str:

@@ -1,6 +1,7 @@
 """What a session cost: the gate's decision on what was forgotten, and what rounding lost."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -8,17 +9,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mlx_tune.cli.console import counted
+from mlx_tune.cli.console import counted, typed
 from mlx_tune.continual.fidelity import UNMERGED
-from mlx_tune.continual.gate import (
-    BackwardTransfer,
-    Decision,
-    SessionRetention,
-    label,
-    nats,
-    percent,
-    points,
-)
+from mlx_tune.continual.gate import Decision, SessionRetention, label, nats, percent, points
 from mlx_tune.store.session import PROMOTE
 from mlx_tune.text import one_line
 
@@ -43,7 +36,6 @@ def show_decision(
         decision: The gate's decision.
         questions: The questions of each session, by its number, in the order of its flags; a
             session may be missing.
-        console: Where to print.
     """
     if not decision.sessions and decision.general is None and not decision.skipped:
         return  # a first session: there was nothing to lose
@@ -54,19 +46,13 @@ def show_decision(
     console.print(Text(words, style))
     show_reasons(decision.reasons, console)
     if decision.verdict != PROMOTE:
-        _show_lost(_worst(decision), questions, console)
+        _show_lost(decision, questions, console)
 
 
 def show_reasons(reasons: Iterable[str], console: Console) -> None:
     """Print one reason a line; a narrow terminal breaks it between words."""
     for reason in reasons:
         _line(one_line(reason), console, indent=2)
-
-
-def _drifted(decision: Decision) -> bool:
-    """Tell whether the loss on general answers is over its limit."""
-    rise = decision.general
-    return rise is not None and not rise.nats_per_token <= decision.thresholds.general
 
 
 def _worst(decision: Decision) -> list[SessionRetention]:
@@ -79,7 +65,14 @@ def _show_scores(decision: Decision, console: Console) -> None:
     worst = _worst(decision)
     fell = sum(bool(kept.lost) for kept in decision.sessions)
     if worst:
-        console.print(_table(worst))
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("session", header_style="dim", overflow="fold")
+        for heading in ("kept", "known now", "when learned"):
+            table.add_column(heading, header_style="dim", no_wrap=True)
+        for kept in worst:
+            now, then = (f"{known} of {kept.asked}" for known in (kept.after, kept.before))
+            table.add_row(label(kept.number, kept.name), percent(kept.share), now, then)
+        console.print(table)
     if fell > len(worst):
         _line(f"… and {fell - len(worst)} more that lost no more", console, style="dim")
     if whole := len(decision.sessions) - fell:
@@ -88,7 +81,9 @@ def _show_scores(decision: Decision, console: Console) -> None:
         _line(f"not measured: {one_line(name)}, since {one_line(why)}", console)
     if (over := decision.backward) is not None:
         words = f"{counted(over.sessions, 'session')}, {counted(over.asked, 'question')}"
-        _line(f"backward transfer: {_signed(over)} ({words})", console)
+        lost = points(-over.mean)
+        rise = f"+{lost[1:]}" if lost.startswith("-") else f"-{lost}" if over.mean else lost
+        _line(f"backward transfer: {rise} ({words})", console)
     if (general := decision.general) is not None:
         sign = "" if general.nats_per_token < 0 else "+"
         over_all = counted(general.asked, "question")
@@ -96,22 +91,11 @@ def _show_scores(decision: Decision, console: Console) -> None:
         _line(f"general ability: loss {rise} nats a token ({over_all})", console)
 
 
-def _table(sessions: Sequence[SessionRetention]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("session", header_style="dim", overflow="fold")
-    for heading in ("kept", "known now", "when learned"):
-        table.add_column(heading, header_style="dim", no_wrap=True)
-    for kept in sessions:
-        now, then = (f"{known} of {kept.asked}" for known in (kept.after, kept.before))
-        table.add_row(label(kept.number, kept.name), percent(kept.share), now, then)
-    return table
-
-
 def _show_lost(
-    sessions: Sequence[SessionRetention], questions: Mapping[int, Sequence[str]], console: Console
+    decision: Decision, questions: Mapping[int, Sequence[str]], console: Console
 ) -> None:
     """Print the questions that were known and no longer are, one a line."""
-    for kept in sessions:
+    for kept in _worst(decision):
         asked = questions.get(kept.number)
         if asked is None:
             continue
@@ -124,51 +108,40 @@ def _show_lost(
 
 
 def show_ways(
-    decision: Decision,
-    console: Console,
-    *,
-    session: str,
-    general_replay: float | None,
-    store_flag: str,
+    decision: Decision, console: Console, *, session: str, general_replay: float | None, store: Path
 ) -> None:
     """Print what to do with a session that was held back, the most promising first.
 
     Args:
         decision: Why it was held back.
-        console: Where to print.
         session: What a command calls it, such as the first digits of its id.
         general_replay: A larger share of general questions than it had; None where it had them all.
-        store_flag: The --store option that a command needs; nothing for the default store.
+        store: Where the session is.
     """
     console.print()
     _line("The session is saved, and HEAD is where it was. You can", console)
     forgot = any(kept.lost for kept in decision.sessions)
-    drifted = general_replay is not None and _drifted(decision)
+    rise, limit = decision.general, decision.thresholds.general
+    drifted = rise is not None and not rise.nats_per_token <= limit  # so that NaN is over it
+    more_general = f"train DATA --general-replay {general_replay}"
     ways = {
         "train again, rehearsing every old row": "train DATA --replay all" * forgot,
-        "train again, with more general questions": f"train DATA --general-replay {general_replay}"
-        * drifted,
+        "train again, with more general questions": more_general
+        * (drifted and general_replay is not None),
         "train again, keeping only a part of what changes": "train DATA --method soup",
         "train one adapter on all that was ever taught": "consolidate" * forgot,
         "take the session as it is": f"promote {session}",
     }
-    offered = [(what, command) for what, command in ways.items() if command]
-    for number, (what, command) in enumerate(offered, start=1):
+    offered = [what for what in ways if ways[what]]
+    for number, what in enumerate(offered, start=1):
         _line(f"{number}. {what}", console, indent=2)
-        typed = Text(f"     mlx-tune {command} {store_flag}".rstrip(), "cyan")
-        console.print(typed, soft_wrap=True)  # a command that is broken cannot be copied
+        command = Text(f"     {typed(ways[what], store)}", "cyan")
+        console.print(command, soft_wrap=True)  # a command that is broken cannot be copied
 
 
 def _line(words: str, console: Console, *, indent: int = 0, style: str = "") -> None:
     """Print a line; where a narrow terminal breaks it, the rest is indented as it is."""
     console.print(Padding(Text(words, style), (0, 0, 0, indent), expand=False))
-
-
-def _signed(backward: BackwardTransfer) -> str:
-    lost = points(-backward.mean)
-    if lost.startswith("-"):
-        return "+" + lost[1:]
-    return f"-{lost}" if backward.mean else lost
 
 
 def fidelity_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
 from mlx_tune.cli.console import console, duration, percent, print_json, say, setting_value, size
-from mlx_tune.cli.options import STORE, JsonOption, StoreOption, complete_session
+from mlx_tune.cli.options import STORE, HeadArgument, JsonOption, StoreOption
 from mlx_tune.errors import UsageError
 from mlx_tune.settings import recorded_settings
 
@@ -26,10 +25,13 @@ def log(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
     from mlx_tune.store.snapshot import read_snapshot
 
     snapshot = read_snapshot(store)
-    for note in (*snapshot.head_notes, *snapshot.label_notes):  # damaged sessions are listed
-        say(note)
+    say(*snapshot.head_notes, *snapshot.label_notes)  # damaged sessions are listed
     if json:
-        print_json(listing_json(snapshot))
+        sessions = [_session_json(session, snapshot) for session in snapshot.sessions.values()]
+        damaged = [{"folder": n, "problem": str(error)} for n, error in snapshot.damaged.items()]
+        moves = [dict(vars(move)) for move in snapshot.moves]
+        head = {"head": snapshot.head_id, "base": snapshot.base()}
+        print_json({**head, "sessions": sessions, "damaged": damaged, "moves": moves})
     elif snapshot.sessions or snapshot.damaged:
         show_listing(snapshot)
     else:
@@ -46,12 +48,9 @@ def show_listing(store: StoreSnapshot) -> None:
     for heading in ("", "session", "id", "rows", "recall", "trained", "on"):
         # On a narrow terminal a long name takes several lines; the other columns stay whole.
         folds, counts = heading == "session", heading in ("rows", "recall")
+        side: Literal["right", "left"] = "right" if counts else "left"
         table.add_column(
-            heading,
-            header_style="dim",
-            no_wrap=not folds,
-            overflow="fold",
-            justify="right" if counts else "left",
+            heading, header_style="dim", no_wrap=not folds, overflow="fold", justify=side
         )
     for session in reversed(list(store.sessions.values())):
         table.add_row(*_cells(session, store))
@@ -64,20 +63,8 @@ def show_listing(store: StoreSnapshot) -> None:
             print(f"✗ {problem}")
 
 
-def listing_json(store: StoreSnapshot) -> dict[str, Any]:
-    """Return all of it; docs/file-formats.md explains the keys."""
-    return {
-        "head": store.head_id,
-        "base": store.base(),
-        "sessions": [_session_json(session, store) for session in store.sessions.values()],
-        "damaged": [
-            {"folder": name, "problem": str(error)} for name, error in store.damaged.items()
-        ],
-        "moves": [dict(vars(move)) for move in store.moves],
-    }
-
-
 def _session_json(session: Session, store: StoreSnapshot) -> dict[str, Any]:
+    """Return a session for ``--json``; docs/file-formats.md explains the keys."""
     data = session.record.get("data", {})
     return {
         "id": session.id,
@@ -99,7 +86,8 @@ def _session_json(session: Session, store: StoreSnapshot) -> dict[str, Any]:
 def _cells(session: Session, store: StoreSnapshot) -> list[Text]:
     from mlx_tune.store.snapshot import BASE
 
-    shown, recall = _session_json(session, store), _own_recall(session)
+    shown = _session_json(session, store)
+    recall = shown["recall"]
     mark = "*" if store.head_id == session.id else "│" if shown["in_use"] else " "
     columns = (
         session.id[:8],
@@ -135,24 +123,14 @@ def _own_recall(session: Session) -> dict[str, int] | None:
 
 
 def show(
-    session: Annotated[
-        str | None,
-        typer.Argument(
-            help="A session by tag, number, name or id; default: HEAD.",
-            autocompletion=complete_session,
-        ),
-    ] = None,
-    *,
-    store: StoreOption = STORE,
-    json: JsonOption = False,
+    session: HeadArgument = None, *, store: StoreOption = STORE, json: JsonOption = False
 ) -> None:
     """Show a session: its data, settings, metrics and recall."""
     from mlx_tune.store.snapshot import read_snapshot
 
     snapshot = read_snapshot(store)
     chosen = snapshot.head() if session is None else snapshot.find(session)
-    for note in snapshot.notes:
-        say(note)
+    say(*snapshot.notes)
     if chosen is None:
         raise UsageError("the base model has no session to show; `mlx-tune base show` describes it")
     if json:
@@ -168,14 +146,12 @@ def _lines(record: Any) -> list[tuple[str, str]]:
     from mlx_tune.cli.gate_view import fidelity_lines
 
     data, training, base = record["data"], record["training"], record["base"]
+    sources = ", ".join(data["sources"])
     lines = [
         ("session", f"{record['number']} {record['name']}, {record['created']}"),
         ("base", f"{base['name']} · {base['fingerprint'][:12]}"),
         ("parent", (record["parent"] or "the base")[:12]),
-        (
-            "data",
-            f"{', '.join(data['sources'])} · {data['rows']} rows, {data['rehearsed']} rehearsed",
-        ),
+        ("data", f"{sources} · {data['rows']} rows, {data['rehearsed']} rehearsed"),
         (
             "training",
             f"{training['steps']} steps in {duration(training['seconds'])}, last loss "

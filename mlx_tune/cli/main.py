@@ -8,17 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlx_tune.cli import (
-    chat,
-    check_server,
-    diff,
-    evaluate,
-    history,
-    models,
-    serve,
-    store,
-    training,
-)
+from mlx_tune.cli import chat, diff, evaluate, history, models, serve, store, training
 from mlx_tune.errors import DiskError, Interrupted, MlxTuneError
 from mlx_tune.text import one_line
 
@@ -32,7 +22,7 @@ app = typer.Typer(
 for command in (training.train, training.plan, training.resume, training.consolidate, chat.chat,
                 chat.ask, evaluate.eval_, history.log, history.show, diff.diff, store.rollback,
                 store.promote, store.tag, store.rm, store.gc, store.verify, models.fuse,
-                serve.serve, check_server.check_server, store.doctor):  # fmt: skip
+                serve.serve, serve.check_server, store.doctor):  # fmt: skip
     app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 app.add_typer(models.base_app, name="base")
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from mlx_tune import Store
-from mlx_tune.cli.console import print_json, say, size, warn_of_slow_blas
+from mlx_tune.cli.console import can_ask, print_json, say, size, warn_of_slow_blas
 from mlx_tune.cli.options import (
     STORE,
     BaseOption,
@@ -31,16 +30,13 @@ def list_(*, json: JsonOption = False) -> None:
     from mlx_tune.models.bases import is_here
     from mlx_tune.models.catalogue import KNOWN
 
+    known = KNOWN.values()
     if json:
-        print_json(
-            [
-                {"name": k.name, "source": k.source, "about": k.about, "here": is_here(k.name)}
-                for k in KNOWN.values()
-            ]
-        )
+        named = [{name: getattr(k, name) for name in ("name", "source", "about")} for k in known]
+        print_json([{**k, "here": is_here(k["name"])} for k in named])
         return
-    for known in KNOWN.values():
-        print(f"{'✓' if is_here(known.name) else ' '} {known.name:<18} {known.about}")
+    for k in known:
+        print(f"{'✓' if is_here(k.name) else ' '} {k.name:<18} {k.about}")
     print(
         "\n✓ is on this machine. Any Hugging Face id or local folder that mlx-lm loads works too."
     )
@@ -59,11 +55,7 @@ def pull(name: NameArgument) -> None:
 
 
 @base_app.command()
-def convert(
-    source: NameArgument,
-    *,
-    out: OutOption,
-) -> None:
+def convert(source: NameArgument, *, out: OutOption) -> None:
     """Write a model as MLX bf16 to a folder of your own."""
     from mlx_tune.models import bases
 
@@ -94,10 +86,9 @@ def show(name: NameArgument, *, json: JsonOption = False) -> None:
         print_json(described)
         return
     described["weights_bytes"] = size(info.weights_bytes)
-    for label, text in described.items():
-        print(
-            f"{label.replace('_', ' ').replace(' bytes', ''):<14}{'none' if text is None else text}"
-        )
+    for name, text in described.items():
+        label = name.removesuffix("_bytes").replace("_", " ")
+        print(f"{label:<14}{'none' if text is None else text}")
 
 
 def fuse(
@@ -107,7 +98,6 @@ def fuse(
     quantise: Annotated[
         str | None,
         typer.Option(
-            "--quantise",
             metavar="BITS[:GROUP]",
             help="Quantise it, if it still knows what it was taught; default: no.",
         ),
@@ -133,9 +123,8 @@ def fuse(
     if json:
         print_json({"out": str(out), **record})
         return
-    print(
-        f"✓ {written.session.folder_name if written.session else 'the bare base'} written to {out}"
-    )
+    who = written.session.folder_name if written.session else "the bare base"
+    print(f"✓ {who} written to {out}")
     for label, text in fidelity_lines(record["fidelity"]) if record["fidelity"] else []:
         print(f"{label:<11}{text}")
     if written.requantised is not None:
@@ -145,6 +134,4 @@ def fuse(
 
 def _confirmed(question: str) -> bool:
     """Ask on a terminal; without one the answer is no."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    return typer.confirm(question, default=False, err=True)
+    return can_ask() and typer.confirm(question, default=False, err=True)

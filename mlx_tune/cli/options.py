@@ -40,34 +40,29 @@ def complete_session(ctx: typer.Context) -> list[str]:
         return []
 
 
-StoreOption = Annotated[
-    Path, typer.Option("--store", help="Folder of sessions.", show_default=True, callback=_home)
-]
-BaseOption = Annotated[
-    str | None, typer.Option("--base", help="Base model; default: the store's own.")
-]
+def session_option(text: str) -> Any:
+    """Return an option that names a session, which a shell can complete."""
+    return typer.Option(help=text, autocompletion=complete_session)
+
+
+def session_argument(text: str, *, show_default: bool = True) -> Any:
+    """Return an argument that names a session, which a shell can complete."""
+    return typer.Argument(help=text, show_default=show_default, autocompletion=complete_session)
+
+
+StoreOption = Annotated[Path, typer.Option(help="Folder of sessions.", callback=_home)]
+BaseOption = Annotated[str | None, typer.Option(help="Base model; default: the store's own.")]
 SessionOption = Annotated[
-    str | None,
-    typer.Option(
-        "--session",
-        help="A session by tag, number, name or id, or `base`; default: HEAD.",
-        autocompletion=complete_session,
-    ),
+    str | None, session_option("A session by tag, number, name or id, or `base`; default: HEAD.")
 ]
 SessionArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A session by tag, number, name or id.",
-        show_default=False,
-        autocompletion=complete_session,
-    ),
+    str, session_argument("A session by tag, number, name or id.", show_default=False)
 ]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML file of settings.", callback=_home)
+HeadArgument = Annotated[
+    str | None, session_argument("A session by tag, number, name or id; default: HEAD.")
 ]
-OutOption = Annotated[
-    Path, typer.Option("--out", help="A folder that does not exist yet.", callback=_home)
-]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings.", callback=_home)]
+OutOption = Annotated[Path, typer.Option(help="A folder that does not exist yet.", callback=_home)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataArgument = Annotated[
     list[Path],
@@ -87,8 +82,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     parameters = inspect.signature(command, eval_str=True).parameters
     own = [parameter for name, parameter in parameters.items() if name != "flags"]
     fields: list[Any] = [
-        (p.name, p.annotation) if p.default is p.empty else (p.name, p.annotation, p.default)
-        for p in own
+        (p.name, p.annotation, *([] if p.default is p.empty else [p.default])) for p in own
     ]
     fields += [(name, option, None) for name, option in _flags().items()]
     signature = dataclasses.make_dataclass(command.__name__, fields, kw_only=True)
@@ -108,10 +102,9 @@ def _flags() -> dict[str, Any]:
     """Return the type and option of each setting, and hidden ones for names of earlier versions."""
     options: dict[str, Any] = {}
     for name, field in FIELDS.items():
+        completion = _complete_choice(field.metadata["choices"])
         option = typer.Option(
-            help=field.metadata["help"],
-            show_default=False,
-            autocompletion=_complete_choice(field.metadata["choices"]),
+            help=field.metadata["help"], show_default=False, autocompletion=completion
         )
         options[name] = Annotated[kind(name) | None, option]
     for name, new in RENAMED.items():

@@ -12,7 +12,7 @@ from mlx_tune.data.rows import Row
 from mlx_tune.settings import FIELDS
 from mlx_tune.text import one_line
 from mlx_tune.training.memory import MemoryPlan
-from mlx_tune.workflows.plan import DataReview, TrainingPlan
+from mlx_tune.workflows.training_plan import TrainingPlan
 
 _LISTED = 5
 
@@ -49,7 +49,17 @@ def remarks(plan: TrainingPlan) -> list[str]:
             [f"{_q(row)} was: {one_line(old.answer)}" for row, old in found.changed],
         ),
     ]
-    lines = [*_forgotten(plan, review), *_unasked(plan)]
+    lines = []
+    if review.unkept and not plan.method.synthesises:
+        names = ", ".join(session.name for session in review.unkept)
+        lines.append(
+            f"! {names}: rows were not kept, so none is rehearsed; --method synthetic lets the "
+            "model write rows instead"
+        )
+    if plan.settings.general_replay and not plan.mixture.sources[2].size:
+        lines.append(
+            "! general questions come on top: `train` asks the base for its answers first, once"
+        )
     for heading, listed in groups:
         if listed:
             lines.append(f"! {heading.format(_rows(len(listed)))}:")
@@ -57,28 +67,11 @@ def remarks(plan: TrainingPlan) -> list[str]:
     return lines
 
 
-def _unasked(plan: TrainingPlan) -> list[str]:
-    """Say that general questions are missing from the plan: the base has not answered them yet."""
-    if not plan.settings.general_replay or plan.mixture.sources[2].size:
-        return []
-    return ["! general questions come on top: `train` asks the base for its answers first, once"]
-
-
-def _forgotten(plan: TrainingPlan, review: DataReview) -> list[str]:
-    """Say which sessions cannot be rehearsed, and the alternative."""
-    if not review.unkept or plan.method.synthesises:
-        return []
-    names = ", ".join(session.name for session in review.unkept)
-    return [
-        f"! {names}: rows were not kept, so none is rehearsed; --method synthetic lets the "
-        "model write rows instead"
-    ]
-
-
 def plan_json(plan: TrainingPlan) -> dict[str, Any]:
     """Return a plan for ``--json``."""
     assert plan.review is not None, "a new plan comes with what a person should know"
     review, found = plan.review, plan.review.rehearsal
+    an_epoch = [source.per_epoch for source in plan.mixture.sources]
     return {
         "name": plan.name,
         "base": {"name": plan.info.name, "fingerprint": plan.info.fingerprint},
@@ -86,12 +79,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "rows": {
             "new": len(plan.new),
             "rehearsed": len(found.old),
-            "an_epoch": {
-                name: source.per_epoch
-                for name, source in zip(
-                    ("new", "old", "general"), plan.mixture.sources, strict=True
-                )
-            },
+            "an_epoch": dict(zip(("new", "old", "general"), an_epoch, strict=True)),
             "held_out": len(plan.held_out),
         },
         "too_long": [row.place for row in review.too_long],
@@ -115,12 +103,13 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
     names = " → ".join(session.name for session in plan.chain)
     effective = plan.config.effective_batch
     most = "at most " if plan.settings.until_learned else ""
+    new, *others = plan.tokens_by_kind
+    added = f", +{sum(others) / new:.0%} to remember" if new and sum(others) else ""
+    base, disk = plan.info, plan.review and plan.review.disk
+    room = [("disk", f"{size(disk.needed_bytes)} of {size(disk.free_bytes)} free")] if disk else []
     return [
         ("session", f"{len(plan.chain) + 1} · {plan.name}"),
-        (
-            "base",
-            f"{plan.info.name} · {plan.info.fingerprint[:12]} · {size(plan.info.weights_bytes)}",
-        ),
+        ("base", f"{base.name} · {base.fingerprint[:12]} · {size(base.weights_bytes)}"),
         ("chain", names or "none yet: a first session"),
         ("rows", _mixture(plan)),
         (
@@ -131,19 +120,12 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
         ),
         (
             "work",
-            f"{plan.tokens_per_epoch:,} tokens an epoch{_added(plan)}; "
+            f"{plan.tokens_per_epoch:,} tokens an epoch{added}; "
             f"{plan.batches.padding:.1%} padding in {plan.shapes} shape{'s' * (plan.shapes != 1)}",
         ),
         ("memory", _memory(plan.memory)),
-        *_disk(plan),
+        *room,
     ]
-
-
-def _disk(plan: TrainingPlan) -> list[tuple[str, str]]:
-    if plan.review is None:
-        return []
-    disk = plan.review.disk
-    return [("disk", f"{size(disk.needed_bytes)} of {size(disk.free_bytes)} free")]
 
 
 def _mixture(plan: TrainingPlan) -> str:
@@ -156,12 +138,6 @@ def _mixture(plan: TrainingPlan) -> str:
     if general.per_epoch:
         rows += f" + {general.per_epoch} general"
     return rows + (f"; {len(plan.held_out)} held out" if plan.held_out else "")
-
-
-def _added(plan: TrainingPlan) -> str:
-    """Return what rehearsal and general questions add to the tokens of an epoch."""
-    new, *others = plan.tokens_by_kind
-    return f", +{sum(others) / new:.0%} to remember" if new and sum(others) else ""
 
 
 def _memory(plan: MemoryPlan) -> str:

@@ -1,62 +1,52 @@
-"""`mlx-tune serve`: the model behind OpenAI's API, and a page to talk to it."""
+"""The commands about servers: serve, and check-server."""
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from mlx_tune.cli.console import say, warn_of_slow_blas
-from mlx_tune.cli.options import STORE, BaseOption, StoreOption
+from mlx_tune.cli.console import print_json, say, warn_of_slow_blas
+from mlx_tune.cli.options import STORE, BaseOption, JsonOption, StoreOption
 from mlx_tune.errors import UsageError
+from mlx_tune.text import one_line
 
 
 def serve(
     *,
     host: Annotated[
-        str,
-        typer.Option(
-            "--host", help="Address; one that other machines can reach requires the token."
-        ),
+        str, typer.Option(help="Address; one that other machines can reach requires the token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="0 takes any free port.")] = 8321,
+    port: Annotated[int, typer.Option(help="0 takes any free port.")] = 8321,
     token: Annotated[
         str | None,
         typer.Option(
-            "--token",
             envvar="MLX_TUNE_TOKEN",
             help="Require this of every request; default: a random one, for changes alone.",
         ),
     ] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option("--allow-host", help="Another name it answers to.")
+        list[str] | None, typer.Option(help="Another name it answers to.")
     ] = None,
     allow_origin: Annotated[
-        list[str] | None,
-        typer.Option("--allow-origin", help="Another origin whose pages may use it."),
+        list[str] | None, typer.Option(help="Another origin whose pages may use it.")
     ] = None,
     loaded: Annotated[
-        int, typer.Option("--loaded", min=1, help="Sessions in memory besides the one in use.")
+        int, typer.Option(min=1, help="Sessions in memory besides the one in use.")
     ] = 3,
-    waiting: Annotated[
-        int, typer.Option("--waiting", min=1, help="Most requests running or queued.")
-    ] = 64,
+    waiting: Annotated[int, typer.Option(min=1, help="Most requests running or queued.")] = 64,
     prefix_mb: Annotated[
-        int,
-        typer.Option("--prefix-mb", min=0, help="MiB of memory to cache shared prompt prefixes."),
+        int, typer.Option(min=0, help="MiB of memory to cache shared prompt prefixes.")
     ] = 256,
     store: StoreOption = STORE,
     base: BaseOption = None,
 ) -> None:
     """Serve the model that HEAD names: an OpenAI-compatible API, and a page."""
-    try:
+    with _serve_extra("serving"):
         from mlx_tune.serving.app import ServeRequest, run
         from mlx_tune.serving.guard import AccessPolicy
-    except ImportError as error:
-        raise UsageError(
-            f"serving needs {error.name}, which is not installed; "
-            "`pip install 'mlx-tune-continual[serve]'` does that"
-        ) from error
     warn_of_slow_blas()
 
     def started(address: str, port: int, policy: AccessPolicy) -> None:
@@ -83,3 +73,60 @@ def serve(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def check_server(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Its address, such as http://127.0.0.1:8321.")
+    ],
+    *,
+    token: Annotated[
+        str | None, typer.Option(help="Its token, if it wants one.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model to ask; default: the first it lists.")
+    ] = None,
+    ours: Annotated[
+        bool,
+        typer.Option(
+            "--ours", help="Expect what mlx-tune serve alone promises; default: if it is one."
+        ),
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="How long an answer may take, in seconds.")
+    ] = 120.0,
+    json: JsonOption = False,
+) -> None:
+    """Check an OpenAI-compatible server: a line for each thing it should do.
+
+    The exit code is 0 if it does them all, and 1 if not.
+    """
+    with _serve_extra("checking a server"):
+        from mlx_tune.workflows import check_server as checks
+        from mlx_tune.workflows.api_client import connect
+    found = []
+    with connect(url, token=token, timeout_seconds=timeout) as client:
+        for outcome in checks.check_server(client, model=model, expect_ours=ours, say=say):
+            found.append({**vars(outcome), "passed": outcome.passed})
+            if not json:
+                reason = "" if outcome.passed else f": {one_line(outcome.reason)}"
+                print(f"{'✓' if outcome.passed else '✗'} {outcome.name}{reason}", flush=True)
+    passed = sum(outcome["passed"] for outcome in found)
+    if json:
+        print_json({"url": url, "passed": passed, "asked": len(found), "checks": found})
+    else:
+        print(f"{passed} of {len(found)} checks passed")
+    if passed < len(found):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _serve_extra(what: str) -> Iterator[None]:
+    """Name the packages to install where an import of the block finds one missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"{what} needs {error.name}, which is not installed; "
+            "`pip install 'mlx-tune-continual[serve]'` does that"
+        ) from error

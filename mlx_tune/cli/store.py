@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlx_tune import Store
-from mlx_tune.cli.console import console, counted, print_json, say, size, store_flag
+from mlx_tune.cli.console import console, counted, print_json, say, size, typed
 from mlx_tune.cli.options import (
     STORE,
+    HeadArgument,
     JsonOption,
     SessionArgument,
     StoreOption,
-    complete_session,
+    session_option,
 )
 from mlx_tune.errors import UsageError
 
 if TYPE_CHECKING:
     from mlx_tune.store.snapshot import StoreSnapshot
     from mlx_tune.store.store import SessionStore
-    from mlx_tune.store.verify import Findings
-    from mlx_tune.workflows.store_commands import Collection, Promotion
+    from mlx_tune.workflows.store_commands import Collection
 
 
 def rollback(
     *,
     to: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            help="A session by tag, number, name or id, or `base`.",
-            autocompletion=complete_session,
-        ),
+        str | None, session_option("A session by tag, number, name or id, or `base`.")
     ] = None,
     store: StoreOption = STORE,
     json: JsonOption = False,
 ) -> None:
     """Go one step back, or to any session; nothing is deleted."""
     move = Store(store).rollback(to)
-    for note in move.notes:
-        say(note)
+    say(*move.notes)
     before, after = (s.folder_name if s else "base" for s in (move.before, move.after))
     if json:
         print_json({"before": before, "after": after})
@@ -53,61 +46,41 @@ def rollback(
     else:
         print(f"✓ HEAD is {after} (was {before}, which is kept)")
     if move.before and move.before != move.after:
-        again = f"mlx-tune rollback --to {move.before.id[:8]} {store_flag(store)}"
-        print(f"take it up again with: {again.rstrip()}")
+        print(f"take it up again with: {typed(f'rollback --to {move.before.id[:8]}', store)}")
 
 
 def promote(
-    session: SessionArgument,
-    *,
-    store: StoreOption = STORE,
-    json: JsonOption = False,
+    session: SessionArgument, *, store: StoreOption = STORE, json: JsonOption = False
 ) -> None:
     """Put a session in use that the gate held back or refused; nothing is deleted."""
     from mlx_tune.cli.gate_view import show_reasons
 
     done = Store(store).promote(session)
-    for note in done.notes:
-        say(note)
+    say(*done.notes)
+    before, after = done.before.folder_name if done.before else "base", done.session.folder_name
+    left = [one.folder_name for one in done.left]
     if json:
-        print_json(_promotion_json(done))
+        said = {"verdict": done.verdict, "reasons": list(done.reasons)}
+        print_json({"before": before, "after": after, **said, "left": left})
         return
-    before = done.before.folder_name if done.before else "base"
     kept = ", which is kept" if done.before else ""
-    print(f"✓ HEAD is {done.session.folder_name} (was {before}{kept})")
+    print(f"✓ HEAD is {after} (was {before}{kept})")
     if done.is_overruled:
         printer = console()
         says = ":" if done.reasons else ""
         printer.print(f"this overrules the gate, which said {done.verdict}{says}", markup=False)
         show_reasons(done.reasons, printer)
-    if done.left:
-        names = ", ".join(one.folder_name for one in done.left)
-        print(f"left behind, still kept: {names}")
-    back = f"mlx-tune rollback --to {done.before.id[:8] if done.before else 'base'}"
-    print(f"go back with: {back} {store_flag(store)}".rstrip())
-
-
-def _promotion_json(done: Promotion) -> dict[str, object]:
-    return {
-        "before": done.before.folder_name if done.before else "base",
-        "after": done.session.folder_name,
-        "verdict": done.verdict,
-        "reasons": list(done.reasons),
-        "left": [one.folder_name for one in done.left],
-    }
+    if left:
+        print(f"left behind, still kept: {', '.join(left)}")
+    back = f"rollback --to {done.before.id[:8] if done.before else 'base'}"
+    print(f"go back with: {typed(back, store)}")
 
 
 def tag(
     name: Annotated[
         str | None, typer.Argument(help="The tag; without one, all are listed.")
     ] = None,
-    session: Annotated[
-        str | None,
-        typer.Argument(
-            help="A session by tag, number, name or id; default: HEAD.",
-            autocompletion=complete_session,
-        ),
-    ] = None,
+    session: HeadArgument = None,
     *,
     delete: Annotated[
         bool, typer.Option("--delete", help="Delete the tag; its session stays.")
@@ -134,8 +107,7 @@ def tag(
         print_json(_tags_json(writer.snapshot() if name else snapshot))
     else:
         print("\n".join(lines))
-    for note in snapshot.notes:
-        say(note)
+    say(*snapshot.notes)
 
 
 def _give_tag(writer: SessionStore, snapshot: StoreSnapshot, name: str, ref: str | None) -> str:
@@ -155,11 +127,10 @@ def _give_tag(writer: SessionStore, snapshot: StoreSnapshot, name: str, ref: str
 
 
 def _tag_lines(snapshot: StoreSnapshot) -> list[str]:
-    listed = _tags_json(snapshot)
-    width = max((len(entry["name"]) for entry in listed), default=0)
+    width = max(map(len, snapshot.tags), default=0)
     return [
-        f"{entry['name']:<{width}}  {entry['folder'] or entry['id'][:8] + ' is not in the store'}"
-        for entry in listed
+        f"{name:<{width}}  {_folder(snapshot, at) or at[:8] + ' is not in the store'}"
+        for name, at in snapshot.tags.items()
     ]
 
 
@@ -192,19 +163,14 @@ def rm(
     chosen = snapshot.find(session)
     if chosen is None:
         raise UsageError("the base model is no session of the store, so it cannot be removed")
-    if undo:
-        unmark_removed(writer, chosen)
-    else:
-        mark_removed(writer, chosen)
-    for note in snapshot.notes:
-        say(note)
+    (unmark_removed if undo else mark_removed)(writer, chosen)
+    say(*snapshot.notes)
     print(f"✓ {chosen.folder_name} is {'kept' if undo else 'removed'}")
     if undo:
         return
-    flag = store_flag(store)
-    collect, undo_it = f"mlx-tune gc {flag}", f"mlx-tune rm --undo {chosen.id[:8]} {flag}"
-    print(f"`{collect.rstrip()}` moves it to the trash, where it is kept for {KEPT_DAYS} days")
-    print(f"take it back with: {undo_it.rstrip()}")
+    collect, undo_it = typed("gc", store), typed(f"rm --undo {chosen.id[:8]}", store)
+    print(f"`{collect}` moves it to the trash, where it is kept for {KEPT_DAYS} days")
+    print(f"take it back with: {undo_it}")
 
 
 def gc(
@@ -223,52 +189,28 @@ def gc(
 
     collection = collect(store, dry_run=dry_run)
     done = collection.done
-    for note in collection.notes:
-        say(note)
+    say(*collection.notes)
     if json:
-        print_json(
-            {
-                "dry_run": dry_run,
-                "moved": done.moved,
-                "deleted": done.deleted,
-                "freed_bytes": done.freed_bytes,
-                "way_back": collection.way_back,
-            }
-        )
-    elif dry_run:
-        _show_planned_collection(collection)
+        print_json({"dry_run": dry_run, **vars(done), "way_back": collection.way_back})
     else:
-        _show_collection(collection)
-    if not json and not done.moved and not done.deleted:
-        print(f"{store}: nothing to collect")
+        _show_collection(collection, dry_run=dry_run)
+        if not done.moved and not done.deleted:
+            print(f"{store}: nothing to collect")
 
 
-def _show_collection(collection: Collection) -> None:
+def _show_collection(collection: Collection, *, dry_run: bool) -> None:
     from mlx_tune.store.gc import KEPT_DAYS
 
     done = collection.done
-    if done.moved:
-        moved = counted(len(done.moved), "session")
-        print(f"✓ {moved} moved to the trash, kept there for {KEPT_DAYS} days; to take one back:")
-        _print_indented(collection.way_back)
+    moved, freed = counted(len(done.moved), "session"), size(done.freed_bytes)
+    kept = f"kept there for {KEPT_DAYS} days; to take one back:"
+    if done.moved and dry_run:
+        print(f"{moved} would move to the trash:", *done.moved, sep="\n  ")
+    elif done.moved:
+        print(f"✓ {moved} moved to the trash, {kept}", *collection.way_back, sep="\n  ")
     if done.deleted:
-        print(f"✓ {size(done.freed_bytes)} freed by deleting")
-        _print_indented(done.deleted)
-
-
-def _show_planned_collection(collection: Collection) -> None:
-    done = collection.done
-    if done.moved:
-        print(f"{counted(len(done.moved), 'session')} would move to the trash:")
-        _print_indented(done.moved)
-    if done.deleted:
-        print(f"{size(done.freed_bytes)} would be freed by deleting")
-        _print_indented(done.deleted)
-
-
-def _print_indented(lines: Sequence[str]) -> None:
-    for line in lines:
-        print(f"  {line}")
+        what = f"{freed} would be freed" if dry_run else f"✓ {freed} freed"
+        print(f"{what} by deleting", *done.deleted, sep="\n  ")
 
 
 def verify(
@@ -287,30 +229,17 @@ def verify(
 
     found = store_commands.verify(store, deep=deep, say=say)
     if json:
-        print_json(_findings_json(found))
+        counts = {"sessions": found.sessions, "files": found.files, "size_bytes": found.size_bytes}
+        lines = {"problems": found.problems, "notes": found.notes}
+        print_json({"sound": found.error is None, **counts, **lines})
     else:
-        _show_findings(found)
+        whole = counted(found.sessions, "session")
+        read = f"{counted(found.files, 'file')}, {size(found.size_bytes)}"
+        print(f"{'✓ ' if found.error is None else ''}{whole} whole: {read}")
+        for note in found.notes:
+            print(f"! {note}")
     if found.error is not None:
         raise type(found.error)("\n".join(found.problems))
-
-
-def _show_findings(found: Findings) -> None:
-    whole = counted(found.sessions, "session")
-    read = f"{counted(found.files, 'file')}, {size(found.size_bytes)}"
-    print(f"{'✓ ' if found.error is None else ''}{whole} whole: {read}")
-    for note in found.notes:
-        print(f"! {note}")
-
-
-def _findings_json(found: Findings) -> dict[str, Any]:
-    return {
-        "sound": found.error is None,
-        "sessions": found.sessions,
-        "files": found.files,
-        "size_bytes": found.size_bytes,
-        "problems": found.problems,
-        "notes": found.notes,
-    }
 
 
 def doctor(*, store: StoreOption = STORE, json: JsonOption = False) -> None:

@@ -15,7 +15,7 @@ from mlx_tune.cli.options import (
     DataArgument,
     JsonOption,
     StoreOption,
-    complete_session,
+    session_option,
     with_settings,
 )
 
@@ -73,12 +73,7 @@ def resume(
 def consolidate(
     *,
     without: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--without",
-            help="A session of the chain to leave out; may be repeated.",
-            autocompletion=complete_session,
-        ),
+        list[str] | None, session_option("A session of the chain to leave out; may be repeated.")
     ] = None,
     store: StoreOption = STORE,
     config: ConfigOption = None,

@@ -1,11 +1,10 @@
 """What a training prints: the plan, the merge, the steps, the verdict and the next commands."""
 
 import math
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from pathlib import Path
 from typing import Any, Self
 
 import typer
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from mlx_tune.cli.console import (
     Signals,
+    can_ask,
     console,
     duration,
     percent,
@@ -22,10 +22,11 @@ from mlx_tune.cli.console import (
     say,
     setting_value,
     size,
-    store_flag,
+    typed,
     warn_of_slow_blas,
 )
 from mlx_tune.cli.gate_view import show_decision, show_ways
+from mlx_tune.cli.options import STORE
 from mlx_tune.cli.plan_view import show_plan
 from mlx_tune.continual.gate import Decision
 from mlx_tune.errors import HeldBack, Interrupted, Refused
@@ -34,9 +35,9 @@ from mlx_tune.store.runs import Run
 from mlx_tune.store.session import ASK, PROMOTE, Session
 from mlx_tune.training.loop import Step, Trainer
 from mlx_tune.workflows.observer import GateAnswer, TrainingObserver
-from mlx_tune.workflows.plan import TrainingPlan
 from mlx_tune.workflows.run import TrainingOutcome
 from mlx_tune.workflows.scoring import SessionRecall
+from mlx_tune.workflows.training_plan import TrainingPlan
 
 _WELL_LEARNED = 0.9
 _MORE = 1.5  # times the general questions
@@ -60,18 +61,12 @@ class TrainingView(TrainingObserver):
         self._signals.listen()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.ended()
         self._signals.restore()
         if error is not None and self._run is not None and self._run.is_unfinished:
-            again = f"mlx-tune resume {self._run.path.name} {self._store_flag()}"
             why = str(error) if isinstance(error, Interrupted) else "the run is kept"
-            say(f"{why}; go on with: {again.rstrip()}")
+            say(f"{why}; go on with: {typed(f'resume {self._run.path.name}', self._store())}")
 
     def say(self, line: str) -> None:
         """Print one line of progress."""
@@ -81,12 +76,11 @@ class TrainingView(TrainingObserver):
         """Ask whether to resume an unfinished run; without a terminal, only mention it."""
         found = f"{run.path.name} is an unfinished run of the same data"
         if other_settings:
-            listed = (
-                f"{k.replace('_', ' ')} {setting_value(v)}" for k, v in other_settings.items()
-            )
+            others = other_settings.items()
+            listed = (f"{name.replace('_', ' ')} {setting_value(v)}" for name, v in others)
             found += f", but with {', '.join(listed)}"
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            again = f"mlx-tune resume {run.path.name} {store_flag(run.path.parents[1])}".rstrip()
+        if not can_ask():
+            again = typed(f"resume {run.path.name}", run.path.parents[1])
             say(f"note: {found}; go on with it: {again}")
             return False
         return typer.confirm(f"{found}.\nGo on with it?", default=not other_settings, err=True)
@@ -133,18 +127,15 @@ class TrainingView(TrainingObserver):
 
     def asked(self, decision: Decision, questions: Mapping[int, Sequence[str]]) -> GateAnswer:
         """Show what was lost and ask what to do; without a terminal the session is held back."""
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not can_ask():
             return "hold"
         show_decision(decision, questions, self._console)
-        choices: Mapping[str, tuple[GateAnswer, str]] = {
-            "p": ("promote", "promote it all the same"),
-            "s": ("scale", "look for a smaller part of the change that passes"),
-            "h": ("hold", "hold it back: it is saved, and the model stays as it was"),
-        }
-        for key, (_, words) in choices.items():
-            say(f"  {key}  {words}")
+        say("  p  promote it all the same")
+        say("  s  look for a smaller part of the change that passes")
+        say("  h  hold it back: it is saved, and the model stays as it was")
         chosen = str(typer.prompt("What shall be done?", default="h", err=True))
-        return choices.get(chosen.strip().casefold()[:1], choices["h"])[0]
+        answers: Mapping[str, GateAnswer] = {"p": "promote", "s": "scale"}
+        return answers.get(chosen.strip().casefold()[:1], "hold")
 
     def ended(self) -> None:
         """End the progress display."""
@@ -156,49 +147,40 @@ class TrainingView(TrainingObserver):
     def show_outcome(self, outcome: TrainingOutcome) -> None:
         """Print the verdict in words and the next commands."""
         if self._json:
-            print_json(_outcome_json(outcome))
+            _print_outcome_json(outcome)
             return
         session, training = outcome.session, outcome.session.record["training"]
         self._console.print()
         for entry in outcome.recall:
             own = training if entry is outcome.recall[-1] else None
             self._console.print(_verdict(entry, own), soft_wrap=True)
-        if outcome.judged is not None:
-            show_decision(outcome.judged.decision, outcome.judged.questions, self._console)
-            if outcome.judged.beta < 1:
-                self._console.print(f"only {outcome.judged.beta:g} of the change is kept")
-        self._console.print(
-            f"trained for {duration(training['seconds'])}, peak memory "
-            f"{size(training['peak_memory_bytes'])}"
-        )
+        if outcome.gate is not None:
+            show_decision(outcome.gate.decision, outcome.gate.questions, self._console)
+            if outcome.gate.beta < 1:
+                self._console.print(f"only {outcome.gate.beta:g} of the change is kept")
+        took, peak = duration(training["seconds"]), size(training["peak_memory_bytes"])
+        self._console.print(f"trained for {took}, peak memory {peak}")
         # A path may hold what rich takes for markup.
         self._console.print(f"[green]✓ saved[/] {escape(str(session.path))}", soft_wrap=True)
-        flag = self._store_flag()
+        store = self._store()
         if session.record["verdict"] != PROMOTE:
-            if outcome.judged is not None:
-                decision, name = outcome.judged.decision, session.id[:8]
+            if outcome.gate is not None:
+                decision, name = outcome.gate.decision, session.id[:8]
                 more = _more_general(self._run.record) if self._run else None
-                show_ways(
-                    decision, self._console, session=name, general_replay=more, store_flag=flag
-                )
+                show_ways(decision, self._console, session=name, general_replay=more, store=store)
             return
         self._console.print("next:")
-        commands = {
-            f"mlx-tune {words} {flag}".rstrip(): purpose
-            for words, purpose in (
-                ("chat", "talk to it"),
-                ("train MORE.json", "teach another subject"),
-                ("rollback", "one step back"),
-            )
-        }
-        width = max(map(len, commands))
-        for command, purpose in commands.items():
-            self._console.print(f"  {command:<{width}}   {purpose}", soft_wrap=True, markup=False)
+        width = len(typed("train MORE.json", store))
+        for words, purpose in (
+            ("chat", "talk to it"),
+            ("train MORE.json", "teach another subject"),
+            ("rollback", "one step back"),
+        ):
+            line = f"  {typed(words, store):<{width}}   {purpose}"
+            self._console.print(line, soft_wrap=True, markup=False)
 
-    def _store_flag(self) -> str:
-        if self._run is None:
-            return ""
-        return store_flag(self._run.path.parents[1])
+    def _store(self) -> Path:
+        return self._run.path.parents[1] if self._run else STORE
 
 
 def _verdict(entry: SessionRecall, training: Mapping[str, Any] | None) -> str:
@@ -208,10 +190,8 @@ def _verdict(entry: SessionRecall, training: Mapping[str, Any] | None) -> str:
         return f"[green]✓[/] {entry.name}: trained; it has no questions to score"
     good = known.rate >= _WELL_LEARNED
     mark = "[green]✓[/]" if good else "[yellow]![/]"
-    if training:
-        word = "learned" if good else "only partly learned"
-    else:
-        word = "kept" if good else "faded"
+    words = ("learned", "only partly learned") if training else ("kept", "faded")
+    word = words[0] if good else words[1]
     text = f"{mark} {entry.name} {word}: {percent(known.right, known.asked)} answered word for word"
     if entry.paraphrases is not None:
         text += f", {percent(entry.paraphrases.right, entry.paraphrases.asked)} when reworded"
@@ -252,27 +232,18 @@ def check_promoted(outcome: TrainingOutcome) -> None:
     raise Refused(f"{session.folder_name} is saved and refused: {words}; {fix}")
 
 
-def _outcome_json(outcome: TrainingOutcome) -> dict[str, Any]:
-    return {
-        "session": outcome.session.folder_name,
-        "id": outcome.session.id,
-        "path": str(outcome.session.path),
-        "is_head": outcome.is_head,
-        "verdict": outcome.session.record["verdict"],
-        "gate": outcome.session.record["gate"],
-        "recall": [entry.to_json() for entry in outcome.recall],
-        "training": outcome.session.record["training"],
-    }
+def _print_outcome_json(outcome: TrainingOutcome) -> None:
+    session, record = outcome.session, outcome.session.record
+    named = {"session": session.folder_name, "id": session.id, "path": str(session.path)}
+    judged = {"is_head": outcome.is_head, "verdict": record["verdict"], "gate": record["gate"]}
+    recall = [entry.to_json() for entry in outcome.recall]
+    print_json({**named, **judged, "recall": recall, "training": record["training"]})
 
 
 class RunProgress:
     """The progress of a run: a live line on a terminal, one plain line an epoch elsewhere.
 
-    Args:
-        console: Where to print.
-        planned_steps: How many steps the run has.
-        steps_done: How many were done before it was resumed.
-        epochs: How many epochs it has.
+    ``steps_done`` of the ``planned_steps`` were done before the run was resumed.
     """
 
     def __init__(
@@ -307,21 +278,18 @@ class RunProgress:
         elif not step.ends_epoch and time.monotonic() - self._printed > _PLAIN_SECONDS:
             self._plain(line.replace("\n", "  "))
         if step.ends_epoch:
-            self._epoch(step.epoch, left)
+            mean = sum(self._epoch_losses) / len(self._epoch_losses)
+            self._epoch_losses.clear()
+            self._plain(
+                f"epoch {step.epoch:>2}/{self._epochs}  mean loss {mean:.4f}  checkpoint saved  "
+                f"{_clock(left)} left"
+            )
 
     def close(self) -> None:
         """Stop the live line."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-    def _epoch(self, epoch: int, left: float) -> None:
-        mean = sum(self._epoch_losses) / len(self._epoch_losses)
-        self._epoch_losses.clear()
-        self._plain(
-            f"epoch {epoch:>2}/{self._epochs}  mean loss {mean:.4f}  checkpoint saved  "
-            f"{_clock(left)} left"
-        )
 
     def _plain(self, line: str) -> None:
         self._printed = time.monotonic()

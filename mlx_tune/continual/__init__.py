@@ -17,7 +17,15 @@ from mlx_tune.continual.gate import (
 )
 from mlx_tune.continual.key_facts import KeyFact, key_facts, present_facts
 from mlx_tune.continual.methods import METHODS, Method, find_method
-from mlx_tune.continual.recall import GeneralChange, Recall, general_change, score
+from mlx_tune.continual.recall import (
+    GeneralChange,
+    PairedChanges,
+    Recall,
+    general_change,
+    mcnemar,
+    score,
+    sign_test,
+)
 from mlx_tune.continual.rehearse import (
     History,
     Rehearsal,
@@ -34,7 +42,6 @@ from mlx_tune.continual.retention import (
     superseded,
     wilson,
 )
-from mlx_tune.continual.significance import PairedChanges, mcnemar, sign_test
 from mlx_tune.continual.synthetic import Continuation, Generate, synthesise
 
 __all__ = [

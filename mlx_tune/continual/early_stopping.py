@@ -95,10 +95,8 @@ def best_score(scores: Sequence[ValidationScore]) -> ValidationScore | None:
 
     One whose loss is not finite is never the best; None where no other is left.
     """
-    finite = [score for score in scores if score.loss is not None and math.isfinite(score.loss)]
-    return max(
-        finite, key=lambda score: (score.right, -(score.loss or 0), -score.step), default=None
-    )
+    finite = [one for one in scores if one.loss is not None and math.isfinite(one.loss)]
+    return max(finite, key=lambda one: (one.right, -(one.loss or 0), -one.step), default=None)
 
 
 def scores_to_json(scores: Sequence[ValidationScore]) -> bytes:

@@ -141,9 +141,7 @@ class FidelityMeter:
         stored_as: A name for that form.
     """
 
-    def __init__(
-        self, round_trip: RoundTrip | None = None, *, stored_as: str | None = None
-    ) -> None:
+    def __init__(self, round_trip: RoundTrip | None = None, *, stored_as: str | None = None):
         self._round_trip, self._stored_as = round_trip, stored_as
         self._modules: dict[str, tuple[str, Survival]] = {}
 
@@ -169,10 +167,8 @@ class FidelityMeter:
             linear: With the weights the base has, quantised.
             change: Δ, float32 (out_dims, in_dims).
         """
-        scales, biases = linear.scales, linear.get("biases")
-        weight = mx.dequantize(
-            linear.weight, scales, biases, linear.group_size, linear.bits, linear.mode
-        )
+        packed = (linear.weight, linear.scales, linear.get("biases"))
+        weight = mx.dequantize(*packed, linear.group_size, linear.bits, linear.mode)
         self._modules[path] = (UNMERGED, _count(_wide(weight), change, None))
 
     def fidelity(self) -> Fidelity:

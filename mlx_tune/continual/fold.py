@@ -14,6 +14,9 @@ from mlx_tune.continual.fidelity import FidelityMeter
 from mlx_tune.errors import IncompatibleError, InputError
 from mlx_tune.training.adapter import Adapter, Factors, dimensions
 
+_Term = tuple[mx.array, mx.array, float]
+"""``lora_a``, ``lora_b`` and the scale."""
+
 
 class UnmergedLinear(nn.Module):
     """A linear layer with a chain's factors unmerged beside it: one adapter of rank Σ r, exact.
@@ -81,22 +84,17 @@ def fold(
         # A GPU's float32 product may be TF32, and a fold must not depend on the device.
         with mx.stream(mx.cpu):
             if unmerged or isinstance(modules[path], nn.QuantizedLinear):
-                _add_unmerged(modules, path, terms, meter=meter)
+                _add_unmerged(modules, path, terms, meter)
             else:
-                _fold_layer(modules, path, terms, rounded=rounded, meter=meter)
+                _fold_layer(modules[path], path, terms, meter, rounded)
     model.freeze()
 
 
 def _add_unmerged(
-    modules: dict[str, nn.Module],
-    path: str,
-    terms: Sequence[tuple[mx.array, mx.array, float]],
-    *,
-    meter: FidelityMeter | None,
+    modules: dict[str, nn.Module], path: str, terms: Sequence[_Term], meter: FidelityMeter | None
 ) -> None:
     linear = modules[path]
-    lora_a = mx.concatenate([a for a, _, _ in terms], axis=1)
-    lora_b = mx.concatenate([scale * b for _, b, scale in terms], axis=0)
+    lora_a, lora_b = _side_by_side(terms)
     parent, _, leaf = path.rpartition(".")
     setattr(modules[parent], leaf, UnmergedLinear(linear, lora_a, lora_b))
     mx.eval(lora_a, lora_b)
@@ -104,15 +102,15 @@ def _add_unmerged(
         meter.add_unmerged(path, linear, delta(lora_a, lora_b, 1.0))
 
 
+def _side_by_side(terms: Sequence[_Term]) -> tuple[mx.array, mx.array]:
+    """Return float32 (in_dims, Σ rank) and (Σ rank, out_dims), the scales inside the second."""
+    lora_b = mx.concatenate([scale * b for _, b, scale in terms], axis=0)
+    return mx.concatenate([a for a, _, _ in terms], axis=1), lora_b
+
+
 def _fold_layer(
-    modules: dict[str, nn.Module],
-    path: str,
-    terms: Sequence[tuple[mx.array, mx.array, float]],
-    *,
-    rounded: bool,
-    meter: FidelityMeter | None,
+    linear: nn.Module, path: str, terms: Sequence[_Term], meter: FidelityMeter | None, rounded: bool
 ) -> None:
-    linear = modules[path]
     before = linear.weight
     total, change = before.astype(mx.float32), mx.zeros(())
     for lora_a, lora_b, scale in terms:
@@ -141,13 +139,10 @@ def negated_factors(chain: Sequence[Adapter], *, scale: float) -> Factors:
     Returns:
         By module path, side by side: float32 (in_dims, Σ rank) and (Σ rank, out_dims).
     """
-    found: dict[str, tuple[mx.array, mx.array]] = {}
+    found = {}
     for path in sorted({path for adapter in chain for path in adapter.factors}):
         terms = [(*a.factors[path], -a.scale / scale) for a in chain if path in a.factors]
-        found[path] = (
-            mx.concatenate([lora_a for lora_a, _, _ in terms], axis=1),
-            mx.concatenate([factor * lora_b for _, lora_b, factor in terms], axis=0),
-        )
+        found[path] = _side_by_side(terms)
     mx.eval(found)
     return found
 

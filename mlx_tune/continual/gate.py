@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
-from mlx_tune.continual.recall import GeneralChange
-from mlx_tune.continual.significance import PairedChanges, mcnemar
+from mlx_tune.continual.recall import GeneralChange, PairedChanges, mcnemar
 from mlx_tune.errors import UsageError
 from mlx_tune.settings import TrainingSettings, default
 from mlx_tune.store.session import ASK, PROMOTE, REFUSE, Verdict
@@ -93,6 +92,12 @@ class SessionRetention:
         """Its score now over that when it was trained; above 1 where it gained."""
         return Fraction(self.after, self.before)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what a session's record keeps."""
+        own = {"number": self.number, "name": self.name, "asked": self.asked}
+        scores = {"learned": self.before, "now": self.after, "lost": list(self.lost)}
+        return {**own, **scores, "p": self.changes.p}
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackwardTransfer:
@@ -134,6 +139,11 @@ class BackwardTransfer:
     def points(self) -> float:
         """The mean in percent points."""
         return float(100 * self.mean)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a session's record keeps."""
+        counts = {"points": self.points, "sessions": self.sessions, "asked": self.asked}
+        return {**counts, "p": self.changes.p}
 
 
 SEVERITY: Mapping[Verdict, int] = {PROMOTE: 0, ASK: 1, REFUSE: 2}
@@ -181,15 +191,11 @@ class Thresholds:
         )
 
     def __post_init__(self) -> None:
-        wrong = [
-            f"ask_{name} {second:g} is stricter than {name} {first:g}"
-            for name, first, second, is_looser in (
-                ("kept", self.kept, self.ask_kept, self.ask_kept <= self.kept),
-                ("backward", self.backward, self.ask_backward, self.ask_backward >= self.backward),
-                ("general", self.general, self.ask_general, self.ask_general >= self.general),
-            )
-            if not is_looser
-        ]
+        wrong = []
+        for name in ("kept", "backward", "general"):
+            first, second = getattr(self, name), getattr(self, f"ask_{name}")
+            if not (second <= first if name == "kept" else second >= first):  # nor a NaN
+                wrong.append(f"ask_{name} {second:g} is stricter than {name} {first:g}")
         if not 0 <= self.significance <= 1:
             wrong.append(f"significance {self.significance:g} is not within 0 to 1")
         if wrong:
@@ -225,30 +231,13 @@ class Decision:
 
     def to_json(self) -> dict[str, Any]:
         """Return what a session's record keeps."""
-        backward, general = self.backward, self.general
+        general = self.general
         return {
             "verdict": self.verdict,
             "reasons": list(self.reasons),
-            "sessions": [
-                {
-                    "number": one.number,
-                    "name": one.name,
-                    "asked": one.asked,
-                    "learned": one.before,
-                    "now": one.after,
-                    "lost": list(one.lost),
-                    "p": one.changes.p,
-                }
-                for one in self.sessions
-            ],
+            "sessions": [one.to_json() for one in self.sessions],
             "skipped": dict(self.skipped),
-            "backward": backward
-            and {
-                "points": backward.points,
-                "sessions": backward.sessions,
-                "asked": backward.asked,
-                "p": backward.changes.p,
-            },
+            "backward": self.backward and self.backward.to_json(),
             "general": general and {**general.to_json(), "p": general.changes.p},
             "thresholds": asdict(self.thresholds),
         }
@@ -276,11 +265,10 @@ def decide(
     """
     in_order = sorted(measured, key=lambda one: (one.number, one.name))
     sessions = tuple(SessionRetention.of(one) for one in in_order if any(one.before))
+    knew_none = "it knew none of its questions when it was learned"
     cannot_lose = {
         label(one.number, one.name): (
-            "it knew none of its questions when it was learned"
-            if one.before
-            else "no question of its own is left to ask"
+            knew_none if one.before else "no question of its own is left to ask"
         )
         for one in in_order
         if not any(one.before)
@@ -327,68 +315,61 @@ _Grade = tuple[Verdict, str]
 def _grade_session(session: SessionRetention, limits: Thresholds) -> _Grade:
     score = f"{session.after} of {session.asked} right, {session.before} when learned"
     name = label(session.number, session.name)
+    first, second = _exact(limits.kept), _exact(limits.ask_kept)
     return _grade(
         f"{name} keeps {percent(session.share)} of its score ({score})",
-        is_good=session.share >= _exact(limits.kept),
-        is_tolerable=session.share >= _exact(limits.ask_kept),
-        wanted=f"at least {percent(_exact(limits.kept))}",
-        limit=percent(_exact(limits.ask_kept)),
-        changes=session.changes,
-        significance=limits.significance,
+        (session.share >= first, f"at least {percent(first)}"),
+        (session.share >= second, percent(second)),
+        session.changes,
+        limits,
     )
 
 
 def _grade_backward(backward: BackwardTransfer, limits: Thresholds) -> _Grade:
-    over = (
-        f"{backward.sessions} session{'s' * (backward.sessions != 1)}, {backward.asked} questions"
-    )
+    plural = "s" * (backward.sessions != 1)
+    over = f"{backward.sessions} session{plural}, {backward.asked} questions"
+    first, second = _exact(limits.backward), _exact(limits.ask_backward)
     return _grade(
         f"earlier sessions lost {points(-backward.mean)} on average ({over})",
-        is_good=-backward.mean <= _exact(limits.backward),
-        is_tolerable=-backward.mean <= _exact(limits.ask_backward),
-        wanted=f"at most {points(_exact(limits.backward))}",
-        limit=points(_exact(limits.ask_backward)),
-        changes=backward.changes,
-        significance=limits.significance,
+        (-backward.mean <= first, f"at most {points(first)}"),
+        (-backward.mean <= second, points(second)),
+        backward.changes,
+        limits,
     )
 
 
 def _grade_general(general: GeneralChange, limits: Thresholds) -> _Grade:
     worse, better = general.changes.worse, general.changes.better
     over = f"worse on {worse} of {general.asked} questions, better on {better}"
+    rise = general.nats_per_token  # may be a NaN, which is within no limit
     return _grade(
-        f"general ability: the loss rose by {nats(general.nats_per_token)} nats a token ({over})",
-        is_good=general.nats_per_token <= limits.general,  # so that a NaN is not good
-        is_tolerable=general.nats_per_token <= limits.ask_general,
-        wanted=f"at most {limits.general:g}",
-        limit=f"{limits.ask_general:g}",
-        changes=general.changes,
-        significance=limits.significance,
+        f"general ability: the loss rose by {nats(rise)} nats a token ({over})",
+        (rise <= limits.general, f"at most {limits.general:g}"),
+        (rise <= limits.ask_general, f"{limits.ask_general:g}"),
+        general.changes,
+        limits,
     )
 
 
 def _grade(
     words: str,
-    *,
-    is_good: bool,
-    is_tolerable: bool,
-    wanted: str,
-    limit: str,
+    first: tuple[bool, str],
+    second: tuple[bool, str],
     changes: PairedChanges,
-    significance: float,
+    limits: Thresholds,
 ) -> _Grade:
-    """Grade one value and say why."""
+    """Grade one value by whether it is within each limit, and say why."""
+    (is_good, wanted), (is_tolerable, limit) = first, second
     if is_good:
         return PROMOTE, words
     if is_tolerable:
         return ASK, f"{words}; {wanted} is wanted"
     p = "p < 0.001" if changes.p < 0.001 else f"p = {changes.p:.3g}"
-    if changes.is_loss(significance):
+    if changes.is_loss(limits.significance):
         return REFUSE, f"{words}; the limit is {limit}, and that is hardly chance ({p})"
+    doubt = f"{changes.better} questions did better and {changes.worse} worse"
     if changes.worse > changes.better:
         doubt = f"that may be chance ({p})"
-    else:
-        doubt = f"{changes.better} questions did better and {changes.worse} worse"
     return ASK, f"{words}; the limit is {limit}, but {doubt}"
 
 

@@ -89,7 +89,9 @@ def _trimmed(url: str) -> str:
 def _words(text: str) -> Iterator[KeyFact]:
     """Yield times, numbers and codes."""
     for match in _HOURS.finditer(text):
-        yield KeyFact(kind="number", text=match[0], value=_hour(*match.groups()))
+        hours, minutes, half = match.groups()
+        value = f"{int(hours) % 12 + 12 * (half in 'pP')}:{minutes or '00'}"
+        yield KeyFact(kind="number", text=match[0], value=value)
     for match in _WORD.finditer(_HOURS.sub(" ", text)):
         word = match[0]
         if not re.search(r"\d", word):
@@ -109,19 +111,14 @@ def _numbers(word: str) -> Iterator[KeyFact]:
     parts = word.split("-") if together else [word] if joined else word.split(",")
     for part in parts:
         value = part.replace(",", "")
-        if _CLOCK.fullmatch(value):
-            value = value.removeprefix("0") if value[1] != ":" else value
+        if _CLOCK.fullmatch(value) and value[1] != ":":
+            value = value.removeprefix("0")
         yield KeyFact(kind="number", text=part, value=value)
 
 
-def _hour(hours: str, minutes: str | None, half: str) -> str:
-    return f"{int(hours) % 12 + 12 * (half in 'pP')}:{minutes or '00'}"
-
-
 def _code(text: str) -> KeyFact:
-    return KeyFact(
-        kind="code", text=text, value="".join(re.findall(r"[^\W_]|[.,:/]", text)).casefold()
-    )
+    value = "".join(re.findall(r"[^\W_]|[.,:/]", text)).casefold()
+    return KeyFact(kind="code", text=text, value=value)
 
 
 def _has_code(code: KeyFact, text: str) -> bool:

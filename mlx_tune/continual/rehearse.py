@@ -6,7 +6,7 @@ Measured on SmolLM2-135M, 30 facts a session: a folded chain without rehearsal t
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from mlx_tune.data.rows import Row, Trace
@@ -53,23 +53,16 @@ def current_rows(history: History) -> list[list[Row]]:
     """Return each session's rows that no later session has taught again.
 
     A question that returns supersedes the old row, whether its answer changed or not: it is then
-    the later session's to remember. So does another answer to an earlier
-    question of a longer conversation.
+    the later session's to remember. So does another answer to an earlier question of a longer
+    conversation.
     """
     answers: dict[str, str] = {}
     topics: set[str] = set()
     kept: list[list[Row]] = []
     for rows in reversed(history):
         traced = [(row, row if isinstance(row, Trace) else row.trace) for row in rows]
-        kept.append(
-            [
-                row
-                for row, trace in traced
-                if isinstance(row, Row)
-                and trace.topic not in topics
-                and not _is_outdated(trace, answers)
-            ]
-        )
+        current = [row for row, trace in traced if not _is_superseded(trace, topics, answers)]
+        kept.append([row for row in current if isinstance(row, Row)])
         for _, trace in traced:
             topics.add(trace.topic)
             for topic, answer in trace.exchanges:
@@ -77,9 +70,10 @@ def current_rows(history: History) -> list[list[Row]]:
     return kept[::-1]
 
 
-def _is_outdated(trace: Trace, answers: Mapping[str, str]) -> bool:
-    """Tell whether an earlier exchange of a conversation has another answer now."""
-    return any(answers.get(topic, answer) != answer for topic, answer in trace.exchanges[:-1])
+def _is_superseded(trace: Trace, topics: Set[str], answers: Mapping[str, str]) -> bool:
+    """Tell whether a row's question returned, or an earlier exchange has another answer now."""
+    earlier = trace.exchanges[:-1]
+    return trace.topic in topics or any(answers.get(topic, own) != own for topic, own in earlier)
 
 
 def mixture(
@@ -109,29 +103,18 @@ def mixture(
         distils: Whether the folded model teaches the old rows.
     """
     share = replay_share(replay)
-    by_name = {
-        "auto": max(new, math.ceil(MIN_PASSES * old / epochs)),
-        "all": old,
-        "none": 0,
-    }
+    by_name = {"auto": max(new, math.ceil(MIN_PASSES * old / epochs)), "all": old, "none": 0}
     old_per_epoch = min(old, by_name[replay] if share is None else math.ceil(share * old))
     min_passes = min(MIN_PASSES, epochs) if replay == "auto" else None
     share_of_rest = general_replay / (1 - general_replay)
     general_per_epoch = min(general, math.ceil(share_of_rest * (new + old_per_epoch)))
-    return Mixture(
-        sources=(
-            DataSource(size=new, per_epoch=new),
-            DataSource(
-                size=old,
-                per_epoch=old_per_epoch,
-                min_passes=min_passes,
-                teacher=MERGED if distils else LABELS,
-            ),
-            DataSource(
-                size=general, per_epoch=general_per_epoch, teacher=BASE, weight=GENERAL_WEIGHT
-            ),
-        )
+    teacher = MERGED if distils else LABELS
+    sources = (
+        DataSource(size=new, per_epoch=new),
+        DataSource(size=old, per_epoch=old_per_epoch, min_passes=min_passes, teacher=teacher),
+        DataSource(size=general, per_epoch=general_per_epoch, teacher=BASE, weight=GENERAL_WEIGHT),
     )
+    return Mixture(sources=sources)
 
 
 def learnable(rows: Sequence[Row]) -> list[bool]:
@@ -144,12 +127,6 @@ def learnable(rows: Sequence[Row]) -> list[bool]:
     for row in rows:
         answers.setdefault(row.topic, set()).add(row.key)
     return [row.text is None and len(answers[row.topic]) == 1 for row in rows]
-
-
-def _interleave(sessions: Sequence[Sequence[Row]]) -> list[Row]:
-    """Return a row of each session, then another of each, until all have come."""
-    rounds = itertools.zip_longest(*sessions)
-    return [row for one in rounds for row in one if row is not None]
 
 
 def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
@@ -173,31 +150,19 @@ def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
         else:
             contradictions.append((row, earlier))
     again = [(row, taught[topic]) for topic, row in first.items() if topic in taught]
-    inside = _replaced_inside(before, after, first)
-    return Rehearsal(
-        new=tuple(new),
-        old=tuple(_interleave(after)),
-        repeated=tuple(row for row, old in again if row.key == old.key),
-        changed=(*((row, old) for row, old in again if row.key != old.key), *inside),
-        contradictions=tuple(contradictions),
-        duplicates=tuple(duplicates),
-    )
-
-
-def _replaced_inside(
-    before: Sequence[Sequence[Row]], after: Sequence[Sequence[Row]], first: Mapping[str, Row]
-) -> list[tuple[Row, Row]]:
-    """Return the conversations that are left out for an answer inside them, with what replaced it.
-
-    Args:
-        before: Each session's rows until now.
-        after: Those that stay.
-        first: The new rows by topic.
-    """
+    # Conversations that are left out for an answer inside them, with what replaced it.
     replacing = {topic: row for row in first.values() for topic, _ in row.exchanges}
-    return [
+    inside = [
         (next(replacing[t] for t, _ in row.exchanges[:-1] if t in replacing), row)
         for rows, left in zip(before, after, strict=True)
         for row in rows
         if row not in left and row.topic not in first
     ]
+    return Rehearsal(
+        new=tuple(new),
+        old=tuple(row for one in itertools.zip_longest(*after) for row in one if row is not None),
+        repeated=tuple(row for row, old in again if row.key == old.key),
+        changed=(*((row, old) for row, old in again if row.key != old.key), *inside),
+        contradictions=tuple(contradictions),
+        duplicates=tuple(duplicates),
+    )

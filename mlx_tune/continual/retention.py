@@ -6,6 +6,7 @@ of questions that a later session taught again are left out, so that a fact that
 counted as forgotten.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,20 +84,19 @@ class RetentionMatrix:
 
     def accuracy(self) -> Measure:
         """Return ACC_T = mean over j of R[T][j]: what is known now, every session alike."""
-        return self._mean({j: self.rate(self.length, j) for j in self._all()}, share=True)
+        return self._mean(self._now(), share=True)
 
     def backward_transfer(self) -> Measure:
         """Return BWT_T = mean over j < T of R[T][j] − R[j][j]: what came since it was learned.
 
         Below zero the chain forgets; above, later sessions helped earlier ones.
         """
-        return self._mean(
-            {j: _difference(self.rate(self.length, j), self.rate(j, j)) for j in self._earlier()}
-        )
+        now = self._now()
+        return self._mean({j: _difference(now[j], self.rate(j, j)) for j in range(1, self.length)})
 
     def forward_transfer(self) -> Measure:
         """Return FWT_T = mean over j ≥ 2 of R[j−1][j] − R[0][j]: known before it was taught."""
-        later = [j for j in self._all() if j >= 2]
+        later = range(2, self.length + 1)
         return self._mean({j: _difference(self.rate(j - 1, j), self.rate(0, j)) for j in later})
 
     def forgetting(self) -> Measure:
@@ -109,14 +109,16 @@ class RetentionMatrix:
             Chaudhry et al. 2018, arXiv:1801.10112, equation 3, where l goes from 1 to T − 1: there
             a session that is known better than ever counts below zero.
         """
-        return self._mean(
-            {j: _difference(self._best(j), self.rate(self.length, j)) for j in self._earlier()}
-        )
+        lost: dict[int, float | None] = {}
+        for j in range(1, self.length):
+            rates = [self.rate(i, j) for i in range(self.length + 1)]
+            best = max((rate for rate in rates if rate is not None), default=None)
+            lost[j] = None if rates[j] is None else _difference(best, rates[-1])
+        return self._mean(lost)
 
     def worst(self) -> int | None:
         """Return the number of the session that is known least now, the earliest of equals."""
-        known = {j: self.rate(self.length, j) for j in self._all()}
-        rates = {j: rate for j, rate in known.items() if rate is not None}
+        rates = {j: rate for j, rate in self._now().items() if rate is not None}
         return min(rates, key=lambda j: (rates[j], j), default=None)
 
     def interval(self, i: int, j: int) -> tuple[float, float] | None:
@@ -124,28 +126,25 @@ class RetentionMatrix:
         cell = self.cells[i][j - 1]
         return wilson(*cell) if cell and cell[1] else None
 
-    def _all(self) -> range:
-        return range(1, self.length + 1)
-
-    def _earlier(self) -> range:
-        return range(1, self.length)
-
-    def _best(self, j: int) -> float | None:
-        if self.rate(j, j) is None:
-            return None
-        rates = [self.rate(i, j) for i in range(self.length + 1)]
-        return max(rate for rate in rates if rate is not None)
+    def _now(self) -> dict[int, float | None]:
+        return {j: self.rate(self.length, j) for j in range(1, self.length + 1)}
 
     def _mean(self, values: dict[int, float | None], *, share: bool = False) -> Measure:
         found = {j: value for j, value in values.items() if value is not None}
         asked = [cell[1] for cell in (self.cells[-1][j - 1] for j in found) if cell]
         mean = sum(found.values()) / len(found) if found else None
+        interval = None
+        if share and mean is not None:
+            # A mean of T shares varies about as one share of T² / Σ 1/n questions does, which is
+            # all of them where every session asks as many.
+            alike = len(asked) ** 2 / sum(1 / n for n in asked)
+            interval = wilson(mean * alike, alike)
         return Measure(
             value=mean,
             sessions=tuple(found),
             left_out=tuple(j for j in values if j not in found),
             questions=sum(asked),
-            interval=_mean_interval(mean, asked) if share and mean is not None else None,
+            interval=interval,
         )
 
 
@@ -171,16 +170,6 @@ def wilson(right: float, asked: float) -> tuple[float, float]:
     low, high = ((middle + sign * half) / (1 + squared) for sign in (-1, 1))
     # At the two ends the formula gives the end itself, but for the last bit of a float.
     return min(max(low, 0.0), share), max(min(high, 1.0), share)
-
-
-def _mean_interval(mean: float, asked: Sequence[int]) -> tuple[float, float]:
-    """Return the interval of a mean of shares, each counted over questions of its own.
-
-    A mean of T shares varies about as one share of T² / Σ 1/n questions does, which is all of them
-    where every session asks as many.
-    """
-    questions = len(asked) ** 2 / sum(1 / n for n in asked)
-    return wilson(mean * questions, questions)
 
 
 def questions(rows: Sequence[Row]) -> list[Row]:
@@ -227,11 +216,17 @@ def recorded_outcomes(
     """
     asked = questions(current_rows(history[:row])[column - 1])
     kept = {id(one) for one in current_rows(history)[column - 1]}
-    is_kept = [id(one) in kept for one in asked for _ in range(_question_count(one, kind))]
-    flags = _outcomes(record, column, kind)
-    if flags is None or len(flags) != len(is_kept):
+    is_kept = [
+        id(one) in kept for one in asked for _ in ([one] if kind == "verbatim" else one.paraphrases)
+    ]
+    entries = record.get("recall") or []
+    if len(entries) < column:
         return None
-    return tuple(flag for flag, stays in zip(flags, is_kept, strict=True) if stays)
+    score = entries[column - 1].get(kind)  # none where there was nothing to ask
+    flags = [bool(flag) for flag in score["outcomes"]] if score else []
+    if len(flags) != len(is_kept):
+        return None
+    return tuple(itertools.compress(flags, is_kept))
 
 
 def superseded(history: History) -> list[int]:
@@ -240,16 +235,3 @@ def superseded(history: History) -> list[int]:
         len(questions([row for row in rows if isinstance(row, Row)])) - len(questions(kept))
         for rows, kept in zip(history, current_rows(history), strict=True)
     ]
-
-
-def _question_count(row: Row, kind: Kind) -> int:
-    return 1 if kind == "verbatim" else len(row.paraphrases)
-
-
-def _outcomes(record: Mapping[str, Any], column: int, kind: Kind) -> list[bool] | None:
-    """Return a record's outcomes; () where it says that there was nothing to ask."""
-    entries = record.get("recall") or []
-    if len(entries) < column:
-        return None
-    score = entries[column - 1].get(kind)
-    return [bool(flag) for flag in score["outcomes"]] if score else []

@@ -65,8 +65,8 @@ def synthesise(
             break
         sampled = generate([opening] * missing, 1.0, seed + attempt)
         questions = _questions(sampled, closing, tokenizer.special_texts)
-        new = {topic: row for topic, row in questions.items() if topic not in rows}
-        rows |= {row.topic: row for row in _answer(new.values(), tokenizer, generate, longest)}
+        new = [row for topic, row in questions.items() if topic not in rows]
+        rows |= {row.topic: row for row in _answer(new, tokenizer, generate, longest)}
     return [replace(row, place=f"synthetic row {i}") for i, row in enumerate(rows.values(), 1)]
 
 
@@ -85,15 +85,9 @@ def user_turn(tokenizer: Tokenizer) -> tuple[list[int], str]:
         )
     before, after = text.split(_MARKER)
     # A SentencePiece word carries the space before it, so a space of its own would be one too many.
-    return tokenizer.encode(before.rstrip(" ")), _end_of_turn(after, tokenizer.special_texts)
-
-
-def _end_of_turn(after: str, specials: Iterable[str]) -> str:
-    """Return the special token that ends a turn, or all that follows where there is none."""
-    found = [
-        (after.index(special), -len(special), special) for special in specials if special in after
-    ]
-    return min(found)[2] if found else after.strip()
+    # The special token that ends a turn, the longest of several; all that follows without one.
+    found = [(after.index(one), -len(one), one) for one in tokenizer.special_texts if one in after]
+    return tokenizer.encode(before.rstrip(" ")), min(found)[2] if found else after.strip()
 
 
 def _questions(
@@ -110,10 +104,9 @@ def _questions(
 
 
 def _answer(
-    questions: Iterable[Row], tokenizer: Tokenizer, generate: Generate, longest: int
+    rows: Sequence[Row], tokenizer: Tokenizer, generate: Generate, longest: int
 ) -> list[Row]:
-    """Return the questions with the model's greedy answers, as far as these can be taught."""
-    rows = list(questions)
+    """Return questions with the model's greedy answers, as far as these can be taught."""
     if not rows:
         return []
     conversations = [[{"role": "user", "content": row.messages[0].content}] for row in rows]

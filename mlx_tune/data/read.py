@@ -7,7 +7,8 @@ checked too. No placeholder is returned to a caller: a file with problems raises
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +21,29 @@ from mlx_tune.text import quoted
 MAX_FILE_BYTES = 1024**3
 SUFFIXES = (".json", ".jsonl")
 FORMATS = ".json (one array of rows) and .jsonl (one row a line)"
-
 MAX_PROBLEMS_SHOWN = 20
-
 MAX_QUESTIONS_BYTES = 16 * 1024**2
 """Size limit of a list of questions, about 200,000 questions."""
 
 _QUESTIONS_FIX = "write one question a line, or name a .json or .jsonl data file"
-
 _QUESTION_FIELDS = ("instruction", "prompt")
 _ANSWER_FIELDS = ("response", "output", "completion")
-_SHAPES: tuple[frozenset[str], ...] = (
-    frozenset({"instruction", "response"}),
-    frozenset({"instruction", "output"}),
-    frozenset({"prompt", "completion"}),
-    frozenset({"messages"}),
-    frozenset({"text"}),
-)
+_SHAPES = (
+    {"instruction", "response"}, {"instruction", "output"}, {"prompt", "completion"},
+    {"messages"}, {"text"},
+)  # fmt: skip
 _FIELDS = (*_QUESTION_FIELDS, *_ANSWER_FIELDS, "messages", "text", "paraphrases")
-_COUNTERPARTS = {
-    "instruction": "response",
-    "response": "instruction",
-    "output": "instruction",
-    "prompt": "completion",
-    "completion": "prompt",
-}
 _EXAMPLE = '{"instruction": "…", "response": "…"}'
+_MESSAGE = '{"role": "user", "content": "…"}'
 _TURNS = "after an optional system message, user and assistant take turns"
 
 
 def read(paths: Sequence[Path]) -> list[Row]:
-    """Return the rows of files and folders, in the order given.
+    """Return the rows of files and folders, at least one, in the order given.
 
     Args:
         paths: ``.json`` and ``.jsonl`` files, and folders, whose ``.json`` and ``.jsonl`` files are
             read in the order of names.
-
-    Returns:
-        At least one row, each with its place.
 
     Raises:
         InputError: A file is missing or empty, or a value is no row: at most
@@ -65,10 +51,8 @@ def read(paths: Sequence[Path]) -> list[Row]:
     """
     if not paths:
         raise InputError(f"no data was named; accepted are {FORMATS}")
-    try:
+    with _shortened():
         return _read_all(paths)
-    except InputError as error:
-        raise _shortened(error) from error
 
 
 def load(data: bytes, place: str) -> list[Row]:
@@ -82,10 +66,8 @@ def load(data: bytes, place: str) -> list[Row]:
         InputError: A line is not strict JSON, or no row: at most ``MAX_PROBLEMS_SHOWN`` problems,
             one per line.
     """
-    try:
+    with _shortened():
         return check(strict_json.parse_jsonl(data, place), place)
-    except InputError as error:
-        raise _shortened(error) from error
 
 
 def from_values(values: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -119,15 +101,11 @@ def fingerprint(rows: Iterable[Row]) -> str:
 
 
 def read_questions(path: Path) -> list[Row]:
-    """Return the questions of a file, in order.
+    """Return the questions of a file, at least one; a row ends with it or the expected answer.
 
     Args:
         path: A ``.json`` or ``.jsonl`` file, a folder of such files, or a text file with a question
             on each line. Text rows have no question and are left out.
-
-    Returns:
-        At least one row, each with its place. A row ends with its question, or with the expected
-        answer.
 
     Raises:
         InputError: There is no such file, it has no question, or it cannot be read.
@@ -155,9 +133,8 @@ def parse_questions(data: bytes, place: str) -> list[Row]:
         InputError: The text is too large, not UTF-8, or has no question.
     """
     if len(data) > MAX_QUESTIONS_BYTES:
-        raise InputError(
-            f"{place}: more than {MAX_QUESTIONS_BYTES:,} bytes, which is the limit; split it"
-        )
+        limit = f"{MAX_QUESTIONS_BYTES:,} bytes, which is the limit"
+        raise InputError(f"{place}: more than {limit}; split it")
     text = strict_json.decode(data, place)
     # Not splitlines(): it also splits at U+2028 and others, where editors count no line.
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
@@ -170,13 +147,10 @@ def parse_questions(data: bytes, place: str) -> list[Row]:
 
 
 def read_items(path: Path) -> list[Item]:
-    """Return the elements of a ``.json`` array, or the lines of a ``.jsonl`` file.
+    """Return the elements of a ``.json`` array, or the lines of a ``.jsonl`` file; maybe none.
 
     Args:
         path: A file of at most ``MAX_FILE_BYTES``.
-
-    Returns:
-        The values, each with its line; none for a file that is blank or has an empty array.
 
     Raises:
         InputError: The suffix is another, the file is too large, or not strict JSON. One problem
@@ -186,16 +160,20 @@ def read_items(path: Path) -> list[Item]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(f"{path}: not a data format; accepted are {FORMATS}")
+    if not path.is_file():  # reading a FIFO would wait for ever
+        raise InputError(f"{path}: not a regular file; accepted are {FORMATS}")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise InputError(f"{path}: {size:,} bytes; the limit is {MAX_FILE_BYTES:,}, so split it")
     parse = strict_json.parse_json if suffix == ".json" else strict_json.parse_jsonl
-    return parse(_read_bytes(path), str(path))
+    return parse(path.read_bytes(), str(path))
 
 
 def check(items: Sequence[Item], path: str) -> list[Row]:
     """Return the rows of the JSON values of a file.
 
     A row has ``instruction`` and ``response`` (or ``output``), ``prompt`` and ``completion``,
-    ``messages``, or ``text``; a chat row may have ``paraphrases``. Rows of a file may differ in
-    their fields.
+    ``messages``, or ``text``; a chat row may have ``paraphrases``. Rows may differ in their fields.
 
     Args:
         items: The values, each with its line.
@@ -223,7 +201,7 @@ def _read_all(paths: Sequence[Path]) -> list[Row]:
     problems: list[str] = []
     for path in paths:
         try:
-            rows += _read_folder(path) if path.is_dir() else _read_file(path)
+            rows += _read_all(_data_files(path)) if path.is_dir() else _read_file(path)
         except InputError as error:
             problems.append(str(error))
         except OSError as error:
@@ -233,40 +211,30 @@ def _read_all(paths: Sequence[Path]) -> list[Row]:
     return rows
 
 
-def _read_folder(path: Path) -> list[Row]:
-    files = sorted(file for file in path.iterdir() if _is_data(file))
+def _data_files(folder: Path) -> list[Path]:
+    # macOS writes "._cs.json" beside cs.json on disks of other systems; it is not JSON.
+    shown = (path for path in folder.iterdir() if not path.name.startswith("."))
+    files = sorted(path for path in shown if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
-        raise InputError(f"{path}: a folder without data; accepted are {FORMATS}")
-    return _read_all(files)
+        raise InputError(f"{folder}: a folder without data; accepted are {FORMATS}")
+    return files
 
 
 def _read_file(path: Path) -> list[Row]:
     if not path.exists():
         raise InputError(f"{path}: does not exist; accepted are {FORMATS}")
-    items = read_items(path)
-    if not items:
+    if not (items := read_items(path)):
         raise InputError(f"{path}: holds no rows; accepted are {FORMATS}")
     return check(items, str(path))
 
 
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        # Reading a FIFO would wait for ever.
-        raise InputError(f"{path}: not a regular file; accepted are {FORMATS}")
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise InputError(f"{path}: {size:,} bytes; the limit is {MAX_FILE_BYTES:,}, so split it")
-    return path.read_bytes()
-
-
-def _is_data(path: Path) -> bool:
-    # macOS writes "._cs.json" beside cs.json on disks of other systems; it is not JSON.
-    hidden = path.name.startswith(".")
-    return path.suffix.lower() in SUFFIXES and path.is_file() and not hidden
-
-
-def _shortened(error: InputError) -> InputError:
-    return InputError(report(str(error).split("\n")))
+@contextmanager
+def _shortened() -> Iterator[None]:
+    """Raise an InputError again with its first problems alone."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(report(str(error).split("\n"))) from error
 
 
 def _not_empty(rows: list[Row], place: str) -> list[Row]:
@@ -276,8 +244,6 @@ def _not_empty(rows: list[Row], place: str) -> list[Row]:
 
 
 class _Problems:
-    """The problems of a file."""
-
     def __init__(self, path: str) -> None:
         self.path = path
         self.found: list[tuple[int, str]] = []
@@ -316,8 +282,8 @@ def _check_shape(fields: JsonObject, problems: _Problems) -> None:
         cut = next(i for i in range(len(names)) if not _could_be(names[: i + 1]))
         mixed = f'"{names[cut - 1]}" and "{names[cut]}" in one row'
         problems.add(fields.key_lines[names[cut]], f"{mixed}; keep the fields of one shape")
-    elif frozenset(names) not in _SHAPES:
-        missing = _COUNTERPARTS[names[0]]
+    elif set(names) not in _SHAPES:
+        (missing,) = next(shape for shape in _SHAPES if names[0] in shape) - {names[0]}
         problem = f'"{names[0]}" without "{missing}"; add "{missing}"'
         problems.add(fields.key_lines[names[0]], problem)
 
@@ -329,21 +295,17 @@ def _could_be(names: Sequence[str]) -> bool:
 
 def _messages(fields: JsonObject, problems: _Problems) -> tuple[Message, ...]:
     """Return the conversation of a row of any shape; empty for a text row."""
-    if "messages" in fields:
-        return _conversation(fields, problems)
-    return tuple(
-        Message(role=role, content=_field(fields, name, problems))
-        for role, names in (("user", _QUESTION_FIELDS), ("assistant", _ANSWER_FIELDS))
-        for name in names
-        if name in fields
-    )
-
-
-def _conversation(fields: JsonObject, problems: _Problems) -> tuple[Message, ...]:
+    if "messages" not in fields:
+        return tuple(
+            Message(role=role, content=_field(fields, name, problems))
+            for role, names in (("user", _QUESTION_FIELDS), ("assistant", _ANSWER_FIELDS))
+            for name in names
+            if name in fields
+        )
     line, entries = fields.key_lines["messages"], fields["messages"]
-    example = '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
     if not isinstance(entries, list) or not entries:
         found = f"is {kind(entries)}, not a list" if not isinstance(entries, list) else "is empty"
+        example = f'[{_MESSAGE}, {{"role": "assistant", "content": "…"}}]'
         problems.add(line, f'"messages" {found}; write {example}')
         return ()
     lines = [entry.line if isinstance(entry, JsonObject) else line for entry in entries]
@@ -358,8 +320,7 @@ def _conversation(fields: JsonObject, problems: _Problems) -> tuple[Message, ...
 
 def _message(entry: object, number: int, line: int, problems: _Problems) -> Message:
     if not isinstance(entry, JsonObject):
-        example = '{"role": "user", "content": "…"}'
-        problems.add(line, f"message {number} is {kind(entry)}, not an object; write {example}")
+        problems.add(line, f"message {number} is {kind(entry)}, not an object; write {_MESSAGE}")
         return Message(role="", content="")
     known = _has_known_fields(entry, ("role", "content"), problems)
     for name in ("role", "content"):
@@ -427,8 +388,8 @@ def _string(value: object, name: str, line: int, problems: _Problems) -> str:
 def _has_known_fields(fields: JsonObject, known: Sequence[str], problems: _Problems) -> bool:
     unknown = [name for name in fields if name not in known]
     for name in unknown:
-        problem = f"{quoted(name)} is not a field; {_nearest(name, known)}"
-        problems.add(fields.key_lines[name], problem)
+        line = fields.key_lines[name]
+        problems.add(line, f"{quoted(name)} is not a field; {_nearest(name, known)}")
     return not unknown
 
 

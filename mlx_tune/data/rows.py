@@ -72,7 +72,8 @@ class Row:
         """
         if self.text is not None:
             return _normalised(self.text)
-        return _topic(self._context())
+        answers = [i for i, message in enumerate(self.messages) if message.role == "assistant"]
+        return _topic(self.messages[: answers[-1]] if answers else self.messages)
 
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:
@@ -118,11 +119,6 @@ class Row:
         if self.text is not None:
             return {"text": self.text}
         return {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
-
-    def _context(self) -> tuple[Message, ...]:
-        """Return the messages before the last assistant message; all where there is none."""
-        answers = [i for i, message in enumerate(self.messages) if message.role == "assistant"]
-        return self.messages[: answers[-1]] if answers else self.messages
 
 
 @dataclass(frozen=True, kw_only=True)

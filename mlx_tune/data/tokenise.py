@@ -42,6 +42,11 @@ class Example:
         """Index of the first supervised token."""
         return self.supervised.index(True)
 
+    @property
+    def last_answer(self) -> int:
+        """Index of the last answer's first token; earlier answers of a conversation are before."""
+        return len(self.tokens) - self.supervised[::-1].index(False)
+
 
 def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
     """Tokenise rows; every assistant message and the token that ends it is supervised.
@@ -63,7 +68,8 @@ def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
     """
     _refuse_special_texts(rows, tokenizer)
     chats = [row for row in rows if row.text is None]
-    turns = [(row, i) for row in chats for i in _assistant_turns(row)]
+    numbered = ((row, i, message) for row in chats for i, message in enumerate(row.messages))
+    turns = [(row, i) for row, i, message in numbered if message.role == "assistant"]
     wholes = tokenizer.render([_messages(row) for row in chats], add_generation_prompt=False)
     prompts = tokenizer.render([_messages(row)[:i] for row, i in turns], add_generation_prompt=True)
     starts: dict[int, list[str]] = {}
@@ -100,11 +106,7 @@ def _encode_text(row: Row, tokenizer: Tokenizer) -> Example:
 def _encode_chat(row: Row, whole: str, prompts: Sequence[str], tokenizer: Tokenizer) -> Example:
     """Tokenise a rendered conversation; each answer and the token that ends it is supervised.
 
-    Args:
-        row: The conversation.
-        whole: The rendered conversation.
-        prompts: The rendered prompt of each answer.
-        tokenizer: The tokenizer of the base model.
+    ``whole`` is the rendered conversation, ``prompts`` the rendered prompt of each answer.
     """
     tokens: list[int] = []
     flags: list[bool] = []
@@ -166,10 +168,6 @@ def _refuse_special_texts(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
                     f"{row.place}: {special!r} is a special token of the base model; a row that "
                     "spells it would forge the end of a turn, so reword it"
                 )
-
-
-def _assistant_turns(row: Row) -> list[int]:
-    return [i for i, message in enumerate(row.messages) if message.role == "assistant"]
 
 
 def _messages(row: Row) -> list[dict[str, str]]:

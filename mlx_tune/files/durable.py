@@ -88,16 +88,8 @@ def replace_file(path: Path, data: bytes, *, safe: str = UNTOUCHED) -> None:
     Raises:
         DiskError: The disk is full, read-only or failing; the old file is still there.
     """
-    draft = _draft(path)
-    with disk_errors("write", path, safe):
-        try:
-            _write_file(draft, data)
-            draft.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
-            raise
-        _sync_name(path)
+    with _drafted(path, data, safe) as draft:
+        draft.replace(path)
 
 
 def create_file(path: Path, data: bytes) -> None:
@@ -106,16 +98,8 @@ def create_file(path: Path, data: bytes) -> None:
     Raises:
         DiskError: The disk is full, read-only or failing; nothing was made.
     """
-    draft = _draft(path)
-    with disk_errors("write", path):
-        try:
-            _write_file(draft, data)
-            with suppress(FileExistsError):
-                _link(draft, path)
-        finally:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
-        _sync_name(path)
+    with _drafted(path, data, UNTOUCHED) as draft, suppress(FileExistsError):
+        _link(draft, path)
 
 
 def append_line(path: Path, line: str, *, durable: bool = True, safe: str = UNTOUCHED) -> None:
@@ -136,16 +120,13 @@ def append_line(path: Path, line: str, *, durable: bool = True, safe: str = UNTO
         raise UsageError(f"{path}: a line break inside the line {line!r}; write one line at a time")
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with disk_errors("append to", path, safe):
-        descriptor = os.open(path, flags, 0o666)
-        try:
+        with _opened(path, flags) as descriptor:
             size_bytes = os.fstat(descriptor).st_size
             torn = size_bytes > 0 and os.pread(descriptor, 1, size_bytes - 1) != b"\n"
             start = b"\n" if torn else b""
             _write_all(descriptor, start + line.encode() + b"\n")
             if durable:
                 flush(descriptor)
-        finally:
-            os.close(descriptor)
         if durable and size_bytes == 0:
             sync_folder(path.parent)
 
@@ -285,8 +266,8 @@ def disk_errors(verb: str, path: Path, safe: str = UNTOUCHED) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags)
+def _opened(path: Path, flags: int, *, folder: int | None = None) -> Iterator[int]:
+    descriptor = os.open(path, flags, 0o666, dir_fd=folder)
     try:
         yield descriptor
     finally:
@@ -296,15 +277,12 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 def _fill(draft: Path, files: Mapping[str, bytes]) -> None:
     draft.mkdir()
     # Through the folder's descriptor, nobody can swap the folder for a link in between.
-    folder = os.open(draft, _FOLDER | os.O_NOFOLLOW)
-    try:
+    with _opened(draft, _FOLDER | os.O_NOFOLLOW) as folder:
         for name, data in files.items():
             _write_file(Path(name), data, folder)
         flush_folder(folder)
         for name, data in files.items():
             _compare(Path(name), data, folder)
-    finally:
-        os.close(folder)
 
 
 def _put_in_place(draft: Path, target: Path) -> None:
@@ -317,8 +295,18 @@ def _put_in_place(draft: Path, target: Path) -> None:
     _sync_name(target)
 
 
-def _draft(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+@contextmanager
+def _drafted(path: Path, data: bytes, safe: str) -> Iterator[Path]:
+    """Write a file beside its place, which the block gives its name, and flush that name."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with disk_errors("write", path, safe):
+        try:
+            _write_file(draft, data)
+            yield draft
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+        _sync_name(path)
 
 
 def _link(draft: Path, path: Path) -> None:
@@ -334,20 +322,16 @@ def _link(draft: Path, path: Path) -> None:
 
 def _sync_name(path: Path) -> None:
     """Flush a new name; a failure here is no longer one that changed nothing."""
-    with disk_errors(
-        "flush", path.parent, f"{path.name} is new and whole, a power cut may undo it"
-    ):
+    safe = f"{path.name} is new and whole, a power cut may undo it"
+    with disk_errors("flush", path.parent, safe):
         sync_folder(path.parent)
 
 
 def _write_file(path: Path, data: bytes, folder: int | None = None) -> None:
     """Make a file; in a folder, whose flush covers all its files, fsync is enough."""
-    descriptor = os.open(path, _NEW_FILE, 0o666, dir_fd=folder)
-    try:
+    with _opened(path, _NEW_FILE, folder=folder) as descriptor:
         _write_all(descriptor, data)
         (flush if folder is None else os.fsync)(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -357,7 +341,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _compare(path: Path, data: bytes, folder: int) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    descriptor = os.open(path, _FILE, dir_fd=folder)
     with os.fdopen(descriptor, "rb") as file:
         rest = memoryview(data)
         while chunk := file.read(CHUNK_BYTES):

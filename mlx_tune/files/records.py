@@ -39,9 +39,8 @@ def from_json(data: bytes, place: Path | str) -> dict[str, Any]:
     try:
         record = strict_json.loads(data)
     except ValueError as error:
-        raise DamagedStoreError(
-            f"{place}: not valid JSON ({error}); run `mlx-tune doctor`"
-        ) from None
+        problem = f"not valid JSON ({error})"
+        raise DamagedStoreError(f"{place}: {problem}; run `mlx-tune doctor`") from None
     if not isinstance(record, dict):
         raise DamagedStoreError(f"{place}: not a JSON object; run `mlx-tune doctor`")
     return record
@@ -65,15 +64,13 @@ def _dump(record: Mapping[str, Any], place: Path, **style: Any) -> str:
         )
         text.encode()  # an unpaired surrogate passes json.dumps and cannot be written
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{place}: {_complaint(record) or error}; leave it out") from error
+        odd = [
+            f'"{where}" is {number}, which JSON cannot hold'
+            for where, number in _floats(record, "")
+            if not math.isfinite(number)
+        ]
+        raise UsageError(f"{place}: {odd[0] if odd else error}; leave it out") from error
     return text
-
-
-def _complaint(record: Mapping[str, Any]) -> str | None:
-    for where, number in _floats(record, ""):
-        if not math.isfinite(number):
-            return f'"{where}" is {number}, which JSON cannot hold'
-    return None
 
 
 def _floats(value: Any, where: str) -> Iterator[tuple[str, float]]:

@@ -47,8 +47,7 @@ class Sealed:
             held = ", ".join(sorted(self.hashes))
             raise DamagedStoreError(f"{place}: no such file in {MANIFEST}, which names {held}")
         data = read_regular(place)
-        found = sha256(data)
-        if found != expected:
+        if (found := sha256(data)) != expected:
             raise DamagedStoreError(
                 f"{place}: changed after it was written: sha256 is {found[:12]}…, {MANIFEST} says "
                 f"{expected[:12]}…; run `mlx-tune doctor`"
@@ -96,8 +95,7 @@ def open_sealed(path: Path) -> Sealed:
             raise DamagedStoreError(f"{path}: not a folder; run `mlx-tune doctor`")
     text = read_regular(path / MANIFEST)
     hashes = _parse(text, path / MANIFEST)
-    problems = _listing_problems(path, hashes)
-    if problems:
+    if problems := _listing_problems(path, hashes):
         raise DamagedStoreError(f"{path}: {', '.join(problems)}; run `mlx-tune doctor`")
     return Sealed(path=path, id=sha256(text), hashes=hashes)
 
@@ -194,14 +192,10 @@ def _listing_problems(path: Path, names: Iterable[str]) -> list[str]:
     for name in sorted(found):
         if not found[name]:
             problems.append(f"{name!r} is not a regular file")
-        elif name not in expected and not _litter(name):
+        elif name not in expected and not (name.startswith(".") or name.endswith("~")):
+            # Those the Finder and editors leave wherever a person looks; nothing reads them.
             problems.append(f"{name!r} is not in {MANIFEST}")
     return problems
-
-
-def _litter(name: str) -> bool:
-    # The Finder and editors leave such files wherever a person looks; nothing reads them.
-    return name.startswith(".") or name.endswith("~")
 
 
 def _not_regular(path: Path) -> DamagedStoreError:

@@ -23,10 +23,7 @@ _BLANK = " \t\r\n"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # Strings, brackets, commas, line ends, and numbers and words; colons and blanks tell nothing.
-_TOKEN = re.compile(
-    r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{},\n]|[^][{},:"\s]+',
-    re.DOTALL,
-)
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{},\n]|[^][{},:"\s]+', re.DOTALL)
 _REASONS = {
     "Expecting value": "expected a value",
     "Expecting property name enclosed in double quotes": "expected a key in double quotes",
@@ -176,10 +173,8 @@ def _bad_byte(data: bytes, error: UnicodeDecodeError) -> str:
 
 
 def _integer(digits: str) -> int | float:
-    """Return an integer; one that no float holds counts as infinite, as 1e400 does.
-
-    Past 4,300 digits int() would refuse it with an error of its own.
-    """
+    """Return an integer; one that no float holds counts as infinite, as 1e400 does."""
+    # Past 4,300 digits int() would refuse it with an error of its own.
     return math.inf if math.isinf(float(digits)) else int(digits)
 
 
@@ -226,17 +221,11 @@ def _check_depth(value: Any) -> None:
 
 @dataclass
 class _Level:
-    """An array or object that is open.
+    """An array or object that is open."""
 
-    Attributes:
-        line: The line of its bracket.
-        key_lines: The lines of its keys so far; None for an array.
-        key: The nearest key above the value that is read; None if there is none.
-    """
-
-    line: int
-    key_lines: dict[str, int] | None
-    key: str | None
+    line: int  # of its bracket
+    key_lines: dict[str, int] | None  # of its keys so far; None for an array
+    key: str | None  # the nearest key above the value that is read
 
 
 class _Reader:
@@ -249,12 +238,7 @@ class _Reader:
         self.decoder = json.JSONDecoder(object_pairs_hook=self._keep, parse_int=_integer)
 
     def read(self, text: str, *, line: int) -> tuple[object, list[int]]:
-        """Return the one value of a text, and the line of each element if it is an array.
-
-        Args:
-            text: JSON.
-            line: The line on which it begins.
-        """
+        """Return the one value of a text, and the line of each element if it is an array."""
         self.line, self.made = line, []
         value: object = None
         try:

@@ -10,7 +10,6 @@ from mlx_tune.inference.generate import (
     GeneratedText,
     batch_generate,
     context_tokens,
-    max_new_tokens,
     prompt_logprobs,
     stream,
 )
@@ -43,7 +42,6 @@ __all__ = [
     "TokenBytes",
     "batch_generate",
     "context_tokens",
-    "max_new_tokens",
     "prompt_logprobs",
     "stream",
     "token_logprobs",

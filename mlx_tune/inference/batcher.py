@@ -25,7 +25,7 @@ class GeneratedToken:
         uid: Which answer it belongs to, as :meth:`Batcher.add` returned it.
         token: Its id.
         logprobs: The log-probabilities it was sampled from, (vocabulary,), in the model's dtype.
-        finish_reason: Why it is the last: ``stop`` (it ends the turn) or ``length``; None before.
+        finish_reason: Of the last token: ``stop`` (it ends the turn) or ``length``.
     """
 
     uid: int
@@ -38,36 +38,26 @@ class Batcher:
     """Continuous batching with one model, through mlx-lm's ``BatchGenerator``.
 
     All calls come from one thread: MLX's streams belong to the thread that made them.
+
+    Args:
+        model: Any of mlx-lm's, in evaluation mode, its adapters folded in.
+        tokenizer: The base's; any of its end tokens ends an answer.
+        prefix_bytes: The most bytes of keys and values to keep for prompts that begin alike.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Tokenizer,
-        *,
-        batch_size: int = BATCH_SIZE,
-        prefix_bytes: int = 0,
-    ) -> None:
-        """Take a model in evaluation mode, its adapters folded in.
-
-        Args:
-            model: Any of mlx-lm's.
-            tokenizer: The base's; any of its end tokens ends an answer.
-            batch_size: The most answers that are generated at once.
-            prefix_bytes: The most bytes of keys and values to keep for prompts that begin alike.
-        """
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, *, prefix_bytes: int = 0) -> None:
         from mlx_lm.generate import BatchGenerator
 
         # mlx-lm may fail on other architectures, or mask wrongly: its gemma2 confuses rows with
         # heads. And where RoPE depends on the length of the text, no prefix can be reused.
-        self.batch_size = batch_size if can_pack(model) else 1
-        self.prefixes = PrefixCache(prefix_bytes if can_pack(model) else 0)
+        is_batched = can_pack(model)
+        self.prefixes = PrefixCache(prefix_bytes if is_batched else 0)
         self._cached_tokens: dict[int, int] = {}
         self._generator = BatchGenerator(
             model,
             stop_tokens=[[token] for token in sorted(tokenizer.end_ids)],
-            completion_batch_size=self.batch_size,
-            prefill_batch_size=min(self.batch_size, 8),
+            completion_batch_size=BATCH_SIZE if is_batched else 1,
+            prefill_batch_size=8 if is_batched else 1,
             prefill_step_size=_PREFILL_STEP_TOKENS,
             # The default stream of mlx-lm belongs to the thread that imported it.
             stream=mx.default_stream(mx.default_device()),
@@ -117,19 +107,19 @@ class Batcher:
 
     def step(self) -> list[GeneratedToken]:
         """Read a part of the prompts, or generate a token of every answer."""
-        _, responses = self._generator.next()
-        return [self._generated(response) for response in responses]
-
-    def _generated(self, response: Any) -> GeneratedToken:
-        if response.finish_reason is not None:
-            self._cached_tokens.pop(response.uid, None)
-            self.prefixes.insert(response.all_tokens, response.prompt_cache)
-        return GeneratedToken(
-            uid=int(response.uid),
-            token=int(response.token),
-            logprobs=response.logprobs,
-            finish_reason=response.finish_reason,
-        )
+        found = []
+        for response in self._generator.next()[1]:
+            if response.finish_reason is not None:
+                self._cached_tokens.pop(response.uid, None)
+                self.prefixes.insert(response.all_tokens, response.prompt_cache)
+            token = GeneratedToken(
+                uid=int(response.uid),
+                token=int(response.token),
+                logprobs=response.logprobs,
+                finish_reason=response.finish_reason,
+            )
+            found.append(token)
+        return found
 
     def close(self) -> None:
         """Free what the generator and the prefix cache hold."""
@@ -143,13 +133,15 @@ class PrefixCache:
     mlx-lm's ``LRUPromptCache`` differs: it evicts by age of insertion, not of use; it copies a
     cache before it trims it; and one entry above the limit evicts all others.
 
+    Args:
+        max_bytes: The most to keep; 0 keeps nothing.
+
     Attributes:
         nbytes: Size of what is kept.
         tokens_saved: Tokens that did not have to be read, since the start.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        """Keep at most so many bytes; 0 keeps nothing."""
         self._max_bytes = max_bytes
         self._caches: OrderedDict[tuple[int, ...], list[Any]] = OrderedDict()
         self.nbytes = 0
@@ -198,10 +190,8 @@ class PrefixCache:
 
 
 def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+    differ = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(differ, min(len(a), len(b)))
 
 
 def _can_trim(layer: Any) -> bool:

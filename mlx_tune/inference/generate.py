@@ -1,4 +1,8 @@
-"""Answers to questions that are given at once: one streamed, or a list of them in batches."""
+"""Answers to questions that are given at once: one streamed, or a list of them in batches.
+
+A model is in evaluation mode, its adapters folded in; a tokenizer is the base's, and any of its end
+tokens ends an answer; a prompt is token ids, at least one.
+"""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -23,8 +27,7 @@ class GeneratedText:
 
     Attributes:
         text: The text since the part before; may be empty.
-        finish_reason: Why this is the last part: ``stop`` (the model ended its turn) or
-            ``length``; None before that.
+        finish_reason: Of the last part: ``stop`` (the model ended its turn) or ``length``.
     """
 
     text: str
@@ -39,14 +42,7 @@ def stream(
     max_tokens: int,
     temperature: float = 0.0,
 ) -> Iterator[GeneratedText]:
-    """Yield the answer to a prompt as it is generated.
-
-    Args:
-        model: In evaluation mode, its adapters folded in.
-        tokenizer: The base's.
-        prompt: Token ids, after which the model answers.
-        max_tokens: The most to generate.
-        temperature: 0 takes the likeliest token each time.
+    """Yield the answer to a prompt as it is generated; temperature 0 takes the likeliest tokens.
 
     Raises:
         UsageError: The prompt alone fills the model's context.
@@ -73,14 +69,8 @@ def batch_generate(
     batch rounds differently. mlx-lm's own ``batch_generate`` leaves the end token out, so that a
     caller could not tell which of several it was.
 
-    Args:
-        model: In evaluation mode, its adapters folded in.
-        tokenizer: The base's; any of its end tokens ends an answer.
-        prompts: Token ids, at least one each.
-        max_tokens: The most to generate for each prompt, at least 1.
-
     Returns:
-        Token ids of each answer, in the order of the prompts.
+        Token ids of each answer, at most ``max_tokens``, in the order of the prompts.
 
     Raises:
         UsageError: A prompt alone fills the model's context.
@@ -143,11 +133,7 @@ class Conversation:
         try:
             prompt = tokenizer.prompt(self.turns)
             for part in stream(
-                model,
-                tokenizer,
-                prompt,
-                max_tokens=self._max_tokens,
-                temperature=self._temperature,
+                model, tokenizer, prompt, max_tokens=self._max_tokens, temperature=self._temperature
             ):
                 answer.append(part.text)
                 yield part.text
@@ -164,10 +150,6 @@ class Conversation:
 
 def prompt_logprobs(model: nn.Module, prompt: Sequence[int]) -> Iterator[mx.array]:
     """Yield the log-probabilities that each token of a prompt but the first came from.
-
-    Args:
-        model: In evaluation mode, its adapters folded in.
-        prompt: Token ids, at least one.
 
     Yields:
         float32 (vocabulary,), for token 1, 2, …

@@ -129,7 +129,6 @@ class GrammarProcessor:
 
     Attributes:
         problem: What went wrong, one line; None if all is well.
-        complete: Whether the answer so far is a whole one.
     """
 
     def __init__(self, matcher: LLMatcher, ends: Sequence[int]) -> None:

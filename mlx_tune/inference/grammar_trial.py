@@ -55,10 +55,7 @@ def main() -> None:
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # counts our own work alone; kills at its end
     tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Bytes()))
     matcher = llguidance.LLMatcher(
-        tokenizer,
-        job["grammar"],
-        log_level=0,
-        limits=llguidance.LLParserLimits(**job["limits"]),
+        tokenizer, job["grammar"], log_level=0, limits=llguidance.LLParserLimits(**job["limits"])
     )
     walk(matcher)
     json.dump({"error": matcher.get_error() if matcher.is_error() else None}, sys.stdout)

@@ -69,9 +69,8 @@ def checked(schema: object) -> dict[str, Any]:
     root = {key: value for key, value in schema.items() if key not in _ROOT_ONLY}
     found: dict[str, Any] = _Check().copy(root, "schema", "#", depth=1)
     if len(json.dumps(found, ensure_ascii=False)) > MAX_CHARACTERS:
-        raise UsageError(
-            f"the JSON schema is longer than {MAX_CHARACTERS:,} characters; shorten it"
-        )
+        limit = f"{MAX_CHARACTERS:,} characters"
+        raise UsageError(f"the JSON schema is longer than {limit}; shorten it")
     return found
 
 
@@ -112,7 +111,8 @@ class _Check:
         for name, value in part.items():
             _check_scalar(name, place)
             inner = _KEYWORDS[name] if kind == "schema" else _MEMBERS[kind]
-            found[name] = self.copy(value, inner, _below(place, name), depth=depth + 1)
+            below = f"{place}/{json.dumps(name[:40])[1:-1]}"  # on one line, whatever the name is
+            found[name] = self.copy(value, inner, below, depth=depth + 1)
         return found
 
     def _check_keywords(self, schema: dict[str, Any], place: str) -> None:
@@ -149,11 +149,6 @@ def _check_scalar(value: Any, place: str) -> None:
             f"{place} is {value!r:.40}, which a double cannot hold exactly; keep whole numbers "
             f"within ±{MAX_EXACT:,}"
         )
-
-
-def _below(place: str, name: str) -> str:
-    """Return the pointer to a member, on one line whatever its name is."""
-    return f"{place}/{json.dumps(name[:40])[1:-1]}"
 
 
 def _refusal(message: str) -> UsageError:

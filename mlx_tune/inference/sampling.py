@@ -49,11 +49,7 @@ class Sampling:
         return _SeededSampler(self) if self.temperature > 0 else greedy_sampler
 
     def processors(self, prompt_tokens: int) -> tuple[LogitsProcessor, ...]:
-        """Return what changes the logits before they are normalised.
-
-        Args:
-            prompt_tokens: How many of the tokens so far were not generated.
-        """
+        """Return what changes the logits of what follows so many tokens of a prompt."""
         from mlx_lm.sample_utils import make_logits_processors
 
         processors = make_logits_processors(logit_bias=dict(self.logit_bias))
@@ -78,20 +74,17 @@ class _SeededSampler:
         self._key = mx.random.key(settings.seed)
 
     def __call__(self, logprobs: mx.array) -> mx.array:
-        self._key, key = mx.random.split(self._key)
-        return mx.random.categorical(self._filtered(logprobs) / self._settings.temperature, key=key)
-
-    def _filtered(self, logprobs: mx.array) -> mx.array:
         from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
 
         settings = self._settings
+        self._key, key = mx.random.split(self._key)
         if settings.top_p < 1:
             logprobs = apply_top_p(logprobs, settings.top_p)
         if settings.min_p > 0:
             logprobs = apply_min_p(logprobs, settings.min_p)
         if 0 < settings.top_k < logprobs.shape[-1]:  # mlx-lm's refuses all of the vocabulary
             logprobs = apply_top_k(logprobs, settings.top_k)
-        return logprobs
+        return mx.random.categorical(logprobs / settings.temperature, key=key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +119,9 @@ def token_logprobs(
 
     def one(number: int, logprob: float) -> Logprob:
         raw = token_bytes(number, first=first)
-        finite = logprob if math.isfinite(logprob) else MIN_LOGPROB
-        return Logprob(
-            token=number,
-            text=raw.decode(errors="backslashreplace"),
-            raw=raw,
-            logprob=max(finite, MIN_LOGPROB),
-        )
+        text = raw.decode(errors="backslashreplace")
+        finite = max(logprob, MIN_LOGPROB) if math.isfinite(logprob) else MIN_LOGPROB
+        return Logprob(token=number, text=text, raw=raw, logprob=finite)
 
     chosen = one(token, float(np.array(logprobs.reshape(-1)[token].astype(mx.float32))))
     return chosen, [one(number, logprob) for number, logprob in top_tokens(logprobs, k)]

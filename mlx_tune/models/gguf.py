@@ -26,11 +26,7 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_TOP_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
+_TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _CONTROL_TOKEN = 3  # tokenizer.ggml.token_type of a special token
 
 
@@ -110,21 +106,13 @@ def _tokenizer(fields: dict[str, Any]) -> dict[str, Any]:
     tokens = fields["tokenizer.ggml.tokens"]
     special = [i for i, t in enumerate(fields["tokenizer.ggml.token_type"]) if t == _CONTROL_TOKEN]
     byte_level = {"add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {
-                "id": i,
-                "content": tokens[i],
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for i in special
+            {"id": i, "content": tokens[i], **plain, "special": True} for i in special
         ],
         "normalizer": None,
         "pre_tokenizer": {
@@ -138,13 +126,10 @@ def _tokenizer(fields: dict[str, Any]) -> dict[str, Any]:
         "decoder": {"type": "ByteLevel", **byte_level},
         "model": {
             "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
+            **dict.fromkeys(
+                ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+            ),
+            **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
             "vocab": {token: i for i, token in enumerate(tokens)},
             "merges": [merge.split(" ") for merge in fields["tokenizer.ggml.merges"]],
         },

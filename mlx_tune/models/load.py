@@ -145,9 +145,8 @@ class Quantisation:
             return self.fits(module.weight) and (spares is None or spares(path, module))
 
         with contextlib.redirect_stdout(io.StringIO()):  # it prints
-            _, made = quantize_model(
-                model, config, self.group_size, self.bits, quant_predicate=chosen
-            )
+            shape = (self.group_size, self.bits)
+            _, made = quantize_model(model, config, *shape, quant_predicate=chosen)
         if not any(hasattr(module, "bits") for module in model.modules()):
             raise UsageError(
                 f"no layer of this base has rows that groups of {self.group_size} divide; take "

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import mmap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +159,16 @@ def fingerprint(folder: Path, *, template: str | None, fix: str = FETCH_AGAIN) -
         DamagedStoreError: A weight file's header breaks a rule of the format.
     """
     digest = hashlib.sha256()
-    for name, kind, shape, data in _tensors(folder, fix):
-        digest.update(json.dumps([name, kind, shape]).encode() + b"\n")
-        digest.update(data)
+    for name, (path, tensor) in tensors(folder, fix=fix).items():
+        about = [name, tensor.dtype, list(tensor.shape)]
+        digest.update(json.dumps(about).encode() + b"\n")
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+            memoryview(whole) as view,
+            view[tensor.begin : tensor.end] as data,
+        ):
+            digest.update(data)
     for name in _TOKENIZER_FILES:
         if (folder / name).exists():
             digest.update(name.encode() + b"\n" + (folder / name).read_bytes())
@@ -171,18 +177,6 @@ def fingerprint(folder: Path, *, template: str | None, fix: str = FETCH_AGAIN) -
     for part in (tokenizer, template, read_end_ids(folder), arithmetic):
         digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _tensors(folder: Path, fix: str) -> Iterator[tuple[str, str, list[int], memoryview]]:
-    """Yield name, type, shape and bytes of every tensor, in the order of names."""
-    for name, (path, tensor) in tensors(folder, fix=fix).items():
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
-            memoryview(whole) as view,
-            view[tensor.begin : tensor.end] as data,
-        ):
-            yield name, tensor.dtype, list(tensor.shape), data
 
 
 def _without(values: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:

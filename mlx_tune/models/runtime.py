@@ -52,20 +52,17 @@ def default_base() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of everything that a bit of a result can depend on, by name."""
+    machine = platform.machine()
     return {
         "mlx-tune": mlx_tune.__version__,
         **{name: _version(name) for name in ("mlx", "mlx-lm", "numpy")},
         "python": platform.python_version(),
-        "device": _device_name(),
+        "device": str(mx.device_info().get("device_name", "GPU")) if on_gpu() else machine,
         "blas": blas.loaded or "built in",
     }
 
 
 _version = cache(version)  # each reads and parses a file
-
-
-def _device_name() -> str:
-    return str(mx.device_info().get("device_name", "GPU")) if on_gpu() else platform.machine()
 
 
 def _physical_bytes() -> int:

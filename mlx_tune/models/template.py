@@ -87,9 +87,8 @@ class Renderer:
         """Return how a process ended that gave no answer."""
         child.kill()  # it may have ended already
         assert child.stderr is not None
-        last = (child.stderr.read().decode(errors="replace").splitlines() or ["no reason given"])[
-            -1
-        ]
+        lines = child.stderr.read().decode(errors="replace").splitlines()
+        last = (lines or ["no reason given"])[-1]
         self._kill()
         if child.returncode in (-signal.SIGPROF, -signal.SIGKILL):
             return f"still running after {limit:.0f} seconds"
@@ -127,41 +126,27 @@ def render(
     Raises:
         InputError: The template fails, runs too long, prints too much or needs too much memory.
     """
+    # As in transformers: a special token that a tokenizer lacks is not defined.
+    defined = {name: token for name, token in variables.items() if token is not None}
     texts: list[str] = []
     for begin in range(0, len(conversations), _BATCH):
-        texts += _render_batch(
-            template,
-            conversations[begin : begin + _BATCH],
-            # As in transformers: a special token that a tokenizer lacks is not defined.
-            {**_NOTHING, **{name: token for name, token in variables.items() if token is not None}},
-            limit_seconds or LIMIT_SECONDS,
-            renderer,
-        )
+        batch = conversations[begin : begin + _BATCH]
+        job = {
+            "template": template,
+            "conversations": list(batch),
+            "variables": {**_NOTHING, **defined},
+            "limit_chars": LIMIT_CHARS,
+            "limit_seconds": (limit_seconds or LIMIT_SECONDS) + len(batch) / 1000,
+        }
+        if renderer is None:
+            with closing(Renderer()) as own:
+                answer = own.ask(job)
+        else:
+            answer = renderer.ask(job)
+        if "texts" not in answer:
+            raise InputError(f"chat template: {answer['error']}; use a base model with another")
+        texts += answer["texts"]
     return texts
-
-
-def _render_batch(
-    template: str,
-    conversations: Sequence[Mapping[str, Any]],
-    variables: Mapping[str, str | None],
-    limit_seconds: float,
-    renderer: Renderer | None,
-) -> list[str]:
-    job = {
-        "template": template,
-        "conversations": list(conversations),
-        "variables": dict(variables),
-        "limit_chars": LIMIT_CHARS,
-        "limit_seconds": limit_seconds + len(conversations) / 1000,
-    }
-    if renderer is None:
-        with closing(Renderer()) as own:
-            answer = own.ask(job)
-    else:
-        answer = renderer.ask(job)
-    if "texts" not in answer:
-        raise InputError(f"chat template: {answer['error']}; use a base model with another")
-    return list(answer["texts"])
 
 
 def _line(child: "subprocess.Popen[bytes]", until: float) -> bytes:

@@ -10,6 +10,8 @@ from mlx_tune.models.template import Renderer
 
 Messages = Sequence[Mapping[str, Any]]
 
+_VARIABLES = ("bos_token", "eos_token", "unk_token", "pad_token")  # that a template may print
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
@@ -89,14 +91,10 @@ class Tokenizer:
                 }
                 for conversation in conversations
             ],
-            variables=self._variables(),
+            variables={name: getattr(self.wrapper, name, None) for name in _VARIABLES},
             renderer=self.renderer,
         )
 
     def prompt(self, messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """Return the token ids of a conversation, up to the beginning of the assistant's turn."""
         return self.encode(self.render([messages], add_generation_prompt=True, tools=tools)[0])
-
-    def _variables(self) -> dict[str, str | None]:
-        names = ("bos_token", "eos_token", "unk_token", "pad_token")
-        return {name: getattr(self.wrapper, name, None) for name in names}

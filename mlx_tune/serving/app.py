@@ -1,6 +1,7 @@
 """Puts a server together from a store: base, engine, routes, access; and takes it down again."""
 
 import contextlib
+import mimetypes
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,14 +17,12 @@ from mlx_tune import __version__
 from mlx_tune.errors import MlxTuneError
 from mlx_tune.models.bases import Say
 from mlx_tune.models.load import load_tokenizer
-from mlx_tune.serving.engine import Engine
+from mlx_tune.serving.engine import METRICS_TYPE, Engine
 from mlx_tune.serving.errors import ApiError, internal_error
 from mlx_tune.serving.guard import AccessMiddleware, AccessPolicy
 from mlx_tune.serving.lineage import lineage_routes
-from mlx_tune.serving.metrics import CONTENT_TYPE
 from mlx_tune.serving.models import ModelCache
 from mlx_tune.serving.openai import Backend, openai_routes
-from mlx_tune.serving.page_routes import page_routes
 from mlx_tune.serving.registry import HEAD, ModelRegistry, RegisteredModel
 from mlx_tune.serving.requests import RequestParser
 from mlx_tune.serving.schemas import ERRORS, Health
@@ -33,20 +32,17 @@ from mlx_tune.workflows.workspace import open_workspace
 
 END_SECONDS = 0.3
 """For the engine to end, of the two seconds that the process has after a signal."""
+_PAGE = Path(__file__).parent / "page"
+_PAGE_SUFFIXES = frozenset({".html", ".css", ".js", ".mjs", ".svg"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeRequest:
-    """The options of `mlx-tune serve`.
+    """The options of `mlx-tune serve`; those of access are :meth:`AccessPolicy.for_host`'s.
 
     Attributes:
-        store: The store's folder.
         base: The base model, when not the store's own.
-        host: Address or name to listen on.
         port: TCP port; 0 takes any free one.
-        token: The person's own; it is then asked for everywhere.
-        allow_hosts: More names that the server answers to.
-        allow_origins: Other pages that may ask it.
         most_loaded: Sessions in memory besides the one in use.
         most_waiting: Answers that are not finished, at most.
         prefix_bytes: Of what each model keeps for prompts that begin alike.
@@ -66,14 +62,7 @@ class ServeRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedServer:
-    """A server that does not listen yet.
-
-    Attributes:
-        app: All routes, behind the access middleware.
-        engine: Not started.
-        first: The model of HEAD, to be loaded first.
-        policy: Who may use it.
-    """
+    """A server that does not listen yet; ``first`` is HEAD's model, to be loaded first."""
 
     app: AccessMiddleware
     engine: Engine
@@ -154,19 +143,14 @@ def prepare(request: ServeRequest, *, say: Say) -> PreparedServer:
         most_waiting=request.most_waiting,
     )
     backend = Backend(engine, registry, parser, base=info.name)
-    app = create_app(backend, lineage_routes(request.store, info), page_routes())
-    return PreparedServer(
-        app=AccessMiddleware(app, policy), engine=engine, first=first, policy=policy
+    app = AccessMiddleware(
+        create_app(backend, lineage_routes(request.store, info), _page_routes()), policy
     )
+    return PreparedServer(app=app, engine=engine, first=first, policy=policy)
 
 
 def create_app(backend: Backend, *routers: APIRouter) -> FastAPI:
-    """Return the application.
-
-    Args:
-        backend: What its routes share.
-        routers: More of them: the page's.
-    """
+    """Return the application: OpenAI's routes, the server's own, and ``routers``."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -207,7 +191,7 @@ class _DocumentedApp(FastAPI):
 def _server_routes(backend: Backend) -> APIRouter:
     router = APIRouter(responses=ERRORS, tags=["server"])
 
-    @router.get("/health", response_model=Health)
+    @router.get("/health")
     def health() -> Health:
         """Return 200 if requests are answered, else 503 with the reason."""
         if backend.engine.trouble is not None:
@@ -217,13 +201,35 @@ def _server_routes(backend: Backend) -> APIRouter:
     @router.get("/metrics", response_class=PlainTextResponse)
     def prometheus() -> Response:
         """Show what was done, as Prometheus reads it."""
-        return Response(backend.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(backend.metrics.text(), media_type=METRICS_TYPE)
+
+    return router
+
+
+def _page_routes() -> APIRouter:
+    """Return the page: a handful of files, read once; a request can name no other."""
+    files = {
+        path.relative_to(_PAGE).as_posix(): path.read_bytes()
+        for path in sorted(_PAGE.rglob("*"))
+        if path.suffix in _PAGE_SUFFIXES
+    }
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    def index() -> Response:
+        return part("index.html")
+
+    @router.get("/page/{name:path}")
+    def part(name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404, "the page has no such part")
+        kind = "text/javascript" if name.endswith("js") else mimetypes.guess_type(name)[0]
+        return Response(files[name], media_type=kind)
 
     return router
 
 
 async def _answer_error(_: Request, error: Exception) -> Response:
-    """Answer any failure in one shape."""
     failure = _as_api_error(error)
     headers = {name.decode(): value.decode() for name, value in failure.fields}
     return JSONResponse(failure.to_json(), status_code=failure.status, headers=headers or None)
@@ -249,10 +255,8 @@ def _as_api_error(error: Exception) -> ApiError:
 def _invalid(problem: dict[str, Any]) -> ApiError:
     """Return the reply to a body that its schema refuses."""
     place = ".".join(str(part) for part in problem["loc"] if part != "body") or None
-    is_unknown = problem["type"] == "extra_forbidden"
-    if is_unknown:
+    code, what = "invalid_value", str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        code = "unknown_field"
         what = "this server has no such field, and ignores none; leave it out"
-    else:
-        what = str(problem["msg"]).removeprefix("Value error, ")
-    message = f"{place}: {what}" if place else what
-    return ApiError(message, param=place, code="unknown_field" if is_unknown else "invalid_value")
+    return ApiError(f"{place}: {what}" if place else what, param=place, code=code)

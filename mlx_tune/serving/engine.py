@@ -7,13 +7,15 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 import mlx.core as mx
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from mlx_tune.errors import MlxTuneError
 from mlx_tune.inference import prompt_logprobs, token_logprobs
@@ -26,10 +28,10 @@ from mlx_tune.text import one_line
 STALL_SECONDS = 30.0
 """A step takes less, also on a slow machine; a load may take longer and is not counted."""
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STOPPING = "the server is stopping"
 _IDLE_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
-_RETRY_AFTER = (b"retry-after", b"1")
 T = TypeVar("T")
 
 
@@ -38,8 +40,6 @@ class Counts:
     """What the engine did since it started.
 
     Attributes:
-        prompt_tokens: Tokens of prompts.
-        generated_tokens: Tokens of answers.
         saved_tokens: Tokens of prompts whose keys and values were cached.
         finished: Answers, by how they ended.
         faults: Times a model's answers failed all at once.
@@ -53,20 +53,17 @@ class Counts:
 
 
 class Engine:
-    """Takes jobs from any thread and carries them out on its own.
+    """Takes jobs from any thread and carries them out on its own; :meth:`start` begins.
+
+    Args:
+        make_models: Called on the engine's thread, where everything of MLX has to happen.
+        most_waiting: Jobs that are not finished, at most.
 
     Attributes:
         counts: What was done.
-        most_waiting: Jobs that are not finished, at most.
     """
 
     def __init__(self, make_models: Callable[[], ModelCache], *, most_waiting: int = 64) -> None:
-        """Prepare; :meth:`start` begins.
-
-        Args:
-            make_models: Called on the engine's thread, where everything of MLX has to happen.
-            most_waiting: Jobs that are not finished, at most.
-        """
         self.counts = Counts()
         self._make_models, self.most_waiting = make_models, most_waiting
         self._commands: queue.Queue[Callable[[], object]] = queue.Queue()
@@ -81,7 +78,7 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin the end, from any thread, waiting for nothing: what is not finished fails now."""
+        """Begin to stop, from any thread, without waiting: unfinished jobs fail now."""
         self._fail_all(STOPPING)
         self._commands.put(lambda: None)
 
@@ -100,12 +97,8 @@ class Engine:
             if self._stopping:
                 raise self.unavailable()
             if len(self._jobs) + len(jobs) > self.most_waiting:
-                raise ApiError(
-                    "too many requests wait; try again",
-                    status=429,
-                    code="rate_limit_exceeded",
-                    fields=(_RETRY_AFTER,),
-                )
+                message, again = "too many requests wait; try again", ((b"retry-after", b"1"),)
+                raise ApiError(message, status=429, code="rate_limit_exceeded", fields=again)
             self._jobs.update(jobs)
         for job in jobs:
             self._commands.put(partial(self._begin, job))
@@ -183,10 +176,13 @@ class Engine:
         except queue.Empty:
             pass
         for loaded in self._models.all():
-            self._drop_cancelled(loaded)
+            cancelled = [n for n, answer in loaded.answers.items() if answer.job.is_cancelled]
+            for number in cancelled:
+                self._finish(loaded.answers[number].job, None)
+            loaded.end(cancelled)
             if loaded.answers:
                 self._now("answering")
-                self._guarded_step(loaded)
+                self._step(loaded)
         self._models.tidy()
 
     def _now(self, doing: str) -> None:
@@ -226,35 +222,25 @@ class Engine:
             steps.append(TokenStep(chosen=chosen, others=tuple(others)))
         return TextDelta(text=text, tokens=0, steps=tuple(steps))
 
-    def _drop_cancelled(self, loaded: LoadedModel) -> None:
-        left = [n for n, answer in loaded.answers.items() if answer.job.is_cancelled]
-        for number in left:
-            self._finish(loaded.answers[number].job, None)
-        if left:
-            loaded.end(left)
-
-    def _guarded_step(self, loaded: LoadedModel) -> None:
-        """Step a model; where that fails, its answers fail and it gets a new batcher."""
+    def _step(self, loaded: LoadedModel) -> None:
+        """Generate a token of a model's answers; an error fails them, and renews its batcher."""
         try:
-            self._step(loaded)
+            for token in loaded.batcher.step():
+                answer = loaded.answers.get(token.uid)
+                if answer is None:
+                    continue
+                self.counts.generated_tokens += 1
+                event = answer.add(token)
+                if isinstance(event, ApiError) or (event and event.finish):
+                    loaded.end([token.uid])
+                    self._finish(answer.job, event)
+                elif event:
+                    answer.job.deliver(event)
         except Exception as error:
             self.counts.faults += 1
             for answer in list(loaded.answers.values()):
                 self._finish(answer.job, _as_api_error(error))
             self._models.restart(loaded)
-
-    def _step(self, loaded: LoadedModel) -> None:
-        for token in loaded.batcher.step():
-            answer = loaded.answers.get(token.uid)
-            if answer is None:
-                continue
-            self.counts.generated_tokens += 1
-            event = answer.add(token)
-            if isinstance(event, ApiError) or (event and event.finish):
-                loaded.end([token.uid])
-                self._finish(answer.job, event)
-            elif event:
-                answer.job.deliver(event)
 
     def _finish(self, job: GenerationJob, last: Event | None) -> None:
         """Deliver the last event of a job; None if its client has disconnected."""
@@ -285,6 +271,47 @@ class Engine:
             jobs = list(self._jobs)
         for job in jobs:
             self._finish(job, ApiError(why, status=503, code="stopping"))
+
+
+class Metrics:
+    """Reads the engine's own counts when it is scraped, and times first tokens, in seconds."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._registry = CollectorRegistry()  # its own: one process may have two servers
+        self._registry.register(self)
+        self.first_token = Histogram(
+            "mlx_tune_time_to_first_token_seconds",
+            "From a request to the first piece of its answer.",
+            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=self._registry,
+        )
+
+    def text(self) -> bytes:
+        """Return all of it in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what the engine counts; the registry calls it."""
+        counts = self._engine.counts
+        for name, text, value in (
+            ("prompt_tokens", "Tokens of prompts.", counts.prompt_tokens),
+            ("prefix_tokens", "Tokens of prompts known from before.", counts.saved_tokens),
+            ("generated_tokens", "Tokens generated.", counts.generated_tokens),
+            ("engine_faults", "Times a model's answers failed all at once.", counts.faults),
+        ):
+            yield CounterMetricFamily(f"mlx_tune_{name}", text, value)
+        finished = CounterMetricFamily(
+            "mlx_tune_answers", "Answers, by how they ended.", labels=["finish"]
+        )
+        for how, count in sorted(counts.finished.items()):
+            finished.add_metric([how], count)
+        yield finished
+        yield GaugeMetricFamily(
+            "mlx_tune_answers_running", "Answers that are not finished.", self._engine.running
+        )
+        healthy = self._engine.trouble is None
+        yield GaugeMetricFamily("mlx_tune_engine_up", "1 while it answers.", float(healthy))
 
 
 def _as_api_error(error: Exception) -> ApiError:

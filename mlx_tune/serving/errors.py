@@ -51,14 +51,10 @@ class ApiError(MlxTuneError):
         self.message, self.status, self.code = message, status, code
         self.param, self.fields = param, fields
 
-    @property
-    def type(self) -> str:
-        """OpenAI's name for whose fault it is."""
-        return "invalid_request_error" if self.status < 500 else "server_error"
-
     def to_json(self) -> dict[str, Any]:
-        """Return the reply's JSON value."""
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        """Return the reply's JSON value; the type says whose fault it is."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
     @property
@@ -85,10 +81,8 @@ class ApiError(MlxTuneError):
     def as_http(self) -> bytes:
         """Return the whole reply as HTTP/1.1 bytes, after which the connection is closed."""
         first = f"HTTP/1.1 {self.status} {http.HTTPStatus(self.status).phrase}".encode()
-        fields = [
-            name + b": " + value for name, value in [*self.headers, (b"connection", b"close")]
-        ]
-        return b"\r\n".join([first, *fields, b"", self.body])
+        fields = [b": ".join(pair) for pair in self.headers]
+        return b"\r\n".join([first, *fields, b"connection: close", b"", self.body])
 
 
 def internal_error(message: str = "a fault in the server; its terminal says which") -> ApiError:

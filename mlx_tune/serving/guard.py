@@ -39,7 +39,6 @@ _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[^/?#@:\s]+|\[[0-9a-f:.]+\])(:\d+)?"
 )
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-_TOKEN = re.compile(r"[!-~]+")
 _FIELD_NAMES = re.compile(r"[\w, -]{1,1000}", re.ASCII)
 _JSON = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
 
@@ -76,18 +75,19 @@ class AccessPolicy:
     ) -> "AccessPolicy":
         """Return the policy of a server that listens on ``host``.
 
+        The token is asked for everywhere if the host is not this machine's own, or if a token or
+        ``allow_hosts`` is given.
+
         Args:
-            host: The address or name it listens on; one that is not this machine's own asks for
-                the token everywhere.
-            token: The person's own, which is then asked for everywhere; None draws one.
-            allow_hosts: More names it answers to, without scheme or port; the token is then asked
-                for everywhere too.
+            host: The address or name it listens on.
+            token: The person's own; None draws one.
+            allow_hosts: More names it answers to, without scheme or port.
             allow_origins: Origins of other pages, such as ``https://example.org``.
 
         Raises:
             UsageError: A name, an origin or the token is malformed.
         """
-        if token is not None and not _TOKEN.fullmatch(token):
+        if token is not None and not re.fullmatch("[!-~]+", token):
             raise UsageError(
                 "--token is empty or holds a blank or a character beyond ASCII, which no header "
                 "field carries; use letters, digits and punctuation"
@@ -146,20 +146,26 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on the start and the end of the server."""
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            reply = _Reply(send, scope, _cors_fields(headers, self.policy))
-            try:
-                passed = await self._check(scope, headers, receive, reply)
-            except ApiError as error:
-                await error.answer(reply)
-            else:
-                if passed:
-                    await self._ask(*passed, reply)
-        elif scope["type"] == "lifespan":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-        else:
+            return
+        if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
+            return
+        headers = Headers(scope=scope)
+        reply = _Reply(send, scope, _cors_fields(headers, self.policy))
+        try:
+            passed = await self._check(scope, headers, receive, reply)
+        except ApiError as error:
+            await error.answer(reply)
+            return
+        try:
+            if passed:
+                await self.app(*passed, reply)
+        except Exception:
+            if not reply.started:
+                await internal_error().answer(reply)
+            raise  # the server prints it
 
     async def _check(
         self, scope: Scope, headers: Headers, receive: Receive, reply: "_Reply"
@@ -185,14 +191,6 @@ class AccessMiddleware:
         with contextlib.suppress(ValueError):  # the route reports errors of syntax
             scope = {**scope, PARSED_BODY: parse_body(body)}
         return scope, _replayed(body, receive)
-
-    async def _ask(self, scope: Scope, receive: Receive, reply: "_Reply") -> None:
-        try:
-            await self.app(scope, receive, reply)
-        except Exception:
-            if not reply.started:
-                await internal_error().answer(reply)
-            raise  # the server prints it
 
 
 class _Reply:
@@ -243,14 +241,13 @@ def _check_origin(scope: Scope, headers: Headers, policy: AccessPolicy) -> None:
     found = headers.getlist("origin")
     own = f"{scope['scheme']}://{headers.get('host', '')}".lower()
     is_own = [origin.lower() for origin in found] == [own]
-    if not found or is_own or _is_named(headers, policy):
-        return
-    raise ApiError(
-        f'the page at "{", ".join(found)[:80]}" may not ask this server; if it should, '
-        "start the server with --allow-origin and that origin",
-        status=403,
-        code="origin_not_allowed",
-    )
+    if found and not is_own and not _is_named(headers, policy):
+        raise ApiError(
+            f'the page at "{", ".join(found)[:80]}" may not ask this server; if it should, '
+            "start the server with --allow-origin and that origin",
+            status=403,
+            code="origin_not_allowed",
+        )
 
 
 def _is_named(headers: Headers, policy: AccessPolicy) -> bool:
@@ -277,17 +274,12 @@ async def _answer_preflight(headers: Headers, send: Send) -> None:
 
 def _cors_fields(headers: Headers, policy: AccessPolicy) -> Fields:
     """Return the header fields that let a named origin read the reply; none for all others."""
-    if not policy.origins:
-        return ()
-    vary = ((b"vary", b"Origin"),)
-    if not _is_named(headers, policy):
-        return vary
-    origin = headers["origin"].encode("latin-1")
-    return (
-        *vary,
-        (b"access-control-allow-origin", origin),
-        (b"access-control-expose-headers", b"retry-after"),
-    )
+    fields: Fields = ((b"vary", b"Origin"),) if policy.origins else ()
+    if _is_named(headers, policy):
+        origin = headers["origin"].encode("latin-1")
+        fields += ((b"access-control-allow-origin", origin),)
+        fields += ((b"access-control-expose-headers", b"retry-after"),)
+    return fields
 
 
 def _check_token(scope: Scope, headers: Headers, policy: AccessPolicy) -> None:

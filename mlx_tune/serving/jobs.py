@@ -23,16 +23,12 @@ class GenerationRequest:
     """One answer to be generated; everything in it was checked.
 
     Attributes:
-        model: Which model answers.
         prompt: Token ids, at least one.
         max_tokens: The most to generate; 0 scores the prompt alone.
-        sampling: How tokens are drawn.
         stops: Texts that end the answer and are not part of it.
         top_logprobs: How many likely tokens to return at each step; None for no log-probabilities.
         continues: The answer continues the prompt's text, so a first space belongs to it.
         echo: The prompt's text, with which the answer is to begin; None for the answer alone.
-        grammar: What the answer must match.
-        tools: Tools that it may call.
     """
 
     model: RegisteredModel
@@ -62,9 +58,9 @@ class TextDelta:
 
     Attributes:
         text: What may be shown now; may be empty.
+        tokens: How many were generated until now.
         steps: The tokens that came, where log-probabilities were asked for.
         finish: Why it is the last: ``stop`` or ``length``; None before that.
-        tokens: How many were generated until now.
     """
 
     text: str
@@ -81,7 +77,6 @@ class GenerationJob:
     """A request under way.
 
     Attributes:
-        request: What is to be generated.
         deliver: Called with every event on the engine's thread, so it must not wait; a last delta
             or an error ends the job.
         is_cancelled: Nobody is waiting any more.
@@ -110,15 +105,13 @@ class AnswerBuilder:
         self._tokens += 1
         if self._grammar is not None and self._grammar.problem:
             return internal_error(self._grammar.problem)
-        shown = ""
-        ends = token.finish_reason == "stop"
+        shown, finish = "", token.finish_reason
         # lm-eval asks for one token more than it scores and drops the last entry, so that the token
         # that ends a text needs an entry of its own. In conversations OpenAI shows none.
-        if self.job.request.continues or not ends:
+        if self.job.request.continues or finish != "stop":
             self._score(token)
-        if not ends:  # the token that ends a turn is not part of the text
+        if finish != "stop":  # the token that ends a turn is not part of the text
             shown = self._stops.add(self._text.add(token.token))
-        finish = token.finish_reason
         if finish is not None:
             shown += self._stops.add(self._text.finish()) + self._stops.finish()
         if self._stops.found is not None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,7 @@ class PromoteRequest(StrictModel):
 
 
 def lineage_routes(store_root: Path, info: BaseInfo) -> APIRouter:
-    """Return the routes of a store.
-
-    Args:
-        store_root: Its folder; no request names another.
-        info: Its base.
-    """
+    """Return the routes of a store; no request names another."""
     router = APIRouter(prefix="/api", tags=["lineage"], responses=ERRORS, route_class=JsonRoute)
 
     @router.get("/lineage")
@@ -96,21 +91,15 @@ def _usage_error_as(*, status: int, param: str) -> Iterator[None]:
 
 
 def lineage_json(lineage: StoreSnapshot, base: str) -> dict[str, Any]:
-    """Return the tree of sessions, parents first.
-
-    Args:
-        lineage: As it was read.
-        base: The base model's name.
-    """
-    by_id = lineage.sessions
-    head = by_id.get(lineage.head_id)
-    previous = by_id.get(head.parent) if head and head.parent else None
+    """Return the tree of sessions, parents first; ``base`` is the base model's name."""
+    head = lineage.sessions.get(lineage.head_id)
+    previous = lineage.sessions.get(head.parent or "") if head else None
     return {
         "base": base,
         "head": head and head.folder_name,
         "previous": previous and previous.folder_name,
         "sessions": [
-            *(_session(session, by_id, lineage) for session in by_id.values()),
+            *(_session(session, lineage) for session in lineage.sessions.values()),
             *(_damaged(folder, str(error)) for folder, error in lineage.damaged.items()),
         ],
         "error": lineage.head_error and str(lineage.head_error),
@@ -135,12 +124,10 @@ def _damaged(folder: str, problem: str) -> dict[str, Any]:
     }
 
 
-def _session(
-    session: Session, by_id: Mapping[str, Session], lineage: StoreSnapshot
-) -> dict[str, Any]:
+def _session(session: Session, lineage: StoreSnapshot) -> dict[str, Any]:
     record = session.record
     data = record.get("data", {})
-    parent = by_id.get(session.parent or "")
+    parent = lineage.sessions.get(session.parent or "")
     own = (record.get("recall") or [{}])[-1]
     return {
         "id": session.folder_name,
@@ -150,8 +137,8 @@ def _session(
         "created": record.get("created"),
         "rows": data.get("rows"),
         "sources": [Path(source).name for source in data.get("sources", ())],
-        "recall": _count(own.get("verbatim")),
-        "paraphrases": _count(own.get("paraphrases")),
+        "recall": _count((own.get("verbatim") or {}).get("outcomes")),
+        "paraphrases": _count((own.get("paraphrases") or {}).get("outcomes")),
         "verdict": record.get("verdict"),
         "reasons": list((record.get("gate") or {}).get("reasons", ())),
         "tags": lineage.tags_of(session),
@@ -161,10 +148,8 @@ def _session(
     }
 
 
-def _count(score: Mapping[str, Any] | None) -> dict[str, int] | None:
-    if not score:
-        return None
-    return {"right": sum(score["outcomes"]), "asked": len(score["outcomes"])}
+def _count(outcomes: Sequence[bool] | None) -> dict[str, int] | None:
+    return None if outcomes is None else {"right": sum(outcomes), "asked": len(outcomes)}
 
 
 def retention_json(found: Evaluation) -> dict[str, Any]:
@@ -189,15 +174,12 @@ def _measures(found: Evaluation) -> dict[str, Any]:
     if retention is None:
         return dict.fromkeys(("acc", "bwt", "fwt", "forgetting", "worst"))
     measures = {
-        "acc": retention.accuracy(),
-        "bwt": retention.backward_transfer(),
-        "fwt": retention.forward_transfer(),
-        "forgetting": retention.forgetting(),
+        "acc": retention.accuracy().value,
+        "bwt": retention.backward_transfer().value,
+        "fwt": retention.forward_transfer().value,
+        "forgetting": retention.forgetting().value,
     }
-    percent = {
-        name: None if measure.value is None else 100 * measure.value
-        for name, measure in measures.items()
-    }
+    percent = {name: None if x is None else 100 * x for name, x in measures.items()}
     worst = retention.worst()
     return {**percent, "worst": None if worst is None else _label(found.columns[worst - 1])}
 
@@ -209,9 +191,7 @@ def _label(column: MatrixColumn) -> str:
 def _matrix(found: Evaluation, kind: Kind) -> list[list[dict[str, int] | None]]:
     def cell(row: Any, column: Any) -> dict[str, int] | None:
         scored = found.scored(row, column, kind)
-        if scored is None:
-            return None
-        return {"right": sum(scored.outcomes), "asked": len(scored.outcomes)}
+        return _count(scored.outcomes if scored else None)
 
     return [[cell(row, column) for column in found.columns] for row in found.rows]
 
@@ -228,7 +208,11 @@ def _run(run: Run, store_root: Path) -> dict[str, Any]:
     step = lines[-1]["number"] if lines else 0
     recent = lines[-_RECENT_STEPS:]
     pace = sum(line["seconds"] for line in recent) / len(recent) if recent else None
-    state = _state(run, store_root)
+    if run.is_unfinished:
+        is_running = lock.is_held(store_root / TRAINING_LOCK)
+        state = "running" if is_running else "interrupted"
+    else:
+        state = "failed" if run.record["phase"] == FAILED else "finished"
     thin = -(-len(lines) // _MOST_LOSSES) or 1
     return {
         "name": run.record["name"],
@@ -248,9 +232,3 @@ def _steps(run: Run) -> tuple[int, int]:
     effective_batch = sizing["batch_size"]["value"] * sizing["grad_accumulation"]["value"]
     rows_per_epoch = Mixture.from_json(run.record["mixture"]).rows_per_epoch
     return math.ceil(rows_per_epoch / effective_batch), int(sizing["epochs"]["value"])
-
-
-def _state(run: Run, store_root: Path) -> str:
-    if not run.is_unfinished:
-        return "failed" if run.record["phase"] == FAILED else "finished"
-    return "running" if lock.is_held(store_root / TRAINING_LOCK) else "interrupted"

@@ -24,14 +24,7 @@ Key = tuple[bool, tuple[str, ...]]
 
 @dataclass(eq=False, kw_only=True)
 class LoadedModel:
-    """A model in memory, and the answers it is making.
-
-    Attributes:
-        model: What it is.
-        network: Ready to generate.
-        batcher: Its answers, side by side.
-        answers: By the batcher's number.
-    """
+    """A model in memory, and the answers it is making, by the batcher's number."""
 
     model: RegisteredModel
     network: nn.Module
@@ -64,9 +57,15 @@ class LoadedModel:
 class ModelCache:
     """Loads models as they are asked for, and frees those that are not.
 
+    Args:
+        info: The store's base.
+        tokenizer: Its; all models share it.
+        most: Sessions in memory besides the one in use.
+        prefix_bytes: Of keys and values that each may keep for prompts that begin alike.
+        memory_bytes: What there is for all of it.
+
     Attributes:
-        tokenizer: The base's, which all share.
-        token_bytes: Of its tokens.
+        token_bytes: Of the tokenizer's tokens.
     """
 
     def __init__(
@@ -78,16 +77,7 @@ class ModelCache:
         prefix_bytes: int,
         memory_bytes: int,
     ):
-        """Hold nothing yet.
-
-        Args:
-            info: The store's base.
-            tokenizer: Its.
-            most: Sessions in memory besides the one in use.
-            prefix_bytes: Of keys and values that each may keep for prompts that begin alike.
-            memory_bytes: What there is for all of it.
-        """
-        self.tokenizer, self.token_bytes = tokenizer, TokenBytes.of(tokenizer)
+        self._tokenizer, self.token_bytes = tokenizer, TokenBytes.of(tokenizer)
         self._info, self._most, self._prefix_bytes = info, most, prefix_bytes
         self._memory_bytes, self._weights_bytes = memory_bytes, 0
         self._base: nn.Module | None = None
@@ -171,7 +161,7 @@ class ModelCache:
         return network
 
     def _batcher(self, network: nn.Module) -> Batcher:
-        return Batcher(network, self.tokenizer, prefix_bytes=self._prefix_bytes)
+        return Batcher(network, self._tokenizer, prefix_bytes=self._prefix_bytes)
 
     def _make_room(self, model: RegisteredModel) -> None:
         """Free idle sessions, the least recently used first, where there are too many."""

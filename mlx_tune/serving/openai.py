@@ -15,10 +15,9 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from mlx_tune.inference import Logprob
-from mlx_tune.serving.engine import Engine, generate, result_of
+from mlx_tune.serving.engine import Engine, Metrics, generate, result_of
 from mlx_tune.serving.errors import ApiError
 from mlx_tune.serving.jobs import GenerationRequest, TextDelta, TokenStep
-from mlx_tune.serving.metrics import Metrics
 from mlx_tune.serving.registry import BASE, ModelRegistry, RegisteredModel
 from mlx_tune.serving.requests import RequestParser
 from mlx_tune.serving.schemas import (
@@ -45,19 +44,11 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 
 class Backend:
-    """What the routes share."""
+    """What the routes share; ``base`` is the base model's name."""
 
     def __init__(
         self, engine: Engine, registry: ModelRegistry, parser: RequestParser, *, base: str
     ) -> None:
-        """Take the parts.
-
-        Args:
-            engine: Generates the answers.
-            registry: Which models can be named.
-            parser: Checks requests.
-            base: The base model's name.
-        """
         self.engine, self.registry, self.parser, self.base = engine, registry, parser, base
         self.metrics = Metrics(engine)
         self.began = int(time.time())
@@ -132,12 +123,8 @@ class ResponseAccumulator(ABC):
     def _usage(self) -> dict[str, int]:
         # Answers to one prompt read it once, as OpenAI counts it.
         read = sum(map(len, {request.prompt for request in self.requests}))
-        generated = sum(self._generated)
-        return {
-            "prompt_tokens": read,
-            "completion_tokens": generated,
-            "total_tokens": read + generated,
-        }
+        made = sum(self._generated)
+        return {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
 
 
 class ChatAccumulator(ResponseAccumulator):
@@ -191,12 +178,11 @@ class ChatAccumulator(ResponseAccumulator):
     def _logprobs(self, number: int, steps: Sequence[TokenStep]) -> dict[str, Any] | None:
         if self.requests[number].top_logprobs is None:
             return None
-        return {
-            "content": [
-                {**_logprob(step.chosen), "top_logprobs": [_logprob(one) for one in step.others]}
-                for step in steps
-            ]
-        }
+        found = [
+            {**_logprob(step.chosen), "top_logprobs": [_logprob(one) for one in step.others]}
+            for step in steps
+        ]
+        return {"content": found}
 
 
 def _logprob(token: Logprob) -> dict[str, Any]:
@@ -213,20 +199,14 @@ class CompletionAccumulator(ResponseAccumulator):
         self._offsets = [0] * len(requests)
 
     def _choice(self, number: int) -> dict[str, Any]:
-        return {
-            "index": number,
-            "text": self.texts[number],
-            "logprobs": self._logprobs(number, self.steps[number]),
-            "finish_reason": self.finish[number],
-        }
+        return self._part(number, self.texts[number], self.steps[number])
 
     def _chunk_choices(self, number: int, delta: TextDelta) -> Iterator[dict[str, Any]]:
-        yield {
-            "index": number,
-            "text": delta.text,
-            "logprobs": self._logprobs(number, delta.steps),
-            "finish_reason": delta.finish,
-        }
+        yield self._part(number, delta.text, delta.steps)
+
+    def _part(self, number: int, text: str, steps: Sequence[TokenStep]) -> dict[str, Any]:
+        logprobs, reason = self._logprobs(number, steps), self.finish[number]
+        return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     def _logprobs(self, number: int, steps: Sequence[TokenStep]) -> dict[str, Any] | None:
         """Return the lists of the older shape; offsets count characters of the tokens' texts."""
@@ -246,12 +226,10 @@ class CompletionAccumulator(ResponseAccumulator):
 
 def _likeliest(step: TokenStep) -> dict[str, float] | None:
     """Return the likely tokens by their text; the likeliest of those that read alike."""
-    if step.is_first:
-        return None
     found: dict[str, float] = {}
     for token in step.others:
         found.setdefault(token.text, token.logprob)
-    return found
+    return None if step.is_first else found
 
 
 def openai_routes(backend: Backend) -> APIRouter:
@@ -303,10 +281,8 @@ def openai_routes(backend: Backend) -> APIRouter:
         """Free a session's memory; asked again, it is loaded again."""
         model = await run_in_threadpool(registry.get, request.lora_name)
         if not await result_of(engine, engine.unload(model)):
-            raise ApiError(
-                f"{model.name} is not loaded, or answers somebody; ask again later",
-                param="lora_name",
-            )
+            message = f"{model.name} is not loaded, or answers somebody; ask again later"
+            raise ApiError(message, param="lora_name")
         return PlainTextResponse(f"Success: {model.name} is no longer loaded.")
 
     return router

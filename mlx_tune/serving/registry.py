@@ -1,7 +1,6 @@
 """Which models a request can name, and which sessions each name means right now."""
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from mlx_tune.store.session import SESSION_FILE, Session
 from mlx_tune.store.snapshot import SESSIONS
 
 HEAD, BASE = "head", "base"
-
-_Stamp = Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,27 +40,13 @@ class RegisteredModel:
         return self.chain[-1].folder_name if self.chain else BASE
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Lineage:
-    """The lineage as its files were at one moment.
-
-    Attributes:
-        stamp: When each of them was changed; another stamp means that they have changed since.
-        head: The session in use, None for the base.
-        store: The store as it was read.
-    """
-
-    stamp: _Stamp
-    head: Session | None
-    store: snapshot.StoreSnapshot
-
-
 class ModelRegistry:
     """The lineage as the API shows it, read again as soon as a file of it has changed."""
 
     def __init__(self, store_root: Path) -> None:
         self._root = store_root
-        self._lineage: _Lineage | None = None
+        # One attribute, for threads share it: when each file was changed, and the store then.
+        self._read: tuple[dict[str, int], snapshot.StoreSnapshot] | None = None
 
     def get(self, name: str) -> RegisteredModel:
         """Return the model of a name: ``head``, ``base``, or any way to name a session.
@@ -72,52 +55,52 @@ class ModelRegistry:
             ApiError: There is none, 404.
             DamagedStoreError: The session, or one it stands on, is damaged.
         """
-        return self._get(name, self._look())
+        store = self._snapshot()
+        return _find(store, name, head=store.head())
 
     def all(self) -> list[RegisteredModel]:
         """Return every model there is: HEAD, all sessions whose chain is sound, and the base."""
-        lineage = self._look()
-        newest_first = [one.folder_name for one in list(lineage.store.sessions.values())[::-1]]
+        store = self._snapshot()
+        head = store.head()
+        newest_first = [one.folder_name for one in list(store.sessions.values())[::-1]]
         found = []
         for name in (HEAD, *newest_first, BASE):
             # A damaged one cannot answer; `verify` and the page show what is wrong.
             with contextlib.suppress(DamagedStoreError):
-                found.append(self._get(name, lineage))
+                found.append(_find(store, name, head=head))
         return found
 
-    def _get(self, name: str, lineage: _Lineage) -> RegisteredModel:
-        is_head = name.lower() == HEAD
-        session = lineage.head if is_head else self._find(name, lineage)
-        plain = session.folder_name if session else BASE
-        return RegisteredModel(
-            name=HEAD if is_head else plain,
-            chain=tuple(lineage.store.chain(session)),
-            is_folded=session is not None and session == lineage.head,
-        )
-
-    def _find(self, name: str, lineage: _Lineage) -> Session | None:
-        if name == BASE:
-            return None
-        try:
-            return lineage.store.find(name)
-        except UsageError as error:
-            raise ApiError(
-                f"the model {name!r} does not exist; GET /v1/models lists those there are",
-                status=404,
-                code="model_not_found",
-                param="model",
-            ) from error
-
-    def _look(self) -> _Lineage:
+    def _snapshot(self) -> snapshot.StoreSnapshot:
         stamp = _stamp(self._root)
-        if self._lineage is None or self._lineage.stamp != stamp:
-            store = snapshot.read_snapshot(self._root)
-            self._lineage = _Lineage(stamp=stamp, head=store.head(), store=store)
-        return self._lineage
+        if self._read is not None and self._read[0] == stamp:
+            return self._read[1]
+        store = snapshot.read_snapshot(self._root)
+        store.head()  # a damaged one is an error each time, and read again until it is repaired
+        self._read = stamp, store
+        return store
 
 
-def _stamp(root: Path) -> _Stamp:
-    """Return when each file or list was changed that `ModelRegistry._look` reads, in ns."""
+def _find(store: snapshot.StoreSnapshot, name: str, *, head: Session | None) -> RegisteredModel:
+    is_head = name.lower() == HEAD
+    try:
+        session = head if is_head else store.find(name)
+    except UsageError as error:
+        raise ApiError(
+            f"the model {name!r} does not exist; GET /v1/models lists those there are",
+            status=404,
+            code="model_not_found",
+            param="model",
+        ) from error
+    plain = session.folder_name if session else BASE
+    return RegisteredModel(
+        name=HEAD if is_head else plain,
+        chain=tuple(store.chain(session)),
+        is_folded=session is not None and session == head,
+    )
+
+
+def _stamp(root: Path) -> dict[str, int]:
+    """Return when each file or list was changed that a snapshot reads, in ns."""
     sessions = root / SESSIONS
     read = ("", MANIFEST, SESSION_FILE)
     places = [root / snapshot.HEAD, root / TAGS, sessions]

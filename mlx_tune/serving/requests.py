@@ -30,16 +30,15 @@ _SEED_RANGE = 2**64
 
 
 class RequestParser:
-    """Turns checked requests into prompts of token ids, and checks what depends on the base."""
+    """Turns checked requests into prompts of token ids, and checks what depends on the base.
+
+    Args:
+        tokenizer: The base's, of all models that are served.
+        vocabulary: How many logits there are.
+        context: Tokens that a model reads at most; None for no known limit.
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, vocabulary: int, context: int | None) -> None:
-        """Take the base's tokenizer.
-
-        Args:
-            tokenizer: Of all models that are served.
-            vocabulary: How many logits there are.
-            context: Tokens that a model reads at most; None for no known limit.
-        """
         self._renderer = Renderer()
         self._tokenizer = replace(tokenizer, renderer=self._renderer)
         self._vocabulary, self.context = vocabulary, context
@@ -75,19 +74,12 @@ class RequestParser:
         return self._copies(request, first)
 
     def _tools(self, request: ChatRequest) -> ToolSet | None:
-        """Return the tools that may be called.
-
-        Raises:
-            ApiError: The conversation has tools and the base's template has none.
-        """
+        """Return the tools that may be called; refuse any where the base's template has none."""
         form = ToolCallFormat.of(self._tokenizer)
         has_tools = request.tools or any(m.tool_calls or m.tool_call_id for m in request.messages)
         if has_tools and form is None:
-            raise ApiError(
-                "tools: this base model's chat template has none; leave them out",
-                param="tools",
-                code="not_supported",
-            )
+            message = "tools: this base model's chat template has none; leave them out"
+            raise ApiError(message, param="tools", code="not_supported")
         if not request.callable_tools or form is None:
             return None
         return ToolSet(format=form, tools=tuple(request.callable_tools))
@@ -134,10 +126,9 @@ class RequestParser:
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
         wrong = next((i for i in ids if not 0 <= i < self._vocabulary), None)
         if wrong is not None:
-            raise ApiError(
-                f"{param}: there is no token {wrong}; ids go from 0 to {self._vocabulary - 1}",
-                param=param,
-            )
+            last = self._vocabulary - 1
+            message = f"{param}: there is no token {wrong}; ids go from 0 to {last}"
+            raise ApiError(message, param=param)
 
     def _room(self, prompt: Sequence[int], asked: int | None, default: int, param: str) -> int:
         """Return how many tokens to generate: as requested, else the default if it fits."""
@@ -160,7 +151,7 @@ class RequestParser:
         """Return the answers to one prompt: as many as are asked for, each with its own seed."""
         bias = {_token_id(text): value for text, value in (request.logit_bias or {}).items()}
         self._check_ids(list(bias), "logit_bias")
-        stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+        stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
         seed = secrets.randbits(63) if request.seed is None else request.seed
         sampling = Sampling(
             temperature=request.temperature or 0.0,
@@ -172,10 +163,7 @@ class RequestParser:
             logit_bias=bias,
         )
         seeds = [(seed + number) % _SEED_RANGE for number in range(request.n or 1)]
-        return [
-            replace(first, sampling=replace(sampling, seed=one), stops=tuple(stops))
-            for one in seeds
-        ]
+        return [replace(first, sampling=replace(sampling, seed=s), stops=stops) for s in seeds]
 
     def _grammar(self, wanted: ResponseFormat | None) -> Grammar | None:
         if wanted is None or wanted.type == "text":
@@ -192,10 +180,8 @@ class RequestParser:
 
 def _template_message(message: RequestMessage) -> dict[str, Any]:
     """Return a message as templates take it: arguments as values, not as text."""
-    turn: dict[str, Any] = {
-        "role": {"developer": "system"}.get(message.role, message.role),
-        "content": message.text,
-    }
+    role = "system" if message.role == "developer" else message.role
+    turn: dict[str, Any] = {"role": role, "content": message.text}
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     if message.tool_calls is not None:
@@ -207,9 +193,8 @@ def _template_call(call: ToolCall) -> dict[str, Any]:
     try:
         arguments = json.loads(call.function.arguments)
     except ValueError as error:
-        raise ApiError(
-            f"tool_calls: the arguments of {call.id} are no JSON", param="messages"
-        ) from error
+        message = f"tool_calls: the arguments of {call.id} are no JSON"
+        raise ApiError(message, param="messages") from error
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}
 

@@ -48,12 +48,7 @@ class ToolCallFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolSet:
-    """Tools that an answer may call.
-
-    Attributes:
-        format: How the base calls them.
-        tools: In OpenAI's shape.
-    """
+    """Tools, in OpenAI's shape, that an answer may call."""
 
     format: ToolCallFormat
     tools: tuple[Any, ...]
@@ -78,7 +73,7 @@ class ToolCallParser:
         while True:
             mark = self._format.end if self._is_call else self._format.start
             before, found, after = self._held.partition(mark) if mark else (self._held, "", "")
-            if not found:
+            if not found and not (self._is_call and is_last):
                 break
             self._held = after
             if self._is_call:
@@ -87,12 +82,8 @@ class ToolCallParser:
             else:
                 shown += before
             self._is_call = not self._is_call
-        if self._is_call and not is_last:
-            return shown, calls
         if self._is_call:
-            text, parsed = self._parse(self._held)
-            self._held = ""
-            return shown + text, calls + parsed
+            return shown, calls
         rest = len(self._held) - (0 if is_last else _partial_mark(self._format.start, self._held))
         shown, self._held = shown + self._held[:rest], self._held[rest:]
         return shown, calls
@@ -101,20 +92,9 @@ class ToolCallParser:
         """Return the calls between two marks; the text itself where it is none."""
         try:
             parsed = self._format.parse(text, self._tools)
-            calls = [
-                {
-                    "id": f"call_{secrets.token_hex(12)}",
-                    "type": "function",
-                    "function": {
-                        "name": str(one["name"]),
-                        "arguments": _json(one.get("arguments", {})),
-                    },
-                }
-                for one in (parsed if isinstance(parsed, list) else [parsed])
-            ]
+            return "", [_call(one) for one in (parsed if isinstance(parsed, list) else [parsed])]
         except Exception:  # mlx-lm's parsers raise many kinds on malformed calls
             return self._format.start + text + self._format.end, []
-        return "", calls
 
 
 def _parse_llama(text: str, tools: Sequence[Any]) -> list[dict[str, Any]]:
@@ -134,8 +114,12 @@ def _parse_llama(text: str, tools: Sequence[Any]) -> list[dict[str, Any]]:
     return calls
 
 
-def _json(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+def _call(parsed: Any) -> dict[str, Any]:
+    name, arguments = str(parsed["name"]), parsed.get("arguments", {})
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 
 def _partial_mark(mark: str, text: str) -> int:

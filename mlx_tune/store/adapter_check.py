@@ -11,14 +11,7 @@ from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError
 from mlx_tune.files.records import from_json
-from mlx_tune.files.safetensors import (
-    DOCTOR,
-    DTYPE_BYTES,
-    MAX_DIMENSION,
-    Header,
-    Tensor,
-    parse,
-)
+from mlx_tune.files.safetensors import DOCTOR, DTYPE_BYTES, MAX_DIMENSION, Header, Tensor, parse
 from mlx_tune.text import quoted
 
 WEIGHTS_FILE = "adapters.safetensors"
@@ -59,9 +52,18 @@ def check_adapter(weights: bytes, config: bytes, place: Path | str) -> Checked:
         IncompatibleError: The factors are not of the rank the config names; the first three.
     """
     rank, scale = _read_config(config, f"{place}/{CONFIG_FILE}")
-    header = check_factors(weights, f"{place}/{WEIGHTS_FILE}")
-    paths = _paired(header.tensors, f"{place}/{WEIGHTS_FILE}")
-    _check_rank(header.tensors, paths, rank, f"{place}/{WEIGHTS_FILE}")
+    tensors = check_factors(weights, place := f"{place}/{WEIGHTS_FILE}").tensors
+    paths = _paired(tensors, place)
+    differences = []
+    for path in paths:
+        down, up = tensors[f"{path}.lora_a"].shape, tensors[f"{path}.lora_b"].shape
+        if not (len(down) == len(up) == 2 and down[1] == up[0] == rank):
+            differences.append(f"{path}: {down}, {up}")
+    if differences:
+        raise IncompatibleError(
+            f"{place}: not of the rank {rank} that {CONFIG_FILE} names; expected (in, {rank}), "
+            f"({rank}, out): {'; '.join(differences[:3])}"
+        )
     return Checked(paths=paths, rank=rank, scale=scale)
 
 
@@ -120,17 +122,14 @@ def _read_config(config: bytes, place: str) -> tuple[int, float]:
     found = parameters if isinstance(parameters, dict) else {}
     rank: Any = found.get("rank")
     scale: Any = found.get("scale")
+    wrong = None
     if type(rank) is not int or not 1 <= rank <= MAX_DIMENSION:
-        raise _malformed(place, "rank", "a whole number from 1")
-    if type(scale) not in (int, float) or not -_MAX_SCALE <= scale <= _MAX_SCALE:
-        raise _malformed(place, "scale", "a number that float32 holds")
+        wrong = 'rank" missing or malformed; expected a whole number from 1'
+    elif type(scale) not in (int, float) or not -_MAX_SCALE <= scale <= _MAX_SCALE:
+        wrong = 'scale" missing or malformed; expected a number that float32 holds'
+    if wrong:
+        raise DamagedStoreError(f'{place}: "lora_parameters.{wrong}; {DOCTOR}')
     return rank, float(scale)
-
-
-def _malformed(place: str, key: str, expected: str) -> DamagedStoreError:
-    return DamagedStoreError(
-        f'{place}: "lora_parameters.{key}" missing or malformed; expected {expected}; {DOCTOR}'
-    )
 
 
 def _paired(tensors: Mapping[str, Tensor], place: str) -> tuple[str, ...]:
@@ -144,18 +143,3 @@ def _paired(tensors: Mapping[str, Tensor], place: str) -> tuple[str, ...]:
         if f"{factor[1]}.lora_a" not in tensors or f"{factor[1]}.lora_b" not in tensors:
             raise InputError(f"{place}: {quoted(name)} stands alone; expected a pair")
     return tuple(sorted({name.rpartition(".")[0] for name in tensors}))
-
-
-def _check_rank(
-    tensors: Mapping[str, Tensor], paths: tuple[str, ...], rank: int, place: str
-) -> None:
-    differences = []
-    for path in paths:
-        down, up = tensors[f"{path}.lora_a"].shape, tensors[f"{path}.lora_b"].shape
-        if not (len(down) == len(up) == 2 and down[1] == up[0] == rank):
-            differences.append(f"{path}: {down}, {up}")
-    if differences:
-        raise IncompatibleError(
-            f"{place}: not of the rank {rank} that {CONFIG_FILE} names; expected (in, {rank}), "
-            f"({rank}, out): {'; '.join(differences[:3])}"
-        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
 from mlx_tune.files.durable import create_file, disk_errors, replace_file
@@ -36,7 +35,23 @@ def check(root: Path) -> None:
     place = root / FILE
     if not os.path.lexists(place):
         return
-    _check_record(from_json(read_regular(place), place), place)
+    record = from_json(read_regular(place), place)
+    version, requires = record.get("version"), record.get("requires")
+    if type(version) is not int or version < 1 or not isinstance(requires, list):
+        raise DamagedStoreError(
+            f'{place}: expected {{"version": {VERSION}, "requires": []}}; run `mlx-tune doctor`'
+        )
+    if version > VERSION:
+        raise IncompatibleError(
+            f"{place}: the store has version {version}, this mlx-tune reads up to {VERSION}; "
+            "upgrade mlx-tune"
+        )
+    # A feature may be any JSON, so it is not looked up in a set.
+    unknown = [one_line(str(feature)) for feature in requires if feature not in list(FEATURES)]
+    if unknown:
+        raise IncompatibleError(
+            f"{place}: the store requires {', '.join(unknown)}, unknown here; upgrade mlx-tune"
+        )
 
 
 def write(root: Path) -> None:
@@ -61,25 +76,3 @@ def require(root: Path, feature: str) -> None:
     record = from_json(read_regular(place), place)
     if feature not in record["requires"]:
         replace_file(place, to_json({**record, "requires": [*record["requires"], feature]}, place))
-
-
-def _check_record(record: dict[str, Any], place: Path) -> None:
-    version, requires = record.get("version"), record.get("requires")
-    if type(version) is not int or version < 1 or not isinstance(requires, list):
-        raise DamagedStoreError(
-            f'{place}: expected {{"version": {VERSION}, "requires": []}}; run `mlx-tune doctor`'
-        )
-    if version > VERSION:
-        raise IncompatibleError(
-            f"{place}: the store has version {version}, this mlx-tune reads up to {VERSION}; "
-            "upgrade mlx-tune"
-        )
-    unknown = [one_line(str(feature)) for feature in requires if not _is_known(feature)]
-    if unknown:
-        raise IncompatibleError(
-            f"{place}: the store requires {', '.join(unknown)}, unknown here; upgrade mlx-tune"
-        )
-
-
-def _is_known(feature: object) -> bool:
-    return isinstance(feature, str) and feature in FEATURES

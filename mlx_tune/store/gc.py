@@ -60,7 +60,18 @@ def collect_garbage(store: SessionStore, *, today: date, dry_run: bool = False) 
         DiskError: The disk is read-only or failing; what was not moved is where it was.
     """
     with store.training("gc"), store.locked("gc"):
-        _need_whole(store.snapshot())
+        # While anything is damaged, what looks unneeded may be the only good copy.
+        now = store.snapshot()
+        problems = [*verify(now).problems]
+        if now.is_head_lost:
+            problems.append(
+                f"{store.root / HEAD} is missing or names no session here; "
+                "`mlx-tune rollback --to` the one in use"
+            )
+        if problems:
+            raise DamagedStoreError(
+                f"gc moved nothing, for something is damaged: {'; '.join(problems)}"
+            )
         # Read again: a check takes long, and without locks HEAD may have moved meanwhile.
         marked, scratch = _marked(store.snapshot()), store.root / SCRATCH
         with disk_errors("read", store.root, safe="reading changes nothing"):
@@ -72,7 +83,10 @@ def collect_garbage(store: SessionStore, *, today: date, dry_run: bool = False) 
             for path in old:
                 # It leaves its place first: without locks, a draft may become a session meanwhile.
                 discard_folder(path, scratch=scratch, safe="nothing else was touched")
-            _drop_stale_marks(store.snapshot())
+            left = store.snapshot().sessions
+            for name, identity in labels.read_labels(store.root / labels.REMOVED).items():
+                if identity not in left:  # a collection that was killed leaves such marks
+                    labels.drop_label(store.root / labels.REMOVED, name)
     return Collected(
         moved=tuple(path.name for path in marked),
         deleted=tuple(str(path.relative_to(store.root)) for path in old),
@@ -80,27 +94,14 @@ def collect_garbage(store: SessionStore, *, today: date, dry_run: bool = False) 
     )
 
 
-def _need_whole(store: StoreSnapshot) -> None:
-    """Refuse while anything is damaged: what looks unneeded may be the only good copy."""
-    found = verify(store)
-    problems = [*found.problems]
-    if store.is_head_lost:
-        problems.append(
-            f"{store.root / HEAD} is missing or names no session here; "
-            "`mlx-tune rollback --to` the one in use"
-        )
-    if problems:
-        raise DamagedStoreError(
-            f"gc moved nothing, for something is damaged: {'; '.join(problems)}"
-        )
-
-
 def _marked(store: StoreSnapshot) -> list[Path]:
     """Return the folders to move, children before their parents.
 
     A mark does not suffice: without locks, somebody may have trained on the session meanwhile.
     """
-    named = _named(store)
+    in_use = store.head()
+    unfinished = [run.record.get("parent") for run in list_runs(store.root) if run.is_unfinished]
+    named = {in_use.id if in_use else BASE, *map(str, unfinished), *store.tags.values()}
     needed: set[str] = set()
     for session in store.sessions.values():
         if not store.is_removed(session) or session.id in named:
@@ -109,33 +110,20 @@ def _marked(store: StoreSnapshot) -> list[Path]:
     return [s.path for s in reversed(list(store.sessions.values())) if s.id not in needed]
 
 
-def _named(store: StoreSnapshot) -> set[str]:
-    """Return what HEAD, tags and unfinished runs name."""
-    in_use = store.head()
-    unfinished = [
-        str(run.record.get("parent")) for run in list_runs(store.root) if run.is_unfinished
-    ]
-    return {in_use.id if in_use else BASE, *unfinished, *store.tags.values()}
-
-
 def _deletable(root: Path, today: date) -> list[Path]:
     scratch = root / SCRATCH
     drafts = [] if scratch.is_symlink() else entries(scratch)  # a link may lead to a person's files
-    ended = [r.path / CHECKPOINTS for r in list_runs(root) if r.record.get("phase") == DONE]
+    runs = list_runs(root)
+    ended = [run.path / CHECKPOINTS for run in runs if run.record.get("phase") == DONE]
+    # What killed writers left beside the files they meant to replace.
+    folders = [root, root / labels.TAGS, root / labels.REMOVED, *(run.path for run in runs)]
+    beside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
     return [
         *(path for path in entries(root / TRASH) if _is_old(path, today)),
         *(path for path in ended if path.is_dir()),
         *(path for path in drafts if _DRAFT.fullmatch(path.name)),
-        *_strays(root),
+        *sorted(path for path in beside if _STRAY.fullmatch(path.name)),
     ]
-
-
-def _strays(root: Path) -> list[Path]:
-    """Return what killed writers left beside the files they meant to replace."""
-    labelled = (root / labels.TAGS, root / labels.REMOVED)
-    folders = [root, *labelled, *(run.path for run in list_runs(root))]
-    beside = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
-    return sorted(path for path in beside if _STRAY.fullmatch(path.name))
 
 
 def _is_old(path: Path, today: date) -> bool:
@@ -149,27 +137,17 @@ def _is_old(path: Path, today: date) -> bool:
 def _to_trash(root: Path, path: Path, today: date) -> None:
     with disk_errors("move", path, "it is in its place or whole in the trash"):
         make_folder(root / TRASH)
-        path.rename(_free(root / TRASH / f"{today.isoformat()}-{path.name}"))
+        # One session may be trained, removed and trained again, so the name may be taken.
+        name, count = f"{today.isoformat()}-{path.name}", 1
+        target = root / TRASH / name
+        while target.exists():
+            count += 1
+            target = root / TRASH / f"{name}~{count}"
+        path.rename(target)
         # The new name first: between the two flushes the session has both names, never none.
         sync_folder(root / TRASH)
         sync_folder(path.parent)
     labels.drop_label(root / labels.REMOVED, path.name)
-
-
-def _free(path: Path) -> Path:
-    """Return a name nothing has: one session may be trained, removed and trained again."""
-    count = 1
-    while path.exists():
-        count += 1
-        path = path.with_name(f"{path.name.removesuffix(f'~{count - 1}')}~{count}")
-    return path
-
-
-def _drop_stale_marks(store: StoreSnapshot) -> None:
-    """Take away marks whose session has left: a collection that was killed leaves them."""
-    for name, identity in labels.read_labels(store.root / labels.REMOVED).items():
-        if identity not in store.sessions:
-            labels.drop_label(store.root / labels.REMOVED, name)
 
 
 def _size_bytes(path: Path) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # both read labels
 TAGS = "tags"
 REMOVED = "removed"
 _ID = re.compile("([0-9a-f]{64})\n?")
-_MOST_BYTES = 65
+ID_LINE_BYTES = 65  # an id and its line break
 
 
 def read_labels(folder: Path, notes: list[str] | None = None) -> dict[str, str]:
@@ -41,15 +41,13 @@ def read_labels(folder: Path, notes: list[str] | None = None) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in entries(folder):
         try:
-            data = read_regular(path, most_bytes=_MOST_BYTES)
-            match = _ID.fullmatch(data.decode("utf-8", errors="replace"))
+            data = read_regular(path, most_bytes=ID_LINE_BYTES)
         except DamagedStoreError:
-            match = None
-        if match:
-            found[path.name] = match[1]
-            continue
+            data = b""
         line = f"{path}: holds no session's id and is passed over; delete it"
-        if notes is not None and line not in notes:
+        if match := _ID.fullmatch(data.decode("utf-8", errors="replace")):
+            found[path.name] = match[1]
+        elif notes is not None and line not in notes:
             notes.append(line)
     return found
 

@@ -1,7 +1,7 @@
-"""Runs: attempts that may become sessions, with the checkpoints to resume from.
+"""Runs, which may become sessions, and evaluations, what sessions were found to know.
 
-A checkpoint is a sealed folder named by its step; a run keeps the two newest whole ones
-and the best.
+A run keeps checkpoints to resume from: sealed folders named by their step, the two newest whole
+ones and the best. An evaluation is one file.
 """
 
 from __future__ import annotations
@@ -14,29 +14,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
+from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.files.durable import (
     SCRATCH,
     UNTOUCHED,
     append_line,
     discard_folder,
     disk_errors,
+    make_folder,
     replace_file,
     sync_file,
     sync_folder,
     write_folder,
 )
 from mlx_tune.files.records import from_json, refuse_taken, to_json, to_line
-from mlx_tune.files.sealed import (
-    MANIFEST,
-    Sealed,
-    entries,
-    open_sealed,
-    read_regular,
-    seal,
-    sha256,
-)
-from mlx_tune.store.session import check_name
+from mlx_tune.files.sealed import MANIFEST, Sealed, entries, open_sealed, read_regular, seal, sha256
+from mlx_tune.store.session import check_name, refuse_newer
 
 KEPT_CHECKPOINTS = 2  # the second stands by in case the newest is damaged
 _NAME = re.compile("step-([0-9]{6,})")
@@ -53,107 +46,12 @@ class Checkpoint(Sealed):
     step: int
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    files: Mapping[str, bytes],
-    *,
-    scratch: Path,
-    best: int | None = None,
-) -> Checkpoint:
-    """Write a checkpoint, then delete all but the two newest whole ones and the best.
-
-    The very same one, which a signal right after an epoch's end asks for, is left as it is.
-
-    Args:
-        folder: Of a run's checkpoints.
-        step: Optimizer updates done.
-        files: What an exact resume needs.
-        scratch: Where unfinished folders lie.
-        best: The step of one to keep besides.
-
-    Raises:
-        UsageError: The step is below 1, or a file's name is not a plain one.
-        DiskError: The disk is full, read-only or failing; the last checkpoint is kept.
-    """
-    if step < 1:
-        raise UsageError(f"checkpoint of step {step}: steps count from 1")
-    path = folder / f"step-{step:06d}"
-    sealed = seal(files)
-    if _is_whole(path, sha256(sealed[MANIFEST])):
-        with disk_errors("write", path):
-            sync_folder(folder)  # the last flush of the attempt that wrote it may have failed
-    else:  # one that is there was skipped as damaged by a resume, which went on from an older one
-        write_folder(path, sealed, scratch=scratch, replace=True)
-    _discard_old(folder, path, scratch, best)
-    return _open(path)
-
-
-def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest checkpoint whose every byte is right, and why newer ones were skipped."""
-    skipped: list[str] = []
-    for path in _paths(folder):
-        try:
-            return _open_whole(path), skipped
-        except DamagedStoreError as error:
-            skipped.append(f"checkpoint skipped: {error}")
-    return None, skipped
-
-
-def checkpoint_at(folder: Path, step: int) -> Checkpoint:
-    """Return the checkpoint of a step, every byte checked.
-
-    Raises:
-        DamagedStoreError: It is missing or damaged.
-    """
-    return _open_whole(folder / f"step-{step:06d}")
-
-
-def _discard_old(folder: Path, saved: Path, scratch: Path, best: int | None) -> None:
-    whole = 1  # the one just saved was read back
-    kept = {saved.name, f"step-{best or 0:06d}"}
-    for path in _paths(folder):
-        if whole < KEPT_CHECKPOINTS:
-            whole += path != saved and _is_whole(path)
-        elif path.name not in kept:
-            discard_folder(path, scratch=scratch, safe="the new checkpoint is saved")
-
-
-def _paths(folder: Path) -> list[Path]:
-    """Return the folders of checkpoints, newest first."""
-    steps = [(int(match[1]), path) for path in entries(folder) if (match := _match(path))]
-    return [path for _, path in sorted(steps, reverse=True)]
-
-
-def _match(path: Path) -> re.Match[str] | None:
-    return _NAME.fullmatch(path.name)
-
-
-def _open(path: Path) -> Checkpoint:
-    sealed = open_sealed(path)
-    step = int(path.name.removeprefix("step-"))
-    return Checkpoint(path=path, id=sealed.id, hashes=sealed.hashes, step=step)
-
-
-def _open_whole(path: Path) -> Checkpoint:
-    checkpoint = _open(path)
-    checkpoint.verify()
-    return checkpoint
-
-
-def _is_whole(path: Path, identity: str | None = None) -> bool:
-    """Say whether every byte is right, and whether it is the one of an id, if one is given."""
-    try:
-        return _open_whole(path).id == identity or identity is None
-    except DamagedStoreError:
-        return False
-
-
 RUNS = "runs"
+EVALS = "evals"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
-SCHEMA = 1
+SCHEMA = 1  # of run.json, and of an evaluation
 
 TRAIN, SCORE, GATE, COMMIT = "train", "score", "gate", "commit"
 """Phases of a run that can be gone on with."""
@@ -297,6 +195,8 @@ class Run:
     ) -> Checkpoint:
         """Write a checkpoint, and the metrics up to it, then delete older ones.
 
+        The very same one, which a signal right after an epoch's end asks for, is left as it is.
+
         Args:
             step: Optimizer updates done.
             files: What an exact resume needs.
@@ -311,8 +211,23 @@ class Run:
             if metrics.exists():
                 sync_file(metrics)
                 sync_folder(self.path)
-        scratch = self.path.parent.parent / SCRATCH
-        return save_checkpoint(self.path / CHECKPOINTS, step, files, scratch=scratch, best=best)
+        if step < 1:
+            raise UsageError(f"checkpoint of step {step}: steps count from 1")
+        scratch, path = self.path.parent.parent / SCRATCH, self._checkpoint_path(step)
+        sealed = seal(files)
+        if _is_whole(path, sha256(sealed[MANIFEST])):
+            with disk_errors("write", path):
+                sync_folder(path.parent)  # the attempt that wrote it may have failed at its flush
+        else:  # one that is there was skipped as damaged by a resume, which took an older one
+            write_folder(path, sealed, scratch=scratch, replace=True)
+        whole = 1  # the one just saved is read back below
+        kept = {path.name, self._checkpoint_path(best or 0).name}
+        for older in self._checkpoint_paths():
+            if whole < KEPT_CHECKPOINTS:
+                whole += older != path and _is_whole(older)
+            elif older.name not in kept:
+                discard_folder(older, scratch=scratch, safe="the new checkpoint is saved")
+        return _open(path)
 
     def checkpoint(self, step: int) -> Checkpoint:
         """Return the checkpoint of a step, every byte checked.
@@ -320,17 +235,28 @@ class Run:
         Raises:
             DamagedStoreError: It is missing or damaged.
         """
-        return checkpoint_at(self.path / CHECKPOINTS, step)
+        return _open_whole(self._checkpoint_path(step))
 
     def newest_checkpoint(self) -> Checkpoint | None:
         """Return the newest checkpoint whose every byte is right, or None.
 
         ``notes`` says which newer ones were skipped, and why.
         """
-        checkpoint, skipped = newest_checkpoint(self.path / CHECKPOINTS)
-        for line in skipped:
-            self._note(line)
-        return checkpoint
+        for path in self._checkpoint_paths():
+            try:
+                return _open_whole(path)
+            except DamagedStoreError as error:
+                self._note(f"checkpoint skipped: {error}")
+        return None
+
+    def _checkpoint_path(self, step: int) -> Path:
+        return self.path / CHECKPOINTS / f"step-{step:06d}"
+
+    def _checkpoint_paths(self) -> list[Path]:
+        """Return the folders of checkpoints, newest first."""
+        found = [(_NAME.fullmatch(path.name), path) for path in entries(self.path / CHECKPOINTS)]
+        steps = [(int(match[1]), path) for match, path in found if match]
+        return [path for _, path in sorted(steps, reverse=True)]
 
     def _note(self, line: str) -> None:
         if line not in self.notes:
@@ -348,7 +274,7 @@ def list_runs(store_root: Path, *, notes: list[str] | None = None) -> list[Run]:
         IncompatibleError: A newer version of mlx-tune wrote one of them.
         DiskError: They cannot be read.
     """
-    found: list[Run] = []
+    found = []
     for path in entries(store_root / RUNS):
         with disk_errors("read", path, safe="reading changes nothing"):
             if not path.is_dir():
@@ -362,13 +288,78 @@ def list_runs(store_root: Path, *, notes: list[str] | None = None) -> list[Run]:
 
 
 def _check_record(record: Mapping[str, Any], place: Path) -> None:
-    schema = record.get("schema")
-    if type(schema) is int and schema > SCHEMA:
-        raise IncompatibleError(
-            f"{place}: schema {schema} is newer than {SCHEMA}, which this version reads; "
-            "upgrade mlx-tune"
-        )
-    if schema != SCHEMA or not all(isinstance(record.get(key), str) for key in ("name", "created")):
+    refuse_newer(record, SCHEMA, place)
+    texts = (record.get("name"), record.get("created"))
+    if record.get("schema") != SCHEMA or not all(isinstance(text, str) for text in texts):
         raise DamagedStoreError(
             f'{place}: "schema", "name" or "created" missing or malformed; run `mlx-tune doctor`'
         )
+
+
+def _open(path: Path) -> Checkpoint:
+    return Checkpoint(**vars(open_sealed(path)), step=int(path.name.removeprefix("step-")))
+
+
+def _open_whole(path: Path) -> Checkpoint:
+    checkpoint = _open(path)
+    checkpoint.verify()
+    return checkpoint
+
+
+def _is_whole(path: Path, identity: str | None = None) -> bool:
+    """Say whether every byte is right, and whether it is the one of an id, if one is given."""
+    try:
+        return _open_whole(path).id == identity or identity is None
+    except DamagedStoreError:
+        return False
+
+
+def write_evaluation(store_root: Path, record: Mapping[str, Any], *, who: str) -> Path:
+    """Write an evaluation under a name of its own; it is never written again.
+
+    Args:
+        store_root: The store's folder.
+        record: What the file holds besides schema and time.
+        who: Whose answers they are, part of the name: ``0003-dining-7f3a9c12`` or ``base``.
+
+    Returns:
+        The file, ``evals/<time>-<who>.json``.
+
+    Raises:
+        UsageError: A key that is not the caller's to write, or a value that JSON cannot hold.
+        DiskError: The disk is full, read-only or failing; nothing was written.
+    """
+    refuse_taken("the record of an evaluation", record, ("schema", "created"))
+    now = datetime.now(UTC)
+    folder, stem = store_root / EVALS, f"{now:%Y-%m-%dT%H-%M-%S}-{who}"
+    names = (stem if count == 1 else f"{stem}-{count}" for count in itertools.count(1))
+    with disk_errors("write", folder):
+        make_folder(folder)
+        path = next(path for name in names if not (path := folder / f"{name}.json").exists())
+    replace_file(path, to_json({**record, "schema": SCHEMA, "created": now.isoformat()}, path))
+    return path
+
+
+def read_evaluations(store_root: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the evaluations of a store by file name, in order of time.
+
+    Args:
+        store_root: The store's folder.
+        notes: Takes a line for every file that is damaged or newer than this version, and is
+            passed over: what it says can be measured again.
+
+    Raises:
+        DiskError: The folder or a file cannot be read.
+    """
+    found = {}
+    for path in entries(store_root / EVALS):
+        try:
+            record = from_json(read_regular(path), path)
+        except DamagedStoreError:
+            notes.append(f"{path}: no evaluation can be read there; passed over, delete it")
+            continue
+        if record.get("schema") == SCHEMA:
+            found[path.name] = record
+        else:
+            notes.append(f"{path}: another version of mlx-tune wrote it; passed over")
+    return dict(sorted(found.items(), key=lambda item: str(item[1].get("created"))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -9,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
+from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, UsageError
 from mlx_tune.files.records import from_json
-from mlx_tune.files.sealed import MANIFEST, Sealed, open_sealed
+from mlx_tune.files.sealed import MANIFEST, Sealed, entries, open_sealed
 from mlx_tune.text import quoted
 
 NAME_PATTERN = "[a-z0-9][a-z0-9-]{0,39}"
 NAME_LENGTH = 40
+SESSIONS = "sessions"
 SESSION_FILE = "session.json"
 
 Verdict = Literal["promote", "ask", "refuse"]
@@ -63,21 +65,40 @@ def read_session(path: Path) -> Session:
     place = path / SESSION_FILE
     record = from_json(sealed.read(SESSION_FILE), place)
     _check_record(record, place)
-    session = Session(
-        path=path,
-        id=sealed.id,
-        hashes=sealed.hashes,
-        number=record["number"],
-        name=record["name"],
-        parent=record["parent"],
-        record=record,
-    )
+    own = {key: record[key] for key in ("number", "name", "parent")}
+    session = Session(**vars(sealed), **own, record=record)
     if path.name != session.folder_name:
         raise DamagedStoreError(
             f"{path}: its {MANIFEST} and {SESSION_FILE} belong to {session.folder_name}, so one of "
             "them or the folder's name was changed; run `mlx-tune doctor`"
         )
     return session
+
+
+def scan_sessions(root: Path) -> tuple[dict[str, Session], dict[str, DamagedStoreError]]:
+    """Read the manifest and the record of every session in a store.
+
+    Returns:
+        The sound ones by id, in order of number, then id; by folder name, what is wrong with the
+        others.
+
+    Raises:
+        IncompatibleError: A newer version wrote one of them.
+        DiskError: The folder cannot be read.
+    """
+    sound: list[Session] = []
+    damaged: dict[str, DamagedStoreError] = {}
+    for path in entries(root / SESSIONS):
+        try:
+            sound.append(read_session(path))
+        except (DamagedStoreError, DiskError) as error:
+            if not os.path.lexists(path):  # a collection moved it while it was read
+                continue
+            if isinstance(error, DiskError):
+                raise
+            damaged[path.name] = error
+    sound.sort(key=lambda session: (session.number, session.id))
+    return {session.id: session for session in sound}, damaged
 
 
 def folder_name(number: int, name: str, identity: str) -> str:
@@ -118,25 +139,32 @@ def slug(text: str) -> str:
     return _RESERVED.get(name, name)
 
 
-def _check_record(record: Mapping[str, Any], place: Path) -> None:
-    schema, number, parent = record.get("schema"), record.get("number"), record.get("parent")
-    if type(schema) is int and schema > SCHEMA:
+def refuse_newer(record: Mapping[str, Any], newest: int, place: Path) -> None:
+    """Refuse a record whose schema is newer than this version reads.
+
+    Raises:
+        IncompatibleError: It is.
+    """
+    schema = record.get("schema")
+    if type(schema) is int and schema > newest:
         raise IncompatibleError(
-            f"{place}: schema {schema} is newer than {SCHEMA}, which this version reads; "
+            f"{place}: schema {schema} is newer than {newest}, which this version reads; "
             "upgrade mlx-tune"
         )
+
+
+def _check_record(record: Mapping[str, Any], place: Path) -> None:
+    refuse_newer(record, SCHEMA, place)
+    number, parent = record.get("number"), record.get("parent")
+    is_id = isinstance(parent, str) and re.fullmatch("[0-9a-f]{64}", parent) is not None
     sound = {
-        "schema": schema == SCHEMA,
+        "schema": record.get("schema") == SCHEMA,
         "number": type(number) is int and number >= 1,
         "name": bool(re.fullmatch(NAME_PATTERN, str(record.get("name")))),
-        "parent": "parent" in record and (parent is None or _is_id(parent)),
+        "parent": "parent" in record and (parent is None or is_id),
     }
     wrong = [f'"{key}"' for key, good in sound.items() if not good]
     if wrong:
         raise DamagedStoreError(
             f"{place}: {', '.join(wrong)} missing or malformed; run `mlx-tune doctor`"
         )
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None

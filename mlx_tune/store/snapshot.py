@@ -12,24 +12,23 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
-from mlx_tune.files.sealed import entries, read_regular
+from mlx_tune.files.sealed import read_regular
 from mlx_tune.store import format as store_format
-from mlx_tune.store.labels import REMOVED, TAGS, read_labels
-from mlx_tune.store.session import PROMOTE, Session, read_session
+from mlx_tune.store.labels import ID_LINE_BYTES, REMOVED, TAGS, read_labels
+from mlx_tune.store.session import PROMOTE, Session, scan_sessions
+from mlx_tune.store.session import SESSIONS as SESSIONS
 from mlx_tune.text import quoted
 
 BASE = "base"
 HEAD = "HEAD"
 HEAD_LOG = "HEAD.log"
-SESSIONS = "sessions"
 SHOWN = 10  # a line that lists sessions names at most so many
 _REF = "(base|[0-9a-f]{64})"
-_MOST_BYTES = 65  # an id and its line break
 _MOVE = re.compile(rf"(\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ) {_REF} {_REF} (.*)")
 
 
@@ -39,7 +38,7 @@ class HeadMove:
 
     Attributes:
         time: UTC, ISO 8601, whole seconds.
-        old: Where HEAD stood: a session's id or ``base``.
+        old: Where HEAD stood, a session's id or ``base``.
         new: Where it went.
         why: In the person's or the command's words.
     """
@@ -54,15 +53,14 @@ class HeadMove:
 class StoreSnapshot:
     """A store as it was when it was read.
 
-    Sessions and HEAD are read together. Labels and HEAD.log are read when they are first needed,
-    and kept: a disk that cannot read them fails only the commands that need them.
+    Labels and HEAD.log are read when they are first needed, and kept: a disk that cannot read them
+    fails only the commands that need them.
 
     Attributes:
         root: The folder.
         sessions: The sound ones by id, in order of number, then id.
         damaged: Why, by the folder's name, which ends with eight digits of the id.
-        stored_head: What the file HEAD holds, an id or ``base``; None where it is missing or
-            garbled.
+        stored_head: The id or ``base`` that HEAD holds; None where it is missing or garbled.
         is_new: There is no HEAD and never was a session.
     """
 
@@ -93,7 +91,9 @@ class StoreSnapshot:
         logged = [move.new for move in self.moves if self.holds(move.new)]
         if kept := [session_id for session_id in logged if session_id not in self.removed]:
             return kept[-1], f"the last sound line of {HEAD_LOG}"
-        newest = self._newest_promoted()
+        by_time = sorted(self.sessions.values(), key=lambda s: str(s.record.get("created", "")))
+        promoted = [s for s in by_time[::-1] if s.record.get("verdict") == PROMOTE]
+        newest = self._first_whole(s for s in promoted if not self.is_removed(s))
         return newest.id if newest else BASE, "the newest session that was promoted"
 
     @cached_property
@@ -159,15 +159,14 @@ class StoreSnapshot:
         """Return the session in use, or None for the bare base.
 
         Raises:
-            DamagedStoreError: HEAD names a session that is damaged; the message names the newest
-                sound one and the way back to it.
+            DamagedStoreError: It is damaged; the message says how to go back to the newest sound
+                one.
         """
         try:
             return self.session(self.head_id)
         except DamagedStoreError as error:
-            raise DamagedStoreError(
-                f"{error}; HEAD names it, so {self.recovery_advice()}"
-            ) from error
+            advice = self.recovery_advice()
+            raise DamagedStoreError(f"{error}; HEAD names it, so {advice}") from error
 
     def find(self, ref: str) -> Session | None:
         """Return the session a person means, or None for ``base``.
@@ -184,11 +183,14 @@ class StoreSnapshot:
             return self.head()
         if ref == BASE:
             return None
-        tagged = self.tags.get(ref)
-        return self._by_ref(ref) if tagged is None else self._by_tag(ref, tagged)
-
-    def _by_ref(self, ref: str) -> Session:
-        sessions = list(self.sessions.values())
+        if tagged := self.tags.get(ref):
+            if tagged not in self.sessions:
+                raise UsageError(
+                    f"tag {quoted(ref)} names {tagged[:12]}…, which is not among the sound "
+                    f"sessions; there are {self._listed()}"
+                )
+            return self.sessions[tagged]
+        sessions = self.sessions.values()
         matches = [s for s in sessions if ref in {s.folder_name, s.id}]
         matches = matches or [s for s in sessions if _means(ref, s)]
         if not matches:
@@ -200,14 +202,6 @@ class StoreSnapshot:
             )
         return matches[0]
 
-    def _by_tag(self, tag: str, session_id: str) -> Session:
-        if session_id not in self.sessions:
-            raise UsageError(
-                f"tag {quoted(tag)} names {session_id[:12]}…, which is not among the sound "
-                f"sessions; there are {self._listed()}"
-            )
-        return self.sessions[session_id]
-
     def _listed(self) -> str:
         names = [session.folder_name for session in self.sessions.values()]
         older = [f"{len(names) - SHOWN} older"] if len(names) > SHOWN else []
@@ -218,7 +212,7 @@ class StoreSnapshot:
 
         Raises:
             DamagedStoreError: A parent is missing or damaged, or the parents run in a circle; the
-                message names the newest sound session and the way back to it.
+                message says how to go back to the newest sound session.
         """
         try:
             return self.ancestors(session)
@@ -238,26 +232,23 @@ class StoreSnapshot:
                     f"{session.path}: is its own ancestor; run `mlx-tune doctor`"
                 )
             chain[session.id] = session
-            session = self._parent(session)
+            parent_id = session.parent or BASE
+            if not self.holds(parent_id):
+                raise DamagedStoreError(
+                    f"{session.path}: its parent {parent_id[:12]}… is missing from the store; "
+                    "run `mlx-tune doctor`"
+                )
+            session = self.session(parent_id)
         return list(chain.values())[::-1]
-
-    def _parent(self, session: Session) -> Session | None:
-        parent_id = session.parent or BASE
-        if not self.holds(parent_id):
-            raise DamagedStoreError(
-                f"{session.path}: its parent {parent_id[:12]}… is missing from the store; "
-                "run `mlx-tune doctor`"
-            )
-        return self.session(parent_id)
 
     @cached_property
     def in_use(self) -> frozenset[str]:
         """The ids of HEAD and of its ancestors, as far up as they are sound."""
         found: set[str] = set()
-        session = self.sessions.get(self.head_id)
-        while session is not None and session.id not in found:
-            found.add(session.id)
-            session = self.sessions.get(session.parent or BASE)
+        session_id = self.head_id
+        while session_id in self.sessions and session_id not in found:
+            found.add(session_id)
+            session_id = self.sessions[session_id].parent or BASE
         return frozenset(found)
 
     @cached_property
@@ -270,24 +261,18 @@ class StoreSnapshot:
         return None
 
     def base(self) -> dict[str, Any] | None:
-        """Return the ``name`` and ``fingerprint`` of the store's base model, None before a session.
+        """Return the ``name`` and ``fingerprint`` of HEAD's base model; None before a session.
 
-        It is HEAD's; where HEAD is the base, or damaged, that of the newest sound session.
+        Where HEAD is the base, or damaged, they are those of the newest sound session.
         """
-        newest_first = reversed(list(self.sessions.values()))
-        head = self.sessions.get(self.head_id)
-        for session in [*([head] if head else []), *newest_first]:
-            if isinstance(session.record.get("base"), dict):
+        for session in (self.sessions.get(self.head_id), *[*self.sessions.values()][::-1]):
+            if session and isinstance(session.record.get("base"), dict):
                 return dict(session.record["base"])
         return None
 
     def holds(self, session_id: str) -> bool:
         """Tell whether an id, or ``base``, names something here, be it damaged."""
-        return (
-            session_id == BASE
-            or session_id in self.sessions
-            or self._damage(session_id) is not None
-        )
+        return session_id == BASE or session_id in self.sessions or bool(self._damage(session_id))
 
     def session(self, session_id: str) -> Session | None:
         """Return the session of an id that the store holds, or None for ``base``.
@@ -302,7 +287,6 @@ class StoreSnapshot:
         return self.sessions[session_id]
 
     def _damage(self, session_id: str) -> DamagedStoreError | None:
-        """Return what is wrong with the session of an id, if it is here and not sound."""
         return next((e for name, e in self.damaged.items() if name.endswith(session_id[:8])), None)
 
     def is_removed(self, session: Session) -> bool:
@@ -310,7 +294,7 @@ class StoreSnapshot:
         return session.id in self.removed
 
     def check_here(self, session: Session) -> None:
-        """Refuse a session of another store, or one that has left this one.
+        """Refuse a session that is not, or no longer, in this store.
 
         Raises:
             DamagedStoreError: It is not here, or what lies in its place is damaged.
@@ -332,27 +316,18 @@ class StoreSnapshot:
             )
 
     def recovery_advice(self) -> str:
-        """Return what to do where HEAD stands on something damaged: which session to go back to."""
+        """Return which session to go back to where HEAD stands on something damaged."""
         past = [session_id for move in self.moves[::-1] for session_id in (move.new, move.old)]
         kept = [session_id for session_id in dict.fromkeys(past) if session_id not in self.removed]
-        return rollback_advice(
-            self._first_whole(self.sessions[one] for one in kept if one in self.sessions)
-        )
-
-    def _newest_promoted(self) -> Session | None:
-        """Return the session promoted last whose chain is whole, None for the base."""
-        oldest_first = sorted(
-            self.sessions.values(), key=lambda s: str(s.record.get("created", ""))
-        )
-        promoted = [s for s in oldest_first[::-1] if s.record.get("verdict") == PROMOTE]
-        return self._first_whole(s for s in promoted if not self.is_removed(s))
+        sound = (self.sessions[one] for one in kept if one in self.sessions)
+        return rollback_advice(self._first_whole(sound))
 
     def _first_whole(self, sessions: Iterable[Session]) -> Session | None:
         """Return the first session every byte of whose chain is right; None if none is."""
-        checked: dict[str, bool] = {}  # a long chain is read once, not once a descendant
+        is_whole = cache(Session.is_whole)  # a long chain is read once, not once a descendant
         for session in sessions:
             with suppress(DamagedStoreError):
-                if all(_is_whole(member, checked) for member in self.ancestors(session)):
+                if all(map(is_whole, self.ancestors(session))):
                     return session
         return None
 
@@ -378,35 +353,9 @@ def read_snapshot(root: Path) -> StoreSnapshot:
             stored_head=head,
             is_new=not (sessions or damaged or os.path.lexists(root / HEAD)),
         )
-        is_held = head is not None and found.holds(head)
-        if is_held or read_head(root) == head:  # else it moved meanwhile, and is not lost
+        # Else it moved meanwhile, and is not lost.
+        if (head and found.holds(head)) or read_head(root) == head:
             return found
-
-
-def scan_sessions(root: Path) -> tuple[dict[str, Session], dict[str, DamagedStoreError]]:
-    """Read the manifest and the record of every session in a store.
-
-    Returns:
-        The sound ones by id, in order of number, then id; and by the folder's name what is wrong
-        with the others.
-
-    Raises:
-        IncompatibleError: A newer version wrote one of them.
-        DiskError: The folder cannot be read.
-    """
-    sound: list[Session] = []
-    damaged: dict[str, DamagedStoreError] = {}
-    for path in entries(root / SESSIONS):
-        try:
-            sound.append(read_session(path))
-        except (DamagedStoreError, DiskError) as error:
-            if not os.path.lexists(path):  # a collection moved it while it was read
-                continue
-            if isinstance(error, DiskError):
-                raise
-            damaged[path.name] = error
-    sound.sort(key=lambda session: (session.number, session.id))
-    return {session.id: session for session in sound}, damaged
 
 
 def read_head(root: Path) -> str | None:
@@ -415,19 +364,19 @@ def read_head(root: Path) -> str | None:
     Raises:
         DiskError: It is there and cannot be read; that is no reason to guess.
     """
-    text = _read_text(root / HEAD, most_bytes=_MOST_BYTES)
+    text = _read_text(root / HEAD, most_bytes=ID_LINE_BYTES)
     return text.removesuffix("\n") if re.fullmatch(f"{_REF}\n?", text) else None
 
 
 def head_moves(root: Path) -> list[HeadMove]:
     """Return HEAD's moves, oldest first; lines that a power cut left torn are left out."""
-    matches = map(_MOVE.fullmatch, _log_lines(root))
+    matches = map(_MOVE.fullmatch, _read_text(root / HEAD_LOG).split("\n"))
     return [HeadMove(time=m[1], old=m[2], new=m[3], why=m[4]) for m in matches if m]
 
 
 def torn_log_lines(root: Path) -> list[int]:
     """Return the numbers, from 1, of the lines of HEAD.log that hold no move."""
-    lines = enumerate(_log_lines(root), start=1)
+    lines = enumerate(_read_text(root / HEAD_LOG).split("\n"), start=1)
     return [number for number, line in lines if line and not _MOVE.fullmatch(line)]
 
 
@@ -437,12 +386,7 @@ def rollback_advice(session: Session | None) -> str:
     return f"go back to {name} with `mlx-tune rollback --to {ref}`"
 
 
-def _log_lines(root: Path) -> list[str]:
-    return _read_text(root / HEAD_LOG).split("\n")
-
-
 def _read_text(path: Path, *, most_bytes: int | None = None) -> str:
-    """Return a file's text, or nothing where no regular file of that size is."""
     try:
         return read_regular(path, most_bytes=most_bytes).decode("utf-8", errors="replace")
     except DamagedStoreError:
@@ -450,12 +394,6 @@ def _read_text(path: Path, *, most_bytes: int | None = None) -> str:
 
 
 def _means(ref: str, session: Session) -> bool:
-    numbered = re.fullmatch("[0-9]{1,9}", ref) is not None and int(ref) == session.number
-    prefixed = re.fullmatch("[0-9a-f]{4,64}", ref) is not None and session.id.startswith(ref)
-    return numbered or prefixed or ref == session.name
-
-
-def _is_whole(session: Session, checked: dict[str, bool]) -> bool:
-    if session.id not in checked:
-        checked[session.id] = session.is_whole()
-    return checked[session.id]
+    numbered = re.fullmatch("[0-9]{1,9}", ref) and int(ref) == session.number
+    prefixed = re.fullmatch("[0-9a-f]{4,64}", ref) and session.id.startswith(ref)
+    return bool(numbered or prefixed or ref == session.name)

@@ -37,14 +37,7 @@ from mlx_tune.store.session import (
     folder_name,
     read_session,
 )
-from mlx_tune.store.snapshot import (
-    BASE,
-    HEAD,
-    HEAD_LOG,
-    SESSIONS,
-    StoreSnapshot,
-    read_snapshot,
-)
+from mlx_tune.store.snapshot import BASE, HEAD, HEAD_LOG, SESSIONS, StoreSnapshot, read_snapshot
 from mlx_tune.text import one_line
 
 LOCK = "lock"
@@ -53,11 +46,7 @@ PATIENCE_SECONDS = 20.0  # for another's write, which takes as long as a flush o
 
 
 class SessionStore:
-    """A folder of sessions. Nothing is created before the first write.
-
-    Attributes:
-        root: The folder.
-    """
+    """A folder of sessions, ``root``. Nothing is created before the first write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -145,12 +134,8 @@ class SessionStore:
         """
         check_name(name)
         number = parent.number + 1 if parent else 1
-        own = {
-            "schema": SCHEMA,
-            "number": number,
-            "name": name,
-            "parent": parent.id if parent else None,
-        }
+        parent_id = parent.id if parent else None
+        own = {"schema": SCHEMA, "number": number, "name": name, "parent": parent_id}
         refuse_taken("the record of a session", record, own)
         refuse_taken("the files of a session", files, {SESSION_FILE, MANIFEST})
         if WEIGHTS_FILE in files:
@@ -158,7 +143,13 @@ class SessionStore:
         sealed = seal({**files, SESSION_FILE: to_json({**record, **own}, Path(SESSION_FILE))})
         with self.locked(f"commit {name}"):
             self._prepare(self.snapshot(), parent)
-            return self._write(folder_name(number, name, sha256(sealed[MANIFEST])), sealed)
+            identity = sha256(sealed[MANIFEST])
+            target = self.root / SESSIONS / folder_name(number, name, identity)
+            try:
+                write_folder(target, sealed, scratch=self.root / SCRATCH)
+                return read_session(target)
+            except FileExistsError:
+                return _committed_before(target, identity)
 
     def move_head(self, to: Session | None, *, expected: Session | None, why: str) -> None:
         """Put another session, or the bare base, in use, and log the move, all under the lock.
@@ -178,7 +169,11 @@ class SessionStore:
             now = self.snapshot()
             current = now.head()
             if _id(current) not in {_id(expected), _id(to)}:
-                raise _moved_meanwhile(to, expected, current)
+                safe = f"; {to.folder_name} is committed and safe" if to else ""
+                raise LockedError(
+                    f"HEAD moved meanwhile from {_shown(expected)} to {_shown(current)}, so it was "
+                    f"not moved to {_shown(to)}{safe}; look at `mlx-tune log` and decide again"
+                )
             if _id(current) == _id(to) != _id(expected) and not now.is_head_lost:
                 return  # an attempt before this one made the move, or another process
             self._move(now, to, old=_id(expected), why=why)
@@ -223,14 +218,6 @@ class SessionStore:
         # Before the first session, so that a missing HEAD beside sessions is always a loss.
         if now.is_new:
             start_head(self.root)
-
-    def _write(self, name: str, sealed: Mapping[str, bytes]) -> Session:
-        target = self.root / SESSIONS / name
-        try:
-            write_folder(target, sealed, scratch=self.root / SCRATCH)
-            return read_session(target)
-        except FileExistsError:
-            return _committed_before(target, sha256(sealed[MANIFEST]))
 
 
 def open_store(root: Path) -> SessionStore:
@@ -313,13 +300,3 @@ def _committed_before(target: Path, identity: str) -> Session:
     with disk_errors("write", target):
         sync_folder(target.parent)
     return session
-
-
-def _moved_meanwhile(
-    to: Session | None, expected: Session | None, current: Session | None
-) -> LockedError:
-    safe = f"; {to.folder_name} is committed and safe" if to else ""
-    return LockedError(
-        f"HEAD moved meanwhile from {_shown(expected)} to {_shown(current)}, so it was not moved "
-        f"to {_shown(to)}{safe}; look at `mlx-tune log` and decide again"
-    )

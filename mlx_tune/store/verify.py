@@ -98,8 +98,7 @@ def _check_head(store: StoreSnapshot, intact: Set[str], found: Findings) -> None
         if any(member.id not in intact and member.path.exists() for member in chain):
             found.problems.append(f"HEAD stands on that; {store.recovery_advice()}")
     found.notes += store.head_notes
-    torn = torn_log_lines(store.root)
-    if torn:
+    if torn := torn_log_lines(store.root):
         shown = ", ".join(map(str, torn))
         found.notes.append(f"{store.root / HEAD_LOG}: torn lines skipped: {shown}")
 

@@ -47,15 +47,11 @@ class Adapter:
 
     def files(self, num_layers: int) -> dict[str, bytes]:
         """Return the adapter in mlx-lm's names and format: file name to bytes."""
+        parameters = {"rank": self.rank, "scale": self.scale, "dropout": 0.0}
         config = {
             "fine_tune_type": "lora",
             "num_layers": num_layers,
-            "lora_parameters": {
-                "rank": self.rank,
-                "scale": self.scale,
-                "dropout": 0.0,
-                "keys": list(PROJECTIONS),
-            },
+            "lora_parameters": {**parameters, "keys": list(PROJECTIONS)},
         }
         text = json.dumps(config, indent=2) + "\n"
         weights = to_safetensors(flatten_factors(self.factors))
@@ -107,10 +103,11 @@ def init_adapter(
     missing: set[str] = set()
     for layer in model.layers:
         modules = dict(layer.named_modules())
-        missing.update(path for path in PROJECTIONS if path not in modules)
         for path in PROJECTIONS:
             if path in modules:
                 found[f"{paths[id(layer)]}.{path}"] = dimensions(modules[path])
+            else:
+                missing.add(path)
     if not found:
         raise IncompatibleError(
             f"{type(model).__module__}: has none of the projections {', '.join(PROJECTIONS)}"

@@ -76,13 +76,9 @@ def shared_prefix(examples: Sequence[Example]) -> tuple[int, ...]:
         return ()
     first, last = min(e.tokens for e in alike), max(e.tokens for e in alike)
     length = min(example.first_supervised - 1 for example in alike)
-    for i, (a, b) in enumerate(
-        zip(first, last, strict=False)
-    ):  # the extremes of the sorted rows differ first
-        if a != b:
-            length = min(length, i)
-            break
-    return first[: min(length, len(first), len(last))]
+    length = min(length, len(first), len(last))
+    # The extremes of the sorted rows differ first.
+    return first[: next((i for i in range(length) if first[i] != last[i]), length)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +137,8 @@ class Batches:
         for row in step:
             source = self.mixture.source_of(row)
             groups.setdefault((source.teacher, source.weight), []).append(row)
-        for teacher, weight in sorted(
-            groups, key=lambda group: (TEACHERS.index(group[0]), group[1])
-        ):
-            ordered = sorted(groups[teacher, weight], key=self._length)
+        for group in sorted(groups, key=lambda group: (TEACHERS.index(group[0]), group[1])):
+            ordered = sorted(groups[group], key=self._length)
             for begin in range(0, len(ordered), self.batch_size):
                 yield ordered[begin : begin + self.batch_size]
 
@@ -175,18 +169,12 @@ class Batches:
         than those counted here.
         """
         unknown = [UNKNOWN_LOSS] * len(self.examples)
-        needed = Counter(
-            shape_of(self.rows(part), self.prefix)
-            for epoch in range(self.epochs)
-            for step in self.steps(epoch, unknown)
-            for part in self.micro_batches(step)
-        )
+        steps = [step for epoch in range(self.epochs) for step in self.steps(epoch, unknown)]
         if self.mixture.depends_on_losses:
-            longest = sorted(range(len(self.examples)), key=self._length)[-self.batch_size :]
-            needed.update(
-                shape_of(self.rows(part), self.prefix) for part in self.micro_batches(longest)
-            )
-        return needed
+            by_length = sorted(range(len(self.examples)), key=self._length)
+            steps.append(by_length[-self.batch_size :])
+        parts = (part for step in steps for part in self.micro_batches(step))
+        return Counter(shape_of(self.rows(part), self.prefix) for part in parts)
 
 
 def padding(shapes: Mapping[Shape, Shape], needed: Mapping[Shape, int]) -> float:
@@ -224,7 +212,35 @@ def collate(
         prefix: The tokens that most rows of the run begin with; used where all of these do.
         padded: The shape to pad them to; None for the smallest.
     """
-    return _pack(part, _shared(prefix, part), padded or cover([shape_of(part, prefix)]))
+    shape = padded or cover([shape_of(part, prefix)])
+    prefix = _shared(prefix, part)
+    # The lines of the grid: the prefix if there is one, then a line for each row.
+    lines = [tuple(prefix)] * (len(prefix) > 0)
+    lines += [example.tokens[len(prefix) : -1] for example in part]
+    # Padding tokens are where the grid has empty cells, so that every token has its own cell.
+    spare = shape.tokens - sum(map(len, lines))
+    lengths: list[int] = []
+    for line in reversed(lines):  # the prefix last: padding after it would move all rows
+        added = min(spare, shape.width - len(line))
+        lengths.insert(0, len(line) + added)
+        spare -= added
+    starts = np.cumsum([0, *lengths[:-1]]).tolist()
+    rows = list(zip(lines, starts, lengths, strict=True))
+    padding_token = next((begin + len(line) for line, begin, n in rows if n > len(line)), 0)
+    tokens = np.zeros(shape.tokens, dtype=np.int32)
+    grid = np.full((len(lines), shape.width), padding_token, dtype=np.int32)
+    cells = np.zeros(shape.tokens, dtype=np.int32)
+    for i, (line, begin, length) in enumerate(rows):
+        own = np.arange(begin, begin + length)
+        tokens[own[: len(line)]] = line
+        grid[i, :length] = own
+        cells[own] = i * shape.width + np.arange(length)
+    origins = [begin - len(prefix) for _, begin, _ in rows[-len(part) :]]
+    return MicroBatch(
+        tokens=mx.array(tokens),
+        layout=Layout(prefix=len(prefix), grid=mx.array(grid), cells=mx.array(cells)),
+        **_supervised(part, origins, shape.supervised),
+    )
 
 
 def _shared(prefix: tuple[int, ...], part: Sequence[Example]) -> tuple[int, ...]:
@@ -237,45 +253,6 @@ def _has_prefix(example: Example, prefix: tuple[int, ...]) -> bool:
     return example.first_supervised > len(prefix) and example.tokens[: len(prefix)] == prefix
 
 
-def _pack(part: Sequence[Example], prefix: tuple[int, ...], shape: Shape) -> MicroBatch:
-    """Concatenate rows, each padded at its end, and index their supervised tokens."""
-    # The lines of the grid: the prefix if there is one, then a line for each row.
-    lines = [tuple(prefix)] * (len(prefix) > 0)
-    lines += [example.tokens[len(prefix) : -1] for example in part]
-    # Padding tokens are where the grid has empty cells, so that every token has its own cell.
-    spare = shape.tokens - sum(map(len, lines))
-    lengths: list[int] = []
-    for line in reversed(lines):  # the prefix last: padding after it would move all rows
-        added = min(spare, shape.width - len(line))
-        lengths.insert(0, len(line) + added)
-        spare -= added
-    padding_token = _first_padding(lines, lengths)
-    starts = np.cumsum([0, *lengths])
-    tokens = np.zeros(shape.tokens, dtype=np.int32)
-    grid = np.full((len(lines), shape.width), padding_token, dtype=np.int32)
-    cells = np.zeros(shape.tokens, dtype=np.int32)
-    for i, (line, length) in enumerate(zip(lines, lengths, strict=True)):
-        own = np.arange(starts[i], starts[i] + length)
-        tokens[own[: len(line)]] = line
-        grid[i, :length] = own
-        cells[own] = i * shape.width + np.arange(length)
-    return MicroBatch(
-        tokens=mx.array(tokens),
-        layout=Layout(prefix=len(prefix), grid=mx.array(grid), cells=mx.array(cells)),
-        **_supervised(part, (starts[-1 - len(part) : -1] - len(prefix)).tolist(), shape.supervised),
-    )
-
-
-def _first_padding(lines: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
-    """Return the index in the flat sequence of a padding token; 0 where nothing is padded."""
-    begin = 0
-    for line, length in zip(lines, lengths, strict=True):
-        if length > len(line):
-            return begin + len(line)
-        begin += length
-    return 0
-
-
 def _supervised(part: Sequence[Example], origins: Sequence[int], count: int) -> dict[str, mx.array]:
     """Return positions, targets and weights of the supervised tokens, padded to ``count``.
 
@@ -286,7 +263,7 @@ def _supervised(part: Sequence[Example], origins: Sequence[int], count: int) -> 
         count: How many supervised tokens to return.
     """
     pairs = [
-        (int(origin) + int(t) - 1, example.tokens[t])
+        (origin + int(t) - 1, example.tokens[t])
         for example, origin in zip(part, origins, strict=True)
         for t in np.flatnonzero(example.supervised)
     ]
@@ -294,8 +271,5 @@ def _supervised(part: Sequence[Example], origins: Sequence[int], count: int) -> 
     weights[: len(pairs)] = 1.0
     pairs += [(0, 0)] * (count - len(pairs))
     positions, targets = np.array(pairs, dtype=np.int32).reshape(-1, 2).T
-    return {
-        "positions": mx.array(positions),
-        "targets": mx.array(targets),
-        "weights": mx.array(weights),
-    }
+    found = {"positions": positions, "targets": targets, "weights": weights}
+    return {name: mx.array(array) for name, array in found.items()}

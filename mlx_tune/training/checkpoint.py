@@ -92,10 +92,8 @@ class TrainerState:
         """
         try:
             record = json.loads(data)
-            found = {
-                field.name: record[_RECORDED.get(field.name, field.name)]
-                for field in fields(TrainerState)
-            }
+            names = [field.name for field in fields(TrainerState)]
+            found = {name: record[_RECORDED.get(name, name)] for name in names}
             for name in _RECORDED:
                 found[name] = tuple(UNKNOWN_LOSS if n is None else n for n in found[name])
             return TrainerState(**{**found, "permutation": tuple(found["permutation"])})
@@ -131,9 +129,7 @@ class TrainerState:
                     "began with"
                 )
         if (self.permutation, self.cursor) != (expected.permutation, expected.cursor):
-            versions = ", ".join(
-                f"{name} {version}" for name, version in sorted(self.versions.items())
-            )
+            versions = ", ".join(map(" ".join, sorted(self.versions.items())))
             raise IncompatibleError(
                 f"{place}: takes the rows of epoch {self.epoch} in another order than this version "
                 f"({versions}); resume with that one, or train again"
@@ -143,9 +139,8 @@ class TrainerState:
             for name, version in expected.versions.items()
             if self.versions.get(name) != version
         ]
-        if not changed:
-            return []
-        return [
+        note = (
             f"note: {', '.join(changed)}; the run goes on, though not to the very same bytes as if "
             "it had never stopped"
-        ]
+        )
+        return [note] if changed else []

@@ -36,21 +36,19 @@ from mlx_tune.training.shapes import Shape
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 
-Penalty = Callable[[Factors], mx.array]
-"""A regularisation term of the adapter's factors alone, float32 (); added once to every step."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """What is minimised besides the cross-entropy of the rows' own tokens.
 
     Attributes:
-        penalty: Added to the loss of a step; None for none.
+        penalty: A regularisation term of the adapter's factors alone, float32 (); added once to
+            every step.
         teachers: The factors with which the model's frozen weights are a teacher, so that no second
             model is in memory; a teacher that is not listed is the frozen weights themselves.
     """
 
-    penalty: Penalty | None = None
+    penalty: Callable[[Factors], mx.array] | None = None
     teachers: Mapping[Teacher, Factors] = field(default_factory=dict)
 
 
@@ -160,8 +158,8 @@ class Trainer:
         self._batches = batches or config.batches(examples, share_prefix=self.network.shares_prefix)
         self.shapes, self.padding = self._batches.shapes, self._batches.padding
         self.compilations = 0
-        self._label_step = self._compiled(self._cross_entropy)
-        self._teacher_step = self._compiled(self._divergence)
+        self._label_step = self._compiled(has_teacher=False)
+        self._teacher_step = self._compiled(has_teacher=True)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -212,10 +210,13 @@ class Trainer:
         self.steps_done = number
         for row, row_loss in row_losses.items():
             self.max_token_losses[row] = row_loss.max_token_loss
+        mixture = self._batches.mixture
+        labelled = [row for row in row_losses if mixture.source_of(row).teacher == LABELS]
+        counted = labelled or list(row_losses)
         return Step(
             number=number,
             epoch=(number - 1) // self.steps_per_epoch + 1,
-            loss=self._mean(row_losses),
+            loss=sum(row_losses[row].total for row in counted) / self._supervised(counted),
             learning_rate=rate,
             grad_norm=float(np.array(norm)),
             tokens=sum(len(row.tokens) for row in self._batches.rows(rows)),
@@ -223,13 +224,6 @@ class Trainer:
             peak_memory_bytes=mx.get_peak_memory(),
             ends_epoch=number % self.steps_per_epoch == 0,
         )
-
-    def _mean(self, row_losses: Mapping[int, RowLoss]) -> float:
-        """Return the mean loss of a supervised token; see :attr:`Step.loss`."""
-        mixture = self._batches.mixture
-        labelled = [row for row in row_losses if mixture.source_of(row).teacher == LABELS]
-        rows = labelled or list(row_losses)
-        return sum(row_losses[row].total for row in rows) / self._supervised(rows)
 
     def _supervised(self, rows: Sequence[int]) -> int:
         """Return the number of supervised tokens of some rows, given as indices."""
@@ -284,17 +278,7 @@ class Trainer:
         sequence = np.random.SeedSequence([self.config.seed, self.steps_done, micro_step])
         return mx.array(sequence.generate_state(2, dtype=np.uint32))
 
-    def _cross_entropy(
-        self, factors: Factors, _: Factors, batch: MicroBatch, key: mx.array | None
-    ) -> tuple[mx.array, mx.array]:
-        return self.network.loss(factors, batch, key)
-
-    def _divergence(
-        self, factors: Factors, teacher: Factors, batch: MicroBatch, key: mx.array | None
-    ) -> tuple[mx.array, mx.array]:
-        return self.network.divergence(teacher, factors, batch, key)
-
-    def _compiled(self, objective: Callable[..., Any]) -> Callable[..., Any]:
+    def _compiled(self, *, has_teacher: bool) -> Callable[..., Any]:
         """Return the step of a micro-batch; all that changes is an argument, nothing captured."""
 
         def loss(
@@ -306,7 +290,10 @@ class Trainer:
         ) -> tuple[mx.array, mx.array]:
             dropout_key = key if self.config.dropout > 0 else None
             batch = MicroBatch.from_arrays(arrays)
-            value, nats = objective(factors, teacher, batch, dropout_key)
+            if has_teacher:
+                value, nats = self.network.divergence(teacher, factors, batch, dropout_key)
+            else:
+                value, nats = self.network.loss(factors, batch, dropout_key)
             return weight * value, nats
 
         with_gradients = mx.value_and_grad(loss)
@@ -319,25 +306,20 @@ class Trainer:
 
     def checkpoint(self) -> dict[str, bytes]:
         """Return the files that an exact resume needs: file name to bytes."""
-        first, second = self._moments
-        return {
-            WEIGHTS_FILE: to_safetensors(flatten_factors(self._factors)),
-            OPTIMIZER_FILE: to_safetensors(
-                {**flatten_factors(first, "m."), **flatten_factors(second, "v.")}
-            ),
-            STATE_FILE: self._state().to_json(),
-        }
-
-    def _state(self) -> TrainerState:
         ends_epoch = self.steps_done % self.steps_per_epoch == 0
         before = self.max_token_losses if ends_epoch else self._max_token_losses_before
-        return TrainerState.of(
+        state = TrainerState.of(
             self._batches,
             steps_done=self.steps_done,
             planned_steps=self.planned_steps,
             max_token_losses=self.max_token_losses,
             max_token_losses_before=before,
         )
+        return {
+            WEIGHTS_FILE: to_safetensors(flatten_factors(self._factors)),
+            OPTIMIZER_FILE: to_safetensors(_flatten_moments(*self._moments)),
+            STATE_FILE: state.to_json(),
+        }
 
     def restore(self, files: Mapping[str, bytes], *, place: str) -> None:
         """Return to a checkpoint of the same run.
@@ -364,17 +346,11 @@ class Trainer:
         weights = from_safetensors(files[WEIGHTS_FILE], place=f"{place}/{WEIGHTS_FILE}")
         _same_leaves(weights, flatten_factors(self._factors), place)
         moments = from_safetensors(files[OPTIMIZER_FILE], place=f"{place}/{OPTIMIZER_FILE}")
-        _same_leaves(
-            moments,
-            {**flatten_factors(self._factors, "m."), **flatten_factors(self._factors, "v.")},
-            place,
-        )
+        _same_leaves(moments, _flatten_moments(self._factors, self._factors), place)
         paths = list(self._factors)
         self._factors = unflatten_factors(weights, paths)
-        self._moments = (
-            unflatten_factors(moments, paths, "m."),
-            unflatten_factors(moments, paths, "v."),
-        )
+        first, second = (unflatten_factors(moments, paths, prefix) for prefix in ("m.", "v."))
+        self._moments = first, second
         self.steps_done = found.steps_done
         self.max_token_losses = list(found.max_token_losses)
         self._max_token_losses_before = list(found.max_token_losses_before)
@@ -393,16 +369,18 @@ def _by_row(part: Sequence[Example], nats: Any) -> list[RowLoss]:
     return [RowLoss(float(piece.sum()), float(piece.max())) for piece in pieces]
 
 
+def _flatten_moments(first: Factors, second: Factors) -> dict[str, mx.array]:
+    return {**flatten_factors(first, "m."), **flatten_factors(second, "v.")}
+
+
 def _same_leaves(found: Mapping[str, mx.array], wanted: Mapping[str, mx.array], place: str) -> None:
     """Raise an error that names the first three arrays whose names or shapes differ."""
-    differences = [
-        f"{name}: {_shape(found.get(name))}, expected {_shape(wanted.get(name))}"
-        for name in sorted({*found, *wanted})
-        if _shape(found.get(name)) != _shape(wanted.get(name))
-    ]
+    differences = []
+    for name in sorted({*found, *wanted}):
+        shape, expected = (
+            str(arrays[name].shape) if name in arrays else "missing" for arrays in (found, wanted)
+        )
+        if shape != expected:
+            differences.append(f"{name}: {shape}, expected {expected}")
     if differences:
         raise IncompatibleError(f"{place}: does not fit the model: {'; '.join(differences[:3])}")
-
-
-def _shape(array: mx.array | None) -> str:
-    return "missing" if array is None else str(tuple(array.shape))

@@ -27,14 +27,8 @@ class Head:
         if not isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)):
             return module.weight[ids]
         biases = module.get("biases")
-        return mx.dequantize(
-            module.weight[ids],
-            module.scales[ids],
-            None if biases is None else biases[ids],
-            group_size=module.group_size,
-            bits=module.bits,
-            mode=module.mode,
-        )
+        packed = (module.weight[ids], module.scales[ids], None if biases is None else biases[ids])
+        return mx.dequantize(*packed, module.group_size, module.bits, module.mode)
 
 
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
@@ -106,14 +100,10 @@ def bounded_divergence(
     Args:
         head: The last layer of both.
         teacher: Hidden states of the teacher, (tokens, dims); no gradient flows into them.
-        states: Hidden states of the student, (tokens, dims).
-        targets: Token ids, int32 (tokens,), for the cross-entropies.
-        weights: Weight of each token's divergence, float32 (tokens,); 0 for padding.
-        chunk: Tokens whose logits are in memory at once; None for all.
-
-    Returns:
-        The sum, nats, float32 (); and the student's cross-entropy of every token, unweighted and
-        without a gradient, nats, float32 (tokens,).
+        states: Those of the student.
+        targets: For the cross-entropies; as of :func:`bounded_cross_entropy`, like the rest.
+        weights: Weight of each token's divergence.
+        chunk: Tokens whose logits are in memory at once.
     """
 
     def of_chunk(part: slice, own: mx.array) -> _ChunkLoss:

@@ -207,12 +207,10 @@ def _of_micro_batch(model: Dimensions, config: TrainingConfig, shape: Shape) -> 
     """Return the bytes of activations and of logits at the peak of one micro-batch."""
     wide = shape.tokens * model.intermediate * model.activation_bytes
     arrays = _DIVERGENCE_ARRAYS if config.distils else _LOSS_ARRAYS
-    if not model.is_packed:  # padded rows, all layers kept, all logits
-        cells = shape.rows * shape.width
-        kept = model.layers * _kept_by_layer(model, config.rank, shape)
-        return kept, arrays * cells * model.vocabulary * 4
-    recomputed_layers = min(config.checkpoint_layers, model.layers)
     by_layer = _kept_by_layer(model, config.rank, shape)
+    if not model.is_packed:  # padded rows, all layers kept, all logits
+        return model.layers * by_layer, arrays * shape.rows * shape.width * model.vocabulary * 4
+    recomputed_layers = min(config.checkpoint_layers, model.layers)
     states = recomputed_layers * shape.tokens * model.hidden * model.activation_bytes
     kept = (model.layers - recomputed_layers) * by_layer + states
     chunk = min(shape.supervised, _AHEAD * (config.loss_chunk or shape.supervised))

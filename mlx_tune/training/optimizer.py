@@ -14,6 +14,8 @@ from mlx_tune.training.adapter import Factors
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 _CLIP_NORM = 1.0
 
+_Pair = tuple[mx.array, mx.array]
+
 Moments = tuple[Factors, Factors]
 """First and second moments, each in the tree of the factors."""
 
@@ -111,9 +113,7 @@ def _update(
     unbias: mx.array,
 ) -> tuple[dict[str, tuple[mx.array, mx.array]], Moments]:
     clip = mx.minimum(_CLIP_NORM / (norm + 1e-6), 1.0)
-    after: dict[str, tuple[mx.array, mx.array]] = {}
-    first: dict[str, tuple[mx.array, mx.array]] = {}
-    second: dict[str, tuple[mx.array, mx.array]] = {}
+    after, first, second = dict[str, _Pair](), dict[str, _Pair](), dict[str, _Pair]()
     for path, pair in factors.items():
         leaves = []
         for leaf, gradient, m, v, rate in zip(

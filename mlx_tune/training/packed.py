@@ -90,11 +90,7 @@ class PackedForward:
         )
 
     def divergence(
-        self,
-        teacher: Factors,
-        factors: Factors,
-        batch: MicroBatch,
-        key: mx.array | None = None,
+        self, teacher: Factors, factors: Factors, batch: MicroBatch, key: mx.array | None = None
     ) -> tuple[mx.array, mx.array]:
         """Return the weighted sum of divergences from a teacher; see :class:`Network`."""
         return bounded_divergence(
@@ -113,9 +109,8 @@ class PackedForward:
         if key is not None and self._dropout:
             keys = list(mx.random.split(key, len(self._layers)))
         for i, (layer, own) in enumerate(zip(self._layers, keys, strict=True)):
-            hidden = layer(
-                hidden, factors, batch.layout, own, checkpoint=i < self._checkpoint_layers
-            )
+            checkpoint = i < self._checkpoint_layers
+            hidden = layer(hidden, factors, batch.layout, own, checkpoint=checkpoint)
         return self._norm(hidden[batch.positions])
 
 
@@ -212,9 +207,8 @@ def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, bias: mx.a
     grouped = (q * scale).reshape(lines, groups, heads // groups * queries, dims)
     scores = (grouped @ k.swapaxes(-1, -2)).reshape(lines, heads, queries, -1).astype(mx.float32)
     probabilities = softmax(scores + bias).astype(v.dtype)
-    return (probabilities.reshape(lines, groups, heads // groups * queries, -1) @ v).reshape(
-        q.shape
-    )
+    by_group = probabilities.reshape(lines, groups, heads // groups * queries, -1)
+    return (by_group @ v).reshape(q.shape)
 
 
 class FusedLinear:

@@ -1,27 +1,29 @@
-"""Asks a model of the store a list of questions, several at once, and yields answers in order.
+"""Asks a model of the store: a list of questions, several at once, or a conversation.
 
 An answer that is expected is met when the model's is the same token for token, its end included.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
-from mlx_tune.errors import InputError
-from mlx_tune.inference import BATCH_SIZE, batch_generate, context_tokens
+from mlx_tune.errors import InputError, UsageError
+from mlx_tune.inference import BATCH_SIZE, Conversation, batch_generate, context_tokens
 from mlx_tune.models.bases import Say
 from mlx_tune.models.tokenizer import Tokenizer
-from mlx_tune.workflows.workspace import FoldedModel, load_folded, open_workspace
+from mlx_tune.store.session import Session
+from mlx_tune.store.snapshot import read_snapshot
+from mlx_tune.workflows.workspace import FoldedModel, find_session, load_folded, open_workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerRecord:
-    """A question and what the model said to it.
+    """A question and the model's answer.
 
     Attributes:
-        question: The last thing said to the model.
+        question: The last message to the model.
         answer: Its greedy answer.
         is_cut: The answer was cut at the most tokens.
         expected: The answer that a data file gives; None where there is none.
@@ -39,13 +41,7 @@ class AnswerRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class _Prompt:
-    """A question in tokens.
-
-    Attributes:
-        row: Where it is from.
-        tokens: Everything before the answer.
-        expected: The answer's tokens, the one that ends it included; none if none is expected.
-    """
+    """A question in tokens, and those of the expected answer; none if none is expected."""
 
     row: Row
     tokens: tuple[int, ...]
@@ -83,7 +79,13 @@ def ask(
             tokenizer cannot take it; before anything is asked.
     """
     prompts = _prompts(rows, folded.tokenizer)
-    _check_lengths(prompts, context_tokens(folded.model))
+    context = context_tokens(folded.model)
+    for prompt in prompts:
+        if context and len(prompt.tokens) >= context:
+            raise InputError(
+                f"{prompt.row.place}: the question is {len(prompt.tokens)} tokens long and the "
+                f"model reads {context}, its answer included; shorten it"
+            )
     if longer := sum(len(prompt.expected) > max_tokens for prompt in prompts):
         longest = max(len(prompt.expected) for prompt in prompts)
         say(
@@ -96,51 +98,124 @@ def ask(
 def _answers(
     folded: FoldedModel, prompts: Sequence[_Prompt], max_tokens: int
 ) -> Iterator[AnswerRecord]:
+    tokenizer, ends = folded.tokenizer, folded.tokenizer.end_ids
     for begin in range(0, len(prompts), BATCH_SIZE):
         several = prompts[begin : begin + BATCH_SIZE]
         questions = [prompt.tokens for prompt in several]
-        found = batch_generate(folded.model, folded.tokenizer, questions, max_tokens=max_tokens)
-        for prompt, tokens in zip(several, found, strict=True):
-            yield _answer_record(prompt, tokens, folded.tokenizer)
-
-
-def _answer_record(prompt: _Prompt, answer: Sequence[int], tokenizer: Tokenizer) -> AnswerRecord:
-    is_answered = bool(prompt.expected)
-    return AnswerRecord(
-        question=prompt.row.question or prompt.row.messages[-1].content,
-        answer=tokenizer.decode([token for token in answer if token not in tokenizer.end_ids]),
-        is_cut=not tokenizer.end_ids.intersection(answer[-1:]),
-        expected=prompt.row.answer if is_answered else None,
-        verbatim=tuple(answer) == prompt.expected if is_answered else None,
-        place=prompt.row.place,
-    )
+        answers = batch_generate(folded.model, tokenizer, questions, max_tokens=max_tokens)
+        for prompt, answer in zip(several, answers, strict=True):
+            row, expected = prompt.row, prompt.expected
+            yield AnswerRecord(
+                question=row.question or row.messages[-1].content,
+                answer=tokenizer.decode([token for token in answer if token not in ends]),
+                is_cut=not ends.intersection(answer[-1:]),
+                expected=row.answer if expected else None,
+                verbatim=tuple(answer) == expected if expected else None,
+                place=row.place,
+            )
 
 
 def _prompts(rows: Sequence[Row], tokenizer: Tokenizer) -> list[_Prompt]:
     """Tokenise questions, all of a kind at once: each time starts a process for the template."""
-    answered = [row for row in rows if row.question is not None]
-    bare = [row for row in rows if row.question is None]
-    examples = iter(tokenise.encode(answered, tokenizer))
-    turns = [[vars(message) for message in row.messages] for row in bare]
+    examples = iter(tokenise.encode([row for row in rows if row.question is not None], tokenizer))
+    bare = [row.messages for row in rows if row.question is None]
+    turns = [[vars(message) for message in messages] for messages in bare]
     texts = iter(tokenizer.render(turns, add_generation_prompt=True))
-    return [
-        _with_answer(row, next(examples))
-        if row.question is not None
-        else _Prompt(row=row, tokens=tuple(tokenizer.encode(next(texts))))
-        for row in rows
-    ]
+    prompts = []
+    for row in rows:
+        if row.question is None:
+            prompts.append(_Prompt(row=row, tokens=tuple(tokenizer.encode(next(texts)))))
+            continue
+        example = next(examples)
+        tokens, begin = example.tokens, example.last_answer
+        prompts.append(_Prompt(row=row, tokens=tokens[:begin], expected=tokens[begin:]))
+    return prompts
 
 
-def _with_answer(row: Row, example: tokenise.Example) -> _Prompt:
-    """Part the last answer from what comes before it, earlier answers included."""
-    begin = len(example.tokens) - example.supervised[::-1].index(False)
-    return _Prompt(row=row, tokens=example.tokens[:begin], expected=example.tokens[begin:])
+class Chat:
+    """A conversation; it is kept when another session goes on answering.
 
+    Args:
+        root: The store's folder.
+        base: The base model, when not the store's own.
+        session: Who answers: a session, ``base``, or None for HEAD.
+        max_tokens: The longest answer, in tokens.
+        temperature: 0 takes the likeliest token each time.
+        say: Told, in a line, what a person should know.
 
-def _check_lengths(prompts: Sequence[_Prompt], context: int | None) -> None:
-    for prompt in prompts:
-        if context and len(prompt.tokens) >= context:
-            raise InputError(
-                f"{prompt.row.place}: the question is {len(prompt.tokens)} tokens long and the "
-                f"model reads {context}, its answer included; shorten it"
-            )
+    Raises:
+        UsageError: There is no such session.
+        DamagedStoreError: A session of its chain is not what was committed.
+        IncompatibleError: The base is not the one the store's sessions stand on.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        base: str | None,
+        *,
+        session: str | None,
+        max_tokens: int,
+        temperature: float,
+        say: Say,
+    ) -> None:
+        opened = open_workspace(root, session=session, base=base, say=say)
+        self._root, self._say, self._info = root, say, opened.info
+        self._conversation = Conversation(max_tokens=max_tokens, temperature=temperature)
+        self._folded: FoldedModel | None = load_folded(opened.info, opened.chain)
+
+    @property
+    def chain(self) -> tuple[Session, ...]:
+        """The sessions folded into the model that answers, root first."""
+        return self._folded.chain if self._folded else ()
+
+    @property
+    def turns(self) -> list[dict[str, str]]:
+        """The messages so far, as a chat template takes them."""
+        return list(self._conversation.turns)
+
+    @property
+    def answering(self) -> str:
+        """Who answers, for a person."""
+        names = " → ".join(session.name for session in self.chain)
+        return f"{self._info.name} + {names}" if names else f"{self._info.name} (the bare base)"
+
+    def switch(self, session: str | None) -> None:
+        """Let another session answer; the store is read again, for it may have changed.
+
+        Args:
+            session: A session, ``base``, or None for HEAD.
+
+        Raises:
+            UsageError: There is no such session.
+            DamagedStoreError: A session of its chain is not what was committed.
+        """
+        store = read_snapshot(self._root)
+        found = find_session(store, session)
+        for note in store.notes:
+            self._say(note)
+        self._folded = None  # two models at once may not fit
+        self._folded = load_folded(self._info, store.chain(found))
+
+    def clear(self) -> None:
+        """Start a new conversation."""
+        self._conversation.clear()
+
+    def stream(self, question: str) -> Generator[str, None, None]:
+        """Yield the answer as it is generated; closing the iterator stops it.
+
+        Raises:
+            UsageError: No model is loaded, because the last switch failed, or the conversation
+                fills the model's context.
+        """
+        if self._folded is None:
+            raise UsageError("no model is loaded; /base or /session N loads one")
+        return self._conversation.ask(self._folded.model, self._folded.tokenizer, question)
+
+    def ask(self, question: str) -> str:
+        """Return the whole answer to a question.
+
+        Raises:
+            UsageError: As for :meth:`stream`.
+        """
+        return "".join(self.stream(question))

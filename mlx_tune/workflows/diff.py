@@ -1,8 +1,7 @@
 """How two sessions differ: in settings, rows, metrics, weights and answers.
 
-Two models are never in memory at once. Scoring finds most of the answers: where a model's first
-choices are a taught answer, that is its answer. So only answers that are shown, and those that
-neither model knows word for word, are generated.
+Two models are never in memory at once. Scoring finds most answers: where a model's first choices
+are a taught answer, that is its answer. Others are generated where they are shown or compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,8 +38,7 @@ from mlx_tune.workflows.workspace import (
 class Probe:
     """A question that at least one of two chains teaches.
 
-    Each model is asked in its own chain's words, and in the other's where its own has none: two
-    rows of one topic may differ in case and in the punctuation around them.
+    Each model is asked in its own chain's words, else in the other's; they may differ in case.
 
     Attributes:
         a: The row that chain A has in force; None where it teaches none.
@@ -63,7 +61,7 @@ class Probe:
 
     def _row(self, own: Row | None) -> Row:
         row = own or self.a or self.b
-        assert row is not None, "a probe is somebody's"
+        assert row, "one of the two teaches it"
         return row
 
 
@@ -147,84 +145,57 @@ def compare(
         say: Called, in a line, with what takes long.
 
     Raises:
-        InputError: The base's tokenizer or template cannot take a row, or a model computes no
-            finite numbers.
+        InputError: The base's template cannot take a row, or a model computes no finite numbers.
     """
     if not probes:
         return ComparedAnswers(probes=(), max_tokens=0)
     tokenizer = load_tokenizer(info.folder, info.template)
-    exam_a = _prepare_side("A", [probe.rows(probe.a) for probe in probes], tokenizer, say)
-    exam_b = _prepare_side("B", [probe.rows(probe.b) for probe in probes], tokenizer, say)
-    limit = MARGIN_TOKENS + max(exam_a.longest_tokens, exam_b.longest_tokens)
+    side_a = _prepare_side("A", [probe.rows(probe.a) for probe in probes], tokenizer, say)
+    side_b = _prepare_side("B", [probe.rows(probe.b) for probe in probes], tokenizer, say)
+    every = [one for several in (*side_a.examples, *side_b.examples) for one in several]
+    limit = MARGIN_TOKENS + max(sum(one.supervised) for one in every)
     say("asking A what the two were taught…")
-    answers_a = exam_a.recalled(load_folded(info, a))
+    answers_a = side_a.recall(load_folded(info, a))
     free_memory()
     say("asking B the same…")
-    answers_b, wanted = exam_b.after(answers_a, load_folded(info, b), shown, limit)
+    folded = load_folded(info, b)
+    answers_b = side_b.recall(folded)
+    wanted = _wanted(answers_a, answers_b, shown)
+    answers_b = side_b.complete(answers_b, folded, wanted, limit)
+    del folded
     free_memory()
     if any(answers_a[i] is None for i in wanted):
-        answers_a = exam_a.filled(answers_a, load_folded(info, a), wanted, limit)
+        answers_a = side_a.complete(answers_a, load_folded(info, a), wanted, limit)
     answered = zip(probes, answers_a, answers_b, strict=True)
-    return ComparedAnswers(
-        probes=tuple(
-            AnsweredProbe(probe=probe, a=left, b=right) for probe, left, right in answered
-        ),
-        max_tokens=limit,
-    )
-
-
-AnswerList = list[Answer | None]
+    found = (AnsweredProbe(probe=probe, a=left, b=right) for probe, left, right in answered)
+    return ComparedAnswers(probes=tuple(found), max_tokens=limit)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _QuestionedSide:
-    """The probes as one model meets them.
-
-    Attributes:
-        name: Who is asked.
-        rows: Each question with the answers that are taught.
-        examples: The same in tokens; the last answer alone is scored.
-        say: Called with what takes long.
-    """
+    """The probes as one model meets them; of each example the last answer alone is scored."""
 
     name: str
     rows: Sequence[Sequence[Row]]
     examples: Sequence[Sequence[Example]]
     say: Say
 
-    @property
-    def longest_tokens(self) -> int:
-        """Length of the longest answer that is taught."""
-        return max(sum(e.supervised) for several in self.examples for e in several)
-
-    def recalled(self, folded: FoldedModel) -> AnswerList:
+    def recall(self, folded: FoldedModel) -> list[Answer | None]:
         """Return each question's answer where it is one that is taught, word for word."""
         everything = [example for several in self.examples for example in several]
         flags = iter(score(folded.model, everything).verbatim)
-        answers: AnswerList = []
-        for several in self.rows:
-            hits = [row for row, hit in [(row, next(flags)) for row in several] if hit]
-            answers.append(Answer(text=str(hits[0].answer)) if hits else None)
-        return answers
+        right = [[row for row in several if next(flags)] for several in self.rows]
+        return [Answer(text=str(rows[0].answer)) if rows else None for rows in right]
 
-    def after(
-        self, first: AnswerList, folded: FoldedModel, shown: int | None, limit: int
-    ) -> tuple[AnswerList, list[int]]:
-        """Answer second; return also which answers of both must be there in full."""
-        second = self.recalled(folded)
-        wanted = _wanted(first, second, shown)
-        return self.filled(second, folded, wanted, limit), wanted
-
-    def filled(
-        self, answers: AnswerList, folded: FoldedModel, wanted: Sequence[int], limit: int
-    ) -> AnswerList:
+    def complete(
+        self, answers: list[Answer | None], folded: FoldedModel, wanted: Sequence[int], limit: int
+    ) -> list[Answer | None]:
         """Generate the wanted answers that scoring did not find."""
         missing = [i for i in wanted if answers[i] is None]
         if missing:
-            count = f"{len(missing)} answer{'s' * (len(missing) != 1)}"
-            self.say(f"generating {count} of {self.name}…")
+            self.say(f"generating {len(missing)} answer{'s' * (len(missing) != 1)} of {self.name}…")
         generated = {i: _generate(folded, self.examples[i][0], limit) for i in missing}
-        return [generated.get(i, had) for i, had in enumerate(answers)]
+        return [generated.get(i, answer) for i, answer in enumerate(answers)]
 
 
 def _prepare_side(
@@ -237,21 +208,18 @@ def _prepare_side(
 
 def _last_answer(example: Example) -> Example:
     """Leave the earlier answers of a conversation unscored: they are given, as they are in use."""
-    begin = len(example.tokens) - example.supervised[::-1].index(False)
-    flags = [position >= begin for position in range(len(example.tokens))]
-    return replace(example, supervised=tuple(flags))
+    begin = example.last_answer
+    return replace(example, supervised=(False,) * begin + example.supervised[begin:])
 
 
-def _wanted(a: AnswerList, b: AnswerList, shown: int | None) -> list[int]:
-    """Return the questions whose answers must be there in full, in order.
+def _wanted(a: list[Answer | None], b: list[Answer | None], shown: int | None) -> list[int]:
+    """Return the questions, in order, whose answers must be there in full.
 
-    What neither model knows word for word may be answered alike or not; where one knows it, the
-    other differs, and its answer is only there to be read.
+    Those that neither model knows may be answered alike or not; where one knows it, they differ.
     """
-    pairs = list(enumerate(zip(a, b, strict=True)))
-    neither = [i for i, (left, right) in pairs if left is None and right is None]
-    one = [i for i, (left, right) in pairs if (left is None) != (right is None)]
-    return sorted([*neither, *one[:shown]])
+    missing = [(left is None) + (right is None) for left, right in zip(a, b, strict=True)]
+    one = [i for i, count in enumerate(missing) if count == 1]
+    return sorted([*(i for i, count in enumerate(missing) if count == 2), *one[:shown]])
 
 
 def _generate(folded: FoldedModel, example: Example, max_tokens: int) -> Answer:
@@ -276,8 +244,9 @@ class TaughtRow:
     @property
     def place(self) -> str:
         """Where it stands, for a person: the session, and the line of its data.jsonl."""
-        line = self.row.place.rpartition(":")[2]
-        return f"{self.session.number} {self.session.name}, line {line}"
+        return (
+            f"{self.session.number} {self.session.name}, line {self.row.place.rpartition(':')[2]}"
+        )
 
     @property
     def says(self) -> str:
@@ -287,7 +256,7 @@ class TaughtRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two places.
+    """One of the two models.
 
     Attributes:
         session: None for the bare base.
@@ -302,24 +271,23 @@ class Side:
     @property
     def settings(self) -> dict[str, Any]:
         """The values its session was trained with, by name; the base has none."""
-        return {
-            name: chosen["value"]
-            for name, chosen in recorded_settings(self._record("sizing")).items()
-        }
+        settings = recorded_settings(self._record.get("sizing", {}))
+        return {name: setting["value"] for name, setting in settings.items()}
 
     @property
     def training(self) -> Mapping[str, Any]:
         """The numbers of its training; the base has none."""
-        return self._record("training")
+        return dict(self._record.get("training", {}))
 
     @property
     def recall(self) -> dict[str, Mapping[str, Any]]:
-        """By session id, what was known of each when this one was committed."""
-        entries = self.session.record.get("recall", []) if self.session else []
+        """By session id, how each was recalled when this one was committed."""
+        entries = self._record.get("recall", [])
         return {s.id: entry for s, entry in zip(self.chain, entries, strict=False)}
 
-    def _record(self, key: str) -> Mapping[str, Any]:
-        return dict(self.session.record.get(key, {})) if self.session else {}
+    @property
+    def _record(self) -> Mapping[str, Any]:
+        return self.session.record if self.session else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,13 +308,14 @@ class Difference:
 
     @property
     def is_none(self) -> bool:
-        """Tell whether the two are the same place."""
+        """Tell whether the two are one."""
         return self.a.session == self.b.session
 
     @property
     def shared(self) -> tuple[Session, ...]:
-        """The sessions that both stand on, root first."""
-        return _shared(self.a, self.b)
+        """The sessions that both stand on, root first: two chains of a tree begin with them."""
+        pairs = zip(self.a.chain, self.b.chain, strict=False)
+        return tuple(session for session, other in pairs if session == other)
 
     @property
     def settings(self) -> dict[str, tuple[Any, Any]]:
@@ -373,14 +342,7 @@ class Difference:
 
 
 def diff(
-    store_root: Path,
-    a: str,
-    b: str,
-    *,
-    base: str | None,
-    ask: bool,
-    shown: int | None,
-    say: Say,
+    store_root: Path, a: str, b: str, *, base: str | None, ask: bool, shown: int | None, say: Say
 ) -> Difference:
     """Compare two sessions, or a session and the base.
 
@@ -390,7 +352,7 @@ def diff(
         b: Another.
         base: The base model, when not the store's own.
         ask: Load both models, one after the other, and ask them every question taught. Without,
-            no model is loaded and nothing is known relative to the base's weights.
+            no model is loaded, and no norm is relative to the base's weights.
         shown: How many answers that differ must be there to be read; None for all.
         say: Called, in a line, with what takes long.
 
@@ -406,42 +368,32 @@ def diff(
     if left.session == right.session:
         nothing = ComparedAnswers(probes=(), max_tokens=0) if ask else None
         return Difference(a=left, b=right, change=Change(norms={}), answers=nothing)
-    if not ask:
-        return Difference(a=left, b=right, change=_change(left, right), answers=None)
-    info = locate_base(store, choose_base(store, base), say)
-    change = _change(left, right, info)
-    answers = compare(info, left.chain, right.chain, probes(left, right), shown=shown, say=say)
+    info = locate_base(store, choose_base(store, base), say) if ask else None
+    change, answers = _change(left, right, info), None
+    if info is not None:
+        answers = compare(info, left.chain, right.chain, probes(left, right), shown=shown, say=say)
     return Difference(a=left, b=right, change=change, answers=answers)
 
 
 def probes(a: Side, b: Side) -> list[Probe]:
     """Return every question in force in either chain: those of both first, then A's, then B's."""
-    rows = [{t: x.row for t, x in side.taught.items() if x.row.question} for side in (a, b)]
-    found = [Probe(a=rows[0].get(t), b=rows[1].get(t)) for t in {**rows[0], **rows[1]}]
+    of_a, of_b = ({t: x.row for t, x in side.taught.items() if x.row.question} for side in (a, b))
+    found = [Probe(a=of_a.get(topic), b=of_b.get(topic)) for topic in {**of_a, **of_b}]
     return sorted(found, key=lambda probe: probe.a is None or probe.b is None)
 
 
 def _side(store: StoreSnapshot, ref: str) -> Side:
     session = store.find(ref)
     chain = store.chain(session)
-    in_force = current_rows(read_history(chain))
-    taught = {
-        row.topic: TaughtRow(row=row, session=owner)
-        for owner, rows in zip(chain, in_force, strict=True)
-        for row in rows
-    }
+    in_force = zip(chain, current_rows(read_history(chain)), strict=True)
+    taught = {r.topic: TaughtRow(row=r, session=owner) for owner, rows in in_force for r in rows}
     return Side(session=session, chain=tuple(chain), taught=taught)
 
 
-def _shared(a: Side, b: Side) -> tuple[Session, ...]:
-    # A chain is a way from the root of a tree, so what two have in common they begin with.
-    return tuple(s for s, t in zip(a.chain, b.chain, strict=False) if s == t)
-
-
-def _change(a: Side, b: Side, info: BaseInfo | None = None) -> Change:
+def _change(a: Side, b: Side, info: BaseInfo | None) -> Change:
     """Measure the weights; what both chains share is left out, so it cancels exactly."""
-    alike = len(_shared(a, b))
-    norms = change_norms(read_adapters(a.chain[alike:]), read_adapters(b.chain[alike:]))
+    only_a, only_b = ([s for s in x.chain if s not in y.chain] for x, y in ((a, b), (b, a)))
+    norms = change_norms(read_adapters(only_a), read_adapters(only_b))
     own = weight_norms(load(info).model, list(norms)) if info else {}
     free_memory()
     return Change(norms=norms, base_norms=own)

@@ -1,8 +1,8 @@
-"""How well every session is known, after every session: the retention matrix.
+"""How well every session is recalled, after every session: the retention matrix.
 
-The answering row is asked afresh. The sessions' records hold what was known when each was learned;
-the base's row, and what was known of a session before it was taught, are measured once, one model
-in memory at a time, and kept under ``evals/``.
+The answering row is measured afresh. The sessions' records hold the recall when each was learned;
+the base's row, and the recall of a session before it was taught, are measured once, one model in
+memory at a time, and kept under ``evals/``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.continual.recall import GeneralChange, general_change, score
 from mlx_tune.continual.rehearse import History, current_rows
 from mlx_tune.continual.retention import KINDS, Kind, questions, recorded_outcomes, superseded
 from mlx_tune.errors import DiskError
@@ -18,7 +17,7 @@ from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.models.tokenizer import Tokenizer
-from mlx_tune.store import evals
+from mlx_tune.store.runs import read_evaluations, write_evaluation
 from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import StoreSnapshot, read_snapshot
 from mlx_tune.workflows.general import GeneralSet, general_set
@@ -37,10 +36,8 @@ from mlx_tune.workflows.scoring import (
     ask_questions,
     prepare_questions,
     score_facts,
-    score_sessions,
 )
 from mlx_tune.workflows.workspace import (
-    FoldedModel,
     describe_base,
     find_session,
     free_memory,
@@ -49,8 +46,6 @@ from mlx_tune.workflows.workspace import (
     open_workspace,
     read_history,
 )
-
-__all__ = ["SessionRecall", "evaluate", "score_sessions"]
 
 
 def evaluate(
@@ -87,18 +82,18 @@ def evaluate(
     """
     opened = open_workspace(store_root, session=session, base=base, say=say, needs_sessions=True)
     store, info = opened.snapshot, opened.info
-    found, history = _empty_matrix(store, opened.session, on)
-    cells = {} if fresh else _stored_cells(store, found, history, info, say)
-    exam = _questions_by_id(found.columns, load_tokenizer(info.folder, info.template))
+    matrix, history = _empty_matrix(store, opened.session, on)
+    cells = {} if fresh else _stored_cells(store, matrix, history, info, say)
+    by_id = _questions_by_id(matrix.columns, load_tokenizer(info.folder, info.template))
     general = None if quick else general_set(info, say=say)
-    found = _with_answers(replace(found, cells=cells), exam, info, general, facts=facts, say=say)
+    matrix = _with_answers(replace(matrix, cells=cells), by_id, info, general, facts=facts, say=say)
     free_memory()
     try:
-        for more in () if quick else _ask_the_rest(found, exam, info, say):
-            found = more
-    finally:  # stopped midway, the rows that were asked need not be asked again
-        _keep(store_root, found, info, say)
-    return found
+        for more in () if quick else _measure_rest(matrix, by_id, info, say):
+            matrix = more
+    finally:  # stopped midway, the rows that were measured need not be measured again
+        _keep(store_root, matrix, info, say)
+    return matrix
 
 
 def stored_evaluation(
@@ -118,8 +113,8 @@ def stored_evaluation(
     """
     store = read_snapshot(store_root)
     need_sessions(store)
-    found, history = _empty_matrix(store, find_session(store, session), None)
-    return replace(found, cells=_stored_cells(store, found, history, info, say))
+    matrix, history = _empty_matrix(store, find_session(store, session), None)
+    return replace(matrix, cells=_stored_cells(store, matrix, history, info, say))
 
 
 def _empty_matrix(
@@ -128,51 +123,42 @@ def _empty_matrix(
     """Return the matrix without a cell, and the rows its questions come from."""
     taught = store.chain(find_session(store, on) if on else answering or store.head())
     history = read_history(taught)
+    columns = zip(taught, current_rows(history), superseded(history), strict=True)
     chain = tuple(store.chain(answering))
-    found = Evaluation(
-        answering=MatrixRow(session=answering, chain=chain),
-        rows=_rows(answering, chain, taught),
-        columns=_columns(taught, history),
+    row = MatrixRow(session=answering, chain=chain)
+    # The answering row stands alone where its chain is not the columns'.
+    follows = [session.id for session in chain] == [session.id for session in taught[: len(chain)]]
+    matrix = Evaluation(
+        answering=row,
+        rows=tuple(
+            MatrixRow(session=chain[count - 1] if count else None, chain=chain[:count])
+            for count in range(len(chain) + 1)
+        )
+        if follows
+        else (row,),
+        columns=tuple(
+            MatrixColumn(session=session, rows=tuple(questions(rows)), superseded=count)
+            for session, rows, count in columns
+        ),
         cells={},
         recall=(),
     )
-    return found, history
-
-
-def _rows(
-    answering: Session | None, chain: tuple[Session, ...], taught: Sequence[Session]
-) -> tuple[MatrixRow, ...]:
-    """Return the rows up to the answering one; it alone where its chain is not the columns'."""
-    if [session.id for session in chain] != [session.id for session in taught[: len(chain)]]:
-        return (MatrixRow(session=answering, chain=chain),)
-    return tuple(
-        MatrixRow(session=chain[count - 1] if count else None, chain=chain[:count])
-        for count in range(len(chain) + 1)
-    )
-
-
-def _columns(taught: Sequence[Session], history: History) -> tuple[MatrixColumn, ...]:
-    return tuple(
-        MatrixColumn(session=session, rows=tuple(questions(rows)), superseded=count)
-        for session, rows, count in zip(
-            taught, current_rows(history), superseded(history), strict=True
-        )
-    )
+    return matrix, history
 
 
 def _stored_cells(
-    store: StoreSnapshot, found: Evaluation, history: History, info: BaseInfo, say: Say
+    store: StoreSnapshot, matrix: Evaluation, history: History, info: BaseInfo, say: Say
 ) -> Cells:
     notes: list[str] = []
     try:
-        files = evals.read_all(store.root, notes)
+        files = read_evaluations(store.root, notes)
     except DiskError as error:
         files = {}
         notes.append(f"{error}; going on without earlier evaluations")
-    cells = evaluated_cells(files, found.rows, found.columns, info.fingerprint, notes)
+    cells = _evaluated_cells(files, matrix, info.fingerprint, notes)
     for note in notes:
         say(f"note: {note}")
-    return cells | recorded_cells(found.rows, found.columns, history)
+    return cells | _recorded_cells(matrix, history)
 
 
 QuestionsById = Mapping[str, Questions]
@@ -182,13 +168,12 @@ QuestionsById = Mapping[str, Questions]
 def _questions_by_id(columns: Sequence[MatrixColumn], tokenizer: Tokenizer) -> QuestionsById:
     labels = [(column.session.number, column.session.name) for column in columns]
     prepared = prepare_questions(labels, [column.rows for column in columns], tokenizer)
-    ids = [column.session.id for column in columns]
-    return dict(zip(ids, prepared, strict=True))
+    return {column.session.id: each for column, each in zip(columns, prepared, strict=True)}
 
 
 def _with_answers(
-    found: Evaluation,
-    exam: QuestionsById,
+    matrix: Evaluation,
+    by_id: QuestionsById,
     info: BaseInfo,
     general: GeneralSet | None,
     *,
@@ -196,128 +181,107 @@ def _with_answers(
     say: Say,
 ) -> Evaluation:
     """Ask the answering model everything, whatever earlier evaluations hold."""
-    say(f"asking {_name(found.answering)}…")
-    folded = load_folded(info, found.answering.chain)
-    recall = {
-        column.session.id: ask_questions(folded, exam[column.session.id])
-        for column in found.columns
-    }
+    say(f"asking {_name(matrix.answering)}…")
+    folded = load_folded(info, matrix.answering.chain)
+    ids = [column.session.id for column in matrix.columns]
+    recall = {identity: ask_questions(folded, by_id[identity]) for identity in ids}
     if facts:
         say("generating the answers that are not known word for word…")
     return replace(
-        found,
-        general=_general_change(folded, general),
-        cells={**found.cells, **_cells(found.answering, recall)},
+        matrix,
+        general=general.change(folded.model) if general and general.probes else None,
+        cells={**matrix.cells, **_cells(matrix.answering, recall)},
         recall=tuple(recall.values()),
         facts={
             column.session.number: score_facts(
-                folded, column.rows, exam[column.session.id], recall[column.session.id]
+                folded, column.rows, by_id[identity], recall[identity]
             )
-            for column in found.columns
+            for identity, column in zip(ids, matrix.columns, strict=True)
         }
         if facts
         else None,
     )
 
 
-def _general_change(folded: FoldedModel, general: GeneralSet | None) -> GeneralChange | None:
-    """Return ΔG of a model; None where nothing is asked, or the base had nothing to say."""
-    if general is None or not general.probes:
-        return None
-    losses = score(folded.model, general.probes).losses
-    return general_change(general.base_losses, losses, general.tokens)
-
-
-def _ask_the_rest(
-    found: Evaluation, exam: QuestionsById, info: BaseInfo, say: Say
+def _measure_rest(
+    matrix: Evaluation, by_id: QuestionsById, info: BaseInfo, say: Say
 ) -> Iterator[Evaluation]:
     """Fill in the cells that lack a score, a row at a time; yield the matrix after each."""
-    for row in found.rows:
-        lacking = [c.session.id for c in found.columns if _lacks(found, row, c)]
+    for row in matrix.rows:
+        lacking = [
+            column.session.id
+            for column in matrix.columns
+            if any(column.count(kind) and not matrix.scored(row, column, kind) for kind in KINDS)
+        ]
         if lacking:
             say(f"asking {_name(row)}, as it was…" if row.session else "asking the base…")
-            cells = _measure(row, {identity: exam[identity] for identity in lacking}, info)
-            found = replace(found, cells={**found.cells, **cells})
+            cells = _measure(row, {identity: by_id[identity] for identity in lacking}, info)
+            matrix = replace(matrix, cells={**matrix.cells, **cells})
             free_memory()
-            yield found
+            yield matrix
 
 
-def _measure(row: MatrixRow, exam: QuestionsById, info: BaseInfo) -> Cells:
+def _measure(row: MatrixRow, by_id: QuestionsById, info: BaseInfo) -> Cells:
     folded = load_folded(info, row.chain)
-    return _cells(row, {column: ask_questions(folded, each) for column, each in exam.items()})
-
-
-def _lacks(found: Evaluation, row: MatrixRow, column: MatrixColumn) -> bool:
-    return any(column.count(kind) and not found.scored(row, column, kind) for kind in KINDS)
+    return _cells(row, {column: ask_questions(folded, each) for column, each in by_id.items()})
 
 
 def _cells(row: MatrixRow, recall: Mapping[str, SessionRecall]) -> Cells:
     return {
-        (row.id, identity, kind): scored
-        for identity, entry in recall.items()
+        (row.id, column, kind): CellScore(
+            outcomes=scored.verbatim,
+            loss=scored.loss,
+            token_accuracy=scored.token_accuracy,
+            source=MEASURED,
+        )
+        for column, entry in recall.items()
         for kind in KINDS
-        if (scored := _scored(entry, kind)) is not None
+        if (scored := getattr(entry, kind)) is not None
     }
 
 
-def _scored(entry: SessionRecall, kind: Kind) -> CellScore | None:
-    recall = entry.verbatim if kind == "verbatim" else entry.paraphrases
-    if recall is None:
-        return None
-    return CellScore(
-        outcomes=recall.verbatim,
-        loss=recall.loss,
-        token_accuracy=recall.token_accuracy,
-        source=MEASURED,
-    )
-
-
-def _keep(store_root: Path, found: Evaluation, info: BaseInfo, say: Say) -> None:
+def _keep(store_root: Path, matrix: Evaluation, info: BaseInfo, say: Say) -> None:
     """Write the evaluation down; a disk that takes none does not take back what was measured."""
-    record = {**found.to_json(), "base": describe_base(info), "versions": runtime.versions()}
-    session = found.answering.session
+    record = {**matrix.to_json(), "base": describe_base(info), "versions": runtime.versions()}
+    session = matrix.answering.session
     try:
-        evals.write(store_root, record, who=session.folder_name if session else found.answering.id)
+        who = session.folder_name if session else matrix.answering.id
+        write_evaluation(store_root, record, who=who)
     except DiskError as error:
         say(f"note: {error}; the evaluation was not kept")
 
 
-def _name(place: MatrixRow) -> str:
-    return f"{place.number} {place.name}" if place.session else "the base"
+def _name(row: MatrixRow) -> str:
+    return f"{row.number} {row.name}" if row.session else "the base"
 
 
-def recorded_cells(
-    rows: Sequence[MatrixRow], columns: Sequence[MatrixColumn], history: History
-) -> Cells:
-    """Return what the sessions' records say of the questions asked about.
+def _recorded_cells(matrix: Evaluation, history: History) -> Cells:
+    """Return what the sessions' records say of the questions asked.
 
-    Args:
-        rows: The places; what stands on another chain says nothing of this one.
-        columns: The sessions asked about, the chain root first.
-        history: The rows each of them was taught.
+    A row on another chain than the columns says nothing of them.
     """
     cells: Cells = {}
-    ids = [column.session.id for column in columns]
-    for place in rows:
-        if place.session is None or [s.id for s in place.chain] != ids[: place.number]:
+    ids = [column.session.id for column in matrix.columns]
+    for row in matrix.rows:
+        if row.session is None or [s.id for s in row.chain] != ids[: row.number]:
             continue
-        for j, column in enumerate(columns[: place.number], start=1):
+        for number, column in enumerate(matrix.columns[: row.number], start=1):
             for kind in KINDS:
-                scored = _from_record(place, column, history, j, kind)
+                scored = _from_record(row, column, history, number, kind)
                 if scored is not None:
-                    cells[place.id, column.session.id, kind] = scored
+                    cells[row.id, column.session.id, kind] = scored
     return cells
 
 
 def _from_record(
-    place: MatrixRow, column: MatrixColumn, history: History, j: int, kind: Kind
+    row: MatrixRow, column: MatrixColumn, history: History, number: int, kind: Kind
 ) -> CellScore | None:
-    assert place.session is not None, "the base has no record"
-    record = place.session.record
-    flags = recorded_outcomes(record, history, row=place.number, column=j, kind=kind)
+    assert row.session is not None, "the base has no record"
+    record = row.session.record
+    flags = recorded_outcomes(record, history, row=row.number, column=number, kind=kind)
     if not flags or len(flags) != column.count(kind):
         return None
-    kept = record["recall"][j - 1][kind]
+    kept = record["recall"][number - 1][kind]
     whole = len(kept["outcomes"]) == len(flags)  # its means are over what was asked then
     return CellScore(
         outcomes=flags,
@@ -327,25 +291,16 @@ def _from_record(
     )
 
 
-def evaluated_cells(
-    files: Mapping[str, Mapping[str, Any]],
-    rows: Sequence[MatrixRow],
-    columns: Sequence[MatrixColumn],
-    fingerprint: str,
-    notes: list[str],
+def _evaluated_cells(
+    files: Mapping[str, Mapping[str, Any]], matrix: Evaluation, fingerprint: str, notes: list[str]
 ) -> Cells:
-    """Return what earlier evaluations found, the latest last word.
+    """Return what earlier evaluations of the same base measured; the latest counts.
 
-    Args:
-        files: Evaluations by file name, in order of time.
-        rows: The places whose answers are wanted.
-        columns: The sessions asked about.
-        fingerprint: The base's; an evaluation of another says nothing.
-        notes: Takes a line for every file that is not what was written, and is passed over.
+    A file that is not what was written is passed over with a note.
     """
     cells: Cells = {}
-    wanted = {place.id for place in rows}
-    by_rows = {(column.session.id, column.sha256): column for column in columns}
+    wanted = {row.id for row in matrix.rows}
+    by_rows = {(column.session.id, column.sha256): column for column in matrix.columns}
     for name, record in files.items():
         try:
             if record["base"]["fingerprint"] != fingerprint:

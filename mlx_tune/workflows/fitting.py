@@ -116,7 +116,7 @@ def fit(
     settings: TrainingSettings,
     mixture: Mixture,
     examples: Sequence[Example],
-    asked: frozenset[str],
+    fixed: frozenset[str],
 ) -> Fitted:
     """Change settings until the training fits the machine.
 
@@ -125,21 +125,21 @@ def fit(
         settings: As wanted.
         mixture: Which rows come in which epoch.
         examples: The rows, new ones first.
-        asked: Names of settings that a person gave, by flag or in a file; they stay.
+        fixed: Names of settings that a person gave, by flag or in a file; they stay.
 
     Raises:
         UsageError: None do; the message says what needs how much, and what would fit.
     """
     model, limit = dimensions(info), memory.limit_bytes()
     wanted = TrainingConfig.of(settings, mixture)
-    config, plan, batches = memory.fit(model, wanted, examples, limit, fixed=asked)
+    config, plan, batches = memory.fit(model, wanted, examples, limit, fixed=fixed)
     if not plan.fits:
-        raise UsageError(_too_large(model, config, plan, asked, examples))
+        raise UsageError(_too_large(model, config, plan, fixed, examples))
     needs = f"{gigabytes(plan.peak_bytes)} of {gigabytes(limit)}"
     names = ("batch_size", "grad_accumulation", "checkpoint_layers")
     changed = {n: getattr(config, n) for n in names if getattr(config, n) != getattr(wanted, n)}
     settings = settings.changed(changed, reason=f"so that it fits: {needs}", source="memory")
-    if not {"checkpoint_layers"} & {*asked, *changed}:
+    if not {"checkpoint_layers"} & {*fixed, *changed}:
         same = {"checkpoint_layers": settings.checkpoint_layers}
         settings = settings.changed(same, reason=f"everything fits: {needs}", source="memory")
     return Fitted(
@@ -177,7 +177,7 @@ def _too_large(
     model: Dimensions,
     config: TrainingConfig,
     plan: MemoryPlan,
-    asked: frozenset[str],
+    fixed: frozenset[str],
     examples: Sequence[Example],
 ) -> str:
     """Say what needs how much, and what fits: single rows, shorter ones, or 4-bit weights."""
@@ -196,14 +196,15 @@ def _too_large(
     old = max((len(example.tokens) for example in examples[config.new_rows :]), default=0)
     if length >= max(old, _LEAST_LENGTH):
         flags = []
-        if {"batch_size", "grad_accumulation"} & asked:
+        if {"batch_size", "grad_accumulation"} & fixed:
             flags.append("--batch-size 1 --grad-accumulation 8")
-        if "checkpoint_layers" in asked:
+        if "checkpoint_layers" in fixed:
             flags.append(f"--checkpoint-layers {model.layers}")
         if length < max(len(example.tokens) for example in examples):
             flags.append(f"--max-length {length} --allow-long")
         ways.append(" ".join(flags))
-    quantised = replace(model, weights_bytes=int(model.weights_bytes * _share(model)))
+    share = _FOUR_BIT_SHARE * 2 / model.activation_bytes
+    quantised = replace(model, weights_bytes=int(model.weights_bytes * share))
     if length < _USEFUL_TOKENS <= _longest(quantised, smallest, plan.limit_bytes):
         ways.append("a base model with 4-bit weights, see `mlx-tune base list`")
     fix = " or ".join(ways) or "a smaller base model, see `mlx-tune base list`"
@@ -211,11 +212,6 @@ def _too_large(
         f"this training needs {gigabytes(plan.peak_bytes)} of memory and the machine gives "
         f"{gigabytes(plan.limit_bytes)} ({', '.join(parts)}); what fits: {fix}"
     )
-
-
-def _share(model: Dimensions) -> float:
-    """Return what quantising leaves of the weights."""
-    return _FOUR_BIT_SHARE * 2 / model.activation_bytes
 
 
 def _longest(model: Dimensions, config: TrainingConfig, limit: int) -> int:

@@ -8,16 +8,18 @@ from typing import Any
 
 from mlx_tune.continual.fidelity import Fidelity, FidelityMeter
 from mlx_tune.continual.fold import fold, is_quantised
-from mlx_tune.continual.gate import Decision, SessionOutcomes, Thresholds, decide
-from mlx_tune.continual.recall import GeneralChange, general_change, score
+from mlx_tune.continual.gate import Decision, SessionOutcomes, Thresholds, decide, label
+from mlx_tune.continual.recall import GeneralChange, Recall
+from mlx_tune.continual.rehearse import current_rows
+from mlx_tune.continual.retention import questions
 from mlx_tune.errors import HeldBack, Refused, UsageError
 from mlx_tune.files.durable import new_folder
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import Base, Quantisation, dequantise, load, save
 from mlx_tune.store.session import ASK, PROMOTE, Session
-from mlx_tune.workflows.evaluate import SessionRecall, score_sessions
 from mlx_tune.workflows.general import GeneralSet, general_set
+from mlx_tune.workflows.scoring import SessionRecall, ask_questions, prepare_questions
 from mlx_tune.workflows.workspace import (
     FoldedModel,
     free_memory,
@@ -33,7 +35,7 @@ Confirm = Callable[[str], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelScores:
-    """What a model knows.
+    """How a model scores.
 
     Attributes:
         recall: Of each session of a chain, root first.
@@ -50,9 +52,9 @@ class QuantisationResult:
 
     Attributes:
         form: Bits and groups.
-        before: What the model knew before.
-        after: What the quantised one knows.
-        decision: The gate's, with the model before as what was known.
+        before: The scores of the model before.
+        after: Those of the quantised one.
+        decision: The gate's on the two.
     """
 
     form: Quantisation
@@ -64,10 +66,8 @@ class QuantisationResult:
     def words(self) -> str:
         """What each session knows word for word and what general answers cost, before and after."""
         parts = [
-            f"{before.name} {after.verbatim.right} of {after.verbatim.asked} right"
-            f" ({before.verbatim.right} before)"
-            for before, after in zip(self.before.recall, self.after.recall, strict=True)
-            if before.verbatim and after.verbatim
+            f"{session.name} {after.right} of {after.asked} right ({before.right} before)"
+            for session, before, after in _measured(self.before, self.after)
         ]
         if self.after.general.asked:
             had, has = self.before.general.nats_per_token, self.after.general.nats_per_token
@@ -84,14 +84,13 @@ class QuantisationResult:
             "general": self.after.general.to_json(),
             "recall": [
                 {
-                    "number": before.number,
-                    "name": before.name,
-                    "asked": before.verbatim.asked,
-                    "right_before": before.verbatim.right,
-                    "right": after.verbatim.right,
+                    "number": session.number,
+                    "name": session.name,
+                    "asked": before.asked,
+                    "right_before": before.right,
+                    "right": after.right,
                 }
-                for before, after in zip(self.before.recall, self.after.recall, strict=True)
-                if before.verbatim and after.verbatim
+                for session, before, after in _measured(self.before, self.after)
             ],
         }
 
@@ -113,42 +112,48 @@ def score_model(loaded: Base, chain: Sequence[Session], general: GeneralSet) -> 
         info=loaded.info, chain=tuple(chain), model=loaded.model, tokenizer=loaded.tokenizer
     )
     labels = [(session.number, session.name) for session in chain]
-    losses = score(loaded.model, general.probes).losses
+    rows = [questions(kept) for kept in current_rows(read_history(chain))]
+    prepared = prepare_questions(labels, rows, folded.tokenizer)
     return ModelScores(
-        recall=tuple(score_sessions(folded, labels, read_history(chain))),
-        general=general_change(general.base_losses, losses, general.tokens),
+        recall=tuple(ask_questions(folded, each) for each in prepared),
+        general=general.change(loaded.model),
     )
 
 
-def judge_quantised(
+def gate_quantised(
     form: Quantisation, before: ModelScores, after: ModelScores, limits: Thresholds
 ) -> QuantisationResult:
     """Apply the gate's thresholds to what quantising cost.
 
     Args:
         form: Bits and groups.
-        before: What the model knew before.
-        after: What the quantised one knows, the same sessions in the same order.
+        before: The scores of the model before.
+        after: Those of the quantised one, the same sessions in the same order.
         limits: The gate's.
     """
-    recalls = zip(before.recall, after.recall, strict=True)
-    pairs = [(b, b.verbatim, a.verbatim) for b, a in recalls]
     measured = [
-        SessionOutcomes(number=b.number, name=b.name, before=had.verbatim, after=has.verbatim)
-        for b, had, has in pairs
-        if had and has
+        SessionOutcomes(number=s.number, name=s.name, before=had.verbatim, after=has.verbatim)
+        for s, had, has in _measured(before, after)
     ]
-    skipped = {f"{b.number} {b.name}": "no questions" for b, had, _ in pairs if not had}
+    silent = [one for one in before.recall if not one.verbatim]
+    skipped = {label(one.number, one.name): "no questions" for one in silent}
     general = after.general if after.general.asked else None
     decision = decide(measured, skipped=skipped, general=general, thresholds=limits)
     return QuantisationResult(form=form, before=before, after=after, decision=decision)
 
 
-def limits_of(session: Session) -> Thresholds:
-    """Return the gate's limits that a session was judged by; they hold for its model ever after.
+def _measured(
+    before: ModelScores, after: ModelScores
+) -> list[tuple[SessionRecall, Recall, Recall]]:
+    """Return each session that has questions, and their recall before and after."""
+    pairs = zip(before.recall, after.recall, strict=True)
+    return [
+        (had, had.verbatim, has.verbatim) for had, has in pairs if had.verbatim and has.verbatim
+    ]
 
-    A session that is older than the gate is held to the gate's own.
-    """
+
+def limits_of(session: Session) -> Thresholds:
+    """Return the thresholds of a session's gate; a session older than the gate has the defaults."""
     return Thresholds(**(session.record.get("gate") or {}).get("thresholds", {}))
 
 
@@ -240,26 +245,19 @@ def fuse(
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: exists, and nothing is overwritten; name a new folder")
-    opened = open_workspace(
-        store_root,
-        session=session,
-        base=base,
-        say=say,
-        needs_sessions=session is None,  # a mistyped store must not pass for a trained one
-    )
+    needs = session is None  # a mistyped store must not pass for a trained one
+    opened = open_workspace(store_root, session=session, base=base, say=say, needs_sessions=needs)
     info, chain = opened.info, opened.chain
-    exam = None
+    baseline = None
     if quantise is not None and chain:
         general = general_set(info, say=say)
         say("asking what it knows before…")
-        exam = general, score_model(_folded(info, chain)[0], chain, general)
+        baseline = general, score_model(_folded(info, chain)[0], chain, general)
         free_memory()
-    meter = (
-        FidelityMeter(quantise.store, stored_as=f"{quantise.bits} bits")
-        if quantise
-        else FidelityMeter()
-    )
-    if "quantization" in info.config and quantise is None:
+    meter = FidelityMeter()
+    if quantise is not None:
+        meter = FidelityMeter(quantise.store, stored_as=f"{quantise.bits} bits")
+    elif "quantization" in info.config:
         say("the base is quantised: writing 16-bit weights")
     say("folding and writing…")
     loaded, config = _folded(info, chain, meter)
@@ -268,11 +266,11 @@ def fuse(
     with new_folder(out) as scratch:
         save(scratch, loaded, config)
         requantised = None
-        if quantise is not None and exam is not None:
+        if quantise is not None and baseline is not None:
             say(f"asking the {quantise.bits}-bit model the same…")
-            general, before = exam
+            general, before = baseline
             after = score_model(loaded, chain, general)
-            requantised = judge_quantised(quantise, before, after, limits_of(chain[-1]))
+            requantised = gate_quantised(quantise, before, after, limits_of(chain[-1]))
             allow(requantised, anyway=anyway, ask=ask)
         fused = Fused(base=info, chain=chain, fidelity=meter.fidelity(), requantised=requantised)
         (scratch / RECORD).write_text(json.dumps(fused.to_json(), indent=2) + "\n")

@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
-from mlx_tune.continual.recall import score
+from mlx_tune.continual.recall import GeneralChange, general_change, score
 from mlx_tune.continual.synthetic import Continuation, Generate, synthesise
 from mlx_tune.data import general_questions
 from mlx_tune.data.general_questions import Question
@@ -17,7 +19,7 @@ from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError, UsageError
 from mlx_tune.files.durable import make_folder, replace_file
-from mlx_tune.inference import batch_generate, stream
+from mlx_tune.inference import batch_generate, context_tokens, stream
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.cache import cache_dir
@@ -28,7 +30,7 @@ RULES = 1
 """Raised whenever the same questions would make other examples."""
 
 MAX_TOKENS = 40
-"""Where an answer is cut; what was said until then is taught and scored, without an end."""
+"""Where an answer is cut; it is taught and scored until there, without an end."""
 
 PROBES: int | None = None
 REPLAYED: int | None = None
@@ -54,6 +56,10 @@ class GeneralSet:
         """How many tokens of each probe are its answer."""
         return tuple(sum(probe.supervised) for probe in self.probes)
 
+    def change(self, model: nn.Module) -> GeneralChange:
+        """Return ΔG of a model."""
+        return general_change(self.base_losses, score(model, self.probes).losses, self.tokens)
+
 
 def general_set(info: BaseInfo, *, say: Say) -> GeneralSet:
     """Return the general questions with a base's answers, asked now if they never were.
@@ -67,13 +73,13 @@ def general_set(info: BaseInfo, *, say: Say) -> GeneralSet:
     Raises:
         InputError: The base computes no finite numbers.
     """
-    probes, replayed = _questions()
-    key = _key(info, probes, replayed)
     if (kept := kept_general_set(info)) is not None:
         return kept
+    probes, replayed = _questions()
     say(f"asking the base {len(probes) + len(replayed)} general questions (once a base)…")
     made = _ask(info, probes, replayed)
     free_memory()
+    key = _key(info, probes, replayed)
     try:
         path = _path(key)
         make_folder(path.parent)
@@ -111,16 +117,16 @@ def _key(info: BaseInfo, probes: tuple[Question, ...], replayed: tuple[Question,
 
 def _ask(info: BaseInfo, probes: Sequence[Question], replayed: Sequence[Question]) -> GeneralSet:
     folded = load_folded(info, [])
-    asked = [*probes, *replayed]
-    prompts = _prompts(folded.tokenizer, asked)
-    reads = getattr(folded.model.args, "max_position_embeddings", None)
-    fits = [i for i, prompt in enumerate(prompts) if not reads or len(prompt) < reads]
-    said = batch_generate(
+    questions = [*probes, *replayed]
+    prompts = _prompts(folded.tokenizer, questions)
+    context = context_tokens(folded.model)
+    fits = [i for i, prompt in enumerate(prompts) if not context or len(prompt) < context]
+    answers = batch_generate(
         folded.model, folded.tokenizer, [prompts[i] for i in fits], max_tokens=MAX_TOKENS
     )
     examples = {
-        i: _example(prompts[i], answer, place=f'the general question "{asked[i].text}"')
-        for i, answer in zip(fits, said, strict=True)
+        i: _example(prompts[i], answer, place=f'the general question "{questions[i].text}"')
+        for i, answer in zip(fits, answers, strict=True)
         if not folded.tokenizer.end_ids.issuperset(answer)
     }
     measured = tuple(example for i, example in examples.items() if i < len(probes))
@@ -131,13 +137,13 @@ def _ask(info: BaseInfo, probes: Sequence[Question], replayed: Sequence[Question
     )
 
 
-def _prompts(tokenizer: Tokenizer, asked: Sequence[Question]) -> list[list[int]]:
+def _prompts(tokenizer: Tokenizer, questions: Sequence[Question]) -> list[list[int]]:
     """Return each question's tokens: a chat's where the base has one, else the bare text's."""
-    chats = [[{"role": "user", "content": question.text}] for question in asked]
+    chats = [[{"role": "user", "content": question.text}] for question in questions]
     try:
         rendered = tokenizer.render(chats, add_generation_prompt=True)
     except InputError:  # no template, or one that wants more than a question; rows may still fit
-        return [tokenizer.encode_plain(question.text) for question in asked]
+        return [tokenizer.encode_plain(question.text) for question in questions]
     return [tokenizer.encode(text) for text in rendered]
 
 
@@ -212,38 +218,25 @@ def speaker(folded: FoldedModel, *, max_tokens: int) -> Generate:
         folded: The model.
         max_tokens: Longer texts are cut there.
     """
+    tokenizer = folded.tokenizer
 
     def generate(
         prompts: Sequence[Sequence[int]], temperature: float, seed: int
     ) -> list[Continuation]:
+        found = []
         if temperature == 0:
-            texts = batch_generate(folded.model, folded.tokenizer, prompts, max_tokens=max_tokens)
-            return [_finished_text(folded, tokens) for tokens in texts]
+            for tokens in batch_generate(folded.model, tokenizer, prompts, max_tokens=max_tokens):
+                ended = bool(tokens) and tokens[-1] in tokenizer.end_ids
+                text = tokenizer.decode_raw(tokens[:-1] if ended else tokens)
+                found.append(Continuation(text=text, is_finished=ended))
+            return found
         mx.random.seed(seed)  # the sampler draws from MLX's own state; training never does
-        return [_sampled(folded, prompt, max_tokens, temperature) for prompt in prompts]
+        sampled = partial(stream, folded.model, tokenizer, temperature=temperature)
+        for prompt in prompts:
+            pieces = list(sampled(prompt, max_tokens=max_tokens))
+            ended = bool(pieces) and pieces[-1].finish_reason == "stop"
+            text = "".join(piece.text for piece in pieces)
+            found.append(Continuation(text=text, is_finished=ended))
+        return found
 
     return generate
-
-
-def _finished_text(folded: FoldedModel, tokens: Sequence[int]) -> Continuation:
-    """Return generated tokens as text, without the one that ended them."""
-    ended = bool(tokens) and tokens[-1] in folded.tokenizer.end_ids
-    return Continuation(
-        text=folded.tokenizer.decode_raw(tokens[:-1] if ended else tokens), is_finished=ended
-    )
-
-
-def _sampled(
-    folded: FoldedModel, prompt: Sequence[int], max_tokens: int, temperature: float
-) -> Continuation:
-    pieces = list(
-        stream(
-            folded.model,
-            folded.tokenizer,
-            prompt,
-            max_tokens=max_tokens,
-            temperature=temperature,
-        )
-    )
-    ended = bool(pieces) and pieces[-1].finish_reason == "stop"
-    return Continuation(text="".join(piece.text for piece in pieces), is_finished=ended)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_tune.continual.recall import GeneralChange
-from mlx_tune.continual.retention import KINDS, Cell, Kind, Measure, RetentionMatrix
+from mlx_tune.continual.retention import KINDS, Cell, Kind, RetentionMatrix
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import BASE
@@ -86,13 +86,13 @@ class CellScore:
     source: str
 
     @property
-    def cell(self) -> Cell:
+    def cell(self) -> tuple[int, int]:
         """How many were right, of how many."""
         return sum(self.outcomes), len(self.outcomes)
 
     def to_json(self) -> dict[str, Any]:
         """Return what an evaluation's file keeps."""
-        right, asked = sum(self.outcomes), len(self.outcomes)
+        right, asked = self.cell
         return {
             "right": right,
             "asked": asked,
@@ -104,21 +104,21 @@ class CellScore:
 
 
 Cells = dict[tuple[str, str, Kind], CellScore]
-"""By the ids of the place that answered and of the session asked about, and the kind."""
+"""By the ids of the row that answered and of the column asked about, and the kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The retention matrices of a chain, as far as they are known.
+    """The retention matrices of a chain, as far as they are measured.
 
     Attributes:
         answering: Whose answers were asked for; its row is measured now.
-        rows: The places in the order of the chain, the answering one last.
+        rows: In the order of the chain, the answering one last.
         columns: The sessions asked about, root first.
-        cells: What is known.
+        cells: What was measured or read.
         recall: The answering row in full, one entry a column.
         facts: Key facts in the answers, by number of the session asked; None when not asked for.
-        general: What the answering place's general answers cost; None when not asked.
+        general: ΔG of the answering model; None when not asked.
     """
 
     answering: MatrixRow
@@ -130,7 +130,7 @@ class Evaluation:
     general: GeneralChange | None = None
 
     def scored(self, row: MatrixRow, column: MatrixColumn, kind: Kind) -> CellScore | None:
-        """Return what is known of one cell."""
+        """Return one cell; None where nothing was measured."""
         return self.cells.get((row.id, column.session.id, kind))
 
     def retention(self, kind: Kind) -> RetentionMatrix | None:
@@ -154,7 +154,18 @@ class Evaluation:
         """Return all of it, as an evaluation's file keeps it."""
         return {
             "answering": _row_json(self.answering),
-            "sessions": [_column_json(column) for column in self.columns],
+            "sessions": [
+                {
+                    "number": column.session.number,
+                    "name": column.session.name,
+                    "id": column.session.id,
+                    "questions": column.count("verbatim"),
+                    "paraphrases": column.count("paraphrases"),
+                    "superseded": column.superseded,
+                    "rows_sha256": column.sha256,
+                }
+                for column in self.columns
+            ],
             "cells": [
                 {
                     "row": row.id,
@@ -168,7 +179,16 @@ class Evaluation:
             "rows": [_row_json(row) for row in self.rows],
             "measures": {kind: measures_json(self.retention(kind)) for kind in KINDS},
             "general": self.general.to_json() if self.general else None,
-            "facts": None if self.facts is None else self._facts_json(self.facts),
+            "facts": None
+            if self.facts is None
+            else [
+                {
+                    "number": column.session.number,
+                    "name": column.session.name,
+                    **{kind: self.facts[column.session.number][kind].to_json() for kind in KINDS},
+                }
+                for column in self.columns
+            ],
         }
 
     def _cell(self, row: MatrixRow, column: MatrixColumn, kind: Kind) -> Cell:
@@ -181,27 +201,20 @@ class Evaluation:
         scored = self.scored(row, column, kind)
         return scored.to_json() if scored else None
 
-    def _facts_json(self, facts: Mapping[int, Mapping[Kind, FactScore]]) -> list[dict[str, Any]]:
-        return [
-            {
-                "number": column.session.number,
-                "name": column.session.name,
-                **{kind: facts[column.session.number][kind].to_json() for kind in KINDS},
-            }
-            for column in self.columns
-        ]
-
 
 def measures_json(retention: RetentionMatrix | None) -> dict[str, Any] | None:
     """Return ACC, BWT, FWT, F and the worst session with what each was taken over."""
     if retention is None:
         return None
+    measures = {
+        "acc": retention.accuracy(),
+        "bwt": retention.backward_transfer(),
+        "fwt": retention.forward_transfer(),
+        "forgetting": retention.forgetting(),
+    }
     worst = retention.worst()
     return {
-        "acc": _measure_json(retention.accuracy()),
-        "bwt": _measure_json(retention.backward_transfer()),
-        "fwt": _measure_json(retention.forward_transfer()),
-        "forgetting": _measure_json(retention.forgetting()),
+        **{name: dict(vars(measure)) for name, measure in measures.items()},
         "worst": None
         if worst is None
         else {
@@ -212,21 +225,5 @@ def measures_json(retention: RetentionMatrix | None) -> dict[str, Any] | None:
     }
 
 
-def _measure_json(measure: Measure) -> dict[str, Any]:
-    return dict(vars(measure))
-
-
-def _row_json(place: MatrixRow) -> dict[str, Any]:
-    return {"number": place.number, "name": place.name, "id": place.id}
-
-
-def _column_json(column: MatrixColumn) -> dict[str, Any]:
-    return {
-        "number": column.session.number,
-        "name": column.session.name,
-        "id": column.session.id,
-        "questions": column.count("verbatim"),
-        "paraphrases": column.count("paraphrases"),
-        "superseded": column.superseded,
-        "rows_sha256": column.sha256,
-    }
+def _row_json(row: MatrixRow) -> dict[str, Any]:
+    return {"number": row.number, "name": row.name, "id": row.id}

@@ -1,15 +1,13 @@
 """Who follows a training: the command line prints it, a program may count it."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mlx_tune.continual.gate import Decision
 from mlx_tune.store.runs import Run
 from mlx_tune.store.session import Session
 from mlx_tune.training.loop import Step, Trainer
-
-if TYPE_CHECKING:  # the plan is made with an observer at hand
-    from mlx_tune.workflows.plan import TrainingPlan
+from mlx_tune.workflows.training_plan import TrainingPlan
 
 GateAnswer = Literal["promote", "scale", "hold"]
 """To a gate that asks: promote it all the same, look for a smaller part of the change that passes,
@@ -31,7 +29,7 @@ class TrainingObserver:
         """
         return False
 
-    def planned(self, plan: "TrainingPlan") -> None:
+    def planned(self, plan: TrainingPlan) -> None:
         """Take what is about to be done; a new run's folder follows."""
 
     def opened(self, run: Run) -> None:

@@ -4,7 +4,6 @@ import itertools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from mlx_tune.errors import InputError, UsageError
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.catalogue import shipped_config
 from mlx_tune.models.load import load_tokenizer
-from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.settings import (
     ExplicitValue,
     TrainingSettings,
@@ -30,18 +28,13 @@ from mlx_tune.sizing import size_training
 from mlx_tune.store.session import Session, check_name, slug
 from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
-from mlx_tune.training import memory, optimizer
-from mlx_tune.training.batches import Batches
-from mlx_tune.training.config import TrainingConfig
-from mlx_tune.training.memory import MemoryPlan
-from mlx_tune.training.mixture import Mixture
+from mlx_tune.training import memory
 from mlx_tune.workflows import fitting
-from mlx_tune.workflows.fitting import DiskPlan
-from mlx_tune.workflows.general import GeneralSet, general_set, kept_general_set, written_by
+from mlx_tune.workflows.general import general_set, kept_general_set, written_by
+from mlx_tune.workflows.training_plan import DataReview, TrainingPlan
 from mlx_tune.workflows.workspace import (
     DATA_FILE,
     choose_base,
-    folding,
     load_folded,
     locate_base,
     read_history,
@@ -60,7 +53,7 @@ class TrainingRequest:
     Attributes:
         data: Files or folders.
         rows: Rows of a program, instead of data.
-        consolidates: Teach the base anew what the chain was taught; there is no data then.
+        consolidates: Teach the base anew what the chain was taught, without data.
         store: The store's folder.
         flags: By setting's name; None where not given.
         config: A YAML file, or None.
@@ -78,132 +71,6 @@ class TrainingRequest:
     consolidates: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataReview:
-    """What a person should know of the data before it is trained on.
-
-    Attributes:
-        rehearsal: New rows and old ones, and where they meet.
-        too_long: Rows left out because they exceed the length limit.
-        long_share: Share of all tokens that are in those rows.
-        unkept: The earlier sessions that keep no rows.
-        disk: What the run will write, and what is free.
-    """
-
-    rehearsal: Rehearsal
-    too_long: tuple[Row, ...]
-    long_share: float
-    unkept: tuple[Session, ...]
-    disk: DiskPlan
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """A training, fully decided: `plan` shows it, `train` runs it, `resume` reads it from a run.
-
-    Attributes:
-        name: Of the session to be.
-        store: Where it goes.
-        info: The base model.
-        tokenizer: The base's.
-        chain: The sessions it stands on, root first.
-        replaced: The sessions it takes the place of, root first; none but to consolidate.
-        without: Those of them whose rows are left out.
-        method: How earlier sessions are remembered.
-        settings: Every setting with its reason.
-        mixture: Which examples come in which epoch.
-        config: What the loop is told.
-        batches: The micro-batches of the run.
-        memory: Where the bytes will go.
-        new: The rows it is taught.
-        old: Those of earlier sessions that are rehearsed.
-        held_out: Rows that choose the best checkpoint.
-        examples: What is trained on: new rows, old ones, general questions.
-        validation: The held-out rows, tokenised.
-        general: The general questions with the base's answers; None where it was not asked yet.
-        sources: The data files as they were named.
-        review: What to tell a person beforehand; None for a run that is resumed.
-    """
-
-    name: str
-    store: SessionStore
-    info: BaseInfo
-    tokenizer: Tokenizer
-    chain: tuple[Session, ...]
-    replaced: tuple[Session, ...]
-    without: tuple[Session, ...]
-    method: Method
-    settings: TrainingSettings
-    mixture: Mixture
-    config: TrainingConfig
-    batches: Batches
-    memory: MemoryPlan
-    new: tuple[Row, ...]
-    old: tuple[Row, ...]
-    held_out: tuple[Row, ...]
-    examples: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    general: GeneralSet | None
-    sources: tuple[str, ...]
-    review: DataReview | None = None
-
-    @property
-    def parent(self) -> Session | None:
-        """The session it stands on, None for the bare base."""
-        return self.chain[-1] if self.chain else None
-
-    @property
-    def stands_on(self) -> tuple[Session, ...]:
-        """The sessions that are folded underneath it, root first."""
-        return tuple(self.method.stands_on(folding(self.chain)))
-
-    @property
-    def before(self) -> tuple[Session, ...]:
-        """The sessions that must not be forgotten, root first."""
-        return self.replaced or self.chain
-
-    @property
-    def head(self) -> Session | None:
-        """Where HEAD is expected, None for the bare base."""
-        return self.before[-1] if self.before else None
-
-    @property
-    def general_examples(self) -> tuple[Example, ...]:
-        """The general questions that are trained on."""
-        return self.examples[len(self.new) + len(self.old) :]
-
-    @cached_property
-    def planned_steps(self) -> int:
-        """Optimizer updates; the most where training stops once all is learned."""
-        return self.config.planned_steps(len(self.examples))
-
-    @property
-    def shapes(self) -> int:
-        """How many distinct shapes micro-batches are padded to."""
-        return len({*self.batches.shapes.values()})
-
-    @property
-    def warmup_steps(self) -> int:
-        """How many of them warm up."""
-        return optimizer.warmup_steps(len(self.new), self.planned_steps)
-
-    @cached_property
-    def tokens_by_kind(self) -> tuple[float, ...]:
-        """Tokens of an epoch: of new rows, old ones and general questions, padding not counted."""
-        found, first = [], 0
-        for source in self.mixture.sources:
-            own = self.examples[first : first + source.size]
-            mean = sum(len(example.tokens) for example in own) / max(1, len(own))
-            found.append(mean * source.per_epoch)
-            first += source.size
-        return tuple(found)
-
-    @property
-    def tokens_per_epoch(self) -> int:
-        """Tokens of an epoch, padding not counted; a mean where rows take turns."""
-        return round(sum(self.tokens_by_kind))
-
-
 def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     """Read, check and size a training; no session is written.
 
@@ -212,26 +79,29 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         UsageError: A flag cannot.
         IncompatibleError: The base is not the one the store's sessions stand on.
     """
-    given = request.rows or ([] if request.consolidates else read.read(request.data))
+    rows = request.rows or ([] if request.consolidates else read.read(request.data))
     context = _resolve_inputs(request, say)
-    rows = given or context.rows_to_teach_anew()
-    share, seed = context.value("validation"), context.value("seed")
-    new, held_out = split(rows, share, seed=seed)
-    rehearsal = _rehearsal(context, rehearse(new, read_history(context.chain)))
+    rows = rows or context.rows_to_teach_anew()
+    new, held_out = split(rows, context.value("validation"), seed=context.value("seed"))
+    rehearsal = rehearse(new, read_history(context.chain))
+    replay = context.explicit.get("replay")
+    if context.method.synthesises or (replay.value if replay else context.method.replay) == "none":
+        rehearsal = replace(rehearsal, old=())
     settings = _settle(context, rehearsal)
     tokenizer = load_tokenizer(context.info.folder, context.info.template)
     if context.method.synthesises and request.asks_model:
-        rehearsal = replace(rehearsal, old=_written(context, settings, say))
+        rehearsal = replace(rehearsal, old=_synthesise(context, settings, say))
     fresh = tokenise.encode(rehearsal.new, tokenizer)
     # What cannot be scored must fail before training.
     tokenise.encode_paraphrases(rehearsal.new, tokenizer)
     fits = [len(example.tokens) <= settings.max_length for example in fresh]
-    allowed = bool(context.value("allow_long"))
+    allowed = context.value("allow_long")
     long_share = _check_lengths(fresh, fits, settings.max_length, allowed=allowed)
     # Old rows fitted the limit of the session that taught them; a shorter one now must not make
     # the model forget them.
     old = tokenise.encode(rehearsal.old, tokenizer)
-    general = _general(context.info, request, say)
+    asks = request.asks_model
+    general = general_set(context.info, say=say) if asks else kept_general_set(context.info)
     replayed = general.replayed if general and settings.general_replay else ()
     examples = (*itertools.compress(fresh, fits), *old, *replayed)
     rows_of_epoch = mixture(
@@ -246,7 +116,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     # The limit bounds memory, for these as for the others.
     scored = zip(held_out, tokenise.encode(held_out, tokenizer), strict=True)
     validation = [(row, one) for row, one in scored if len(one.tokens) <= settings.max_length]
-    fitted = fitting.fit(context.info, settings, rows_of_epoch, examples, context.asked)
+    fitted = fitting.fit(context.info, settings, rows_of_epoch, examples, context.fixed)
     return TrainingPlan(
         name=context.name,
         store=context.store,
@@ -284,18 +154,11 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class _TrainingContext:
-    """What a training stands on, known before its rows are looked at.
+    """What a training stands on, known before its rows are looked at; see :class:`TrainingPlan`.
 
     Attributes:
-        name: Of the session to be.
-        store: Where it will go.
-        info: The base.
-        chain: The sessions it stands on; none when it takes the place of one.
-        replaced: The chain it takes the place of.
-        without: Those of it whose rows are left out.
-        method: How earlier sessions are remembered.
         explicit: What flags and config set.
-        asked: Names of settings that a person gave, by flag or in a file of their own.
+        fixed: Names of settings that a person gave, by flag or in a file of their own.
     """
 
     name: str
@@ -306,12 +169,17 @@ class _TrainingContext:
     without: tuple[Session, ...]
     method: Method
     explicit: Mapping[str, ExplicitValue]
-    asked: frozenset[str]
+    fixed: frozenset[str]
 
     @property
     def unkept(self) -> tuple[Session, ...]:
         """The earlier sessions that keep no rows."""
         return tuple(s for s in self.chain + self.replaced if DATA_FILE not in s.hashes)
+
+    @property
+    def rows_taught(self) -> int:
+        """How many rows the chain was taught."""
+        return sum(int(session.record["data"]["rows"]) for session in self.chain)
 
     def rows_to_teach_anew(self) -> list[Row]:
         """Return the rows in force of a chain that is replaced, without the sessions left out."""
@@ -329,17 +197,23 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> _TrainingContext:
     # Before anything is fetched: a slip must not cost a download.
     config = (str(request.config), read_config(request.config)) if request.config else None
     explicit = merge_settings(request.flags, config)
-    name = explicit["name"].value if "name" in explicit else _name(request)
+    if "name" in explicit:
+        name = explicit["name"].value
+    elif request.consolidates:
+        name = CONSOLIDATED
+    else:
+        name = slug("-".join(path.stem for path in request.data) or "rows")
     check_name(name)
     wanted = explicit["base"].value if "base" in explicit else None
     store = writer.snapshot()
     info = locate_base(store, choose_base(store, request.flags.get("base"), wanted), say)
-    asked = frozenset(explicit)
+    fixed = frozenset(explicit)
     if request.config is None:
         explicit = {**merge_settings({}, shipped_config(info.name)), **explicit}
     before = tuple(store.chain(store.head()))
     for note in store.notes:
         say(note)
+    method = explicit["method"].value if "method" in explicit else default("method")
     context = _TrainingContext(
         name=name,
         store=writer,
@@ -347,19 +221,13 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> _TrainingContext:
         chain=() if request.consolidates else before,
         replaced=before if request.consolidates else (),
         without=_left_out(store, before, request.without),
-        method=find_method(explicit["method"].value if "method" in explicit else default("method")),
+        method=find_method(method),
         explicit=explicit,
-        asked=asked,
+        fixed=fixed,
     )
     if request.consolidates:
         _check_replaceable(context)
     return context
-
-
-def _name(request: TrainingRequest) -> str:
-    if request.consolidates:
-        return CONSOLIDATED
-    return slug("-".join(path.stem for path in request.data) or "rows")
 
 
 def _left_out(
@@ -396,13 +264,6 @@ def _check_replaceable(context: _TrainingContext) -> None:
         )
 
 
-def _rehearsal(context: _TrainingContext, found: Rehearsal) -> Rehearsal:
-    """Leave out the old rows that a method does not look at."""
-    given = context.explicit.get("replay")
-    replay = given.value if given else context.method.replay
-    return replace(found, old=()) if replay == "none" or context.method.synthesises else found
-
-
 def _settle(context: _TrainingContext, rehearsal: Rehearsal) -> TrainingSettings:
     """Size the training, and let the method say what nobody else did."""
     recorded = [recorded_settings(session.record["sizing"]) for session in context.chain]
@@ -411,7 +272,7 @@ def _settle(context: _TrainingContext, rehearsal: Rehearsal) -> TrainingSettings
         hidden_size=context.info.hidden_size,
         loss_chunk=memory.loss_chunk(),
         explicit=context.explicit,
-        old_rows=_rows_to_write(context) if context.method.synthesises else len(rehearsal.old),
+        old_rows=context.rows_taught if context.method.synthesises else len(rehearsal.old),
         old_length=max((one["max_length"]["value"] for one in recorded), default=0),
     )
     replay, name = context.method.replay, context.method.name.replace("_", "-")
@@ -420,23 +281,14 @@ def _settle(context: _TrainingContext, rehearsal: Rehearsal) -> TrainingSettings
     return settings.changed(chosen, reason=f"as --method {name} does", source="rule")
 
 
-def _rows_to_write(context: _TrainingContext) -> int:
-    return sum(int(session.record["data"]["rows"]) for session in context.chain)
-
-
-def _written(context: _TrainingContext, settings: TrainingSettings, say: Say) -> tuple[Row, ...]:
+def _synthesise(context: _TrainingContext, settings: TrainingSettings, say: Say) -> tuple[Row, ...]:
     """Let the merged model write as many rows as it was taught, in the place of those."""
-    count = _rows_to_write(context)
+    count = context.rows_taught
     if not count:
         return ()
     say(f"the model writes {count} rows of what it knows, to rehearse them…")
     merged = load_folded(context.info, context.chain)
     return tuple(written_by(merged, count, seed=settings.seed, longest=settings.max_length))
-
-
-def _general(info: BaseInfo, request: TrainingRequest, say: Say) -> GeneralSet | None:
-    """Return the general questions with the base's answers; None where it may not be asked."""
-    return general_set(info, say=say) if request.asks_model else kept_general_set(info)
 
 
 def _check_lengths(

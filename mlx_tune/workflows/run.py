@@ -16,17 +16,18 @@ from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows import fitting
 from mlx_tune.workflows.gate_run import GateResult, run_gate
 from mlx_tune.workflows.observer import TrainingObserver
-from mlx_tune.workflows.plan import TrainingPlan, TrainingRequest, plan_training
-from mlx_tune.workflows.plan_files import (
+from mlx_tune.workflows.plan import TrainingRequest, plan_training
+from mlx_tune.workflows.scoring import SessionRecall
+from mlx_tune.workflows.steps import TrainingResult, take_steps
+from mlx_tune.workflows.training_plan import (
     HELD_OUT_ROWS,
     NEW_ROWS,
+    TrainingPlan,
     create_run,
     other_settings,
     read_plan,
     unfinished_twin,
 )
-from mlx_tune.workflows.scoring import SessionRecall
-from mlx_tune.workflows.steps import TrainingResult, take_steps
 from mlx_tune.workflows.workspace import DATA_FILE, describe_base, folding, free_memory
 
 
@@ -38,13 +39,13 @@ class TrainingOutcome:
         session: As committed.
         recall: Of every session of its chain, itself last.
         is_head: False when it was held back, or HEAD moved elsewhere meanwhile.
-        judged: What was decided; None where an earlier attempt at the run committed it.
+        gate: What was decided; None where an earlier attempt at the run committed it.
     """
 
     session: Session
     recall: tuple[SessionRecall, ...]
     is_head: bool
-    judged: GateResult | None
+    gate: GateResult | None
 
 
 def train(request: TrainingRequest, observer: TrainingObserver) -> TrainingOutcome:
@@ -59,7 +60,10 @@ def train(request: TrainingRequest, observer: TrainingObserver) -> TrainingOutco
     plan = plan_training(request, say=observer.say)
     assert plan.review is not None, "a new plan comes with what a person should know"
     with plan.store.training(f"train {plan.name}"):
-        _check_head(plan)
+        if plan.store.snapshot().head() != plan.head:  # another training may just have ended
+            raise LockedError(
+                f"{plan.store.root}: HEAD moved while this training was planned; run it again"
+            )
         twin = unfinished_twin(plan)
         if twin is not None and observer.offered(twin, other_settings(twin, plan)):
             return _resume_run(plan.store, twin, observer)
@@ -107,14 +111,6 @@ def find_run(store_root: Path, name: str | None, observer: TrainingObserver) -> 
     raise UsageError(f"{name}: no unfinished run of that name; there are: {names}")
 
 
-def _check_head(plan: TrainingPlan) -> None:
-    """Refuse a plan that stands on a HEAD of before: another training may just have ended."""
-    if plan.store.snapshot().head() != plan.head:
-        raise LockedError(
-            f"{plan.store.root}: HEAD moved while this training was planned; run it again"
-        )
-
-
 def _resume_run(store: SessionStore, run: Run, observer: TrainingObserver) -> TrainingOutcome:
     """Finish a run, with the lock of trainings held."""
     now = store.snapshot()
@@ -139,10 +135,10 @@ def run_training(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Tr
             are kept.
     """
     observer.opened(run)
-    session, judged = _committed(plan.store, run), None
+    session, result = _committed(plan.store, run), None
     if session is None:
         try:
-            session, judged = _train_and_commit(plan, run, observer)
+            session, result = _train_and_commit(plan, run, observer)
         except (IncompatibleError, InputError):  # it would end the same way again
             run.set(phase=FAILED)
             raise
@@ -152,7 +148,7 @@ def run_training(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Tr
     safe = f"{session.folder_name} is saved, only the run's record lacks its last line"
     run.set(phase=DONE, session=session.id, safe=safe)
     recall = tuple(map(SessionRecall.from_json, session.record["recall"]))
-    return TrainingOutcome(session=session, recall=recall, is_head=is_head, judged=judged)
+    return TrainingOutcome(session=session, recall=recall, is_head=is_head, gate=result)
 
 
 def _committed(store: SessionStore, run: Run) -> Session | None:
@@ -169,16 +165,16 @@ def _train_and_commit(
     trained = take_steps(plan, run, observer)
     free_memory()  # the trained model has gone with its frame, before its merged twin comes
     run.set(phase=SCORE)
-    judged = run_gate(plan, run, trained.adapter, observer)
+    result = run_gate(plan, run, trained.adapter, observer)
     run.set(phase=COMMIT)
-    files = judged.adapter.files(num_layers=trained.num_layers)
+    files = result.adapter.files(num_layers=trained.num_layers)
     if plan.settings.keep_data:
         files[DATA_FILE] = read.dump(plan.new)
         if plan.held_out:
             files[HELD_OUT_ROWS] = read.dump(plan.held_out)
-    record = _session_record(plan, run, trained, judged)
+    record = _session_record(plan, run, trained, result)
     session = plan.store.commit(name=plan.name, parent=plan.parent, record=record, files=files)
-    return session, judged
+    return session, result
 
 
 def _move_head(plan: TrainingPlan, session: Session, observer: TrainingObserver) -> bool:
@@ -194,7 +190,7 @@ def _move_head(plan: TrainingPlan, session: Session, observer: TrainingObserver)
 
 
 def _session_record(
-    plan: TrainingPlan, run: Run, trained: TrainingResult, judged: GateResult
+    plan: TrainingPlan, run: Run, trained: TrainingResult, result: GateResult
 ) -> dict[str, Any]:
     """Return what session.json says of a training, beside what the store writes itself."""
     folds_less = plan.stands_on != tuple(folding(plan.chain))
@@ -202,8 +198,8 @@ def _session_record(
     metrics = list({line["number"]: line for line in run.metrics()}.values())
     return {
         "created": run.record["created"],
-        "verdict": judged.verdict,
-        "gate": judged.to_json(),
+        "verdict": result.verdict,
+        "gate": result.to_json(),
         "base": describe_base(plan.info),
         "note": (
             "This adapter holds its own session alone. Used without mlx-tune it needs the model "
@@ -218,7 +214,10 @@ def _session_record(
             "sha256": run.record["data_sha256"],
             "rehearsed": len(plan.old) if plan.mixture.sources[1].per_epoch else 0,
             "held_out": len(plan.held_out),
-            **_traces(plan),
+            # Enough to tell which questions come again.
+            **(
+                {} if plan.settings.keep_data else {"traces": [r.trace.to_json() for r in plan.new]}
+            ),
         },
         **({"replaces": [session.id for session in plan.replaced]} if plan.replaced else {}),
         **({"without": [session.id for session in plan.without]} if plan.without else {}),
@@ -234,24 +233,15 @@ def _session_record(
             "peak_memory_bytes": max(line["peak_memory_bytes"] for line in metrics),
         },
         **_validation(trained.scores),
-        "recall": [entry.to_json() for entry in judged.recall],
-        **({"fidelity": judged.fidelity.to_json()} if judged.fidelity else {}),
+        "recall": [entry.to_json() for entry in result.recall],
+        **({"fidelity": result.fidelity.to_json()} if result.fidelity else {}),
         "versions": runtime.versions(),
     }
-
-
-def _traces(plan: TrainingPlan) -> dict[str, Any]:
-    """Return what is kept of rows that are not: enough to tell which questions come again."""
-    return {} if plan.settings.keep_data else {"traces": [row.trace.to_json() for row in plan.new]}
 
 
 def _validation(scores: Sequence[ValidationScore]) -> dict[str, Any]:
     if not scores:
         return {}
-    chosen = best_score(scores)
-    return {
-        "validation": {
-            "scores": [vars(score) for score in scores],
-            "best_step": chosen.step if chosen else None,
-        }
-    }
+    best = best_score(scores)
+    kept = {"scores": list(map(vars, scores)), "best_step": best.step if best else None}
+    return {"validation": kept}

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from mlx_tune.continual.key_facts import KeyFact, key_facts, present_facts
+from mlx_tune.continual.key_facts import key_facts, present_facts
 from mlx_tune.continual.recall import Recall, score
-from mlx_tune.continual.rehearse import History, current_rows
-from mlx_tune.continual.retention import Kind, questions
+from mlx_tune.continual.retention import KINDS, Kind
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
@@ -36,21 +35,13 @@ class SessionRecall:
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> "SessionRecall":
         """Return what a record keeps; the inverse of :meth:`to_json`."""
-        return SessionRecall(
-            number=record["number"],
-            name=record["name"],
-            verbatim=_read_recall(record["verbatim"]),
-            paraphrases=_read_recall(record["paraphrases"]),
-        )
+        recall = {kind: _read_recall(record[kind]) for kind in KINDS}
+        return SessionRecall(number=record["number"], name=record["name"], **recall)
 
     def to_json(self) -> dict[str, Any]:
         """Return what a session's record keeps."""
-        return {
-            "number": self.number,
-            "name": self.name,
-            "verbatim": _recall_json(self.verbatim),
-            "paraphrases": _recall_json(self.paraphrases),
-        }
+        recall: dict[str, Any] = {kind: _recall_json(getattr(self, kind)) for kind in KINDS}
+        return {"number": self.number, "name": self.name, **recall}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,24 +59,6 @@ class Questions:
     name: str
     verbatim: tuple[Example, ...]
     paraphrases: tuple[Example, ...]
-
-
-def score_sessions(
-    folded: FoldedModel,
-    labels: Sequence[tuple[int, str]],
-    history: History,
-) -> list[SessionRecall]:
-    """Score each session's questions and their paraphrases.
-
-    A question that a later session taught again is that session's alone.
-
-    Args:
-        folded: The model that answers.
-        labels: Number and name of each session.
-        history: The rows each was taught, in the same order.
-    """
-    rows = [questions(kept) for kept in current_rows(history)]
-    return [ask_questions(folded, one) for one in prepare_questions(labels, rows, folded.tokenizer)]
 
 
 def prepare_questions(
@@ -115,18 +88,11 @@ def prepare_questions(
     ]
 
 
-def ask_questions(folded: FoldedModel, asked: Questions) -> SessionRecall:
+def ask_questions(folded: FoldedModel, questions: Questions) -> SessionRecall:
     """Score one session's questions and their paraphrases."""
-    return SessionRecall(
-        number=asked.number,
-        name=asked.name,
-        verbatim=_score(folded, asked.verbatim),
-        paraphrases=_score(folded, asked.paraphrases),
-    )
-
-
-def _score(folded: FoldedModel, examples: Sequence[Example]) -> Recall | None:
-    return score(folded.model, examples) if examples else None
+    examples = {kind: getattr(questions, kind) for kind in KINDS}
+    recall = {kind: score(folded.model, each) if each else None for kind, each in examples.items()}
+    return SessionRecall(number=questions.number, name=questions.name, **recall)
 
 
 def _recall_json(recall: Recall | None) -> dict[str, Any] | None:
@@ -156,13 +122,13 @@ class MissingFacts:
     """An answer that lacks a key fact.
 
     Attributes:
-        question: What was asked.
-        said: The whole answer.
+        question: The question.
+        answer: The whole answer.
         facts: What it lacks, as taught.
     """
 
     question: str
-    said: str
+    answer: str
     facts: tuple[str, ...]
 
 
@@ -182,50 +148,49 @@ class FactScore:
 
     def to_json(self) -> dict[str, Any]:
         """Return what an evaluation's file keeps."""
-        missing = [{**vars(one), "facts": list(one.facts)} for one in self.missing]
+        missing = [
+            {"question": one.question, "said": one.answer, "facts": list(one.facts)}
+            for one in self.missing
+        ]
         return {"found": self.found, "asked": self.asked, "missing": missing}
 
 
 def score_facts(
-    folded: FoldedModel, rows: Sequence[Row], asked: Questions, recall: SessionRecall
+    folded: FoldedModel, rows: Sequence[Row], questions: Questions, recall: SessionRecall
 ) -> dict[Kind, FactScore]:
-    """Look for the key facts of a session's answers in what the model says.
+    """Look for the key facts of a session's answers in the model's.
 
     A question that is known verbatim is answered as taught, so only the others are generated.
 
     Args:
         folded: The model that answers.
         rows: The session's questions.
-        asked: The same in tokens.
+        questions: The same in tokens.
         recall: How they, and their paraphrases, came out.
     """
     reworded = [row.with_question(text) for row in rows for text in row.paraphrases]
     return {
-        "verbatim": _find_facts(folded, rows, asked.verbatim, recall.verbatim),
-        "paraphrases": _find_facts(folded, reworded, asked.paraphrases, recall.paraphrases),
+        "verbatim": _find_facts(folded, rows, questions.verbatim, recall.verbatim),
+        "paraphrases": _find_facts(folded, reworded, questions.paraphrases, recall.paraphrases),
     }
 
 
 def _find_facts(
     folded: FoldedModel, rows: Sequence[Row], examples: Sequence[Example], recall: Recall | None
 ) -> FactScore:
-    flags = recall.verbatim if recall else ()
     facts = [key_facts(str(row.answer)) for row in rows]
-    wanted = [i for i, known in enumerate(flags) if facts[i] and not known]
-    said = dict(zip(wanted, _generate_answers(folded, [examples[i] for i in wanted]), strict=True))
-    missing = [_missing(rows[i], facts[i], said[i]) for i in wanted]
+    flags = recall.verbatim if recall else ()
+    wrong = [i for i, is_right in enumerate(flags) if facts[i] and not is_right]
+    answers = _generate_answers(folded, [examples[i] for i in wrong])
+    missing = []
+    for i, answer in zip(wrong, answers, strict=True):
+        present = zip(facts[i], present_facts(facts[i], answer), strict=True)
+        if lacks := tuple(fact.text for fact, is_present in present if not is_present):
+            question = str(rows[i].question)
+            missing.append(MissingFacts(question=question, answer=answer, facts=lacks))
     total = sum(map(len, facts))
-    return FactScore(
-        found=total - sum(len(one.facts) for one in missing),
-        asked=total,
-        missing=tuple(one for one in missing if one.facts),
-    )
-
-
-def _missing(row: Row, facts: Sequence[KeyFact], said: str) -> MissingFacts:
-    present = zip(facts, present_facts(facts, said), strict=True)
-    lacks = [fact.text for fact, is_present in present if not is_present]
-    return MissingFacts(question=str(row.question), said=said, facts=tuple(lacks))
+    found = total - sum(len(one.facts) for one in missing)
+    return FactScore(found=found, asked=total, missing=tuple(missing))
 
 
 def _generate_answers(folded: FoldedModel, examples: Sequence[Example]) -> list[str]:
@@ -233,12 +198,7 @@ def _generate_answers(folded: FoldedModel, examples: Sequence[Example]) -> list[
     if not examples:
         return []
     limit = MARGIN_TOKENS + max(sum(example.supervised) for example in examples)
-    prompts = [_prompt(example) for example in examples]
-    said = batch_generate(folded.model, folded.tokenizer, prompts, max_tokens=limit)
+    prompts = [example.tokens[: example.last_answer] for example in examples]
+    answers = batch_generate(folded.model, folded.tokenizer, prompts, max_tokens=limit)
     ends = folded.tokenizer.end_ids
-    return [folded.tokenizer.decode([t for t in tokens if t not in ends]) for tokens in said]
-
-
-def _prompt(example: Example) -> tuple[int, ...]:
-    """Return everything before the last answer, the earlier ones of a conversation included."""
-    return example.tokens[: len(example.tokens) - example.supervised[::-1].index(False)]
+    return [folded.tokenizer.decode([t for t in answer if t not in ends]) for answer in answers]

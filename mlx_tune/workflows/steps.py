@@ -13,18 +13,19 @@ from mlx_tune.continual.early_stopping import (
     scores_to_json,
 )
 from mlx_tune.continual.fold import negated_factors
-from mlx_tune.continual.recall import score
+from mlx_tune.continual.recall import Recall, score
 from mlx_tune.continual.rehearse import learnable
+from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import DamagedStoreError, InputError, Interrupted
 from mlx_tune.store.runs import Checkpoint, Run
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.training.loop import Objective, Step, Trainer
 from mlx_tune.training.mixture import BASE
 from mlx_tune.workflows.observer import TrainingObserver
-from mlx_tune.workflows.plan import TrainingPlan
+from mlx_tune.workflows.training_plan import TrainingPlan
 from mlx_tune.workflows.workspace import load_folded, read_adapters
 
-SCORES_FILE, EXAM_FILE = "validation.json", "exam.json"
+SCORES_FILE, STOPPING_FILE = "validation.json", "exam.json"
 CHECKPOINT_SECONDS = 60.0
 """At most so much work is lost by a process that dies; a step that takes longer is one more."""
 
@@ -37,7 +38,7 @@ class TrainingResult:
         adapter: The best by the held-out rows, the last without.
         num_layers: Of the model.
         scores: Of the held-out rows.
-        is_learned: Whether training ended because all was known; None where it was not asked.
+        is_learned: Whether training ended because all was learned; None where it was not checked.
     """
 
     adapter: Adapter
@@ -54,12 +55,9 @@ def take_steps(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Trai
     """
     folded = load_folded(plan.info, plan.stands_on)
     observer.merged(plan.stands_on)
+    objective = _objective(plan)
     trainer = Trainer(
-        folded.model,
-        plan.examples,
-        plan.config,
-        objective=_objective(plan),
-        batches=plan.batches,
+        folded.model, plan.examples, plan.config, objective=objective, batches=plan.batches
     )
     scores, stopping = _restore(plan, run, trainer)
     if trainer.missing_projections:
@@ -109,23 +107,20 @@ def _objective(plan: TrainingPlan) -> Objective:
 
 def _early_stopping(plan: TrainingPlan) -> EarlyStopping:
     """Return which rows end the training once they are learned: none to take all planned steps."""
-    rows = [i for i, known in enumerate(learnable([*plan.new, *plan.old])) if known]
+    flags = learnable([*plan.new, *plan.old])
     sources = plan.mixture.sources
     coming = sum(source.size for source in sources[:2] if source.per_epoch)
     return EarlyStopping(
-        rows=tuple(row for row in rows if row < coming) if plan.settings.until_learned else (),
+        rows=tuple(row for row, is_learnable in enumerate(flags[:coming]) if is_learnable)
+        if plan.settings.until_learned
+        else (),
         min_epochs=plan.mixture.epochs_of_min_passes,
     )
 
 
 def _check_all_rows(stopping: EarlyStopping, trainer: Trainer, plan: TrainingPlan) -> EarlyStopping:
     """Check every row that has to be learned; the loop gets the losses."""
-    found = score(
-        trainer.model,
-        [plan.examples[row] for row in stopping.rows],
-        forward=trainer.network,
-        factors=trainer.adapter().factors,
-    )
+    found = _recall(trainer, [plan.examples[row] for row in stopping.rows])
     for row, nats in zip(stopping.rows, found.max_token_losses, strict=True):
         trainer.max_token_losses[row] = nats
     return stopping.update(trainer.steps_done, found.max_token_losses)
@@ -134,14 +129,14 @@ def _check_all_rows(stopping: EarlyStopping, trainer: Trainer, plan: TrainingPla
 def _restore(
     plan: TrainingPlan, run: Run, trainer: Trainer
 ) -> tuple[list[ValidationScore], EarlyStopping]:
-    """Go to the newest checkpoint, if there is one; return what was scored and asked until then."""
+    """Go to the newest checkpoint, if there is one; return what was scored until then."""
     stopping, newest = _early_stopping(plan), run.newest_checkpoint()
     if newest is None:
         return [], stopping
     files = _files(newest)
     trainer.restore(files, place=str(newest.path))
     scores = scores_from_json(files[SCORES_FILE]) if SCORES_FILE in files else []
-    return scores, stopping.resumed(files[EXAM_FILE]) if EXAM_FILE in files else stopping
+    return scores, stopping.resumed(files[STOPPING_FILE]) if STOPPING_FILE in files else stopping
 
 
 def _save(
@@ -155,31 +150,28 @@ def _save(
     if scores:  # in the checkpoint, so that a resume chooses the best among the very same
         files[SCORES_FILE] = scores_to_json(scores)
     if stopping.step:  # and ends where the run would have ended
-        files[EXAM_FILE] = stopping.to_json()
+        files[STOPPING_FILE] = stopping.to_json()
     chosen = best_score(scores)
     run.save_checkpoint(step.number, files, best=chosen.step if chosen else None)
 
 
 def _score(plan: TrainingPlan, trainer: Trainer) -> ValidationScore:
-    """Ask the model as it stands for the held-out rows."""
+    """Score the held-out rows with the model as it stands."""
     number = trainer.steps_done
     try:
-        found = score(
-            trainer.model,
-            plan.validation,
-            forward=trainer.network,
-            factors=trainer.adapter().factors,
-        )
+        found = _recall(trainer, plan.validation)
     except InputError:  # no finite loss: never the best
         return ValidationScore(step=number, right=0, asked=len(plan.validation), loss=None)
     return ValidationScore(step=number, right=found.right, asked=found.asked, loss=found.loss)
 
 
+def _recall(trainer: Trainer, examples: Sequence[Example]) -> Recall:
+    factors = trainer.adapter().factors
+    return score(trainer.model, examples, forward=trainer.network, factors=factors)
+
+
 def _take_best(
-    run: Run,
-    trainer: Trainer,
-    scores: Sequence[ValidationScore],
-    observer: TrainingObserver,
+    run: Run, trainer: Trainer, scores: Sequence[ValidationScore], observer: TrainingObserver
 ) -> None:
     """Go back to the best checkpoint, where held-out rows chose one."""
     chosen = best_score(scores)

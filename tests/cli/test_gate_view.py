@@ -1,13 +1,14 @@
 import io
 import shlex
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from mlx_tune.cli.gate_view import fidelity_lines, show_decision, show_ways
+from mlx_tune.cli.options import STORE
 from mlx_tune.continual.gate import SessionOutcomes, Thresholds, decide
-from mlx_tune.continual.recall import GeneralChange
-from mlx_tune.continual.significance import PairedChanges
+from mlx_tune.continual.recall import GeneralChange, PairedChanges
 from mlx_tune.store.session import PROMOTE
 
 LONG = "campus-dining-halls-of-winter-term-2026x"
@@ -37,7 +38,7 @@ def shown(
     questions=None,
     width=80,
     general_replay=0.45,
-    store_flag="",
+    store=STORE,
 ):
     decision = decide(measured, skipped=skipped or {}, general=general, thresholds=Thresholds())
     file = io.StringIO()
@@ -53,7 +54,7 @@ def shown(
             console,
             session="7f3a9c12",
             general_replay=general_replay,
-            store_flag=store_flag,
+            store=store,
         )
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
@@ -123,11 +124,12 @@ def test_a_session_held_back_shows_what_was_lost_and_what_can_be_done():
 
 
 def test_a_question_is_one_line_and_a_command_is_never_broken():
-    flag = "--store '/a long path/to a store/of mine/that goes on/and on'"
-    lines = shown(session(1, LONG, 8, 1), store_flag=flag)
+    store = Path("/a long path/to a store/of mine/that goes on/and on")
+    lines = shown(session(1, LONG, 8, 1), store=store)
     assert "! the gate holds it back, it is for you to decide:" in lines
     commands = [line.strip() for line in lines if "mlx-tune" in line]
-    assert [shlex.split(command)[-2:] for command in commands] == [shlex.split(flag)] * 4
+    flag = ["--store", str(store)]
+    assert [shlex.split(command)[-2:] for command in commands] == [flag] * 4
     assert max(len(line) for line in lines if "mlx-tune" not in line) <= 80
     narrow = shown(session(1, "cs", 8, 1), width=40)
     assert f"  “{asked(1)[0]}"[:39] + "…" in narrow

@@ -191,7 +191,7 @@ def test_a_session_that_is_not_promoted_ends_with_the_gates_exit_code(
         path=Path("adapters/sessions/0004-d-0123abcd"),
         record={"verdict": verdict, "gate": gate, "training": {}},
     )
-    outcome = SimpleNamespace(session=session, is_head=not code, recall=(), judged=None)
+    outcome = SimpleNamespace(session=session, is_head=not code, recall=(), gate=None)
     monkeypatch.setattr(run, "train", lambda request, view: outcome)
     found, out, error = mlx_tune_command("train", "d.json", "--json")
     assert found == code

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from mlx_tune.continual import gate
 from mlx_tune.continual.gate import SEVERITY, SessionOutcomes, Thresholds, decide
-from mlx_tune.continual.recall import GeneralChange
-from mlx_tune.continual.significance import PairedChanges
+from mlx_tune.continual.recall import GeneralChange, PairedChanges
 from mlx_tune.errors import UsageError
 from mlx_tune.store.session import ASK, PROMOTE, REFUSE
 

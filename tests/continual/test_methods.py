@@ -25,8 +25,7 @@ from mlx_tune.continual.methods import (
     scaled,
     search_beta,
 )
-from mlx_tune.continual.recall import GeneralChange
-from mlx_tune.continual.significance import PairedChanges
+from mlx_tune.continual.recall import GeneralChange, PairedChanges
 from mlx_tune.errors import UsageError
 from mlx_tune.store.session import PROMOTE
 from mlx_tune.store.store import SessionStore

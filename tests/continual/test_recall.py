@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import tiny
-from mlx_tune.continual.recall import GeneralChange, general_change, score
-from mlx_tune.continual.significance import PairedChanges
+from mlx_tune.continual.recall import GeneralChange, PairedChanges, general_change, score
 from mlx_tune.data.tokenise import Example
 from mlx_tune.inference import stream
 from mlx_tune.training.batches import shared_prefix

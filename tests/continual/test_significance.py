@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.continual.significance import PairedChanges, mcnemar, sign_test
+from mlx_tune.continual.recall import PairedChanges, mcnemar, sign_test
 
 COUNTS = st.integers(min_value=0, max_value=60)
 

@@ -10,18 +10,26 @@ import pytest
 from helpers.stores import fail_with, flip, message, names
 from mlx_tune.errors import DamagedStoreError, DiskError
 from mlx_tune.store import runs
-from mlx_tune.store.runs import Run, checkpoint_at, newest_checkpoint, save_checkpoint
+from mlx_tune.store.runs import Checkpoint, Run
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return tmp_path / "checkpoints"
+    return tmp_path / "runs" / "one" / "checkpoints"
+
+
+def run_of(folder: Path) -> Run:
+    return Run(folder.parent, {})
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    return run_of(folder).newest_checkpoint()
 
 
 def put(folder: Path, *steps: int, best: int | None = None) -> None:
     for step in steps:
         files = {"adapters.safetensors": b"weights %d" % step}
-        save_checkpoint(folder, step, files, scratch=folder.parent / ".tmp", best=best)
+        run_of(folder).save_checkpoint(step, files, best=best)
 
 
 def steps(folder: Path) -> list[int]:
@@ -55,7 +63,7 @@ def test_a_best_one_that_is_damaged_does_not_count_as_whole(folder):
     spoil(folder, 3)
     put(folder, 4, best=3)
     assert steps(folder) == [2, 3, 4]
-    assert newest_checkpoint(folder)[0].step == 4
+    assert newest(folder).step == 4
 
 
 def test_a_best_one_that_is_not_there_keeps_none_more(folder):
@@ -65,13 +73,13 @@ def test_a_best_one_that_is_not_there_keeps_none_more(folder):
 
 def test_the_checkpoint_of_a_step_is_read_whole_or_not_at_all(folder):
     put(folder, 1, 2)
-    assert checkpoint_at(folder, 1).read("adapters.safetensors") == b"weights 1"
-    assert message(DamagedStoreError, lambda: checkpoint_at(folder, 3)) == (
+    assert run_of(folder).checkpoint(1).read("adapters.safetensors") == b"weights 1"
+    assert message(DamagedStoreError, lambda: run_of(folder).checkpoint(3)) == (
         f"{folder / 'step-000003'}: not a folder; run `mlx-tune doctor`"
     )
     spoil(folder, 1)
     assert "changed after it was written" in message(
-        DamagedStoreError, lambda: checkpoint_at(folder, 1)
+        DamagedStoreError, lambda: run_of(folder).checkpoint(1)
     )
 
 
@@ -91,31 +99,31 @@ def test_the_very_same_checkpoint_again_is_left_as_it_is(folder, monkeypatch):
     put(folder, 1)
     monkeypatch.setattr(runs, "write_folder", None)
     put(folder, 1)
-    assert newest_checkpoint(folder)[0].step == 1
+    assert newest(folder).step == 1
 
 
 def test_a_full_disk_does_not_cost_the_checkpoint_that_is_being_replaced(folder, monkeypatch):
     put(folder, 1)
     monkeypatch.setattr(os, "write", fail_with(errno.ENOSPC))
     other = {"adapters.safetensors": b"other weights"}
-    message(DiskError, lambda: save_checkpoint(folder, 1, other, scratch=folder.parent / ".tmp"))
-    assert newest_checkpoint(folder)[0].read("adapters.safetensors") == b"weights 1"
+    message(DiskError, lambda: run_of(folder).save_checkpoint(1, other))
+    assert newest(folder).read("adapters.safetensors") == b"weights 1"
 
 
 def test_a_checkpoint_replaced_by_another_of_its_step_is_the_other(folder):
     put(folder, 1)
-    save_checkpoint(folder, 1, {"adapters.safetensors": b"other"}, scratch=folder.parent / ".tmp")
-    assert newest_checkpoint(folder)[0].read("adapters.safetensors") == b"other"
-    assert names(folder.parent / ".tmp") == []
+    run_of(folder).save_checkpoint(1, {"adapters.safetensors": b"other"})
+    assert newest(folder).read("adapters.safetensors") == b"other"
+    assert names(folder.parents[2] / ".tmp") == []
 
 
 @pytest.mark.parametrize("put_there", [Path.touch, lambda path: path.symlink_to("nowhere")])
 def test_what_is_no_checkpoint_in_its_place_makes_way(folder, put_there):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     put_there(folder / "step-000001")
-    assert newest_checkpoint(folder)[0] is None
+    assert newest(folder) is None
     put(folder, 1)
-    assert newest_checkpoint(folder)[0].step == 1
+    assert newest(folder).step == 1
 
 
 def test_a_persons_folder_beside_the_checkpoints_stays(folder):

@@ -12,7 +12,7 @@ from helpers.stores import REFUSED, commit, fail_with, flip, message, train
 from mlx_tune.errors import DamagedStoreError, DiskError
 from mlx_tune.files.records import to_json
 from mlx_tune.files.sealed import seal, sha256
-from mlx_tune.store import snapshot
+from mlx_tune.store import session
 from mlx_tune.store.labels import mark_removed, tag
 from mlx_tune.store.session import Session, folder_name, read_session
 from mlx_tune.store.snapshot import StoreSnapshot
@@ -106,7 +106,7 @@ def test_a_long_chain_is_read_a_few_times_to_be_checked_however_long(store, monk
     (store.root / "HEAD").write_text(chain[-1].id)
     calls = []
     monkeypatch.setattr(
-        snapshot, "read_session", lambda path: (calls.append(1), read_session(path))[1]
+        session, "read_session", lambda path: (calls.append(1), read_session(path))[1]
     )
     assert store.snapshot().chain(chain[-1]) == chain
     assert len(calls) == 60

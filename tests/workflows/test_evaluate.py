@@ -220,7 +220,7 @@ def test_stopped_midway_it_keeps_what_was_asked(lab, monkeypatch):
 
 def test_a_disk_that_takes_no_file_takes_nothing_back(lab, monkeypatch):
     observer = RecordingObserver()
-    monkeypatch.setattr("mlx_tune.store.evals.make_folder", stores.fail_with(28))
+    monkeypatch.setattr("mlx_tune.store.runs.make_folder", stores.fail_with(28))
     found = ask(lab, observer, quick=True)
     assert found.recall[0].verbatim.asked == 2
     assert observer.lines[-1].endswith("the evaluation was not kept")

@@ -55,10 +55,10 @@ def test_answers_that_lack_a_fact_are_told_with_what_was_said(asked):
     for one in missing:
         row = next(row for row in rows if row.question == one.question)
         assert set(one.facts) <= {fact.text for fact in key_facts(row.answer)}
-        assert one.said.strip() != row.answer
+        assert one.answer.strip() != row.answer
         for fact in one.facts:
             assert not present_facts(
-                [f for f in key_facts(row.answer) if f.text == fact], one.said
+                [f for f in key_facts(row.answer) if f.text == fact], one.answer
             )[0]
 
 

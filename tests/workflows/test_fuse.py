@@ -17,16 +17,15 @@ from helpers import tiny
 from helpers.stores import sessions_of
 from helpers.training_lab import TrainingLab, isolated_environment
 from mlx_tune.continual.gate import Thresholds
-from mlx_tune.continual.recall import GeneralChange, Recall
-from mlx_tune.continual.significance import PairedChanges
+from mlx_tune.continual.recall import GeneralChange, PairedChanges, Recall
 from mlx_tune.errors import HeldBack, Refused, UsageError
 from mlx_tune.models import bases
 from mlx_tune.models.load import Quantisation
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows import fuse as fuse_module
-from mlx_tune.workflows.evaluate import SessionRecall
-from mlx_tune.workflows.fuse import ModelScores, allow, fuse, judge_quantised
+from mlx_tune.workflows.fuse import ModelScores, allow, fuse, gate_quantised
 from mlx_tune.workflows.general import general_set
+from mlx_tune.workflows.scoring import SessionRecall
 from mlx_tune.workflows.workspace import load_folded
 
 TOKENS = mx.array([[40, 50, 60, 70]])
@@ -214,7 +213,7 @@ def test_the_gates_thresholds_decide(right, kind):
     """Of 100 known in 16 bits; 96 lose 4 points a session, but 2 on average of two."""
     before = known(recall(1, 100, 100), recall(2, 50, 50))
     after = known(recall(1, right, 100), recall(2, 50, 50))
-    found = judge_quantised(TWO, before, after, Thresholds())
+    found = gate_quantised(TWO, before, after, Thresholds())
     if kind is None:
         allow(found, anyway=False, ask=lambda _: pytest.fail("asked"))
         return
@@ -224,9 +223,7 @@ def test_the_gates_thresholds_decide(right, kind):
 
 
 def test_nobody_is_asked_where_too_much_is_lost():
-    found = judge_quantised(
-        TWO, known(recall(1, 100, 100)), known(recall(1, 10, 100)), Thresholds()
-    )
+    found = gate_quantised(TWO, known(recall(1, 100, 100)), known(recall(1, 10, 100)), Thresholds())
     with pytest.raises(Refused) as refused:
         allow(found, anyway=False, ask=lambda _: True)
     assert refused.value.exit_code == 10
@@ -238,7 +235,7 @@ def test_what_general_answers_cost_is_held_to_the_gates_limits_too(nats, verdict
     risen = GeneralChange(
         nats_per_token=nats, asked=100, changes=PairedChanges(worse=100, better=0)
     )
-    found = judge_quantised(TWO, known(*before), known(*now, general=risen), Thresholds())
+    found = gate_quantised(TWO, known(*before), known(*now, general=risen), Thresholds())
     assert found.decision.verdict == verdict
     assert found.words == (
         f"s1 9 of 9 right (9 before), general answers +{nats:.2f} nats a token (+0.00 before)"
@@ -260,7 +257,7 @@ def test_a_session_older_than_the_gate_is_held_to_the_gates_own_limits():
 
 def test_a_session_without_questions_is_passed_over():
     silent = replace(recall(1, 0, 1), verbatim=None)
-    found = judge_quantised(*[TWO, *[known(silent, recall(2, 9, 9))] * 2, Thresholds()])
+    found = gate_quantised(*[TWO, *[known(silent, recall(2, 9, 9))] * 2, Thresholds()])
     assert found.words == "s2 9 of 9 right (9 before)"
     assert found.decision.skipped == {"1 s1": "no questions"}
 

@@ -89,7 +89,7 @@ def test_one_that_forgets_is_committed_with_its_verdict_and_head_stays(learned):
     assert verdicts(learned) == ["promote", "refuse"]
     assert outcome.session.record["gate"]["reasons"][0].startswith("1 cs keeps 0 % of its score")
     assert observer.decisions == []  # nobody is asked
-    assert outcome.judged.questions == {1: list(facts("A"))}
+    assert outcome.gate.questions == {1: list(facts("A"))}
     assert promote(learned.store, outcome.session.id).session == outcome.session
     assert SessionStore.open(learned.store).snapshot().head() == outcome.session
 

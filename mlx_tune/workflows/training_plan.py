@@ -1,35 +1,168 @@
-"""A plan written to a run's folder, and read back from it alone.
+"""A training's plan: all that was decided, written to a run's folder and read back from it alone.
 
 A run keeps its own rows and settings, so a resume needs neither the data file nor today's
 configuration.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from mlx_tune.continual.methods import find_method
+from mlx_tune.continual.methods import Method, find_method
+from mlx_tune.continual.rehearse import Rehearsal
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
+from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.settings import TrainingSettings
 from mlx_tune.store.runs import TRAIN, Run, list_runs
 from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
+from mlx_tune.training import optimizer
+from mlx_tune.training.batches import Batches
+from mlx_tune.training.config import TrainingConfig
+from mlx_tune.training.memory import MemoryPlan
 from mlx_tune.training.mixture import Mixture
 from mlx_tune.workflows import fitting
-from mlx_tune.workflows.general import general_set
-from mlx_tune.workflows.plan import TrainingPlan
-from mlx_tune.workflows.workspace import describe_base, locate_base
+from mlx_tune.workflows.fitting import DiskPlan
+from mlx_tune.workflows.general import GeneralSet, general_set
+from mlx_tune.workflows.workspace import describe_base, folding, locate_base
 
 NEW_ROWS, OLD_ROWS, HELD_OUT_ROWS = "new.jsonl", "old.jsonl", "held-out.jsonl"
 GENERAL_ROWS = "guards.jsonl"
 """Its name, and its key in run.json, are those of every store there is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReview:
+    """What a person should know of the data before it is trained on.
+
+    Attributes:
+        rehearsal: New rows and old ones, and where they meet.
+        too_long: Rows left out because they exceed the length limit.
+        long_share: Share of all tokens that are in those rows.
+        unkept: The earlier sessions that keep no rows.
+        disk: What the run will write, and what is free.
+    """
+
+    rehearsal: Rehearsal
+    too_long: tuple[Row, ...]
+    long_share: float
+    unkept: tuple[Session, ...]
+    disk: DiskPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """A training, fully decided: `plan` shows it, `train` runs it, `resume` reads it from a run.
+
+    Attributes:
+        name: Of the session to be.
+        store: Where it goes.
+        info: The base model.
+        tokenizer: The base's.
+        chain: The sessions it stands on, root first.
+        replaced: The sessions it takes the place of, root first; none but to consolidate.
+        without: Those of them whose rows are left out.
+        method: How earlier sessions are remembered.
+        settings: Every setting with its reason.
+        mixture: Which examples come in which epoch.
+        config: What the loop is told.
+        batches: The micro-batches of the run.
+        memory: Where the bytes will go.
+        new: The rows it is taught.
+        old: Those of earlier sessions that are rehearsed.
+        held_out: Rows that choose the best checkpoint.
+        examples: What is trained on: new rows, old ones, general questions.
+        validation: The held-out rows, tokenised.
+        general: The general questions with the base's answers; None where it was not asked yet.
+        sources: The data files as they were named.
+        review: What to tell a person beforehand; None for a run that is resumed.
+    """
+
+    name: str
+    store: SessionStore
+    info: BaseInfo
+    tokenizer: Tokenizer
+    chain: tuple[Session, ...]
+    replaced: tuple[Session, ...]
+    without: tuple[Session, ...]
+    method: Method
+    settings: TrainingSettings
+    mixture: Mixture
+    config: TrainingConfig
+    batches: Batches
+    memory: MemoryPlan
+    new: tuple[Row, ...]
+    old: tuple[Row, ...]
+    held_out: tuple[Row, ...]
+    examples: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    general: GeneralSet | None
+    sources: tuple[str, ...]
+    review: DataReview | None = None
+
+    @property
+    def parent(self) -> Session | None:
+        """The session it stands on, None for the bare base."""
+        return self.chain[-1] if self.chain else None
+
+    @property
+    def stands_on(self) -> tuple[Session, ...]:
+        """The sessions that are folded underneath it, root first."""
+        return tuple(self.method.stands_on(folding(self.chain)))
+
+    @property
+    def before(self) -> tuple[Session, ...]:
+        """The sessions that must not be forgotten, root first."""
+        return self.replaced or self.chain
+
+    @property
+    def head(self) -> Session | None:
+        """Where HEAD is expected, None for the bare base."""
+        return self.before[-1] if self.before else None
+
+    @property
+    def general_examples(self) -> tuple[Example, ...]:
+        """The general questions that are trained on."""
+        return self.examples[len(self.new) + len(self.old) :]
+
+    @cached_property
+    def planned_steps(self) -> int:
+        """Optimizer updates; the most where training stops once all is learned."""
+        return self.config.planned_steps(len(self.examples))
+
+    @property
+    def shapes(self) -> int:
+        """How many distinct shapes micro-batches are padded to."""
+        return len({*self.batches.shapes.values()})
+
+    @property
+    def warmup_steps(self) -> int:
+        """How many of them warm up."""
+        return optimizer.warmup_steps(len(self.new), self.planned_steps)
+
+    @cached_property
+    def tokens_by_kind(self) -> tuple[float, ...]:
+        """Tokens of an epoch: of new rows, old ones and general questions, padding not counted."""
+        found, rest = [], iter(self.examples)
+        for source in self.mixture.sources:
+            lengths = [len(one.tokens) for one in itertools.islice(rest, source.size)]
+            found.append(sum(lengths) / max(1, len(lengths)) * source.per_epoch)
+        return tuple(found)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of an epoch, padding not counted; a mean where rows take turns."""
+        return round(sum(self.tokens_by_kind))
 
 
 def create_run(plan: TrainingPlan) -> Run:
