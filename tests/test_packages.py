@@ -20,7 +20,7 @@ def test_every_public_name_is_that_of_its_module(package):
 
 def test_the_packages_themselves_load_neither_mlx_nor_transformers_nor_numpy():
     code = (
-        "import sys, mlx_tune.training, mlx_tune.models, mlx_tune.data\n"
+        "import sys, mlx_tune.training, mlx_tune.models, mlx_tune.data, mlx_tune.store\n"
         "print(sorted({'mlx', 'mlx_lm', 'numpy', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

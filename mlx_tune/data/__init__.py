@@ -1,1 +1,20 @@
 """Training data: rows read from files and checked, tokenised examples, general questions."""
+
+from mlx_tune.data.general_questions import Question
+from mlx_tune.data.read import dump, parse_questions, read_questions
+from mlx_tune.data.rows import Message, Row, Trace, split
+from mlx_tune.data.tokenise import Example, encode, encode_paraphrases
+
+__all__ = [
+    "Example",
+    "Message",
+    "Question",
+    "Row",
+    "Trace",
+    "dump",
+    "encode",
+    "encode_paraphrases",
+    "parse_questions",
+    "read_questions",
+    "split",
+]
