@@ -100,9 +100,11 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     # Old rows fitted the limit of the session that taught them; a shorter one now must not make
     # the model forget them.
     old = tokenise.encode(rehearsal.old, tokenizer)
-    asks = request.asks_model
-    general = general_set(context.info, say=say) if asks else kept_general_set(context.info)
-    replayed = general.replayed if general and settings.general_replay else ()
+    general = None  # where none is replayed, the base is asked once training is over
+    if settings.general_replay:
+        asks = request.asks_model
+        general = general_set(context.info, say=say) if asks else kept_general_set(context.info)
+    replayed = general.replayed if general else ()
     examples = (*itertools.compress(fresh, fits), *old, *replayed)
     rows_of_epoch = mixture(
         new=sum(fits),
