@@ -111,7 +111,9 @@ def test_damage_that_hides_heads_session_comes_with_the_way_back(sessions, name)
     parent, child = sessions
     store = SessionStore.open(child.path.parents[1])
     back = f"go back to {parent.folder_name} with `mlx-tune rollback --to {parent.id[:8]}`"
-    check = lambda: reported(store.head, *place(child, name), back)  # noqa: E731 as above
+    check = lambda: reported(  # noqa: E731 as above
+        lambda: store.snapshot().head(), *place(child, name), back
+    )
     assert unfound(child.path / name, check)[1] == []
 
 
