@@ -13,10 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_tune.errors import UsageError
+
 if TYPE_CHECKING:
     from mlx_tune.models.bases import Say
     from mlx_tune.models.load import Quantisation
+    from mlx_tune.store.session import Session
     from mlx_tune.store.snapshot import StoreSnapshot
+    from mlx_tune.store.verify import Findings
     from mlx_tune.training.loop import Step
     from mlx_tune.workflows.ask import AnswerRecord, Chat
     from mlx_tune.workflows.diff import Difference
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from mlx_tune.workflows.observer import TrainingObserver
     from mlx_tune.workflows.plan import TrainingRequest
     from mlx_tune.workflows.run import TrainingOutcome
-    from mlx_tune.workflows.store_commands import Promotion, Rollback
+    from mlx_tune.workflows.store_commands import Collection, Promotion, Rollback
     from mlx_tune.workflows.training_plan import TrainingPlan
 
 Data = str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Iterable[Mapping[str, Any]]
@@ -309,7 +313,84 @@ class Store:
 
         return promote(self.root, session)
 
-    def listing(self) -> StoreSnapshot:
+    def tag(self, name: str, session: str | None = None) -> Session:
+        """Give a session a name; a tag of that name moves.
+
+        Args:
+            name: Lower-case letters, digits and hyphens.
+            session: As for :meth:`chat`.
+
+        Raises:
+            UsageError: The name is not allowed or means a session already, or there is no such
+                session.
+        """
+        from mlx_tune.store.labels import tag
+        from mlx_tune.store.store import open_store
+
+        writer = open_store(self.root)
+        snapshot = writer.snapshot()
+        found = snapshot.head() if session is None else snapshot.find(session)
+        if found is None:
+            raise UsageError(
+                f"tag {name}: the base model is no session, and only sessions have tags; "
+                "`mlx-tune log` lists them"
+            )
+        tag(writer, name, found)
+        return found
+
+    def untag(self, name: str) -> None:
+        """Take a tag away; its session stays.
+
+        Raises:
+            UsageError: There is no such tag.
+        """
+        from mlx_tune.store.labels import untag
+        from mlx_tune.store.store import open_store
+
+        untag(open_store(self.root), name)
+
+    def remove(self, session: str, *, undo: bool = False) -> Session:
+        """Mark a session as removed, for :meth:`gc` to collect, or take the mark back.
+
+        Raises:
+            UsageError: There is no such session, or HEAD, a session, a tag or an unfinished run
+                stands on it.
+        """
+        from mlx_tune.store.labels import mark_removed, unmark_removed
+        from mlx_tune.store.store import open_store
+
+        writer = open_store(self.root)
+        snapshot = writer.snapshot()
+        found = snapshot.find(session)
+        if found is None:
+            raise UsageError("the base model is no session of the store, so it cannot be removed")
+        (unmark_removed if undo else mark_removed)(writer, found)
+        for note in snapshot.notes:
+            self._say(note)
+        return found
+
+    def gc(self, *, dry_run: bool = False) -> Collection:
+        """Move removed sessions to the trash, and delete trash older than 30 days.
+
+        Raises:
+            DamagedStoreError: Something in the store is damaged; nothing was moved.
+            LockedError: A training is going on.
+        """
+        from mlx_tune.workflows.store_commands import collect
+
+        return collect(self.root, dry_run=dry_run)
+
+    def verify(self, *, deep: bool = False) -> Findings:
+        """Check every byte of every session, and with ``deep`` of the base model too.
+
+        Raises:
+            UsageError: There is no store.
+        """
+        from mlx_tune.workflows.store_commands import verify
+
+        return verify(self.root, deep=deep, say=self._say)
+
+    def snapshot(self) -> StoreSnapshot:
         """Return the sessions, HEAD, tags and what is damaged, as they are now."""
         from mlx_tune.store.snapshot import read_snapshot
 
@@ -338,7 +419,6 @@ class Store:
     def _observer(
         self, progress: Callable[[Step], None] | None, observer: TrainingObserver | None
     ) -> TrainingObserver:
-        from mlx_tune.errors import UsageError
         from mlx_tune.workflows.observer import TrainingObserver
 
         if observer is not None:
@@ -364,8 +444,6 @@ def _parted(values: Iterable[Any]) -> tuple[list[Any], list[Mapping[str, Any]]]:
     Raises:
         UsageError: There are both.
     """
-    from mlx_tune.errors import UsageError
-
     found = list(values)
     rows = [value for value in found if isinstance(value, Mapping)]
     others = [value for value in found if not isinstance(value, Mapping)]

@@ -100,3 +100,32 @@ def test_importing_the_package_loads_nothing_heavy():
 def test_a_name_that_the_package_has_not_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'Shop'"):
         mlx_tune.Shop  # noqa: B018
+
+
+def test_a_session_is_named_removed_kept_and_collected(folder):
+    store = Store("halls", say=lambda line: None)
+    store.train(ROWS, epochs=1, name="halls", general_replay=0.0)
+    session = store.train(ROWS[:2], epochs=1, name="more", general_replay=0.0).session
+    assert store.tag("best") == session
+    with pytest.raises(UsageError, match="HEAD is there"):
+        store.remove("more")
+    store.rollback("halls")
+    with pytest.raises(UsageError, match="the tag best names it"):
+        store.remove("more")
+    store.untag("best")
+    assert store.remove("more") == session
+    assert store.snapshot().is_removed(session)
+    store.remove("more", undo=True)
+    store.remove("more")
+    assert store.gc(dry_run=True).done.moved == store.gc().done.moved == (session.folder_name,)
+    assert [one.name for one in store.snapshot().sessions.values()] == ["halls"]
+    assert store.verify().problems == []
+
+
+def test_only_sessions_have_tags_and_can_be_removed(folder):
+    store = Store("halls")
+    store.train(ROWS, epochs=1, general_replay=0.0)
+    with pytest.raises(UsageError, match="only sessions have tags"):
+        store.tag("best", "base")
+    with pytest.raises(UsageError, match="the base model is no session"):
+        store.remove("base")

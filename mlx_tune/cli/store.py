@@ -155,16 +155,8 @@ def rm(
 ) -> None:
     """Mark a session as removed, for `mlx-tune gc` to collect."""
     from mlx_tune.store.gc import KEPT_DAYS
-    from mlx_tune.store.labels import mark_removed, unmark_removed
-    from mlx_tune.store.store import open_store
 
-    writer = open_store(store)
-    snapshot = writer.snapshot()
-    chosen = snapshot.find(session)
-    if chosen is None:
-        raise UsageError("the base model is no session of the store, so it cannot be removed")
-    (unmark_removed if undo else mark_removed)(writer, chosen)
-    say(*snapshot.notes)
+    chosen = Store(store, say=say).remove(session, undo=undo)
     print(f"✓ {chosen.folder_name} is {'kept' if undo else 'removed'}")
     if undo:
         return
@@ -185,9 +177,7 @@ def gc(
 
     What killed writes left, and checkpoints of runs that became sessions, are deleted too.
     """
-    from mlx_tune.workflows.store_commands import collect
-
-    collection = collect(store, dry_run=dry_run)
+    collection = Store(store).gc(dry_run=dry_run)
     done = collection.done
     say(*collection.notes)
     if json:
@@ -225,9 +215,7 @@ def verify(
 
     HEAD, its log, tags, marks and checkpoints of unfinished runs are checked too.
     """
-    from mlx_tune.workflows import store_commands
-
-    found = store_commands.verify(store, deep=deep, say=say)
+    found = Store(store, say=say).verify(deep=deep)
     if json:
         counts = {"sessions": found.sessions, "files": found.files, "size_bytes": found.size_bytes}
         lines = {"problems": found.problems, "notes": found.notes}
