@@ -50,8 +50,8 @@ def remarks(plan: TrainingPlan) -> list[str]:
         ),
     ]
     lines = []
-    if review.unkept and not plan.method.synthesises:
-        names = ", ".join(session.name for session in review.unkept)
+    if plan.unkept and not plan.method.synthesises:
+        names = ", ".join(session.name for session in plan.unkept)
         lines.append(
             f"! {names}: rows were not kept, so none is rehearsed; --method synthetic lets the "
             "model write rows instead"

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.continual.methods import Method, find_method
+from mlx_tune.continual.methods import find_method
 from mlx_tune.continual.rehearse import Rehearsal, current_rows, mixture, rehearse
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row, split
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import InputError, UsageError
-from mlx_tune.models.bases import BaseInfo, Say
+from mlx_tune.models.bases import Say
 from mlx_tune.models.catalogue import shipped_config
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.settings import (
@@ -31,9 +31,8 @@ from mlx_tune.store.store import SessionStore
 from mlx_tune.training import memory
 from mlx_tune.workflows import fitting
 from mlx_tune.workflows.general import general_set, kept_general_set, written_by
-from mlx_tune.workflows.training_plan import DataReview, TrainingPlan
+from mlx_tune.workflows.training_plan import DataReview, TrainingInputs, TrainingPlan
 from mlx_tune.workflows.workspace import (
-    DATA_FILE,
     choose_base,
     load_folded,
     locate_base,
@@ -80,22 +79,22 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         IncompatibleError: The base is not the one the store's sessions stand on.
     """
     rows = request.rows or ([] if request.consolidates else read.read(request.data))
-    context = _resolve_inputs(request, say)
-    rows = rows or context.rows_to_teach_anew()
-    new, held_out = split(rows, context.value("validation"), seed=context.value("seed"))
-    rehearsal = rehearse(new, read_history(context.chain))
-    replay = context.explicit.get("replay")
-    if context.method.synthesises or (replay.value if replay else context.method.replay) == "none":
+    inputs, chosen = _resolve_inputs(request, say)
+    rows = rows or _rows_to_teach_anew(inputs)
+    new, held_out = split(rows, chosen.value("validation"), seed=chosen.value("seed"))
+    rehearsal = rehearse(new, read_history(inputs.chain))
+    replay = chosen.values.get("replay")
+    if inputs.method.synthesises or (replay.value if replay else inputs.method.replay) == "none":
         rehearsal = replace(rehearsal, old=())
-    settings = _settle(context, rehearsal)
-    tokenizer = load_tokenizer(context.info.folder, context.info.template)
-    if context.method.synthesises and request.asks_model:
-        rehearsal = replace(rehearsal, old=_synthesise(context, settings, say))
+    settings = _settle(inputs, chosen, rehearsal)
+    tokenizer = load_tokenizer(inputs.info.folder, inputs.info.template)
+    if inputs.method.synthesises and request.asks_model:
+        rehearsal = replace(rehearsal, old=_synthesise(inputs, settings, say))
     fresh = tokenise.encode(rehearsal.new, tokenizer)
     # What cannot be scored must fail before training.
     tokenise.encode_paraphrases(rehearsal.new, tokenizer)
     fits = [len(example.tokens) <= settings.max_length for example in fresh]
-    allowed = context.value("allow_long")
+    allowed = chosen.value("allow_long")
     long_share = _check_lengths(fresh, fits, settings.max_length, allowed=allowed)
     # Old rows fitted the limit of the session that taught them; a shorter one now must not make
     # the model forget them.
@@ -103,7 +102,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     general = None  # where none is replayed, the base is asked once training is over
     if settings.general_replay:
         asks = request.asks_model
-        general = general_set(context.info, say=say) if asks else kept_general_set(context.info)
+        general = general_set(inputs.info, say=say) if asks else kept_general_set(inputs.info)
     replayed = general.replayed if general else ()
     examples = (*itertools.compress(fresh, fits), *old, *replayed)
     rows_of_epoch = mixture(
@@ -113,26 +112,17 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         epochs=settings.epochs,
         replay=settings.replay,
         general_replay=settings.general_replay,
-        distils=context.method.distils,
+        distils=inputs.method.distils,
     )
     # The limit bounds memory, for these as for the others.
     scored = zip(held_out, tokenise.encode(held_out, tokenizer), strict=True)
     validation = [(row, one) for row, one in scored if len(one.tokens) <= settings.max_length]
-    fitted = fitting.fit(context.info, settings, rows_of_epoch, examples, context.fixed)
+    fitted = fitting.fit(inputs.info, settings, rows_of_epoch, examples, chosen.fixed)
     return TrainingPlan(
-        name=context.name,
-        store=context.store,
-        info=context.info,
+        **vars(inputs),
+        **vars(fitted),
         tokenizer=tokenizer,
-        chain=context.chain,
-        replaced=context.replaced,
-        without=context.without,
-        method=context.method,
-        settings=fitted.settings,
         mixture=rows_of_epoch,
-        config=fitted.config,
-        batches=fitted.batches,
-        memory=fitted.memory,
         new=tuple(itertools.compress(rehearsal.new, fits)),
         old=rehearsal.old,
         held_out=tuple(row for row, _ in validation),
@@ -144,9 +134,8 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
             rehearsal=rehearsal,
             too_long=tuple(itertools.compress(rehearsal.new, map(operator.not_, fits))),
             long_share=long_share,
-            unkept=context.unkept,
             disk=fitting.plan_disk(
-                context.store.root,
+                inputs.store.root,
                 adapter_bytes=fitted.adapter_bytes,
                 rows_bytes=len(read.dump([*rehearsal.rows, *held_out])),
             ),
@@ -155,46 +144,24 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TrainingContext:
-    """What a training stands on, known before its rows are looked at; see :class:`TrainingPlan`.
+class _Explicit:
+    """What was set by a person or by the base's shipped configuration.
 
     Attributes:
-        explicit: What flags and config set.
+        values: By name, with where each came from.
         fixed: Names of settings that a person gave, by flag or in a file of their own.
     """
 
-    name: str
-    store: SessionStore
-    info: BaseInfo
-    chain: tuple[Session, ...]
-    replaced: tuple[Session, ...]
-    without: tuple[Session, ...]
-    method: Method
-    explicit: Mapping[str, ExplicitValue]
+    values: Mapping[str, ExplicitValue]
     fixed: frozenset[str]
-
-    @property
-    def unkept(self) -> tuple[Session, ...]:
-        """The earlier sessions that keep no rows."""
-        return tuple(s for s in self.chain + self.replaced if DATA_FILE not in s.hashes)
-
-    @property
-    def rows_taught(self) -> int:
-        """How many rows the chain was taught."""
-        return sum(int(session.record["data"]["rows"]) for session in self.chain)
-
-    def rows_to_teach_anew(self) -> list[Row]:
-        """Return the rows in force of a chain that is replaced, without the sessions left out."""
-        kept = [session for session in self.replaced if session not in self.without]
-        return [row for rows in current_rows(read_history(kept)) for row in rows]
 
     def value(self, name: str) -> Any:
         """Return a setting's value where it was given, else its fixed default."""
-        return self.explicit[name].value if name in self.explicit else default(name)
+        return self.values[name].value if name in self.values else default(name)
 
 
-def _resolve_inputs(request: TrainingRequest, say: Say) -> _TrainingContext:
-    """Find store, base, chain and method."""
+def _resolve_inputs(request: TrainingRequest, say: Say) -> tuple[TrainingInputs, _Explicit]:
+    """Find store, base, chain and method, and what was set."""
     writer = SessionStore.open(request.store)
     # Before anything is fetched: a slip must not cost a download.
     config = (str(request.config), read_config(request.config)) if request.config else None
@@ -209,27 +176,34 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> _TrainingContext:
     wanted = explicit["base"].value if "base" in explicit else None
     store = writer.snapshot()
     info = locate_base(store, choose_base(store, request.flags.get("base"), wanted), say)
-    fixed = frozenset(explicit)
-    if request.config is None:
-        explicit = {**merge_settings({}, shipped_config(info.name)), **explicit}
+    shipped = {} if request.config else merge_settings({}, shipped_config(info.name))
+    chosen = _Explicit(values={**shipped, **explicit}, fixed=frozenset(explicit))
     before = tuple(store.chain(store.head()))
     for note in store.notes:
         say(note)
-    method = explicit["method"].value if "method" in explicit else default("method")
-    context = _TrainingContext(
+    inputs = TrainingInputs(
         name=name,
         store=writer,
         info=info,
         chain=() if request.consolidates else before,
         replaced=before if request.consolidates else (),
         without=_left_out(store, before, request.without),
-        method=find_method(method),
-        explicit=explicit,
-        fixed=fixed,
+        method=find_method(chosen.value("method")),
     )
     if request.consolidates:
-        _check_replaceable(context)
-    return context
+        _check_replaceable(inputs)
+    return inputs, chosen
+
+
+def _rows_taught(inputs: TrainingInputs) -> int:
+    """Return how many rows the chain was taught."""
+    return sum(int(session.record["data"]["rows"]) for session in inputs.chain)
+
+
+def _rows_to_teach_anew(inputs: TrainingInputs) -> list[Row]:
+    """Return the rows in force of a chain that is replaced, without the sessions left out."""
+    kept = [session for session in inputs.replaced if session not in inputs.without]
+    return [row for rows in current_rows(read_history(kept)) for row in rows]
 
 
 def _left_out(
@@ -251,14 +225,14 @@ def _left_out(
     return left_out
 
 
-def _check_replaceable(context: _TrainingContext) -> None:
+def _check_replaceable(inputs: TrainingInputs) -> None:
     """Refuse to consolidate what cannot be taught anew."""
-    if not context.replaced:
+    if not inputs.replaced:
         raise UsageError(
-            f"{context.store.root}: no sessions to consolidate; train the first with "
+            f"{inputs.store.root}: no sessions to consolidate; train the first with "
             "`mlx-tune train data/cs.json`"
         )
-    if unkept := [session for session in context.unkept if session not in context.without]:
+    if unkept := [session for session in inputs.unkept if session not in inputs.without]:
         names = ", ".join(session.folder_name for session in unkept)
         raise UsageError(
             f"{names}: keeps no rows (--no-keep-data), so it cannot be taught anew; train its data "
@@ -266,30 +240,30 @@ def _check_replaceable(context: _TrainingContext) -> None:
         )
 
 
-def _settle(context: _TrainingContext, rehearsal: Rehearsal) -> TrainingSettings:
+def _settle(inputs: TrainingInputs, chosen: _Explicit, rehearsal: Rehearsal) -> TrainingSettings:
     """Size the training, and let the method say what nobody else did."""
-    recorded = [recorded_settings(session.record["sizing"]) for session in context.chain]
+    recorded = [recorded_settings(session.record["sizing"]) for session in inputs.chain]
     settings = size_training(
         len(rehearsal.new),
-        hidden_size=context.info.hidden_size,
+        hidden_size=inputs.info.hidden_size,
         loss_chunk=memory.loss_chunk(),
-        explicit=context.explicit,
-        old_rows=context.rows_taught if context.method.synthesises else len(rehearsal.old),
+        explicit=chosen.values,
+        old_rows=_rows_taught(inputs) if inputs.method.synthesises else len(rehearsal.old),
         old_length=max((one["max_length"]["value"] for one in recorded), default=0),
     )
-    replay, name = context.method.replay, context.method.name.replace("_", "-")
+    replay, name = inputs.method.replay, inputs.method.name.replace("_", "-")
     wanted = {} if replay == "auto" else {"replay": replay, "general_replay": 0.0}
-    chosen = {key: value for key, value in wanted.items() if key not in context.explicit}
-    return settings.changed(chosen, reason=f"as --method {name} does", source="rule")
+    implied = {key: value for key, value in wanted.items() if key not in chosen.values}
+    return settings.changed(implied, reason=f"as --method {name} does", source="rule")
 
 
-def _synthesise(context: _TrainingContext, settings: TrainingSettings, say: Say) -> tuple[Row, ...]:
+def _synthesise(inputs: TrainingInputs, settings: TrainingSettings, say: Say) -> tuple[Row, ...]:
     """Let the merged model write as many rows as it was taught, in the place of those."""
-    count = context.rows_taught
+    count = _rows_taught(inputs)
     if not count:
         return ()
     say(f"the model writes {count} rows of what it knows, to rehearse them…")
-    merged = load_folded(context.info, context.chain)
+    merged = load_folded(inputs.info, inputs.chain)
     return tuple(written_by(merged, count, seed=settings.seed, longest=settings.max_length))
 
 

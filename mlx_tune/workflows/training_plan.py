@@ -27,14 +27,11 @@ from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
 from mlx_tune.training import optimizer
-from mlx_tune.training.batches import Batches
-from mlx_tune.training.config import TrainingConfig
-from mlx_tune.training.memory import MemoryPlan
 from mlx_tune.training.mixture import Mixture
 from mlx_tune.workflows import fitting
-from mlx_tune.workflows.fitting import DiskPlan
+from mlx_tune.workflows.fitting import DiskPlan, Fitted
 from mlx_tune.workflows.general import GeneralSet, general_set
-from mlx_tune.workflows.workspace import describe_base, folding, locate_base
+from mlx_tune.workflows.workspace import DATA_FILE, describe_base, folding, locate_base
 
 NEW_ROWS, OLD_ROWS, HELD_OUT_ROWS = "new.jsonl", "old.jsonl", "held-out.jsonl"
 GENERAL_ROWS = "guards.jsonl"
@@ -49,66 +46,36 @@ class DataReview:
         rehearsal: New rows and old ones, and where they meet.
         too_long: Rows left out because they exceed the length limit.
         long_share: Share of all tokens that are in those rows.
-        unkept: The earlier sessions that keep no rows.
         disk: What the run will write, and what is free.
     """
 
     rehearsal: Rehearsal
     too_long: tuple[Row, ...]
     long_share: float
-    unkept: tuple[Session, ...]
     disk: DiskPlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """A training, fully decided: `plan` shows it, `train` runs it, `resume` reads it from a run.
+class TrainingInputs:
+    """What a training stands on, known before its rows are looked at.
 
     Attributes:
         name: Of the session to be.
         store: Where it goes.
         info: The base model.
-        tokenizer: The base's.
         chain: The sessions it stands on, root first.
         replaced: The sessions it takes the place of, root first; none but to consolidate.
         without: Those of them whose rows are left out.
         method: How earlier sessions are remembered.
-        settings: Every setting with its reason.
-        mixture: Which examples come in which epoch.
-        config: What the loop is told.
-        batches: The micro-batches of the run.
-        memory: Where the bytes will go.
-        new: The rows it is taught.
-        old: Those of earlier sessions that are rehearsed.
-        held_out: Rows that choose the best checkpoint.
-        examples: What is trained on: new rows, old ones, general questions.
-        validation: The held-out rows, tokenised.
-        general: The general questions with the base's answers; None where it was not asked yet.
-        sources: The data files as they were named.
-        review: What to tell a person beforehand; None for a run that is resumed.
     """
 
     name: str
     store: SessionStore
     info: BaseInfo
-    tokenizer: Tokenizer
     chain: tuple[Session, ...]
     replaced: tuple[Session, ...]
     without: tuple[Session, ...]
     method: Method
-    settings: TrainingSettings
-    mixture: Mixture
-    config: TrainingConfig
-    batches: Batches
-    memory: MemoryPlan
-    new: tuple[Row, ...]
-    old: tuple[Row, ...]
-    held_out: tuple[Row, ...]
-    examples: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    general: GeneralSet | None
-    sources: tuple[str, ...]
-    review: DataReview | None = None
 
     @property
     def parent(self) -> Session | None:
@@ -129,6 +96,40 @@ class TrainingPlan:
     def head(self) -> Session | None:
         """Where HEAD is expected, None for the bare base."""
         return self.before[-1] if self.before else None
+
+    @property
+    def unkept(self) -> tuple[Session, ...]:
+        """The earlier sessions that keep no rows."""
+        return tuple(s for s in self.chain + self.replaced if DATA_FILE not in s.hashes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan(TrainingInputs, Fitted):
+    """A training, fully decided: `plan` shows it, `train` runs it, `resume` reads it from a run.
+
+    Attributes:
+        tokenizer: The base's.
+        mixture: Which examples come in which epoch.
+        new: The rows it is taught.
+        old: Those of earlier sessions that are rehearsed.
+        held_out: Rows that choose the best checkpoint.
+        examples: What is trained on: new rows, old ones, general questions.
+        validation: The held-out rows, tokenised.
+        general: The general questions with the base's answers; None where it was not asked yet.
+        sources: The data files as they were named.
+        review: What to tell a person beforehand; None for a run that is resumed.
+    """
+
+    tokenizer: Tokenizer
+    mixture: Mixture
+    new: tuple[Row, ...]
+    old: tuple[Row, ...]
+    held_out: tuple[Row, ...]
+    examples: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    general: GeneralSet | None
+    sources: tuple[str, ...]
+    review: DataReview | None = None
 
     @property
     def general_examples(self) -> tuple[Example, ...]:
@@ -217,19 +218,16 @@ def read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) ->
     mixture = Mixture.from_json(record["mixture"])
     fitted = fitting.predict(info, settings, mixture, examples)
     return TrainingPlan(
+        **vars(fitted),
         name=record["name"],
         store=writer,
         info=info,
-        tokenizer=tokenizer,
         chain=chain,
         replaced=_sessions(store, record["replaces"]),
         without=_sessions(store, record["without"]),
         method=find_method(settings.method),
-        settings=settings,
+        tokenizer=tokenizer,
         mixture=mixture,
-        config=fitted.config,
-        batches=fitted.batches,
-        memory=fitted.memory,
         new=tuple(new),
         old=tuple(old),
         held_out=tuple(held_out),
