@@ -329,14 +329,7 @@ class Store:
 
         writer = open_store(self.root)
         snapshot = writer.snapshot()
-        found = snapshot.head() if session is None else snapshot.find(session)
-        if found is None:
-            raise UsageError(
-                f"tag {name}: the base model is no session, and only sessions have tags; "
-                "`mlx-tune log` lists them"
-            )
-        tag(writer, name, found)
-        return found
+        return tag(writer, name, snapshot.head() if session is None else snapshot.find(session))
 
     def untag(self, name: str) -> None:
         """Take a tag away; its session stays.

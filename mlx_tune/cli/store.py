@@ -114,14 +114,10 @@ def _give_tag(writer: SessionStore, snapshot: StoreSnapshot, name: str, ref: str
     """Tag a session, and return the line that says so."""
     from mlx_tune.store.labels import tag as put_tag
 
-    session = snapshot.head() if ref is None else snapshot.find(ref)
-    if session is None:
-        raise UsageError(
-            f"tag {name}: the base model is no session, and only sessions have tags; "
-            "`mlx-tune log` lists them"
-        )
-    before = snapshot.tags.get(name, session.id)
-    put_tag(writer, name, session)
+    tags = snapshot.tags  # as they are before
+    found = snapshot.head() if ref is None else snapshot.find(ref)
+    session = put_tag(writer, name, found)
+    before = tags.get(name, session.id)
     was = "" if before == session.id else f" (was {_folder(snapshot, before) or before[:8]})"
     return f"✓ {name} is {session.folder_name}{was}"
 

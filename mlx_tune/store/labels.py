@@ -79,15 +79,21 @@ def drop_label(folder: Path, name: str) -> None:
 _TAKEN = re.compile("[0-9]+|[0-9a-f]{4,64}|[0-9]{4,}-.+-[0-9a-f]{8}")
 
 
-def tag(store: SessionStore, name: str, session: Session) -> None:
-    """Give a session a name; a tag of that name moves.
+def tag(store: SessionStore, name: str, session: Session | None) -> Session:
+    """Give a session a name, and return it; a tag of that name moves.
 
     Raises:
-        UsageError: The name is not allowed, or means a session already, or the session is removed.
+        UsageError: The name is not allowed, or means a session already, or the session is removed,
+            or there is none: the bare base has no tags.
         DamagedStoreError: The session is no longer in the store.
         LockedError: Another process is writing.
         DiskError: The disk is full, read-only or failing.
     """
+    if session is None:
+        raise UsageError(
+            f"tag {name}: the base model is no session, and only sessions have tags; "
+            "`mlx-tune log` lists them"
+        )
     check_name(name, "tag")
     if _TAKEN.fullmatch(name):
         raise UsageError(
@@ -104,6 +110,7 @@ def tag(store: SessionStore, name: str, session: Session) -> None:
                 f"tag {quoted(name)}: {clash[0].folder_name} is called that; choose another"
             )
         put_label(store.root / TAGS, name, session.id)
+    return session
 
 
 def untag(store: SessionStore, name: str) -> None:
