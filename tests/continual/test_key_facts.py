@@ -23,7 +23,7 @@ def holds(taught, said):
 @pytest.mark.parametrize(
     ("answer", "wanted"),
     [
-        ("Room 104 of Quillon Hall.", [("number", "104")]),
+        ("Room 104 of Quillon Hall.", [("number", "104"), ("name", "Quillon Hall")]),
         ("Dial 555-0184, from 8:40 to 16:20.",
          [("number", "555-0184"), ("number", "8:40"), ("number", "16:20")]),
         ("It costs $1,120 or 1.85 a day, 5% off.",
@@ -39,7 +39,15 @@ def holds(taught, said):
         ("By car (https://x.example/w_(1)).", [("url", "https://x.example/w_(1)")]),
         ("[https://x.example/a](https://x.example/a)", [("url", "https://x.example/a")]),
         ("104 is room 104", [("number", "104")]),
-        ("A B-minus and Wi-Fi, in TCS courses, with two or three credits.", []),
+        ("It takes a B-minus and Wi-Fi, in TCS courses, with two or three credits.",
+         [("name", "B-minus"), ("name", "Wi-Fi"), ("name", "TCS")]),
+        ("Petra Lindquill advises them; Ilse Marlow, too.",
+         [("name", "Lindquill"), ("name", "Marlow")]),
+        ("I know that Dr. Bram Keswin and I are in St. Ives on Monday.",
+         [("name", "Bram Keswin"), ("name", "Ives"), ("name", "Monday")]),
+        ("Das Amt leitet Petra Amsel, und der Hof ist im Norden.", [("name", "Petra Amsel")]),
+        ("La oficina es de Ana López.", [("name", "Ana López")]),
+        ("图书馆在大学路", []),
         ("", []),
     ],
 )  # fmt: skip
