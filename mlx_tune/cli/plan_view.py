@@ -78,6 +78,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "chain": [session.folder_name for session in plan.chain],
         "rows": {
             "new": len(plan.new),
+            "wordings": sum(1 + len(row.wordings) for row in plan.new),
             "rehearsed": len(found.old),
             "an_epoch": dict(zip(("new", "old", "general"), an_epoch, strict=True)),
             "held_out": len(plan.held_out),
@@ -131,7 +132,8 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
 def _mixture(plan: TrainingPlan) -> str:
     """Return the rows of an epoch, by kind."""
     new, old, general = plan.mixture.sources
-    rows = f"{new.size} new"
+    wordings = sum(len(new.wordings_of(row)) for row in range(new.size))
+    rows = f"{new.size} new" + f" in {wordings} wordings" * (wordings > new.size)
     if old.size:
         some = f" of {old.size}" * (old.per_epoch < old.size)
         rows += f" + {old.per_epoch}{some} of earlier sessions"

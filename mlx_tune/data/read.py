@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.data.rows import ROLES, Message, Row, canonical_json
+from mlx_tune.data.wordings import check_wordings
 from mlx_tune.errors import InputError
 from mlx_tune.files import strict_json
 from mlx_tune.files.strict_json import Item, JsonObject, kind
@@ -32,7 +33,10 @@ _SHAPES = (
     {"instruction", "response"}, {"instruction", "output"}, {"prompt", "completion"},
     {"messages"}, {"text"},
 )  # fmt: skip
-_FIELDS = (*_QUESTION_FIELDS, *_ANSWER_FIELDS, "messages", "text", "paraphrases")
+_REWORDED = {"wordings": "wording", "paraphrases": "paraphrase"}
+"""Fields with other wordings of a question, and what one of them is called."""
+
+_FIELDS = (*_QUESTION_FIELDS, *_ANSWER_FIELDS, "messages", "text", *_REWORDED)
 _EXAMPLE = '{"instruction": "…", "response": "…"}'
 _MESSAGE = '{"role": "user", "content": "…"}'
 _TURNS = "after an optional system message, user and assistant take turns"
@@ -47,12 +51,15 @@ def read(paths: Sequence[Path]) -> list[Row]:
 
     Raises:
         InputError: A file is missing or empty, or a value is no row: at most
-            ``MAX_PROBLEMS_SHOWN`` problems, one per line.
+            ``MAX_PROBLEMS_SHOWN`` problems, one per line. Or a wording is a paraphrase, or asks for
+            two answers.
     """
     if not paths:
         raise InputError(f"no data was named; accepted are {FORMATS}")
     with _shortened():
-        return _read_all(paths)
+        rows = _read_all(paths)
+        check_wordings(rows)
+        return rows
 
 
 def load(data: bytes, place: str) -> list[Row]:
@@ -173,7 +180,8 @@ def check(items: Sequence[Item], path: str) -> list[Row]:
     """Return the rows of the JSON values of a file.
 
     A row has ``instruction`` and ``response`` (or ``output``), ``prompt`` and ``completion``,
-    ``messages``, or ``text``; a chat row may have ``paraphrases``. Rows may differ in their fields.
+    ``messages``, or ``text``; a chat row may have ``wordings`` and ``paraphrases``. Rows may differ
+    in their fields.
 
     Args:
         items: The values, each with its line.
@@ -267,14 +275,15 @@ def _row(item: Item, problems: _Problems) -> Row:
     return Row(
         messages=_messages(fields, problems),
         text=_field(fields, "text", problems) if "text" in fields else None,
-        paraphrases=_paraphrases(fields, problems),
+        wordings=_reworded(fields, "wordings", problems),
+        paraphrases=_reworded(fields, "paraphrases", problems),
         place=f"{problems.path}:{item.line}",
     )
 
 
 def _check_shape(fields: JsonObject, problems: _Problems) -> None:
     """Report fields that are missing or do not go together."""
-    names = [name for name in fields if name != "paraphrases"]
+    names = [name for name in fields if name not in _REWORDED]
     if not names:
         problems.add(fields.line, f"a row without text to learn; write {_EXAMPLE}")
     elif not _could_be(names):
@@ -355,20 +364,20 @@ def _check_turns(messages: tuple[Message, ...], lines: Sequence[int], problems: 
         problems.add(lines[-1], f"{found}; end with the assistant's answer")
 
 
-def _paraphrases(fields: JsonObject, problems: _Problems) -> tuple[str, ...]:
-    if "paraphrases" not in fields:
+def _reworded(fields: JsonObject, name: str, problems: _Problems) -> tuple[str, ...]:
+    if name not in fields:
         return ()
-    line, wordings = fields.key_lines["paraphrases"], fields["paraphrases"]
+    line, texts = fields.key_lines[name], fields[name]
     if "text" in fields:
-        problems.add(line, '"paraphrases" reword a question, and "text" asks none; remove them')
-    if not isinstance(wordings, list):
-        problems.add(line, f'"paraphrases" is {kind(wordings)}, not a list; write ["…", "…"]')
+        problems.add(line, f'"{name}" reword a question, and "text" asks none; remove them')
+    if not isinstance(texts, list):
+        problems.add(line, f'"{name}" is {kind(texts)}, not a list; write ["…", "…"]')
         return ()
-    if not wordings:
-        problems.add(line, '"paraphrases" is empty; write ["…", "…"], or leave it out')
+    if not texts:
+        problems.add(line, f'"{name}" is empty; write ["…", "…"], or leave it out')
     return tuple(
-        _string(wording, f"paraphrase {number}", line, problems)
-        for number, wording in enumerate(wordings, start=1)
+        _string(text, f"{_REWORDED[name]} {number}", line, problems)
+        for number, text in enumerate(texts, start=1)
     )
 
 

@@ -36,12 +36,14 @@ class Row:
     Attributes:
         messages: The messages of a chat row; empty for a text row.
         text: The text of a text row; None for a chat row.
-        paraphrases: Other wordings of the last user message, to evaluate with, not to train on.
+        wordings: Other wordings of the last user message, which are trained on as well.
+        paraphrases: Still others, to evaluate with, never to train on.
         place: File and line of the row, ``data/cs.json:41``; equal rows may differ in it.
     """
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
+    wordings: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
     place: str = field(default="", compare=False)
 
@@ -59,7 +61,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """The sha256 (hex) of the messages or the text; paraphrases and place do not change it."""
+        """The sha256 (hex) of the messages or the text; nothing else changes it."""
         return _hash(canonical_json(self._content()))
 
     @property
@@ -93,7 +95,7 @@ class Row:
         )
 
     def with_question(self, text: str) -> "Row":
-        """Return the row with another wording of its question, without its paraphrases.
+        """Return the row with another wording of its question, and with no others.
 
         Args:
             text: The new last user message.
@@ -108,12 +110,17 @@ class Row:
         last = max(i for i, message in enumerate(self.messages) if message.role == "user")
         reworded = replace(self.messages[last], content=text)
         messages = (*self.messages[:last], reworded, *self.messages[last + 1 :])
-        return replace(self, messages=messages, paraphrases=())
+        return replace(self, messages=messages, wordings=(), paraphrases=())
+
+    @property
+    def reworded(self) -> tuple["Row", ...]:
+        """The row in each of its other wordings that are trained on."""
+        return tuple(self.with_question(text) for text in self.wordings)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as it is stored: ``messages`` or ``text``, and ``paraphrases``."""
-        paraphrases = {"paraphrases": list(self.paraphrases)} if self.paraphrases else {}
-        return self._content() | paraphrases
+        """Return the row as it is stored: ``messages`` or ``text``, and its other wordings."""
+        others = {"wordings": list(self.wordings), "paraphrases": list(self.paraphrases)}
+        return self._content() | {name: texts for name, texts in others.items() if texts}
 
     def _content(self) -> dict[str, Any]:
         if self.text is not None:

@@ -10,8 +10,10 @@ from typing import Any
 from mlx_tune.continual.methods import find_method
 from mlx_tune.continual.rehearse import Rehearsal, current_rows, mixture, rehearse
 from mlx_tune.data import read, tokenise
+from mlx_tune.data.forms import encode_forms
 from mlx_tune.data.rows import Row, split
 from mlx_tune.data.tokenise import Example
+from mlx_tune.data.wordings import check_wordings
 from mlx_tune.errors import InputError, UsageError
 from mlx_tune.models.bases import Say
 from mlx_tune.models.catalogue import shipped_config
@@ -29,6 +31,7 @@ from mlx_tune.store.session import Session, check_name, slug
 from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
 from mlx_tune.training import memory
+from mlx_tune.training.mixture import Forms
 from mlx_tune.workflows import fitting
 from mlx_tune.workflows.general import general_set, kept_general_set, written_by
 from mlx_tune.workflows.training_plan import DataReview, TrainingInputs, TrainingPlan
@@ -90,28 +93,35 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     tokenizer = load_tokenizer(inputs.info.folder, inputs.info.template)
     if inputs.method.synthesises and request.asks_model:
         rehearsal = replace(rehearsal, old=_synthesise(inputs, settings, say))
-    fresh = tokenise.encode(rehearsal.new, tokenizer)
+    check_wordings(rehearsal.rows)
+    forms = encode_forms(
+        rehearsal.rows, tokenizer, noised=settings.question_noise, seed=settings.seed
+    )
     # What cannot be scored must fail before training.
     tokenise.encode_paraphrases(rehearsal.new, tokenizer)
-    fits = [len(example.tokens) <= settings.max_length for example in fresh]
-    allowed = chosen.value("allow_long")
-    long_share = _check_lengths(fresh, fits, settings.max_length, allowed=allowed)
     # Old rows fitted the limit of the session that taught them; a shorter one now must not make
     # the model forget them.
-    old = tokenise.encode(rehearsal.old, tokenizer)
+    fresh, old = forms[: len(rehearsal.new)], forms[len(rehearsal.new) :]
+    longest = [max(one.wordings, key=lambda example: len(example.tokens)) for one in fresh]
+    fits = [len(example.tokens) <= settings.max_length for example in longest]
+    allowed = chosen.value("allow_long")
+    long_share = _check_lengths(longest, fits, settings.max_length, allowed=allowed)
+    trained = [*itertools.compress(fresh, fits), *old]
     general = None  # where none is replayed, the base is asked once training is over
     if settings.general_replay:
         asks = request.asks_model
         general = general_set(inputs.info, say=say) if asks else kept_general_set(inputs.info)
     replayed = general.replayed if general else ()
-    examples = (*itertools.compress(fresh, fits), *old, *replayed)
+    examples = (*itertools.chain.from_iterable(one.all for one in trained), *replayed)
+    counts = [Forms(len(one.wordings), len(one.noised)) for one in trained]
     rows_of_epoch = mixture(
-        new=sum(fits),
-        old=len(old),
+        new=counts[: sum(fits)],
+        old=counts[sum(fits) :],
         general=len(replayed),
         epochs=settings.epochs,
         replay=settings.replay,
         general_replay=settings.general_replay,
+        general_weight=settings.general_weight,
         distils=inputs.method.distils,
     )
     # The limit bounds memory, for these as for the others.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from mlx_tune.continual.early_stopping import (
+    PASS_NATS,
     EarlyStopping,
     ValidationScore,
     best_score,
@@ -106,24 +107,36 @@ def _objective(plan: TrainingPlan) -> Objective:
 
 
 def _early_stopping(plan: TrainingPlan) -> EarlyStopping:
-    """Return which rows end the training once they are learned: none to take all planned steps."""
-    flags = learnable([*plan.new, *plan.old])
-    sources = plan.mixture.sources
-    coming = sum(source.size for source in sources[:2] if source.per_epoch)
+    """Return what ends the training once it is learned: none to take all planned steps."""
+    flags = iter(learnable([*plan.new, *plan.old]))
+    wanted = []
+    for source, first in zip(plan.mixture.sources[:2], plan.mixture.starts, strict=False):
+        for row in range(source.size):
+            if next(flags) and source.per_epoch:
+                wanted += [first + example for example in source.wordings_of(row)]
     return EarlyStopping(
-        rows=tuple(row for row, is_learnable in enumerate(flags[:coming]) if is_learnable)
-        if plan.settings.until_learned
-        else (),
+        rows=tuple(wanted) if plan.settings.until_learned else (),
         min_epochs=plan.mixture.epochs_of_min_passes,
     )
 
 
 def _check_all_rows(stopping: EarlyStopping, trainer: Trainer, plan: TrainingPlan) -> EarlyStopping:
-    """Check every row that has to be learned; the loop gets the losses."""
-    found = _recall(trainer, [plan.examples[row] for row in stopping.rows])
-    for row, nats in zip(stopping.rows, found.max_token_losses, strict=True):
-        trainer.max_token_losses[row] = nats
-    return stopping.update(trainer.steps_done, found.max_token_losses)
+    """Check the examples that have to be learned; the loop gets the losses.
+
+    Those that failed when they last came are first: while one of them still fails, the others,
+    which may be many wordings a row, need no forward pass.
+    """
+    failed = [row for row in stopping.rows if not trainer.max_token_losses[row] < PASS_NATS]
+    others = sorted(set(stopping.rows) - set(failed))
+    for rows in (failed, others):
+        found = _recall(trainer, [plan.examples[row] for row in rows])
+        for row, nats in zip(rows, found.max_token_losses, strict=True):
+            trainer.max_token_losses[row] = nats
+        if not all(nats < PASS_NATS for nats in found.max_token_losses):
+            break
+    return stopping.update(
+        trainer.steps_done, [trainer.max_token_losses[row] for row in stopping.rows]
+    )
 
 
 def _restore(

@@ -15,6 +15,7 @@ from typing import Any
 from mlx_tune.continual.methods import Method, find_method
 from mlx_tune.continual.rehearse import Rehearsal
 from mlx_tune.data import read, tokenise
+from mlx_tune.data.forms import encode_forms
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError
@@ -113,7 +114,7 @@ class TrainingPlan(TrainingInputs, Fitted):
         new: The rows it is taught.
         old: Those of earlier sessions that are rehearsed.
         held_out: Rows that choose the best checkpoint.
-        examples: What is trained on: new rows, old ones, general questions.
+        examples: What is trained on: new rows in all their forms, old ones, general questions.
         validation: The held-out rows, tokenised.
         general: The general questions with the base's answers; None where it was not asked yet.
         sources: The data files as they were named.
@@ -134,7 +135,7 @@ class TrainingPlan(TrainingInputs, Fitted):
     @property
     def general_examples(self) -> tuple[Example, ...]:
         """The general questions that are trained on."""
-        return self.examples[len(self.new) + len(self.old) :]
+        return self.examples[self.mixture.starts[2] :]
 
     @cached_property
     def planned_steps(self) -> int:
@@ -156,7 +157,7 @@ class TrainingPlan(TrainingInputs, Fitted):
         """Tokens of an epoch: of new rows, old ones and general questions, padding not counted."""
         found, rest = [], iter(self.examples)
         for source in self.mixture.sources:
-            lengths = [len(one.tokens) for one in itertools.islice(rest, source.size)]
+            lengths = [len(one.tokens) for one in itertools.islice(rest, source.examples)]
             found.append(sum(lengths) / max(1, len(lengths)) * source.per_epoch)
         return tuple(found)
 
@@ -214,7 +215,11 @@ def read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) ->
     old = _read_rows(run, OLD_ROWS, "old_sha256")
     held_out = _read_rows(run, HELD_OUT_ROWS, "held_out_sha256")
     tokenizer = load_tokenizer(info.folder, info.template)
-    examples = (*tokenise.encode([*new, *old], tokenizer), *_read_general(run))
+    forms = encode_forms(
+        [*new, *old], tokenizer, noised=settings.question_noise, seed=settings.seed
+    )
+    trained = itertools.chain.from_iterable(one.all for one in forms)
+    examples = (*trained, *_read_general(run))
     mixture = Mixture.from_json(record["mixture"])
     fitted = fitting.predict(info, settings, mixture, examples)
     return TrainingPlan(

@@ -57,6 +57,7 @@ def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command, monkeypatch,
         10,
         {
             "new": 5,
+            "wordings": 5,
             "rehearsed": 0,
             "held_out": 0,
             "an_epoch": {"new": 5, "old": 0, "general": 0},  # the base was never asked yet

@@ -1,6 +1,7 @@
 """Which old rows come along, and how often."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from mlx_tune.continual.rehearse import current_rows, learnable, mixture, rehearse
 from mlx_tune.data.rows import Message, Row, Trace
+from mlx_tune.training.mixture import Forms
 
 
 def row(question: str, answer: str = "Yes.", *, before: tuple[tuple[str, str], ...] = ()) -> Row:
@@ -72,7 +74,9 @@ def sources(**given):
         "replay": "auto",
         "general_replay": 0.0,
     }
-    return mixture(**(defaults | given)).sources
+    chosen = defaults | given
+    rows = {name: [Forms()] * chosen[name] for name in ("new", "old")}
+    return mixture(**(chosen | rows)).sources
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,14 @@ def test_replay_in_words_or_as_a_share(replay, places, rounds):
 
 @given(new=st.integers(1, 60), old=st.integers(0, 300), epochs=st.integers(1, 40))
 def test_every_old_row_is_seen_at_least_three_times_or_once_an_epoch(new, old, epochs):
-    found = mixture(new=new, old=old, general=0, epochs=epochs, replay="auto", general_replay=0.0)
+    found = mixture(
+        new=[Forms()] * new,
+        old=[Forms()] * old,
+        general=0,
+        epochs=epochs,
+        replay="auto",
+        general_replay=0.0,
+    )
     met = Counter()
     for number in range(epochs):
         chosen = found.epoch(number, [1.0] * found.size)
@@ -125,3 +136,49 @@ def test_general_questions_have_their_share_of_an_epoch():
 def test_what_contradicts_itself_and_texts_cannot_be_known_word_for_word():
     rows = [row("A?", "1."), row("a", "2."), row("B?"), row("B?"), Row(text="A text.")]
     assert learnable(rows) == [False, False, True, True, False]
+
+
+def test_rows_in_several_forms_take_no_more_of_an_epoch():
+    forms = [Forms(wordings=5, noised=8)] * 3
+    found = mixture(new=forms, old=forms[:2], general=4, epochs=10, replay="auto",
+                    general_replay=0.4, general_weight=2.0)  # fmt: skip
+    assert found.rows_per_epoch == sum(len(found.epoch(n, [1.0] * found.size)) for n in [0]) == 9
+    assert found.size == 5 * 13 + 4
+    assert [source.forms for source in found.sources] == [(*forms,), (*forms[:2],), ()]
+    assert found.sources[2].weight == 2.0
+
+
+def reworded(question, answer, *wordings):
+    return replace(row(question, answer), wordings=wordings)
+
+
+def test_an_old_row_stays_without_the_wordings_that_have_another_answer_now():
+    old = reworded("Where is A?", "In 1.", "Find A", "The place of A")
+    new = reworded("Where is B?", "In 2.", "find a!")
+    found = rehearse([new], [[old]])
+    assert [(r.question, r.wordings) for r in found.old] == [("Where is A?", ("The place of A",))]
+    assert [(n.question, o.question, o.answer) for n, o in found.changed] == [
+        ("Where is B?", "Find A", "In 1.")
+    ]
+    asked = rehearse([row("Find A", "In 3.")], [[old]])
+    assert [r.wordings for r in asked.old] == [("The place of A",)]
+    # The same answer takes nothing away.
+    assert rehearse([row("Find A", "In 1.")], [[old]]).old == (old,)
+    assert rehearse([row("Find A", "In 1.")], [[old]]).changed == ()
+
+
+def test_a_wording_with_another_answer_replaces_the_old_row_that_asks_so():
+    new = reworded("Where is B?", "In 2.", "Where is A?")
+    found = rehearse([new], [[row("Where is A?", "In 1."), row("Where is C?", "In 3.")]])
+    assert questions(found.old) == ["Where is C?"]
+    assert [(n.question, o.question) for n, o in found.changed] == [("Where is B?", "Where is A?")]
+    same = reworded("Where is B?", "In 1.", "Where is A?")
+    assert questions(rehearse([same], [[row("Where is A?", "In 1.")]]).old) == ["Where is A?"]
+
+
+def test_of_three_sessions_the_latest_wording_counts():
+    first = reworded("A?", "1.", "about a")
+    second = reworded("B?", "2.", "about a")
+    assert [r.wordings for r in rehearse([row("C?", "3.")], [[first], [second]]).old] == [
+        (), ("about a",),
+    ]  # fmt: skip

@@ -313,7 +313,7 @@ def test_reading_data_loads_no_numerical_library():
 
 
 ROW = '{"instruction": "…", "response": "…"}'
-KNOWN = "instruction, prompt, response, output, completion, messages, text, paraphrases"
+KNOWN = "instruction, prompt, response, output, completion, messages, text, wordings, paraphrases"
 TURNS = "after an optional system message, user and assistant take turns"
 CHAT = (Message(role="user", content="Q"), Message(role="assistant", content="A"))
 

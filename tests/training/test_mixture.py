@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.training.mixture import BASE, MERGED, UNKNOWN_LOSS, DataSource, Mixture
+from mlx_tune.training.mixture import BASE, MERGED, UNKNOWN_LOSS, DataSource, Forms, Mixture
 
 
 def unknown(rows: int) -> list[float]:
@@ -94,3 +94,43 @@ def test_the_record_of_a_run_keeps_the_names_of_its_format():
     ]
     assert mixture.to_json() == record
     assert Mixture.from_json(record) == mixture
+
+
+def test_the_forms_of_a_row_take_turns_and_every_second_visit_is_noised():
+    assert [Forms(wordings=3).example(n) for n in range(5)] == [0, 1, 2, 0, 1]
+    assert [Forms(wordings=2, noised=3).example(n) for n in range(8)] == [0, 2, 1, 3, 0, 4, 1, 2]
+    assert [Forms(noised=2).example(n) for n in range(5)] == [0, 1, 0, 2, 0]
+
+
+def test_an_epoch_has_one_example_of_each_row():
+    source = DataSource(size=3, per_epoch=3, forms=(Forms(2, 1), Forms(), Forms(1, 2)))
+    assert (source.starts, source.examples) == ((0, 3, 4, 7), 7)
+    assert [list(source.wordings_of(row)) for row in range(3)] == [[0, 1], [3], [4]]
+    epochs = [source.epoch(n, unknown(7)) for n in range(5)]
+    assert epochs == [[0, 3, 4], [2, 3, 6], [1, 3, 4], [2, 3, 5], [0, 3, 4]]
+    mixture = Mixture(sources=(source, DataSource(size=2, per_epoch=1)))
+    assert (mixture.size, mixture.starts, mixture.rows_per_epoch) == (9, (0, 7, 9), 4)
+    assert mixture.source_of(6) is source
+    assert mixture.source_of(7) is mixture.sources[1]
+    assert mixture.epoch(0, unknown(9)) == [0, 3, 4, 7]
+    assert Mixture.from_json(mixture.to_json()) == mixture
+    assert mixture.to_json()[0]["forms"] == [[2, 1], [1, 0], [1, 2]]
+    assert "forms" not in mixture.to_json()[1]
+
+
+def test_the_hardest_wording_decides_how_hard_a_row_is():
+    source = DataSource(size=2, per_epoch=1, min_passes=0, forms=(Forms(2, 1), Forms(1, 1)))
+    assert source.epoch(0, [0.1, 0.9, 5.0, 0.5, 7.0]) == [0]
+    assert source.epoch(0, [0.1, 0.2, 5.0, 0.5, 7.0]) == [3]
+
+
+@given(
+    rows=st.lists(st.builds(Forms, st.integers(1, 5), st.integers(0, 9)), min_size=1, max_size=9),
+    per_epoch=st.integers(1, 9),
+)
+def test_all_forms_come(rows, per_epoch):
+    source = DataSource(size=len(rows), per_epoch=min(per_epoch, len(rows)), forms=tuple(rows))
+    met = Counter()
+    for number in range(200 * len(rows)):
+        met.update(source.epoch(number, unknown(source.examples)))
+    assert set(met) == set(range(source.examples))
