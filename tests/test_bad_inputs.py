@@ -12,6 +12,7 @@ from mlx_tune.workflows.plan import TrainingRequest
 from mlx_tune.workflows.run import train
 
 GOOD = [{"instruction": "Where?", "response": "Room 4."}]
+TAUGHT = [{**GOOD[0], "paraphrases": ["Which room?"], "wordings": ["Whereabouts?"]}]
 FEW = ("--epochs", 1, "--rank", 2)
 
 
@@ -19,10 +20,10 @@ FEW = ("--epochs", 1, "--rank", 2)
 def taught(tmp_path_factory, tiny_base):
     """A store `s` of one session, trained once, and its data."""
     folder = tmp_path_factory.mktemp("taught")
-    flags = {"base": str(tiny_base), "epochs": 1, "rank": 2, "question_noise": 0}
+    flags = {"base": str(tiny_base), "epochs": 1, "rank": 2}
     with isolated_environment(tmp_path_factory.getbasetemp()) as patch:
         patch.chdir(folder)
-        (folder / "good.json").write_text(json.dumps(GOOD))
+        (folder / "good.json").write_text(json.dumps(TAUGHT))
         train(
             TrainingRequest(data=[Path("good.json")], store=Path("s"), flags=flags),
             RecordingObserver(),
@@ -171,6 +172,47 @@ def test_repeated_and_contradicting_rows_are_listed_before_training(
     _, out, _ = mlx_tune_command("plan", "changed.json", "--base", tiny_base, "--store", "s")
     assert "! 1 row replacing an earlier answer:" in out
     assert "“Where?” was: Room 4." in out
+    changed = {"instruction": "whereabouts", "response": "Room 5."}
+    (tmp_path / "changed.json").write_text(json.dumps([changed]))
+    _, out, _ = mlx_tune_command("plan", "changed.json", "--base", tiny_base, "--store", "s")
+    assert "! 1 wording of earlier rows answered otherwise now; the rows go on without:" in out
+    assert "“Whereabouts?” was: Room 4." in out
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (
+            [{"instruction": "B?", "response": "Two.", "wordings": ["Which room?"]}],
+            'data.json:2: wording 1, "Which room?", is a paraphrase of PLACE; those measure and '
+            "are never trained on, so remove one of the two",
+        ),
+        (
+            [
+                {"instruction": "B?", "response": "Two.", "wordings": ["Both?"]},
+                {"instruction": "C?", "response": "Three.", "wordings": ["both"]},
+            ],
+            'data.json:9: wording 1, "both", is asked at data.json:2 too, with another answer; '
+            "remove one of them",
+        ),
+        (
+            [{"instruction": "B?", "response": "Two.", "paraphrases": ["Whereabouts?"]}],
+            'data.json:2: the paraphrase "Whereabouts?" is a wording of PLACE, which was trained '
+            "on, so it measures nothing; remove it",
+        ),
+        (
+            [{"instruction": "B?", "response": "Two.", "wordings": ["b"]}],
+            'data.json:2: wording 1, "b", is the row\'s own question again; remove it',
+        ),
+    ],
+)
+def test_a_wording_that_measures_or_that_has_two_answers_is_refused_with_both_places(
+    bad, tmp_path, rows, problem
+):
+    code, error = bad(rows)
+    (session,) = (tmp_path / "s" / "sessions").iterdir()
+    place = session.relative_to(tmp_path) / "data.jsonl"
+    assert (code, error) == (3, f"error: {problem.replace('PLACE', f'{place}:1')}")
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def store(tmp_path_factory, tiny_base) -> SessionStore:
         short = lab.data("five", {"Where is A?": "In 31.", "Where is B?": "In 52."})
         five = lab.train(short, replay="none", **LEARNS).session
         six = {"method": "seed", "keep_data": False, "general_replay": 0.5, "epochs": 1}
-        lab.train(lab.data("six", facts("six", 2)), **six)
+        lab.train(lab.data("six", facts("six", 2), wordings=1), **six)
         rollback(lab.store, five.id)
         train(
             replace(lab.request(epochs=1, rank=2), data=(), consolidates=True), RecordingObserver()
@@ -82,9 +82,8 @@ def store(tmp_path_factory, tiny_base) -> SessionStore:
         evaluate(lab.store, on=None, facts=True, **asked)
         eight = Quantisation(bits=8, group_size=32)
         fuse(lab.store, out=lab.store.parent / "fused", quantise=eight, anyway=True, **asked)
-        noised = {"question_noise": 2, "observer": RecordingObserver(stop_after=1)}
         with pytest.raises(KeyboardInterrupt):
-            lab.train(lab.data("four", facts("four", 2)), **noised)
+            lab.train(lab.data("four", facts("four", 2)), observer=RecordingObserver(stop_after=1))
     return store
 
 

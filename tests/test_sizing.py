@@ -40,12 +40,9 @@ def test_the_number_of_rows_decides_rank_epochs_and_batches(
 def test_the_sample_has_seventy_steps_ten_of_them_warm_up():
     from mlx_tune.continual.rehearse import mixture
     from mlx_tune.training.config import TrainingConfig
-    from mlx_tune.training.mixture import Forms
     from mlx_tune.training.optimizer import warmup_steps
 
-    rows = mixture(
-        new=[Forms()] * 106, old=[], general=80, epochs=5, replay="auto", general_replay=0.0
-    )
+    rows = mixture(new=106, old=0, general=80, epochs=5, replay="auto", general_replay=0.0)
     steps = TrainingConfig.of(sized(106), rows).planned_steps(106)
     assert (steps, warmup_steps(106, steps)) == (70, 10)
 

@@ -1,13 +1,14 @@
 """How a plan looks: the head panel of `train`, and the whole of `plan`."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mlx_tune.cli.console import setting_value, size
+from mlx_tune.cli.console import counted, setting_value, size
 from mlx_tune.data.rows import Row
 from mlx_tune.settings import FIELDS
 from mlx_tune.text import one_line
@@ -35,18 +36,31 @@ def remarks(plan: TrainingPlan) -> list[str]:
     limit = plan.settings.max_length
     groups = [
         (
-            f"{{}} left out, longer than {limit} tokens ({review.long_share:.1%} of the tokens)",
+            "row",
+            f"left out, longer than {limit} tokens ({review.long_share:.1%} of the tokens)",
             [row.place for row in review.too_long],
         ),
-        ("{} standing more than once in the data", [row.place for row in found.duplicates]),
         (
-            "{} contradicting another row of the data",
+            "wording",
+            f"left out, longer than {limit} tokens, of rows that stay",
+            [f"{_q(row)} {row.place}" for row in review.long_wordings],
+        ),
+        ("row", "standing more than once in the data", [row.place for row in found.duplicates]),
+        (
+            "row",
+            "contradicting another row of the data",
             [f"{_q(row)} {row.place} and {old.place}" for row, old in found.contradictions],
         ),
-        ("{} taught before with the same answer", [row.place for row in found.repeated]),
+        ("row", "taught before with the same answer", [row.place for row in found.repeated]),
         (
-            "{} replacing an earlier answer",
+            "row",
+            "replacing an earlier answer",
             [f"{_q(row)} was: {one_line(old.answer)}" for row, old in found.changed],
+        ),
+        (
+            "wording",
+            "of earlier rows answered otherwise now; the rows go on without",
+            [f"{_q(old)} was: {one_line(old.answer)}" for _, old in found.reworded],
         ),
     ]
     lines = []
@@ -60,9 +74,9 @@ def remarks(plan: TrainingPlan) -> list[str]:
         lines.append(
             "! general questions come on top: `train` asks the base for its answers first, once"
         )
-    for heading, listed in groups:
+    for noun, heading, listed in groups:
         if listed:
-            lines.append(f"! {heading.format(_rows(len(listed)))}:")
+            lines.append(f"! {counted(len(listed), noun)} {heading}:")
             lines += _listed(listed)
     return lines
 
@@ -78,7 +92,6 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "chain": [session.folder_name for session in plan.chain],
         "rows": {
             "new": len(plan.new),
-            "wordings": sum(1 + len(row.wordings) for row in plan.new),
             "rehearsed": len(found.old),
             "an_epoch": dict(zip(("new", "old", "general"), an_epoch, strict=True)),
             "held_out": len(plan.held_out),
@@ -88,6 +101,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "changed": [[row.place, old.answer] for row, old in found.changed],
         "contradictions": [[row.place, old.place] for row, old in found.contradictions],
         "duplicates": [row.place for row in found.duplicates],
+        **_wordings_json(plan),
         "steps": plan.planned_steps,
         "warmup_steps": plan.warmup_steps,
         "tokens_per_epoch": plan.tokens_per_epoch,
@@ -97,6 +111,22 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "disk": dataclasses.asdict(review.disk),
         "settings": plan.settings.to_json(),
         "remarks": remarks(plan),
+    }
+
+
+def _wordings_json(plan: TrainingPlan) -> dict[str, Any]:
+    """Return what is to be told of wordings; nothing where no row has any."""
+    assert plan.review is not None, "as in plan_json"
+    review, found = plan.review, plan.review.rehearsal
+    counts = {kind: sum(len(row.wordings) for row in rows) for kind, rows in _taught(plan)}
+    if not (sum(counts.values()) or review.long_wordings or found.reworded):
+        return {}
+    return {
+        "wordings": {
+            **counts,
+            "too_long": [[row.place, row.question] for row in review.long_wordings],
+            "changed": [[row.place, old.question, old.answer] for row, old in found.reworded],
+        }
     }
 
 
@@ -113,10 +143,11 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
         ("base", f"{base.name} · {base.fingerprint[:12]} · {size(base.weights_bytes)}"),
         ("chain", names or "none yet: a first session"),
         ("rows", _mixture(plan)),
+        *([("wordings", wordings)] if (wordings := _wordings(plan)) else []),
         (
             "steps",
             f"{most}{plan.planned_steps}, {plan.warmup_steps} of them warm-up "
-            f"({_rows(plan.mixture.rows_per_epoch)} ÷ {effective} a step, epochs: {most}"
+            f"({counted(plan.mixture.rows_per_epoch, 'row')} ÷ {effective} a step, epochs: {most}"
             f"{plan.config.epochs})",
         ),
         (
@@ -132,14 +163,27 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
 def _mixture(plan: TrainingPlan) -> str:
     """Return the rows of an epoch, by kind."""
     new, old, general = plan.mixture.sources
-    wordings = sum(len(new.wordings_of(row)) for row in range(new.size))
-    rows = f"{new.size} new" + f" in {wordings} wordings" * (wordings > new.size)
+    rows = f"{new.size} new"
     if old.size:
         some = f" of {old.size}" * (old.per_epoch < old.size)
         rows += f" + {old.per_epoch}{some} of earlier sessions"
     if general.per_epoch:
         rows += f" + {general.per_epoch} general"
     return rows + (f"; {len(plan.held_out)} held out" if plan.held_out else "")
+
+
+def _wordings(plan: TrainingPlan) -> str:
+    """Return how many wordings the rows have, their questions included; nothing for one each."""
+    found = [
+        f"{counted(source.size, f'{kind} row')} in {counted(source.num_examples, 'wording')}"
+        for (kind, _), source in zip(_taught(plan), plan.mixture.sources[:2], strict=True)
+        if source.variants
+    ]
+    return f"{', '.join(found)}; an epoch has one of each row" if found else ""
+
+
+def _taught(plan: TrainingPlan) -> tuple[tuple[str, Sequence[Row]], ...]:
+    return ("new", plan.new), ("old", plan.old)
 
 
 def _memory(plan: MemoryPlan) -> str:
@@ -164,10 +208,6 @@ def _settings(plan: TrainingPlan) -> Table:
         words = (name.replace("_", " "), setting_value(chosen.value), chosen.reason, chosen.source)
         table.add_row(*map(escape, words))
     return table
-
-
-def _rows(count: int) -> str:
-    return f"{count} row" + "s" * (count != 1)
 
 
 def _q(row: Row) -> str:

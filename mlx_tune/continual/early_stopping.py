@@ -7,8 +7,10 @@ holds after the weights are rounded.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+
+from mlx_tune.training.mixture import UNKNOWN_LOSS
 
 PASS_NATS = math.log(2)
 """The loss of a token whose probability is one half; below it a token counts as learned."""
@@ -21,42 +23,61 @@ class EarlyStopping:
     """Which rows have to be learned before training stops, and the result of the last check.
 
     Attributes:
-        rows: As indices into what is trained on; none where all planned steps are taken.
+        rows: The examples of each, as indices into what is trained on: a row is learned when all of
+            them are, that is in every wording. None where all planned steps are taken.
         min_epochs: Training does not stop before so many.
         step: After which they were last checked; 0 for never.
-        failing: How many were not learned then.
+        failing: How many of the examples checked last were not learned then.
     """
 
-    rows: tuple[int, ...]
+    rows: tuple[Sequence[int], ...]
     min_epochs: int
     step: int = 0
     failing: int = 0
 
-    def is_due(self, epoch: int, max_token_losses: Sequence[float]) -> bool:
+    def is_due(self, epoch: int, max_token_losses: Sequence[float], came: Container[int]) -> bool:
         """Tell whether all rows should be checked after an epoch, counted from 1.
 
         A check costs a third of an epoch, so it waits until nearly all rows seem learned, by the
-        losses that training saw when each row last came.
+        losses that training saw. Of a row with several wordings those that did not come in this
+        epoch were seen long ago, or never, and by now may well be learned. So only the one that
+        came counts: each row's is another, so together they are a fair sample.
 
         Args:
             epoch: That just ended.
-            max_token_losses: The largest token loss of every row trained on, nats.
+            max_token_losses: The largest token loss of every example trained on, nats.
+            came: The examples of this epoch.
         """
         if not self.rows or epoch < self.min_epochs:
             return False
-        return _failing([max_token_losses[i] for i in self.rows]) <= _DUE_SHARE * len(self.rows)
+        newest = [_newest_loss(row, max_token_losses, came) for row in self.rows]
+        return _failing(newest) <= _DUE_SHARE * len(self.rows)
 
-    def update(self, step: int, max_token_losses: Sequence[float]) -> "EarlyStopping":
-        """Return the criterion with the result of a check of all rows.
+    def parts(self, max_token_losses: Sequence[float]) -> Iterator[list[int]]:
+        """Yield the examples to check, at most one of each row at a time.
+
+        Of a row with several wordings the one with the highest loss is first. A check ends with the
+        first part that is not learned throughout, so one that fails costs hardly more than with one
+        wording a row; only the one that ends the training goes through all.
 
         Args:
-            step: After which they were checked.
-            max_token_losses: The largest token loss of each of ``rows``, nats.
+            max_token_losses: As far as they are known, nats.
+        """
+        ordered = [sorted(row, key=max_token_losses.__getitem__, reverse=True) for row in self.rows]
+        for number in range(max(map(len, ordered), default=0)):
+            yield [row[number] for row in ordered if number < len(row)]
+
+    def update(self, step: int, max_token_losses: Sequence[float]) -> "EarlyStopping":
+        """Return the criterion with the result of a check.
+
+        Args:
+            step: After which it was made.
+            max_token_losses: The largest token loss of each example of its last part, nats.
         """
         return replace(self, step=step, failing=_failing(max_token_losses))
 
     def is_met(self, step: int) -> bool:
-        """Tell whether all rows were learned after a step."""
+        """Tell whether all rows were found to be learned after a step."""
         return self.step == step > 0 and self.failing == 0
 
     def to_json(self) -> bytes:
@@ -67,6 +88,15 @@ class EarlyStopping:
         """Return the criterion with the result that :meth:`to_json` wrote."""
         result = json.loads(data)
         return replace(self, step=result["step"], failing=result["unknown"])
+
+
+def _newest_loss(
+    row: Sequence[int], max_token_losses: Sequence[float], came: Container[int]
+) -> float:
+    """Return the loss of a row as it came in this epoch, else the highest that was ever seen."""
+    now = [max_token_losses[i] for i in row if i in came]
+    seen = [max_token_losses[i] for i in row if max_token_losses[i] != UNKNOWN_LOSS]
+    return max(now or seen, default=UNKNOWN_LOSS)
 
 
 def _failing(max_token_losses: Sequence[float]) -> int:

@@ -3,7 +3,8 @@
 from mlx_tune.data.general_questions import Question
 from mlx_tune.data.read import dump, parse_questions, read_questions
 from mlx_tune.data.rows import Message, Row, Trace, split
-from mlx_tune.data.tokenise import Example, encode, encode_paraphrases
+from mlx_tune.data.tokenise import Example, encode, encode_paraphrases, encode_variants
+from mlx_tune.data.wordings import check_wordings
 
 __all__ = [
     "Example",
@@ -11,9 +12,11 @@ __all__ = [
     "Question",
     "Row",
     "Trace",
+    "check_wordings",
     "dump",
     "encode",
     "encode_paraphrases",
+    "encode_variants",
     "parse_questions",
     "read_questions",
     "split",

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.data.rows import ROLES, Message, Row, canonical_json
-from mlx_tune.data.wordings import check_wordings
 from mlx_tune.errors import InputError
 from mlx_tune.files import strict_json
 from mlx_tune.files.strict_json import Item, JsonObject, kind
@@ -33,10 +32,8 @@ _SHAPES = (
     {"instruction", "response"}, {"instruction", "output"}, {"prompt", "completion"},
     {"messages"}, {"text"},
 )  # fmt: skip
-_REWORDED = {"wordings": "wording", "paraphrases": "paraphrase"}
-"""Fields with other wordings of a question, and what one of them is called."""
-
-_FIELDS = (*_QUESTION_FIELDS, *_ANSWER_FIELDS, "messages", "text", *_REWORDED)
+_REWORDED_FIELDS = ("paraphrases", "wordings")
+_FIELDS = (*_QUESTION_FIELDS, *_ANSWER_FIELDS, "messages", "text", *_REWORDED_FIELDS)
 _EXAMPLE = '{"instruction": "…", "response": "…"}'
 _MESSAGE = '{"role": "user", "content": "…"}'
 _TURNS = "after an optional system message, user and assistant take turns"
@@ -51,15 +48,12 @@ def read(paths: Sequence[Path]) -> list[Row]:
 
     Raises:
         InputError: A file is missing or empty, or a value is no row: at most
-            ``MAX_PROBLEMS_SHOWN`` problems, one per line. Or a wording is a paraphrase, or asks for
-            two answers.
+            ``MAX_PROBLEMS_SHOWN`` problems, one per line.
     """
     if not paths:
         raise InputError(f"no data was named; accepted are {FORMATS}")
     with _shortened():
-        rows = _read_all(paths)
-        check_wordings(rows)
-        return rows
+        return _read_all(paths)
 
 
 def load(data: bytes, place: str) -> list[Row]:
@@ -180,8 +174,7 @@ def check(items: Sequence[Item], path: str) -> list[Row]:
     """Return the rows of the JSON values of a file.
 
     A row has ``instruction`` and ``response`` (or ``output``), ``prompt`` and ``completion``,
-    ``messages``, or ``text``; a chat row may have ``wordings`` and ``paraphrases``. Rows may differ
-    in their fields.
+    ``messages``, or ``text``; chat rows may have ``paraphrases`` and ``wordings``. Rows may differ.
 
     Args:
         items: The values, each with its line.
@@ -275,15 +268,14 @@ def _row(item: Item, problems: _Problems) -> Row:
     return Row(
         messages=_messages(fields, problems),
         text=_field(fields, "text", problems) if "text" in fields else None,
-        wordings=_reworded(fields, "wordings", problems),
-        paraphrases=_reworded(fields, "paraphrases", problems),
+        **{name: _reworded(fields, name, problems) for name in _REWORDED_FIELDS},
         place=f"{problems.path}:{item.line}",
     )
 
 
 def _check_shape(fields: JsonObject, problems: _Problems) -> None:
     """Report fields that are missing or do not go together."""
-    names = [name for name in fields if name not in _REWORDED]
+    names = [name for name in fields if name not in _REWORDED_FIELDS]
     if not names:
         problems.add(fields.line, f"a row without text to learn; write {_EXAMPLE}")
     elif not _could_be(names):
@@ -376,7 +368,7 @@ def _reworded(fields: JsonObject, name: str, problems: _Problems) -> tuple[str, 
     if not texts:
         problems.add(line, f'"{name}" is empty; write ["…", "…"], or leave it out')
     return tuple(
-        _string(text, f"{_REWORDED[name]} {number}", line, problems)
+        _string(text, f"{name.removesuffix('s')} {number}", line, problems)
         for number, text in enumerate(texts, start=1)
     )
 

@@ -6,6 +6,7 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from mlx_tune.errors import InputError
@@ -36,15 +37,15 @@ class Row:
     Attributes:
         messages: The messages of a chat row; empty for a text row.
         text: The text of a text row; None for a chat row.
-        wordings: Other wordings of the last user message, which are trained on as well.
-        paraphrases: Still others, to evaluate with, never to train on.
+        paraphrases: Other wordings of the last user message, to evaluate with, not to train on.
+        wordings: Other wordings of it with the same answer, trained on in turn with the message.
         place: File and line of the row, ``data/cs.json:41``; equal rows may differ in it.
     """
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
-    wordings: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
+    wordings: tuple[str, ...] = ()
     place: str = field(default="", compare=False)
 
     @property
@@ -61,7 +62,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """The sha256 (hex) of the messages or the text; nothing else changes it."""
+        """The sha256 (hex) of the messages or the text; nothing else of the row changes it."""
         return _hash(canonical_json(self._content()))
 
     @property
@@ -87,15 +88,21 @@ class Row:
         )
 
     @property
+    def variants(self) -> tuple["Row", ...]:
+        """What is trained on in turn: the row as taught, then the row in each of its wordings."""
+        return (self, *map(self.with_question, self.wordings))
+
+    @cached_property
     def trace(self) -> "Trace":
         """Hashes that show whether another row replaces this one, without its content."""
         return Trace(
             topic=_hash(self.topic),
             exchanges=tuple((_hash(topic), _hash(answer)) for topic, answer in self.exchanges),
+            wordings=tuple(_hash(reworded.topic) for reworded in self.variants[1:]),
         )
 
     def with_question(self, text: str) -> "Row":
-        """Return the row with another wording of its question, and with no others.
+        """Return the row with another wording of its question, without paraphrases and wordings.
 
         Args:
             text: The new last user message.
@@ -110,16 +117,11 @@ class Row:
         last = max(i for i, message in enumerate(self.messages) if message.role == "user")
         reworded = replace(self.messages[last], content=text)
         messages = (*self.messages[:last], reworded, *self.messages[last + 1 :])
-        return replace(self, messages=messages, wordings=(), paraphrases=())
-
-    @property
-    def reworded(self) -> tuple["Row", ...]:
-        """The row in each of its other wordings that are trained on."""
-        return tuple(self.with_question(text) for text in self.wordings)
+        return replace(self, messages=messages, paraphrases=(), wordings=())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as it is stored: ``messages`` or ``text``, and its other wordings."""
-        others = {"wordings": list(self.wordings), "paraphrases": list(self.paraphrases)}
+        """Return the row as it is stored: ``messages`` or ``text``, and other wordings, if any."""
+        others = {"paraphrases": list(self.paraphrases), "wordings": list(self.wordings)}
         return self._content() | {name: texts for name, texts in others.items() if texts}
 
     def _content(self) -> dict[str, Any]:
@@ -135,14 +137,23 @@ class Trace:
     Attributes:
         topic: The sha256 (hex) of :attr:`Row.topic`.
         exchanges: The sha256 (hex) of the topic and of the answer of every assistant message.
+        wordings: The sha256 (hex) of the topic of each other wording that was trained on.
     """
 
     topic: str
     exchanges: tuple[tuple[str, str], ...]
+    wordings: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str | None:
+        """The sha256 (hex) of the last answer; None for a text."""
+        return self.exchanges[-1][1] if self.exchanges else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the trace for a session's record."""
-        return {"topic": self.topic, "exchanges": [list(pair) for pair in self.exchanges]}
+        wordings = {"wordings": list(self.wordings)} if self.wordings else {}
+        exchanges = [list(pair) for pair in self.exchanges]
+        return {"topic": self.topic, "exchanges": exchanges, **wordings}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> "Trace":
@@ -150,6 +161,7 @@ class Trace:
         return Trace(
             topic=record["topic"],
             exchanges=tuple((topic, answer) for topic, answer in record["exchanges"]),
+            wordings=tuple(record.get("wordings", ())),
         )
 
 

@@ -1,5 +1,6 @@
 """Turns rows into tokens, with a flag for each token that is supervised."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,20 @@ def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
         else _encode_chat(row, whole[id(row)], starts[id(row)], tokenizer)
         for row in rows
     ]
+
+
+def encode_variants(rows: Sequence[Row], tokenizer: Tokenizer) -> list[tuple[Example, ...]]:
+    """Tokenise rows in all their wordings, to train on.
+
+    Returns:
+        For each row an example as taught, then one for each of its wordings.
+
+    Raises:
+        InputError: As for :func:`encode`.
+    """
+    variants = [row.variants for row in rows]
+    examples = iter(encode([one for several in variants for one in several], tokenizer))
+    return [tuple(itertools.islice(examples, len(several))) for several in variants]
 
 
 def encode_paraphrases(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:

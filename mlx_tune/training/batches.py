@@ -86,12 +86,12 @@ class Batches:
     """All micro-batches of a run, known before its first step.
 
     Attributes:
-        examples: The tokenised rows.
+        examples: The tokenised rows, one after another in all their wordings.
         epochs: Number of epochs.
         batch_size: Rows of a micro-batch.
         effective_batch: Rows of a step.
         seed: Seed of the order of the rows.
-        mixture: Which rows an epoch has.
+        mixture: Which examples an epoch has.
         prefix: The tokens that most rows begin with.
     """
 
@@ -105,26 +105,26 @@ class Batches:
 
     @cached_property
     def rows_sha256(self) -> str:
-        """The sha256 (hex) of the tokens of all rows and of which of them are supervised."""
+        """The sha256 (hex) of the tokens of all examples and of which are supervised."""
         digest = sha256()
         for example in self.examples:
             digest.update(json.dumps([example.tokens, example.supervised]).encode())
         return digest.hexdigest()
 
     def steps(self, epoch: int, losses: Sequence[float]) -> Iterator[list[int]]:
-        """Yield the rows of each step of an epoch, as indices; see :meth:`order`."""
+        """Yield the examples of each step of an epoch, as indices; see :meth:`order`."""
         order = self.order(epoch, losses)
         for begin in range(0, len(order), self.effective_batch):
             yield order[begin : begin + self.effective_batch]
 
     def order(self, epoch: int, losses: Sequence[float]) -> list[int]:
-        """Return the rows of an epoch, as indices in the order they are taken.
+        """Return the examples of an epoch, as indices in the order they are taken.
 
         They depend only on the seed, the epoch and the losses, so a resumed run takes the same.
 
         Args:
             epoch: Counted from 0.
-            losses: The largest token loss of each row when the epoch began, nats; see
+            losses: The largest token loss of each example when the epoch began, nats; see
                 :meth:`mlx_tune.training.mixture.DataSource.epoch`.
         """
         rows = self.mixture.epoch(epoch, losses)
@@ -164,9 +164,9 @@ class Batches:
     def needed(self) -> Counter[Shape]:
         """How often the run has each unpadded shape.
 
-        Where the rows of an epoch depend on losses that are not known yet, other rows are counted
-        in their place, and the longest rows once more, so that no micro-batch of the run is larger
-        than those counted here.
+        Where the examples of an epoch depend on losses that are not known yet, others are counted
+        in their place, and the longest once more, so that no micro-batch of the run is larger than
+        those counted here.
         """
         unknown = [UNKNOWN_LOSS] * len(self.examples)
         steps = [step for epoch in range(self.epochs) for step in self.steps(epoch, unknown)]

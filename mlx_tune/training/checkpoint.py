@@ -24,14 +24,14 @@ class TrainerState:
         steps_done: Optimizer updates so far.
         planned_steps: Optimizer updates of the whole run.
         seed: Seed of the adapter, of the order of the rows and, with the step, of the dropout.
-        rows_sha256: sha256 (hex) of the tokens of all rows and of which of them are supervised.
+        rows_sha256: sha256 (hex) of the tokens of all examples and of which are supervised.
         epoch: The current epoch, counted from 1.
-        permutation: The rows of this epoch, as indices into all rows, in the order they are taken.
-        cursor: How many of them are done; the rows of a step are done all at once.
-        max_token_losses: The largest token loss of every row when it was last trained on, nats;
+        permutation: The examples of this epoch, as indices into all, in the order they are taken.
+        cursor: How many of them are done; those of a step are done all at once.
+        max_token_losses: The largest token loss of every example when it was last trained on, nats;
             ``UNKNOWN_LOSS`` before that.
-        max_token_losses_before: The same when the epoch began; the rows of the epoch were chosen by
-            it.
+        max_token_losses_before: The same when the epoch began; the examples of the epoch were
+            chosen by it.
         versions: Versions of the libraries and of the device that compute.
     """
 

@@ -23,7 +23,7 @@ class TrainingConfig:
         learning_rate: Peak of the schedule.
         new_rows: How many rows are new; the number of warm-up steps depends on it.
         seed: Seed of the adapter, of the order of the rows and of the dropout.
-        mixture: Which rows an epoch has; None for all rows in every epoch.
+        mixture: Which examples an epoch has; None for all in every epoch.
         dropout: Fraction of the adapter's inputs set to zero, 0 to 1.
         lora_plus_ratio: Learning rate of ``lora_b`` divided by that of ``lora_a``.
         checkpoint_layers: How many layers recompute their activations in the backward pass.
@@ -80,7 +80,7 @@ class TrainingConfig:
         """Return the number of optimizer updates: ⌈rows per epoch / effective batch⌉ · epochs.
 
         Args:
-            rows: How many rows there are; an epoch has all of them where there is no mixture.
+            rows: How many examples there are; an epoch has all where there is no mixture.
         """
         rows_per_epoch = self.mixture.rows_per_epoch if self.mixture else rows
         return -(-rows_per_epoch // self.effective_batch) * self.epochs
@@ -89,7 +89,7 @@ class TrainingConfig:
         """Return the micro-batches of a run.
 
         Args:
-            examples: The tokenised rows.
+            examples: The tokenised rows, one after another in all their wordings.
             share_prefix: Whether the network can compute a prefix of several rows once.
         """
         return Batches(

@@ -101,9 +101,9 @@ class Trainer:
         shapes: Each unpadded shape of the run, and the shape it is padded to.
         padding: Fraction of the computed tokens that are padding, 0 to 1.
         compilations: How often a step was traced for the compiler.
-        max_token_losses: The largest token loss of every row when it was last trained on, nats;
-            ``UNKNOWN_LOSS`` before that. At the end of an epoch a caller that has measured the rows
-            may write it; the rows of the next epoch are chosen by it.
+        max_token_losses: The largest token loss of every example when it was last trained on, nats;
+            ``UNKNOWN_LOSS`` before that. At the end of an epoch a caller that has measured examples
+            may write it; those of the next epoch are chosen by it.
         network: The model as a function of the adapter's factors.
         notes: Notes for the user, one line each: versions that changed since a checkpoint.
     """
@@ -121,7 +121,7 @@ class Trainer:
 
         Args:
             model: An mlx-lm language model, merged and frozen.
-            examples: The tokenised rows.
+            examples: The tokenised rows, one after another in all their wordings.
             config: The configuration of the run.
             objective: What is minimised besides cross-entropy; None for nothing.
             batches: The micro-batches of the rows; None to make them here.
@@ -165,6 +165,11 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         """Optimizer updates per epoch."""
         return self.planned_steps // self.config.epochs
+
+    def epoch_examples(self) -> frozenset[int]:
+        """Return the examples of the epoch of the last step, as indices."""
+        epoch = (self.steps_done - 1) // self.steps_per_epoch
+        return frozenset(self._batches.order(epoch, self._max_token_losses_before))
 
     def adapter(self) -> Adapter:
         """Return the adapter as it stands."""

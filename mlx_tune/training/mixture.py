@@ -1,14 +1,15 @@
 """Which rows an epoch has: all new rows; old rows in rotation, then those with the highest loss.
 
-A row may be trained on in several forms: its question as taught, in other wordings, and in noised
-versions of those. Each form is an example of its own; an epoch has one of them, in rotation.
+A row is an example, or several: one for each of its wordings. The examples of a row are
+consecutive, and an epoch has one of each of its rows, so that it costs no more than with one
+wording.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 UNKNOWN_LOSS = float("inf")
 """The loss of a row that has not been trained on yet: larger than that of any other row."""
@@ -24,28 +25,6 @@ TEACHERS = (BASE, MERGED, LABELS)
 _RECORDED: dict[Teacher, str] = {BASE: "base", MERGED: "folded", LABELS: "rows"}
 
 
-class Forms(NamedTuple):
-    """How many examples of a row there are; those of its wordings come before the noised ones."""
-
-    wordings: int = 1
-    """Its question as taught, and in other words."""
-    noised: int = 0
-    """Noised versions of them."""
-
-    def example(self, visit: int) -> int:
-        """Return which of the row's examples comes when it is visited, as an index.
-
-        Every second visit is a noised one, where there are any.
-
-        Args:
-            visit: Counted from 0.
-        """
-        if not self.noised:
-            return visit % self.wordings
-        turn, is_noised = divmod(visit, 2)
-        return self.wordings + turn % self.noised if is_noised else turn % self.wordings
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
     """Rows that share a teacher, a weight and a number of rows per epoch.
@@ -53,38 +32,38 @@ class DataSource:
     Attributes:
         size: How many rows there are, in the order of the rotation.
         per_epoch: How many of them an epoch has, each once.
+        variants: How many examples each row has; empty where each has one.
         min_passes: After every row was trained on this many times, an epoch has the rows with the
             highest loss instead of the next in the rotation; None to rotate to the end.
         teacher: What the rows are trained towards: their own tokens (``labels``), or the
             distribution over each token of the merged model without the adapter (``merged``) or of
             the bare base (``base``).
         weight: Multiplier of their loss.
-        forms: How many examples of each row there are, in the order of the rows; none where every
-            row is one example.
     """
 
     size: int
     per_epoch: int
+    variants: tuple[int, ...] = ()
     min_passes: int | None = None
     teacher: Teacher = LABELS
     weight: float = 1.0
-    forms: tuple[Forms, ...] = ()
 
     @cached_property
-    def starts(self) -> tuple[int, ...]:
-        """The index of each row's first example, and the number of all examples."""
-        counts = map(sum, self.forms) if self.forms else (1 for _ in range(self.size))
-        return (0, *accumulate(counts))
+    def rows(self) -> list[range]:
+        """The examples of each row, as indices."""
+        ends = [*itertools.accumulate(self.variants or (1,) * self.size, initial=0)]
+        return [range(first, end) for first, end in itertools.pairwise(ends)]
+
+    @cached_property
+    def num_examples(self) -> int:
+        """How many examples the rows have."""
+        return sum(self.variants) if self.variants else self.size
 
     @property
-    def examples(self) -> int:
-        """How many examples there are."""
-        return self.starts[-1]
-
-    def wordings_of(self, row: int) -> range:
-        """Return the indices of a row's examples that are not noised."""
-        count = self.forms[row].wordings if self.forms else 1
-        return range(self.starts[row], self.starts[row] + count)
+    def depends_on_losses(self) -> bool:
+        """Whether the examples of some epoch depend on the losses of the epochs before it."""
+        chooses = self.per_epoch < self.size or max(self.variants, default=1) > 1
+        return self.min_passes is not None and chooses
 
     @property
     def epochs_of_min_passes(self) -> int:
@@ -93,7 +72,11 @@ class DataSource:
         return -(-passes * self.size // self.per_epoch) if self.per_epoch else 0
 
     def epoch(self, number: int, losses: Sequence[float]) -> list[int]:
-        """Return the examples of an epoch, one of each row that it has, as sorted indices.
+        """Return the examples of an epoch, one of each of its rows, as sorted indices.
+
+        A row that comes in turn has its examples in turn, each row beginning with another, so that
+        every epoch has all kinds of wordings. A row that comes for its loss comes as the example
+        with the highest loss.
 
         Args:
             number: The epoch, counted from 0.
@@ -103,19 +86,16 @@ class DataSource:
         begin, end = number * self.per_epoch, (number + 1) * self.per_epoch
         if self.min_passes is not None:
             end = min(end, max(begin, self.min_passes * self.size))
-        visits = {turn % self.size: turn // self.size for turn in range(begin, end)}
-        hardest = sorted(set(range(self.size)) - set(visits), key=lambda i: self._rank(i, losses))
-        visits |= dict.fromkeys(hardest[: self.per_epoch - len(visits)], number)
-        return sorted(self._example(row, visit) for row, visit in visits.items())
-
-    def _rank(self, row: int, losses: Sequence[float]) -> tuple[float, int]:
-        return -max(losses[i] for i in self.wordings_of(row)), row
-
-    def _example(self, row: int, visit: int) -> int:
-        # Each row begins elsewhere in its rotation, so that a step has some of every form; the
-        # first visit of all is as taught.
-        turn = visit + row if visit else 0
-        return self.starts[row] + (self.forms[row].example(turn) if self.forms else 0)
+        rows = self.rows
+        chosen = []
+        left = set(range(self.size))
+        for turn in range(begin, end):
+            passes, row = divmod(turn, self.size)
+            chosen.append(rows[row][(passes + row) % len(rows[row])])
+            left.remove(row)
+        hardest = [max(rows[row], key=losses.__getitem__) for row in sorted(left)]
+        hardest.sort(key=lambda example: -losses[example])  # of equals the first row comes
+        return sorted(chosen + hardest[: self.per_epoch - len(chosen)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,18 +110,21 @@ class Mixture:
 
     @staticmethod
     def of_all(rows: int) -> "Mixture":
-        """Return the mixture in which every epoch has every row."""
+        """Return the mixture in which every epoch has every row, each of one example."""
         return Mixture(sources=(DataSource(size=rows, per_epoch=rows),))
 
-    @cached_property
-    def starts(self) -> tuple[int, ...]:
-        """The index of each source's first example, and the number of all examples."""
-        return (0, *accumulate(source.examples for source in self.sources))
+    @property
+    def num_examples(self) -> int:
+        """How many examples there are."""
+        return sum(source.num_examples for source in self.sources)
 
     @property
-    def size(self) -> int:
-        """How many examples there are."""
-        return self.starts[-1]
+    def rows(self) -> list[range]:
+        """The examples of each row, as indices."""
+        found: list[range] = []
+        for first, source in self._numbered():
+            found += [range(first + row.start, first + row.stop) for row in source.rows]
+        return found
 
     @property
     def rows_per_epoch(self) -> int:
@@ -155,8 +138,8 @@ class Mixture:
 
     @property
     def depends_on_losses(self) -> bool:
-        """Whether the rows of some epoch depend on the losses of the epochs before it."""
-        return any(s.min_passes is not None and s.per_epoch < s.size for s in self.sources)
+        """Whether the examples of some epoch depend on the losses of the epochs before it."""
+        return any(source.depends_on_losses for source in self.sources)
 
     @property
     def has_teachers(self) -> bool:
@@ -165,18 +148,25 @@ class Mixture:
 
     def source_of(self, example: int) -> DataSource:
         """Return the source of an example, given by its index."""
-        for source, end in zip(self.sources, self.starts[1:], strict=True):
-            if example < end:
+        for first, source in self._numbered():
+            if example < first + source.num_examples:
                 return source
-        raise IndexError(f"example {example} of {self.size}")
+        raise IndexError(f"example {example} of {self.num_examples}")
 
     def epoch(self, number: int, losses: Sequence[float]) -> list[int]:
         """Return the examples of an epoch of all sources; see :meth:`DataSource.epoch`."""
         found: list[int] = []
-        for source, first in zip(self.sources, self.starts[:-1], strict=True):
-            own = source.epoch(number, losses[first : first + source.examples])
+        for first, source in self._numbered():
+            own = source.epoch(number, losses[first : first + source.num_examples])
             found += [first + i for i in own]
         return found
+
+    def _numbered(self) -> Iterator[tuple[int, DataSource]]:
+        """Yield each source with the index of its first example."""
+        first = 0
+        for source in self.sources:
+            yield first, source
+            first += source.num_examples
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return what run.json keeps, by the names that its format has."""
@@ -187,7 +177,7 @@ class Mixture:
                 "rounds": source.min_passes,
                 "teacher": _RECORDED[source.teacher],
                 "weight": source.weight,
-                **({"forms": [list(forms) for forms in source.forms]} if source.forms else {}),
+                **({"variants": list(source.variants)} if source.variants else {}),
             }
             for source in self.sources
         ]
@@ -201,10 +191,10 @@ class Mixture:
                 DataSource(
                     size=source["rows"],
                     per_epoch=source["places"],
+                    variants=tuple(source.get("variants", ())),
                     min_passes=source.get("rounds"),
                     teacher=teachers[source.get("teacher", "rows")],
                     weight=source.get("weight", 1.0),
-                    forms=tuple(Forms(*forms) for forms in source.get("forms", ())),
                 )
                 for source in record
             )

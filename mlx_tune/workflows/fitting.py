@@ -134,7 +134,8 @@ def fit(
     wanted = TrainingConfig.of(settings, mixture)
     config, plan, batches = memory.fit(model, wanted, examples, limit, fixed=fixed)
     if not plan.fits:
-        raise UsageError(_too_large(model, config, plan, fixed, examples))
+        old = examples[mixture.sources[0].num_examples :]
+        raise UsageError(_too_large(model, config, plan, fixed, examples, old))
     needs = f"{gigabytes(plan.peak_bytes)} of {gigabytes(limit)}"
     names = ("batch_size", "grad_accumulation", "checkpoint_layers")
     changed = {n: getattr(config, n) for n in names if getattr(config, n) != getattr(wanted, n)}
@@ -179,6 +180,7 @@ def _too_large(
     plan: MemoryPlan,
     fixed: frozenset[str],
     examples: Sequence[Example],
+    old: Sequence[Example],
 ) -> str:
     """Say what needs how much, and what fits: single rows, shorter ones, or 4-bit weights."""
     smallest = replace(
@@ -193,8 +195,8 @@ def _too_large(
     ways = []
     length = _longest(model, smallest, plan.limit_bytes)
     # Rehearsed rows come along whole, whatever the limit on new ones.
-    old = max((len(example.tokens) for example in examples[config.new_rows :]), default=0)
-    if length >= max(old, _LEAST_LENGTH):
+    least = max((len(example.tokens) for example in old), default=0)
+    if length >= max(least, _LEAST_LENGTH):
         flags = []
         if {"batch_size", "grad_accumulation"} & fixed:
             flags.append("--batch-size 1 --grad-accumulation 8")

@@ -64,7 +64,7 @@ class MatrixColumn:
 
     @property
     def sha256(self) -> str:
-        """Hash (hex) of the questions, answers and paraphrases, in their order."""
+        """Hash (hex) of the questions, answers, paraphrases and wordings, in their order."""
         rows = canonical_json([row.to_json() for row in self.rows])
         return hashlib.sha256(rows.encode()).hexdigest()
 

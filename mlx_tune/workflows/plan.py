@@ -1,16 +1,14 @@
 """A training, decided before it starts: rows, settings, what fits, what is rehearsed."""
 
 import itertools
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mlx_tune.continual.methods import find_method
-from mlx_tune.continual.rehearse import Rehearsal, current_rows, mixture, rehearse
+from mlx_tune.continual.rehearse import Rehearsal, current_rows, mixture, rehearse, rows_in_force
 from mlx_tune.data import read, tokenise
-from mlx_tune.data.forms import encode_forms
 from mlx_tune.data.rows import Row, split
 from mlx_tune.data.tokenise import Example
 from mlx_tune.data.wordings import check_wordings
@@ -18,6 +16,7 @@ from mlx_tune.errors import InputError, UsageError
 from mlx_tune.models.bases import Say
 from mlx_tune.models.catalogue import shipped_config
 from mlx_tune.models.load import load_tokenizer
+from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.settings import (
     ExplicitValue,
     TrainingSettings,
@@ -31,7 +30,6 @@ from mlx_tune.store.session import Session, check_name, slug
 from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
 from mlx_tune.training import memory
-from mlx_tune.training.mixture import Forms
 from mlx_tune.workflows import fitting
 from mlx_tune.workflows.general import general_set, kept_general_set, written_by
 from mlx_tune.workflows.training_plan import DataReview, TrainingInputs, TrainingPlan
@@ -82,10 +80,13 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         IncompatibleError: The base is not the one the store's sessions stand on.
     """
     rows = request.rows or ([] if request.consolidates else read.read(request.data))
+    check_wordings(rows)  # before anything is fetched
     inputs, chosen = _resolve_inputs(request, say)
     rows = rows or _rows_to_teach_anew(inputs)
+    history = read_history(inputs.chain)
+    check_wordings(rows, [row for old in current_rows([*history, rows])[:-1] for row in old])
     new, held_out = split(rows, chosen.value("validation"), seed=chosen.value("seed"))
-    rehearsal = rehearse(new, read_history(inputs.chain))
+    rehearsal = rehearse(new, history)
     replay = chosen.values.get("replay")
     if inputs.method.synthesises or (replay.value if replay else inputs.method.replay) == "none":
         rehearsal = replace(rehearsal, old=())
@@ -93,35 +94,27 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     tokenizer = load_tokenizer(inputs.info.folder, inputs.info.template)
     if inputs.method.synthesises and request.asks_model:
         rehearsal = replace(rehearsal, old=_synthesise(inputs, settings, say))
-    check_wordings(rehearsal.rows)
-    forms = encode_forms(
-        rehearsal.rows, tokenizer, noised=settings.question_noise, seed=settings.seed
-    )
     # What cannot be scored must fail before training.
     tokenise.encode_paraphrases(rehearsal.new, tokenizer)
+    limit, allowed = settings.max_length, chosen.value("allow_long")
+    fresh = _encode_new(rehearsal.new, tokenizer, limit, allowed=allowed)
     # Old rows fitted the limit of the session that taught them; a shorter one now must not make
     # the model forget them.
-    fresh, old = forms[: len(rehearsal.new)], forms[len(rehearsal.new) :]
-    longest = [max(one.wordings, key=lambda example: len(example.tokens)) for one in fresh]
-    fits = [len(example.tokens) <= settings.max_length for example in longest]
-    allowed = chosen.value("allow_long")
-    long_share = _check_lengths(longest, fits, settings.max_length, allowed=allowed)
-    trained = [*itertools.compress(fresh, fits), *old]
+    old = tokenise.encode_variants(rehearsal.old, tokenizer)
     general = None  # where none is replayed, the base is asked once training is over
     if settings.general_replay:
         asks = request.asks_model
         general = general_set(inputs.info, say=say) if asks else kept_general_set(inputs.info)
     replayed = general.replayed if general else ()
-    examples = (*itertools.chain.from_iterable(one.all for one in trained), *replayed)
-    counts = [Forms(len(one.wordings), len(one.noised)) for one in trained]
+    examples = (*itertools.chain(*fresh.examples, *old), *replayed)
     rows_of_epoch = mixture(
-        new=counts[: sum(fits)],
-        old=counts[sum(fits) :],
+        new=len(fresh.rows),
+        old=len(old),
+        variants=([*map(len, fresh.examples)], [*map(len, old)]),
         general=len(replayed),
         epochs=settings.epochs,
         replay=settings.replay,
         general_replay=settings.general_replay,
-        general_weight=settings.general_weight,
         distils=inputs.method.distils,
     )
     # The limit bounds memory, for these as for the others.
@@ -133,7 +126,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         **vars(fitted),
         tokenizer=tokenizer,
         mixture=rows_of_epoch,
-        new=tuple(itertools.compress(rehearsal.new, fits)),
+        new=fresh.rows,
         old=rehearsal.old,
         held_out=tuple(row for row, _ in validation),
         examples=examples,
@@ -142,8 +135,9 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         sources=tuple(map(str, request.data)),
         review=DataReview(
             rehearsal=rehearsal,
-            too_long=tuple(itertools.compress(rehearsal.new, map(operator.not_, fits))),
-            long_share=long_share,
+            too_long=fresh.too_long,
+            long_wordings=fresh.long_wordings,
+            long_share=fresh.long_share,
             disk=fitting.plan_disk(
                 inputs.store.root,
                 adapter_bytes=fitted.adapter_bytes,
@@ -213,7 +207,7 @@ def _rows_taught(inputs: TrainingInputs) -> int:
 def _rows_to_teach_anew(inputs: TrainingInputs) -> list[Row]:
     """Return the rows in force of a chain that is replaced, without the sessions left out."""
     kept = [session for session in inputs.replaced if session not in inputs.without]
-    return [row for rows in current_rows(read_history(kept)) for row in rows]
+    return [row for rows in rows_in_force(read_history(kept)) for row in rows]
 
 
 def _left_out(
@@ -277,24 +271,72 @@ def _synthesise(inputs: TrainingInputs, settings: TrainingSettings, say: Say) ->
     return tuple(written_by(merged, count, seed=settings.seed, longest=settings.max_length))
 
 
-def _check_lengths(
-    fresh: Sequence[Example], fits: Sequence[bool], limit: int, *, allowed: bool
-) -> float:
-    """Return the share of tokens in rows over the limit; refuse when it is too much.
+@dataclass(frozen=True, kw_only=True)
+class _NewRows:
+    """The new rows that are short enough, and what is not.
 
-    A row is left out whole: cut short, it would teach an answer without its end.
+    Attributes:
+        rows: To train on, without the wordings that are too long.
+        examples: Of each of them, as taught and in each wording.
+        too_long: Rows that are too long as taught; they are left out with all their wordings.
+        long_wordings: Wordings that are too long of rows that are not, each as a row.
+        long_share: Share of all tokens that is left out.
     """
-    if all(fits):
-        return 0.0
-    left_out = list(itertools.compress(fresh, map(operator.not_, fits)))
-    share = sum(len(e.tokens) for e in left_out) / sum(len(e.tokens) for e in fresh)
-    longest = max(left_out, key=lambda example: len(example.tokens))
-    what = (
-        f"{len(left_out)} of {len(fresh)} rows ({share:.0%} of the tokens) are longer than "
-        f"{limit} tokens; the longest, {longest.place}, has {len(longest.tokens)}"
+
+    rows: tuple[Row, ...]
+    examples: tuple[tuple[Example, ...], ...]
+    too_long: tuple[Row, ...]
+    long_wordings: tuple[Row, ...]
+    long_share: float
+
+
+def _encode_new(
+    rows: Sequence[Row], tokenizer: Tokenizer, limit: int, *, allowed: bool
+) -> _NewRows:
+    """Tokenise new rows, and leave out those that are longer than ``limit`` tokens.
+
+    What is left out is left out whole: cut short, it would teach an answer without its end.
+
+    Raises:
+        InputError: No row is left, or too much is left out, and that is not ``allowed``.
+    """
+    encoded = tokenise.encode_variants(rows, tokenizer)
+    kept: list[tuple[Row, tuple[Example, ...]]] = []
+    too_long: list[Row] = []
+    long_wordings: list[Row] = []
+    left_out: list[Example] = []
+    for row, several in zip(rows, encoded, strict=True):
+        fits = [len(example.tokens) <= limit for example in several]
+        if not fits[0]:
+            too_long.append(row)
+            left_out += several
+            continue
+        long = [not one for one in fits]
+        long_wordings += itertools.compress(row.variants, long)
+        left_out += itertools.compress(several, long)
+        short = replace(row, wordings=tuple(itertools.compress(row.wordings, fits[1:])))
+        kept.append((short, tuple(itertools.compress(several, fits))))
+    everything = [*itertools.chain(*encoded)]
+    share = sum(len(e.tokens) for e in left_out) / sum(len(e.tokens) for e in everything)
+    if left_out and (not kept or (share > _LONG_SHARE and not allowed)):
+        has_wordings = len(everything) > len(rows)
+        what = f"{len(left_out)} of {len(everything)} rows{' and wordings' * has_wordings}"
+        raise _too_long(f"{what} ({share:.0%} of the tokens)", left_out, limit, none_left=not kept)
+    return _NewRows(
+        rows=tuple(row for row, _ in kept),
+        examples=tuple(several for _, several in kept),
+        too_long=tuple(too_long),
+        long_wordings=tuple(long_wordings),
+        long_share=share,
     )
-    if not any(fits):
-        raise InputError(f"{what}; none is left, so raise --max-length or split the rows")
-    if share > _LONG_SHARE and not allowed:
-        raise InputError(f"{what}; raise --max-length, or leave them out with --allow-long")
-    return share
+
+
+def _too_long(what: str, left_out: Sequence[Example], limit: int, *, none_left: bool) -> InputError:
+    longest = max(left_out, key=lambda example: len(example.tokens))
+    fix = "raise --max-length, or leave them out with --allow-long"
+    if none_left:
+        fix = "none is left, so raise --max-length or split the rows"
+    return InputError(
+        f"{what} are longer than {limit} tokens; the longest, {longest.place}, has "
+        f"{len(longest.tokens)}; {fix}"
+    )

@@ -1,12 +1,12 @@
 """The steps of a run: logged, checkpointed at least once a minute, stopped when somebody asks."""
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from mlx_tune.continual.early_stopping import (
-    PASS_NATS,
     EarlyStopping,
     ValidationScore,
     best_score,
@@ -72,8 +72,10 @@ def take_steps(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Trai
         run.log(**vars(step))
         if step.ends_epoch and plan.validation:
             scores.append(_score(plan, trainer))
-        if step.ends_epoch and stopping.is_due(step.epoch, trainer.max_token_losses):
-            stopping = _check_all_rows(stopping, trainer, plan)
+        if step.ends_epoch and stopping.is_due(
+            step.epoch, trainer.max_token_losses, trainer.epoch_examples()
+        ):
+            stopping = _check_rows(stopping, trainer, plan)
         signal = observer.stop()
         due = time.monotonic() + step.seconds - saved >= CHECKPOINT_SECONDS
         if step.ends_epoch or signal or due:  # before anybody is told that it is saved
@@ -107,36 +109,27 @@ def _objective(plan: TrainingPlan) -> Objective:
 
 
 def _early_stopping(plan: TrainingPlan) -> EarlyStopping:
-    """Return what ends the training once it is learned: none to take all planned steps."""
-    flags = iter(learnable([*plan.new, *plan.old]))
-    wanted = []
-    for source, first in zip(plan.mixture.sources[:2], plan.mixture.starts, strict=False):
-        for row in range(source.size):
-            if next(flags) and source.per_epoch:
-                wanted += [first + example for example in source.wordings_of(row)]
+    """Return which rows end the training once they are learned: none to take all planned steps."""
+    flags = learnable([*plan.new, *plan.old])
+    coming = sum(source.size for source in plan.mixture.sources[:2] if source.per_epoch)
     return EarlyStopping(
-        rows=tuple(wanted) if plan.settings.until_learned else (),
+        rows=tuple(itertools.compress(plan.mixture.rows, flags[:coming]))
+        if plan.settings.until_learned
+        else (),
         min_epochs=plan.mixture.epochs_of_min_passes,
     )
 
 
-def _check_all_rows(stopping: EarlyStopping, trainer: Trainer, plan: TrainingPlan) -> EarlyStopping:
-    """Check the examples that have to be learned; the loop gets the losses.
-
-    Those that failed when they last came are first: while one of them still fails, the others,
-    which may be many wordings a row, need no forward pass.
-    """
-    failed = [row for row in stopping.rows if not trainer.max_token_losses[row] < PASS_NATS]
-    others = sorted(set(stopping.rows) - set(failed))
-    for rows in (failed, others):
-        found = _recall(trainer, [plan.examples[row] for row in rows])
-        for row, nats in zip(rows, found.max_token_losses, strict=True):
-            trainer.max_token_losses[row] = nats
-        if not all(nats < PASS_NATS for nats in found.max_token_losses):
+def _check_rows(stopping: EarlyStopping, trainer: Trainer, plan: TrainingPlan) -> EarlyStopping:
+    """Check the rows that have to be learned, in every wording; the loop gets the losses."""
+    for part in stopping.parts(trainer.max_token_losses):
+        found = _recall(trainer, [plan.examples[i] for i in part])
+        for i, nats in zip(part, found.max_token_losses, strict=True):
+            trainer.max_token_losses[i] = nats
+        stopping = stopping.update(trainer.steps_done, found.max_token_losses)
+        if stopping.failing:
             break
-    return stopping.update(
-        trainer.steps_done, [trainer.max_token_losses[row] for row in stopping.rows]
-    )
+    return stopping
 
 
 def _restore(

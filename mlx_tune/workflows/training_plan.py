@@ -10,12 +10,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from mlx_tune.continual.methods import Method, find_method
 from mlx_tune.continual.rehearse import Rehearsal
 from mlx_tune.data import read, tokenise
-from mlx_tune.data.forms import encode_forms
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError
@@ -46,12 +46,14 @@ class DataReview:
     Attributes:
         rehearsal: New rows and old ones, and where they meet.
         too_long: Rows left out because they exceed the length limit.
-        long_share: Share of all tokens that are in those rows.
+        long_wordings: Wordings left out for that of rows that are not, each as a row.
+        long_share: Share of all tokens that is left out so.
         disk: What the run will write, and what is free.
     """
 
     rehearsal: Rehearsal
     too_long: tuple[Row, ...]
+    long_wordings: tuple[Row, ...]
     long_share: float
     disk: DiskPlan
 
@@ -114,7 +116,8 @@ class TrainingPlan(TrainingInputs, Fitted):
         new: The rows it is taught.
         old: Those of earlier sessions that are rehearsed.
         held_out: Rows that choose the best checkpoint.
-        examples: What is trained on: new rows in all their forms, old ones, general questions.
+        examples: What is trained on: new rows and old ones, each in all its wordings, then general
+            questions.
         validation: The held-out rows, tokenised.
         general: The general questions with the base's answers; None where it was not asked yet.
         sources: The data files as they were named.
@@ -135,7 +138,7 @@ class TrainingPlan(TrainingInputs, Fitted):
     @property
     def general_examples(self) -> tuple[Example, ...]:
         """The general questions that are trained on."""
-        return self.examples[self.mixture.starts[2] :]
+        return self.examples[sum(one.num_examples for one in self.mixture.sources[:2]) :]
 
     @cached_property
     def planned_steps(self) -> int:
@@ -157,8 +160,9 @@ class TrainingPlan(TrainingInputs, Fitted):
         """Tokens of an epoch: of new rows, old ones and general questions, padding not counted."""
         found, rest = [], iter(self.examples)
         for source in self.mixture.sources:
-            lengths = [len(one.tokens) for one in itertools.islice(rest, source.examples)]
-            found.append(sum(lengths) / max(1, len(lengths)) * source.per_epoch)
+            lengths = [len(one.tokens) for one in itertools.islice(rest, source.num_examples)]
+            means = [fmean(lengths[i] for i in row) for row in source.rows]
+            found.append(sum(means) / max(1, source.size) * source.per_epoch)
         return tuple(found)
 
     @property
@@ -215,11 +219,8 @@ def read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) ->
     old = _read_rows(run, OLD_ROWS, "old_sha256")
     held_out = _read_rows(run, HELD_OUT_ROWS, "held_out_sha256")
     tokenizer = load_tokenizer(info.folder, info.template)
-    forms = encode_forms(
-        [*new, *old], tokenizer, noised=settings.question_noise, seed=settings.seed
-    )
-    trained = itertools.chain.from_iterable(one.all for one in forms)
-    examples = (*trained, *_read_general(run))
+    taught = itertools.chain.from_iterable(tokenise.encode_variants([*new, *old], tokenizer))
+    examples = (*taught, *_read_general(run))
     mixture = Mixture.from_json(record["mixture"])
     fitted = fitting.predict(info, settings, mixture, examples)
     return TrainingPlan(

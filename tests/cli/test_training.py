@@ -57,7 +57,6 @@ def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command, monkeypatch,
         10,
         {
             "new": 5,
-            "wordings": 5,
             "rehearsed": 0,
             "held_out": 0,
             "an_epoch": {"new": 5, "old": 0, "general": 0},  # the base was never asked yet
@@ -65,6 +64,29 @@ def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command, monkeypatch,
     )
     assert not store.exists()
     assert not (tmp_path / "cache" / "general").exists()  # no model was asked anything
+
+
+def test_plan_counts_the_wordings_where_there_are_some(tmp_path, tiny_base, mlx_tune_command):
+    rows = [
+        {"instruction": "A?", "response": "1.", "wordings": ["What is A?", "a, please? " * 9]},
+        {"instruction": "B?", "response": "2."},
+    ]
+    (tmp_path / "d.json").write_text(json.dumps(rows, indent=1))
+    words = ("plan", tmp_path / "d.json", "--base", tiny_base, "--store", tmp_path / "s")
+    _, out, _ = mlx_tune_command(*words)
+    assert "wordings  2 new rows in 4 wordings; an epoch has one of each row" in out
+    short = ("--max-length", 50, "--allow-long")
+    _, out, _ = mlx_tune_command(*words, *short)
+    assert "wordings  2 new rows in 3 wordings; an epoch has one of each row" in out
+    assert "! 1 wording left out, longer than 50 tokens, of rows that stay:" in out
+    assert f"    “{('a, please? ' * 9).strip()}” {tmp_path}/d.json:2" in out
+    _, out, _ = mlx_tune_command(*words, *short, "--json")
+    assert json.loads(out)["wordings"] == {
+        "new": 1, "old": 0, "too_long": [[f"{tmp_path}/d.json:2", "a, please? " * 9]], "changed": []
+    }  # fmt: skip
+    (tmp_path / "d.json").write_text(json.dumps(rows[1:]))
+    _, out, _ = mlx_tune_command(*words, "--json")
+    assert "wordings" not in json.loads(out)
 
 
 def test_a_config_file_sets_what_no_flag_does(tmp_path, tiny_base, mlx_tune_command, rows):

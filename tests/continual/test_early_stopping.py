@@ -13,8 +13,9 @@ from mlx_tune.continual.early_stopping import (
     scores_to_json,
 )
 
-CRITERION = EarlyStopping(rows=tuple(range(20)), min_epochs=3)
+CRITERION = EarlyStopping(rows=tuple((row,) for row in range(20)), min_epochs=3)
 LEARNED, FAILING = 0.1, 1.0
+ALL = range(100)
 
 
 def test_a_token_is_known_when_no_other_can_be_likelier():
@@ -23,15 +24,37 @@ def test_a_token_is_known_when_no_other_can_be_likelier():
 
 def test_it_is_due_once_nearly_all_rows_seem_known_and_every_old_one_had_its_turns():
     nearly = [FAILING] + [LEARNED] * 19
-    assert CRITERION.is_due(3, nearly)
-    assert not CRITERION.is_due(2, nearly)
-    assert not CRITERION.is_due(3, [FAILING] * 2 + [LEARNED] * 18)
-    assert not CRITERION.is_due(3, [math.inf] * 2 + [LEARNED] * 18)  # two that never came
-    assert not CRITERION.is_due(3, [math.nan] * 2 + [LEARNED] * 18)
+    for came in (ALL, range(5)):  # all of them now, or most of them earlier
+        assert CRITERION.is_due(3, nearly, came)
+        assert not CRITERION.is_due(2, nearly, came)
+        assert not CRITERION.is_due(3, [FAILING] * 2 + [LEARNED] * 18, came)
+        assert not CRITERION.is_due(3, [math.nan] * 2 + [LEARNED] * 18, came)
+    never = [LEARNED] * 18 + [math.inf] * 2
+    assert not CRITERION.is_due(3, never, range(18))
 
 
 def test_without_rows_to_know_it_is_never_due():
-    assert not EarlyStopping(rows=(), min_epochs=0).is_due(9, [])
+    assert not EarlyStopping(rows=(), min_epochs=0).is_due(9, [], ALL)
+
+
+def test_a_row_seems_known_by_the_wording_that_came_last():
+    """The others were seen epochs ago, or never, and need not be as they were then."""
+    worded = EarlyStopping(rows=tuple(range(i, i + 3) for i in range(0, 60, 3)), min_epochs=0)
+    losses = [FAILING, math.inf, LEARNED] * 20
+    assert worded.is_due(1, losses, range(2, 60, 3))
+    assert not worded.is_due(1, losses, range(0, 60, 3))
+    # Rows that did not come count by the worst that was ever seen of them, and once seen is enough.
+    assert not worded.is_due(1, losses, ())
+    assert worded.is_due(1, [LEARNED, math.inf, LEARNED] * 20, ())
+    assert not worded.is_due(1, [math.inf] * 60, ())
+
+
+def test_a_check_asks_the_worst_wording_of_each_row_first():
+    worded = EarlyStopping(rows=(range(3), range(3, 4), range(4, 6)), min_epochs=0)
+    losses = [0.2, math.inf, 0.3, 0.1, 0.4, 0.4]
+    assert list(worded.parts(losses)) == [[1, 3, 4], [2, 5], [0]]
+    assert list(CRITERION.parts([LEARNED] * 20)) == [list(range(20))]
+    assert list(EarlyStopping(rows=(), min_epochs=0).parts([])) == []
 
 
 def test_it_is_met_when_every_row_was_known_after_that_very_step():

@@ -1,21 +1,31 @@
 """Which old rows come along, and how often."""
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.continual.rehearse import current_rows, learnable, mixture, rehearse
+from mlx_tune.continual.rehearse import (
+    current_rows,
+    learnable,
+    mixture,
+    rehearse,
+    rows_in_force,
+)
 from mlx_tune.data.rows import Message, Row, Trace
-from mlx_tune.training.mixture import Forms
 
 
-def row(question: str, answer: str = "Yes.", *, before: tuple[tuple[str, str], ...] = ()) -> Row:
+def row(
+    question: str,
+    answer: str = "Yes.",
+    *wordings: str,
+    before: tuple[tuple[str, str], ...] = (),
+) -> Row:
     said = [text for exchange in before for text in exchange] + [question, answer]
     roles = ["user", "assistant"] * (len(said) // 2)
-    return Row(messages=tuple(Message(role=r, content=c) for r, c in zip(roles, said, strict=True)))
+    messages = tuple(Message(role=r, content=c) for r, c in zip(roles, said, strict=True))
+    return Row(messages=messages, wordings=wordings)
 
 
 def questions(rows) -> list[str]:
@@ -65,6 +75,68 @@ def test_an_answer_replaced_inside_a_longer_conversation_is_not_rehearsed_either
     assert same.changed == ()
 
 
+def test_a_wording_with_another_answer_leaves_the_old_row_which_goes_on_without_it():
+    old = row("Where is A?", "In 1.", "Whereabouts is A?", "Which room has A?")
+    history = [[old, row("Where is B?", "In 2.", "Room of B?")]]
+    new = [
+        row("whereabouts is a", "In 9."),
+        row("C?", "In 3.", "Room of B?"),
+        row("D?", "In 1.", "Which room has A?"),  # the same answer
+    ]
+    found = rehearse(new, history)
+    assert [(one.question, one.wordings) for one in found.old] == [
+        ("Where is A?", ("Which room has A?",)),
+        ("Where is B?", ()),
+    ]
+    assert [(n.question, n.answer, o.question, o.answer) for n, o in found.reworded] == [
+        ("whereabouts is a", "In 9.", "Whereabouts is A?", "In 1."),
+        ("Room of B?", "In 3.", "Room of B?", "In 2."),
+    ]
+    assert found.changed == ()
+    # What the old session is measured by stays as it was taught.
+    assert current_rows([*history, new])[0] == history[0]
+    # It is told once, by the session that changes it.
+    later = rehearse([row("E?")], [*history, new])
+    assert later.reworded == ()
+    assert later.old[0].wordings == ("Which room has A?",)
+
+
+def test_an_old_question_that_is_a_wording_now_is_replaced_where_the_answer_is_another():
+    talk = row("And B?", "In 2.", before=(("Where is A?", "In 1."),))
+    history = [[row("Where is A?", "In 1."), talk, row("Where is C?", "In 3."), Row(text="D?")]]
+    new = [row("A now?", "In 9.", "where is a"), row("C now?", "In 3.", "Where is C?", "D?")]
+    found = rehearse(new, history)
+    assert [one.question for one in found.old] == ["Where is C?", None]
+    assert [(n.question, n.answer, o.question) for n, o in found.changed] == [
+        ("where is a", "In 9.", "Where is A?"),
+        ("where is a", "In 9.", "And B?"),
+    ]
+    assert found.repeated == ()
+
+
+def test_wordings_of_rows_that_were_not_kept_count_too():
+    history = [
+        [row("Where is A?", "In 1.", "A?"), row("B?", "In 2.")],
+        [row("Where now?", "In 9.", "a", "b")],
+        [row("e")],
+    ]
+    traces = [one.trace for one in history[1]]
+    for rows in (current_rows, rows_in_force):
+        kept = rows([history[0], traces, history[2]])
+        assert kept == [rows(history)[0], [], history[2]]
+    assert rows_in_force(history)[0] == [row("Where is A?", "In 1.")]
+
+
+def test_a_wording_that_got_its_old_answer_back_is_rehearsed_again():
+    history = [
+        [row("Where is A?", "In 1.", "A?")],
+        [row("Other?", "In 9.", "A?")],
+        [row("a", "In 1.")],
+    ]
+    assert rows_in_force(history)[0] == history[0]
+    assert rows_in_force(history)[1] == [row("Other?", "In 9.")]
+
+
 def sources(**given):
     defaults = {
         "new": 30,
@@ -74,9 +146,7 @@ def sources(**given):
         "replay": "auto",
         "general_replay": 0.0,
     }
-    chosen = defaults | given
-    rows = {name: [Forms()] * chosen[name] for name in ("new", "old")}
-    return mixture(**(chosen | rows)).sources
+    return mixture(**(defaults | given)).sources
 
 
 @pytest.mark.parametrize(
@@ -107,21 +177,24 @@ def test_replay_in_words_or_as_a_share(replay, places, rounds):
 
 @given(new=st.integers(1, 60), old=st.integers(0, 300), epochs=st.integers(1, 40))
 def test_every_old_row_is_seen_at_least_three_times_or_once_an_epoch(new, old, epochs):
-    found = mixture(
-        new=[Forms()] * new,
-        old=[Forms()] * old,
-        general=0,
-        epochs=epochs,
-        replay="auto",
-        general_replay=0.0,
-    )
+    found = mixture(new=new, old=old, general=0, epochs=epochs, replay="auto", general_replay=0.0)
     met = Counter()
     for number in range(epochs):
-        chosen = found.epoch(number, [1.0] * found.size)
+        chosen = found.epoch(number, [1.0] * found.num_examples)
         assert set(range(new)) <= set(chosen)
         met.update(chosen)
     assert min((met[new + i] for i in range(old)), default=3) >= min(3, epochs)
     assert found.epochs_of_min_passes <= epochs
+
+
+def test_rows_come_as_often_in_several_wordings_as_in_one():
+    plain = sources(old=200)
+    worded = sources(old=200, variants=([5] * 30, [1] * 199 + [3]))
+    assert [(s.size, s.per_epoch, s.min_passes) for s in worded] == [
+        (s.size, s.per_epoch, s.min_passes) for s in plain
+    ]
+    assert [source.num_examples for source in worded] == [150, 202, 60]
+    assert sources(old=200, variants=([1] * 30, [1] * 200)) == plain
 
 
 def test_general_questions_have_their_share_of_an_epoch():
@@ -136,49 +209,3 @@ def test_general_questions_have_their_share_of_an_epoch():
 def test_what_contradicts_itself_and_texts_cannot_be_known_word_for_word():
     rows = [row("A?", "1."), row("a", "2."), row("B?"), row("B?"), Row(text="A text.")]
     assert learnable(rows) == [False, False, True, True, False]
-
-
-def test_rows_in_several_forms_take_no_more_of_an_epoch():
-    forms = [Forms(wordings=5, noised=8)] * 3
-    found = mixture(new=forms, old=forms[:2], general=4, epochs=10, replay="auto",
-                    general_replay=0.4, general_weight=2.0)  # fmt: skip
-    assert found.rows_per_epoch == sum(len(found.epoch(n, [1.0] * found.size)) for n in [0]) == 9
-    assert found.size == 5 * 13 + 4
-    assert [source.forms for source in found.sources] == [(*forms,), (*forms[:2],), ()]
-    assert found.sources[2].weight == 2.0
-
-
-def reworded(question, answer, *wordings):
-    return replace(row(question, answer), wordings=wordings)
-
-
-def test_an_old_row_stays_without_the_wordings_that_have_another_answer_now():
-    old = reworded("Where is A?", "In 1.", "Find A", "The place of A")
-    new = reworded("Where is B?", "In 2.", "find a!")
-    found = rehearse([new], [[old]])
-    assert [(r.question, r.wordings) for r in found.old] == [("Where is A?", ("The place of A",))]
-    assert [(n.question, o.question, o.answer) for n, o in found.changed] == [
-        ("Where is B?", "Find A", "In 1.")
-    ]
-    asked = rehearse([row("Find A", "In 3.")], [[old]])
-    assert [r.wordings for r in asked.old] == [("The place of A",)]
-    # The same answer takes nothing away.
-    assert rehearse([row("Find A", "In 1.")], [[old]]).old == (old,)
-    assert rehearse([row("Find A", "In 1.")], [[old]]).changed == ()
-
-
-def test_a_wording_with_another_answer_replaces_the_old_row_that_asks_so():
-    new = reworded("Where is B?", "In 2.", "Where is A?")
-    found = rehearse([new], [[row("Where is A?", "In 1."), row("Where is C?", "In 3.")]])
-    assert questions(found.old) == ["Where is C?"]
-    assert [(n.question, o.question) for n, o in found.changed] == [("Where is B?", "Where is A?")]
-    same = reworded("Where is B?", "In 1.", "Where is A?")
-    assert questions(rehearse([same], [[row("Where is A?", "In 1.")]]).old) == ["Where is A?"]
-
-
-def test_of_three_sessions_the_latest_wording_counts():
-    first = reworded("A?", "1.", "about a")
-    second = reworded("B?", "2.", "about a")
-    assert [r.wordings for r in rehearse([row("C?", "3.")], [[first], [second]]).old] == [
-        (), ("about a",),
-    ]  # fmt: skip

@@ -227,6 +227,7 @@ def test_a_file_of_any_bytes_gives_rows_or_an_input_error(tmp_path_factory, cont
 # Bytes and back
 
 words = st.text(min_size=1).filter(str.strip)
+REWORDED = ("paraphrases", "wordings")
 
 
 @st.composite
@@ -237,8 +238,8 @@ def conversations(draw):
     for question, answer in pairs:
         messages.append(Message(role="user", content=question))
         messages.append(Message(role="assistant", content=answer))
-    paraphrases = draw(st.lists(words, max_size=2))
-    return Row(messages=tuple(messages), paraphrases=tuple(paraphrases), place="elsewhere:1")
+    others = {name: tuple(draw(st.lists(words, max_size=2))) for name in REWORDED}
+    return Row(messages=tuple(messages), **others, place="elsewhere:1")
 
 
 rows_of_any_kind = st.lists(conversations() | st.builds(Row, text=words))
@@ -259,10 +260,11 @@ def test_a_dump_that_is_loaded_and_dumped_is_the_same_bytes(rows):
 
 def test_a_dump_is_canonical_json_one_row_a_line():
     chat = (Message(role="user", content="Où?"), Message(role="assistant", content="Là"))
-    rows = [Row(messages=chat, paraphrases=("Y?",), place="a.json:1"), Row(text="a\nb")]
+    reworded = {"paraphrases": ("Y?",), "wordings": ("Z?", "W?")}
+    rows = [Row(messages=chat, **reworded, place="a.json:1"), Row(text="a\nb")]
     assert dump(rows).decode() == (
         '{"messages":[{"content":"Où?","role":"user"},{"content":"Là","role":"assistant"}],'
-        '"paraphrases":["Y?"]}\n'
+        '"paraphrases":["Y?"],"wordings":["Z?","W?"]}\n'
         '{"text":"a\\nb"}\n'
     )
 
@@ -292,12 +294,13 @@ def test_the_fingerprint_is_the_sha256_of_the_dump():
     assert fingerprint([Row(text="a", place="here:1"), Row(text="b")]) == expected
 
 
-def test_the_fingerprint_changes_with_order_and_paraphrases():
+def test_the_fingerprint_changes_with_order_paraphrases_and_wordings():
     chat = (Message(role="user", content="Q"), Message(role="assistant", content="A"))
     one, other = Row(text="a"), Row(messages=chat)
     probed = Row(messages=chat, paraphrases=("P",))
-    variants = [[one, other], [other, one], [one, probed], [one]]
-    assert len({fingerprint(rows) for rows in variants}) == 4
+    worded = Row(messages=chat, wordings=("P",))
+    variants = [[one, other], [other, one], [one, probed], [one, worded], [one]]
+    assert len({fingerprint(rows) for rows in variants}) == 5
 
 
 # The room
@@ -313,7 +316,7 @@ def test_reading_data_loads_no_numerical_library():
 
 
 ROW = '{"instruction": "…", "response": "…"}'
-KNOWN = "instruction, prompt, response, output, completion, messages, text, wordings, paraphrases"
+KNOWN = "instruction, prompt, response, output, completion, messages, text, paraphrases, wordings"
 TURNS = "after an optional system message, user and assistant take turns"
 CHAT = (Message(role="user", content="Q"), Message(role="assistant", content="A"))
 
@@ -355,8 +358,8 @@ def turns(*roles):
 )
 def test_every_question_shape_gives_the_same_conversation(value):
     assert rows_of(value) == [Row(messages=CHAT)]
-    with_paraphrases = value | {"paraphrases": ["P", "R"]}
-    assert rows_of(with_paraphrases) == [Row(messages=CHAT, paraphrases=("P", "R"))]
+    reworded = value | {"paraphrases": ["P", "R"], "wordings": ["S"]}
+    assert rows_of(reworded) == [Row(messages=CHAT, paraphrases=("P", "R"), wordings=("S",))]
 
 
 def test_a_text_row_keeps_its_text_as_it_is():
@@ -495,7 +498,7 @@ def test_half_a_pair_is_refused_with_the_name_of_the_other_half(name, missing):
     assert problems_of(value) == [f'cs.json:3: "{name}" without "{missing}"; add "{missing}"']
 
 
-@pytest.mark.parametrize("row", ["{}", '{"paraphrases": ["P"]}'])
+@pytest.mark.parametrize("row", ["{}", '{"paraphrases": ["P"]}', '{"wordings": ["P"]}'])
 def test_a_row_with_nothing_to_learn_is_refused(row):
     assert problems_of(row) == [f"cs.json:2: a row without text to learn; write {ROW}"]
 
@@ -581,26 +584,28 @@ def test_a_message_out_of_turn_is_refused_on_its_own_line():
     ]
 
 
-# Paraphrases
+# Paraphrases and wordings
 
 
+@pytest.mark.parametrize("name", REWORDED)
 @pytest.mark.parametrize(
-    ("paraphrases", "problem"),
+    ("texts", "problem"),
     [
-        ([], '"paraphrases" is empty; write ["…", "…"], or leave it out'),
-        ("P", '"paraphrases" is text, not a list; write ["…", "…"]'),
-        (["P", 7], "paraphrase 2 is a number, not text; write it in quotes"),
-        (["P", " "], "paraphrase 2 is empty; write its text, or leave the row out"),
+        ([], '"{}s" is empty; write ["…", "…"], or leave it out'),
+        ("P", '"{}s" is text, not a list; write ["…", "…"]'),
+        (["P", 7], "{} 2 is a number, not text; write it in quotes"),
+        (["P", " "], "{} 2 is empty; write its text, or leave the row out"),
     ],
 )
-def test_paraphrases_must_be_texts(paraphrases, problem):
-    row = {"instruction": "Q", "response": "A", "paraphrases": paraphrases}
-    assert problems_of(row) == [f"cs.json:2: {problem}"]
+def test_paraphrases_and_wordings_must_be_texts(name, texts, problem):
+    row = {"instruction": "Q", "response": "A", name: texts}
+    assert problems_of(row) == [f"cs.json:2: {problem.format(name[:-1])}"]
 
 
-def test_a_text_row_has_no_paraphrases():
-    assert problems_of({"text": "T", "paraphrases": ["P"]}) == [
-        'cs.json:2: "paraphrases" reword a question, and "text" asks none; remove them'
+@pytest.mark.parametrize("name", REWORDED)
+def test_a_text_row_is_not_reworded(name):
+    assert problems_of({"text": "T", name: ["P"]}) == [
+        f'cs.json:2: "{name}" reword a question, and "text" asks none; remove them'
     ]
 
 
@@ -635,7 +640,7 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["role", "content", "messages", "text", "prompt", "paraphrases", "x"]),
+            st.sampled_from(["role", "content", "messages", "text", "prompt", *REWORDED, "x"]),
             inner | st.sampled_from(["user", "assistant"]),
         )
     ),

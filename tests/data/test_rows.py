@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.data.rows import Message, Row, split
+from mlx_tune.data.rows import Message, Row, Trace, split
 from mlx_tune.errors import InputError
 
 
@@ -50,8 +50,9 @@ def test_a_row_made_by_a_program_has_no_place():
     assert Row(text="Room 12").place == ""
 
 
-def test_rows_with_different_paraphrases_are_not_equal():
-    assert chat("Hi", "Hello", paraphrases=("Hey",)) != chat("Hi", "Hello")
+def test_rows_with_different_paraphrases_or_wordings_are_not_equal():
+    rows = [chat("Hi", "Hello", **{name: ("Hey",)}) for name in ("paraphrases", "wordings")]
+    assert len({chat("Hi", "Hello"), *rows}) == 3
 
 
 def test_the_key_is_the_sha256_of_the_canonical_json_of_what_is_taught():
@@ -63,9 +64,10 @@ def test_the_key_of_a_text_row_covers_its_text():
     assert Row(text="Room 12").key == hashlib.sha256(b'{"text":"Room 12"}').hexdigest()
 
 
-def test_the_key_ignores_paraphrases_and_place():
+def test_the_key_and_the_topic_ignore_paraphrases_wordings_and_place():
     plain = chat("Hi", "Hello")
-    assert chat("Hi", "Hello", paraphrases=("Hey",), place="a.json:1").key == plain.key
+    other = chat("Hi", "Hello", paraphrases=("Hey",), wordings=("Ho",), place="a.json:1")
+    assert (other.key, other.topic) == (plain.key, plain.topic)
 
 
 @pytest.mark.parametrize(
@@ -123,10 +125,30 @@ def test_spaces_and_sentence_marks_around_a_question_never_change_its_topic(text
 
 
 def test_a_reworded_row_asks_anew_and_teaches_the_same_answer():
-    row = chat("Hi", "Hello", "Where?", "Room 12", paraphrases=("Which room?",), place="a.json:4")
+    others = {"paraphrases": ("Which room?",), "wordings": ("Whereabouts?",)}
+    row = chat("Hi", "Hello", "Where?", "Room 12", **others, place="a.json:4")
     reworded = row.with_question("Which room?")
     assert reworded == chat("Hi", "Hello", "Which room?", "Room 12")
     assert reworded.place == "a.json:4"
+
+
+def test_a_row_is_trained_on_as_taught_and_in_each_of_its_wordings():
+    row = chat("Hi", "Hello", "Where?", "Room 12", wordings=("Which room?", "Whereabouts?"))
+    asked = [one.question for one in row.variants]
+    assert asked == ["Where?", "Which room?", "Whereabouts?"]
+    assert {one.answer for one in row.variants} == {"Room 12"}
+    assert Row(text="Room 12").variants == (Row(text="Room 12"),)
+
+
+def test_a_trace_has_hashes_of_the_wordings_and_is_read_back():
+    row = chat("Where?", "Room 12", wordings=("Which room?",))
+    plain = chat("Where?", "Room 12").trace
+    assert row.trace.wordings == (chat("Which room?", "…").trace.topic,)
+    assert (row.trace.topic, row.trace.exchanges) == (plain.topic, plain.exchanges)
+    assert row.trace.answer == hashlib.sha256(b"Room 12").hexdigest()
+    assert [Trace.from_json(one.to_json()) for one in (row.trace, plain)] == [row.trace, plain]
+    assert plain.to_json().keys() == {"topic", "exchanges"}
+    assert Row(text="Room 12").trace.answer is None
 
 
 @pytest.mark.parametrize("row", [Row(text="Room 12", place="a.json:4"), Row(place="a.json:4")])
@@ -136,13 +158,15 @@ def test_a_row_that_asks_nothing_cannot_be_reworded(row):
     assert str(caught.value) == "a.json:4: asks no question; only a chat row is reworded"
 
 
-def test_a_chat_row_is_stored_as_messages_and_paraphrases():
-    assert chat("Hi", "Hello", paraphrases=("Hey", "Yo"), place="a.json:1").to_json() == {
+def test_a_chat_row_is_stored_as_messages_paraphrases_and_wordings():
+    others = {"paraphrases": ("Hey", "Yo"), "wordings": ("Good day",)}
+    assert chat("Hi", "Hello", **others, place="a.json:1").to_json() == {
         "messages": [
             {"role": "user", "content": "Hi"},
             {"role": "assistant", "content": "Hello"},
         ],
         "paraphrases": ["Hey", "Yo"],
+        "wordings": ["Good day"],
     }
 
 

@@ -1,74 +1,99 @@
-from dataclasses import replace
+"""Which wordings of a data set are refused, with both places."""
 
 import pytest
 
-from mlx_tune.data.read import read
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.data.wordings import check_wordings
 from mlx_tune.errors import InputError
 
 
-def row(question, answer, number, **others):
-    messages = (
-        Message(role="user", content=question),
-        Message(role="assistant", content=answer),
+def row(line: int, question: str, answer: str = "Room 4.", *, file: str = "new.json", **others):
+    said = (Message(role="user", content=question), Message(role="assistant", content=answer))
+    return Row(messages=said, place=f"{file}:{line}", **others)
+
+
+def problems(new, earlier=()) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        check_wordings(new, earlier)
+    return str(caught.value).split("\n")
+
+
+def test_wordings_of_one_answer_and_paraphrases_apart_are_fine():
+    check_wordings(
+        [
+            row(1, "Where?", wordings=("In which room?", "Whereabouts?"), paraphrases=("Room?",)),
+            row(2, "Where is it?", wordings=("in which room",)),  # the same answer
+            Row(text="Whereabouts?", place="new.json:3"),  # asks nothing
+        ],
+        [row(1, "In which room?", "Room 9.", file="old", paraphrases=("Tell me: where?",))],
     )
-    return Row(messages=messages, place=f"cs.json:{number}", **others)
-
-
-A = row("Where is A?", "In 1.", 1, wordings=("Find A", "A, please"))
 
 
 @pytest.mark.parametrize(
-    ("rows", "problem"),
+    ("wordings", "problem"),
     [
-        ([replace(A, paraphrases=("find a?",))],
-         'cs.json:1: the wording "Find A" is a paraphrase of cs.json:1, which is never trained on; '
-         "remove one of them"),
-        ([A, row("B?", "In 2.", 2, paraphrases=("Find A",))],
-         'cs.json:1: the wording "Find A" is a paraphrase of cs.json:2, which is never trained on; '
-         "remove one of them"),
-        ([A, row("find a", "In 2.", 2)],
-         'cs.json:1: the wording "Find A" is asked with another answer at cs.json:2; '
-         "keep one of them"),
-        ([A, row("B?", "In 2.", 2, wordings=("FIND A",))],
-         'cs.json:2: the wording "FIND A" is asked with another answer at cs.json:1; '
-         "keep one of them"),
-        ([replace(A, wordings=("where is a",))],
-         'cs.json:1: the wording "where is a" stands in its row already; remove it'),
-        ([replace(A, wordings=("Find A", "find A"))],
-         'cs.json:1: the wording "find A" stands in its row already; remove it'),
+        (("“ where ”",), 'wording 1, "“ where ”", is the row\'s own question again; remove it'),
+        (("A?", "B?", "a"), 'wording 3, "a", is wording 1 again; remove it'),
     ],
-)  # fmt: skip
-def test_a_wording_that_spoils_something_is_refused_with_both_places(rows, problem):
-    with pytest.raises(InputError) as error:
-        check_wordings(rows)
-    assert str(error.value) == problem
+)
+def test_a_wording_stands_once_in_its_row(wordings, problem):
+    assert problems([row(3, "Where?", wordings=wordings)]) == [f"new.json:3: {problem}"]
 
 
-def test_others_pass():
-    check_wordings([A, A, row("B?", "In 1.", 2, wordings=("Find A",)), row("C?", "In 3.", 3)])
-    check_wordings([Row(text="Find A"), A])
+NEVER = "those measure and are never trained on, so remove one of the two"
 
 
-def test_a_file_is_checked_when_it_is_read(tmp_path):
-    path = tmp_path / "cs.json"
-    path.write_text('[{"prompt": "A?", "completion": "1", "wordings": ["a"]}]')
-    with pytest.raises(InputError, match=r"cs\.json:1: the wording .a. stands in its row"):
-        read([path])
-    path.write_text('[{"prompt": "A?", "completion": "1", "wordings": ["Say A"]}]')
-    assert [r.wordings for r in read([path])] == [("Say A",)]
-    assert read([path])[0].to_json()["wordings"] == ["Say A"]
-    assert [r.question for r in read([path])[0].reworded] == ["Say A"]
+def test_a_wording_is_no_paraphrase_of_any_row():
+    new = [
+        row(1, "Where?", wordings=("Which room?", "what room"), paraphrases=("Which  room",)),
+        row(5, "When?", "At 9.", paraphrases=("What room?",)),
+    ]
+    old = [row(7, "How?", file="old", paraphrases=("And then?",))]
+    assert problems([*new, row(9, "Next?", wordings=("And then?",))], old) == [
+        f'new.json:1: wording 1, "Which room?", is a paraphrase of new.json:1; {NEVER}',
+        f'new.json:1: wording 2, "what room", is a paraphrase of new.json:5; {NEVER}',
+        f'new.json:9: wording 1, "And then?", is a paraphrase of old:7; {NEVER}',
+    ]
 
 
-@pytest.mark.parametrize(
-    ("value", "problem"),
-    [("[]", '"wordings" is empty'), ('"b"', '"wordings" is text, not a list'),
-     ("[1]", "wording 1 is a number"), ('[" "]', "wording 1 is empty")],
-)  # fmt: skip
-def test_wordings_are_checked_as_paraphrases_are(tmp_path, value, problem):
-    path = tmp_path / "cs.json"
-    path.write_text(f'[{{"prompt": "A?", "completion": "1", "wordings": {value}}}]')
-    with pytest.raises(InputError, match=problem):
-        read([path])
+def test_a_wording_has_one_answer_in_the_data():
+    new = [
+        row(1, "Where?", wordings=("Which room?",)),
+        row(4, "And B?", "Room 5.", wordings=("where",)),
+        row(7, "And C?", "Room 6.", wordings=("Which room?",)),
+    ]
+    other = "too, with another answer; remove one of them"
+    assert problems(new) == [
+        f'new.json:4: wording 1, "where", is asked at new.json:1 {other}',
+        f'new.json:7: wording 1, "Which room?", is asked at new.json:1 {other}',
+    ]
+
+
+def test_what_was_said_before_is_part_of_a_wording():
+    """The same words after other words are another question."""
+
+    def later(line: int, question: str, answer: str, **others) -> Row:
+        before = (Message(role="user", content="Who?"), Message(role="assistant", content="Bo."))
+        alone = row(line, question, answer, **others)
+        return Row(messages=before + alone.messages, place=alone.place, wordings=alone.wordings)
+
+    long = later(1, "When is that?", "At 9.", wordings=("And when?",))
+    check_wordings([long, row(6, "And when?", "At 10.")])
+    assert problems([long, later(6, "and when", "At 10.")]) == [
+        'new.json:1: wording 1, "And when?", is asked at new.json:6 too, with another answer; '
+        "remove one of them"
+    ]
+
+
+def test_a_paraphrase_that_an_earlier_session_was_trained_on_measures_nothing():
+    old = [row(2, "Where?", file="old", wordings=("Which room?",))]
+    assert problems([row(3, "When?", "At 9.", paraphrases=("What time?", "which room"))], old) == [
+        'new.json:3: the paraphrase "which room" is a wording of old:2, which was trained on, so '
+        "it measures nothing; remove it"
+    ]
+
+
+def test_at_most_twenty_problems_are_shown():
+    lines = problems([row(n, f"{n}?", wordings=(f"{n}",)) for n in range(1, 24)])
+    assert len(lines) == 21
+    assert lines[-1] == "… and 3 more"

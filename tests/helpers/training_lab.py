@@ -25,12 +25,10 @@ FAST_SETTINGS = {
     "batch_size": 4,
     "grad_accumulation": 1,
     "general_replay": 0.0,
-    "question_noise": 0,
 }
-"""Settings of a short training without general questions and noise.
+"""Settings of a short training without general questions.
 
-A tiny base's answers to the former are gibberish, which a few rows do not outweigh; and it learns a
-question word by word.
+A tiny base's answers to those are gibberish, which a few rows do not outweigh.
 """
 
 
@@ -129,8 +127,11 @@ class TrainingLab:
     def store(self) -> Path:
         return self.root / "store"
 
-    def data(self, name: str, pairs: dict[str, str], **extra) -> Path:
+    def data(self, name: str, pairs: dict[str, str], *, wordings: int = 0, **extra) -> Path:
+        """Write a data file of questions and answers, each question in so many more wordings."""
         rows = [{"instruction": q, "response": a, **extra} for q, a in pairs.items()]
+        for row in rows if wordings else ():
+            row["wordings"] = [f"{row['instruction']} ({n})" for n in range(wordings)]
         path = self.root / f"{name}.json"
         path.write_text(json.dumps(rows, indent=1))
         return path

@@ -17,7 +17,7 @@ from mlx_tune.training.batches import (
     shape_of,
     shared_prefix,
 )
-from mlx_tune.training.mixture import UNKNOWN_LOSS, Mixture
+from mlx_tune.training.mixture import UNKNOWN_LOSS, DataSource, Mixture
 from mlx_tune.training.shapes import Shape, cover, few_shapes
 
 example = tiny.example
@@ -61,6 +61,24 @@ def test_every_row_is_seen_once_an_epoch_the_partial_batch_too(rows, batch, numb
     steps = steps_of(all_of, number)
     assert len(steps) == -(-rows // batch)
     assert Counter(i for step in steps for i in step) == Counter(range(rows))
+
+
+@given(
+    lengths=st.lists(st.integers(2, 9), min_size=8, max_size=8),
+    losses=st.lists(st.floats(0, 9), min_size=8, max_size=8),
+)
+def test_no_wording_that_comes_for_its_loss_makes_a_larger_micro_batch_than_was_planned(
+    lengths, losses
+):
+    source = DataSource(size=4, per_epoch=3, variants=(3, 1, 2, 2), min_passes=1)
+    planned = batches(
+        [example(*range(length)) for length in lengths],
+        epochs=4, batch_size=2, mixture=Mixture(sources=(source,)),
+    )  # fmt: skip
+    largest = max(shape.flat for shape in planned.needed)
+    for step in planned.steps(3, losses):
+        for part in planned.micro_batches(step):
+            assert shape_of(planned.rows(part), ()).flat <= largest
 
 
 @given(rows=st.integers(1, 20), size=st.integers(1, 6))

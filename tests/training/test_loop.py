@@ -453,6 +453,44 @@ def test_a_run_that_chooses_its_rows_resumes_to_the_same_bytes():
         assert second.checkpoint() == undisturbed.checkpoint()
 
 
+# Two new rows, three old ones, two of them in two wordings; two steps an epoch.
+WORDED = {
+    "mixture": Mixture(
+        sources=(
+            DataSource(size=2, per_epoch=2, variants=(2, 1)),
+            DataSource(size=3, per_epoch=2, variants=(1, 2, 1), min_passes=1),
+        )
+    ),
+    "epochs": 6,
+    "grad_accumulation": 1,
+}
+
+
+def test_a_run_of_rows_in_several_wordings_resumes_to_the_same_bytes_in_the_middle_of_an_epoch():
+    undisturbed, steps = trained(**WORDED)
+    assert len(steps) == undisturbed.planned_steps == 12
+    for stop in (1, 3, 7, 8, 11):
+        first = made(**WORDED)
+        for step in first.steps():
+            if step.number == stop:
+                break
+        second = made(**WORDED)
+        second.restore(first.checkpoint(), place="here")
+        list(second.steps())
+        assert second.checkpoint() == undisturbed.checkpoint()
+
+
+def test_an_epoch_trains_one_wording_of_a_row_and_tells_which():
+    trainer = made(**WORDED)
+    came = []
+    for step in trainer.steps():
+        if step.ends_epoch:
+            came.append(sorted(trainer.epoch_examples()))
+            seen = [i for i, nats in enumerate(trainer.max_token_losses) if nats != UNKNOWN_LOSS]
+            assert set(seen) == set().union(*came)
+    assert came[:2] == [[0, 2, 3, 5], [1, 2, 4, 6]]
+
+
 # Two shapes: rows behind a prefix, and a text alone.
 COMPILED = {**EVERYTHING, "batch_size": 4, "grad_accumulation": 2, "epochs": 2}
 needs_a_compiler = pytest.mark.skipif(not runtime.can_compile(), reason="there is no g++")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.training.mixture import BASE, MERGED, UNKNOWN_LOSS, DataSource, Forms, Mixture
+from mlx_tune.training.mixture import BASE, MERGED, UNKNOWN_LOSS, DataSource, Mixture
 
 
 def unknown(rows: int) -> list[float]:
@@ -66,7 +66,8 @@ def test_rows_are_numbered_source_after_source(min_passes, depends):
             DataSource(size=2, per_epoch=1),
         )
     )
-    assert (mixture.size, mixture.rows_per_epoch, mixture.depends_on_losses) == (9, 6, depends)
+    assert (mixture.num_examples, mixture.rows_per_epoch) == (9, 6)
+    assert mixture.depends_on_losses == depends
     # Three passes over 4 rows, 2 an epoch.
     assert mixture.epochs_of_min_passes == (6 if min_passes else 0)
     assert mixture.epoch(0, unknown(9)) == [0, 1, 2, 3, 4, 7]
@@ -77,6 +78,85 @@ def test_rows_are_numbered_source_after_source(min_passes, depends):
 def test_a_source_without_rows_per_epoch_is_never_taken():
     assert DataSource(size=4, per_epoch=0).epoch(3, unknown(4)) == []
     assert DataSource(size=0, per_epoch=0, min_passes=3).epoch(0, []) == []
+
+
+def test_an_epoch_has_each_row_in_one_of_its_wordings_in_turn():
+    source = DataSource(size=3, per_epoch=3, variants=(3, 1, 2))
+    assert source.rows == [range(3), range(3, 4), range(4, 6)]
+    assert [source.epoch(n, unknown(6)) for n in range(4)] == [
+        [0, 3, 4], [1, 3, 5], [2, 3, 4], [0, 3, 5]
+    ]  # fmt: skip
+
+
+def test_an_epoch_has_as_many_rows_in_one_wording_as_in_another():
+    source = DataSource(size=8, per_epoch=8, variants=(4,) * 8)
+    for number in range(5):
+        wordings = Counter(i % 4 for i in source.epoch(number, unknown(32)))
+        assert wordings == {0: 2, 1: 2, 2: 2, 3: 2}
+
+
+def test_a_row_that_comes_in_turn_goes_on_with_its_next_wording():
+    source = DataSource(size=3, per_epoch=2, variants=(2, 2, 2))
+    assert [source.epoch(n, unknown(6)) for n in range(4)] == [[0, 3], [1, 4], [2, 5], [0, 3]]
+
+
+def test_a_row_that_comes_for_its_loss_comes_in_its_worst_wording():
+    source = DataSource(size=3, per_epoch=2, variants=(2, 3, 1), min_passes=0)
+    losses = [0.1, 0.4, 2.0, 3.0, 1.0, 0.5]
+    assert source.epoch(0, losses) == [3, 5]
+    never_trained = [*losses[:1], UNKNOWN_LOSS, *losses[2:]]
+    assert source.epoch(0, never_trained) == [1, 3]
+
+
+def test_an_old_row_that_always_comes_is_chosen_by_loss_in_its_wording_alone():
+    source = DataSource(size=2, per_epoch=2, variants=(2, 2), min_passes=1)
+    assert source.depends_on_losses
+    assert source.epoch(0, [0.0, 9.0, 0.0, 9.0]) == [0, 3]  # its turn, whatever the loss
+    assert source.epoch(1, [9.0, 0.0, 9.0, 0.0]) == [0, 2]
+    assert not DataSource(size=2, per_epoch=2, variants=(2, 2)).depends_on_losses
+
+
+@given(
+    variants=st.lists(st.integers(1, 5), min_size=1, max_size=20),
+    share=st.floats(0.05, 1.0),
+    min_passes=st.none() | st.integers(0, 4),
+    epochs=st.integers(1, 12),
+    data=st.data(),
+)
+def test_wordings_change_neither_how_many_rows_come_nor_how_often(
+    variants, share, min_passes, epochs, data
+):
+    rows = len(variants)
+    shared = {"size": rows, "per_epoch": max(1, int(share * rows)), "min_passes": min_passes}
+    source, plain = DataSource(variants=tuple(variants), **shared), DataSource(**shared)
+    row_of = [row for row, several in enumerate(variants) for _ in range(several)]
+    losses = data.draw(st.lists(st.floats(0, 20), min_size=len(row_of), max_size=len(row_of)))
+    of_rows = [max(losses[i] for i in examples) for examples in source.rows]
+    met = Counter()
+    for number in range(epochs):
+        chosen = source.epoch(number, losses)
+        assert [row_of[i] for i in chosen] == plain.epoch(number, of_rows)
+        met.update(chosen)
+    if min_passes is None:
+        for examples in source.rows:
+            assert max(met[i] for i in examples) - min(met[i] for i in examples) <= 1
+
+
+def test_examples_are_numbered_row_after_row_and_source_after_source():
+    mixture = Mixture(
+        sources=(
+            DataSource(size=2, per_epoch=2, variants=(2, 1)),
+            DataSource(size=2, per_epoch=1, variants=(1, 3)),
+            DataSource(size=2, per_epoch=1, teacher=BASE),
+        )
+    )
+    assert (mixture.num_examples, mixture.rows_per_epoch) == (9, 4)
+    assert [list(row) for row in mixture.rows] == [[0, 1], [2], [3], [4, 5, 6], [7], [8]]
+    assert [mixture.source_of(i).teacher for i in (6, 7)] == ["labels", BASE]
+    assert mixture.epoch(0, unknown(9)) == [0, 2, 3, 7]
+    assert mixture.epoch(1, unknown(9)) == [1, 2, 5, 8]
+    with pytest.raises(IndexError, match="example 9 of 9"):
+        mixture.source_of(9)
 
 
 def test_the_record_of_a_run_keeps_the_names_of_its_format():
@@ -94,43 +174,6 @@ def test_the_record_of_a_run_keeps_the_names_of_its_format():
     ]
     assert mixture.to_json() == record
     assert Mixture.from_json(record) == mixture
-
-
-def test_the_forms_of_a_row_take_turns_and_every_second_visit_is_noised():
-    assert [Forms(wordings=3).example(n) for n in range(5)] == [0, 1, 2, 0, 1]
-    assert [Forms(wordings=2, noised=3).example(n) for n in range(8)] == [0, 2, 1, 3, 0, 4, 1, 2]
-    assert [Forms(noised=2).example(n) for n in range(5)] == [0, 1, 0, 2, 0]
-
-
-def test_an_epoch_has_one_example_of_each_row():
-    source = DataSource(size=3, per_epoch=3, forms=(Forms(2, 1), Forms(), Forms(1, 2)))
-    assert (source.starts, source.examples) == ((0, 3, 4, 7), 7)
-    assert [list(source.wordings_of(row)) for row in range(3)] == [[0, 1], [3], [4]]
-    epochs = [source.epoch(n, unknown(7)) for n in range(5)]
-    assert epochs == [[0, 3, 4], [2, 3, 6], [1, 3, 4], [2, 3, 5], [0, 3, 4]]
-    mixture = Mixture(sources=(source, DataSource(size=2, per_epoch=1)))
-    assert (mixture.size, mixture.starts, mixture.rows_per_epoch) == (9, (0, 7, 9), 4)
-    assert mixture.source_of(6) is source
-    assert mixture.source_of(7) is mixture.sources[1]
-    assert mixture.epoch(0, unknown(9)) == [0, 3, 4, 7]
-    assert Mixture.from_json(mixture.to_json()) == mixture
-    assert mixture.to_json()[0]["forms"] == [[2, 1], [1, 0], [1, 2]]
-    assert "forms" not in mixture.to_json()[1]
-
-
-def test_the_hardest_wording_decides_how_hard_a_row_is():
-    source = DataSource(size=2, per_epoch=1, min_passes=0, forms=(Forms(2, 1), Forms(1, 1)))
-    assert source.epoch(0, [0.1, 0.9, 5.0, 0.5, 7.0]) == [0]
-    assert source.epoch(0, [0.1, 0.2, 5.0, 0.5, 7.0]) == [3]
-
-
-@given(
-    rows=st.lists(st.builds(Forms, st.integers(1, 5), st.integers(0, 9)), min_size=1, max_size=9),
-    per_epoch=st.integers(1, 9),
-)
-def test_all_forms_come(rows, per_epoch):
-    source = DataSource(size=len(rows), per_epoch=min(per_epoch, len(rows)), forms=tuple(rows))
-    met = Counter()
-    for number in range(200 * len(rows)):
-        met.update(source.epoch(number, unknown(source.examples)))
-    assert set(met) == set(range(source.examples))
+    worded = Mixture(sources=(DataSource(size=3, per_epoch=3, variants=(2, 1, 1)),))
+    assert worded.to_json() == [{**record[0], "variants": [2, 1, 1]}]
+    assert Mixture.from_json(worded.to_json()) == worded

@@ -1,116 +1,184 @@
-"""Rows in several wordings, from the data file to the rehearsal of a later session."""
+"""Rows that carry wordings: what is trained on, rehearsed, held out, kept and resumed."""
 
 import json
-import signal
+from dataclasses import replace
 
 import pytest
 
 from helpers.training_lab import RecordingObserver, facts
-from mlx_tune.cli.plan_view import _mixture, plan_json
-from mlx_tune.data.tokenise import encode
-from mlx_tune.errors import InputError, Interrupted
-from mlx_tune.store.runs import Run
+from mlx_tune.continual import early_stopping
+from mlx_tune.data.rows import Trace
+from mlx_tune.errors import InputError
 from mlx_tune.training.adapter import WEIGHTS_FILE
-from mlx_tune.training.mixture import Forms
-from mlx_tune.workflows.plan import plan_training
-from mlx_tune.workflows.run import resume
-from mlx_tune.workflows.steps import _early_stopping
+from mlx_tune.workflows import steps
+from mlx_tune.workflows.run import resume, train
 from mlx_tune.workflows.store_commands import rollback
+from mlx_tune.workflows.workspace import read_rows
 
-NOISE = {"question_noise": 3}
-
-
-def rows_of(subject, count=4):
-    rows = []
-    for i, (question, answer) in enumerate(facts(subject, count).items()):
-        wordings = [f"{subject} {i}, please", f"find {subject} {i}"]
-        rows.append({"instruction": question, "response": answer, "wordings": wordings})
-    return rows
+LEARNS = {"learning_rate": 0.01, "epochs": 60, "rank": 16, "batch_size": 8, "until_learned": True}
 
 
-@pytest.fixture
-def reworded(lab):
-    def write(name, rows):
-        path = lab.root / f"{name}.json"
-        path.write_text(json.dumps(rows))
-        return path
-
-    return write
+def planned(lab, *data, **flags):
+    observer = RecordingObserver()
+    outcome = lab.train(*data, observer=observer, **flags)
+    return observer.plans[0], outcome
 
 
-def plan(lab, *data, **flags):
-    return plan_training(lab.request(*data, **flags), say=lambda line: None)
+def write(lab, name: str, *rows: dict):
+    path = lab.root / f"{name}.json"
+    path.write_text(json.dumps(list(rows), indent=1))
+    return path
 
 
-def test_an_epoch_has_one_wording_of_each_row(lab, reworded):
-    found = plan(lab, reworded("cs", rows_of("Lab")), **NOISE)
-    source = found.mixture.sources[0]
-    assert source.forms == (Forms(wordings=3, noised=3),) * 4
-    assert (found.mixture.rows_per_epoch, len(found.examples)) == (4, 24)
-    assert found.planned_steps == 2 * 1  # two epochs of four rows, four at a time
-    for row, start in zip(found.new, source.starts, strict=False):
-        wordings = list(found.examples[start : start + 3])
-        assert wordings == encode([row, *row.reworded], found.tokenizer)
-        answers = {tuple(e.tokens[e.last_answer :]) for e in found.examples[start : start + 6]}
-        assert len(answers) == 1
-    assert plan_json(found)["rows"] == {
-        "new": 4, "wordings": 12, "rehearsed": 0, "held_out": 0,
-        "an_epoch": {"new": 4, "old": 0, "general": 0},
-    }  # fmt: skip
-    assert "4 new in 12 wordings" in _mixture(found)
-
-
-def test_rows_with_one_wording_are_counted_as_ever(lab):
-    found = plan(lab, lab.data("cs", facts("Lab")))
-    assert found.mixture.sources[0].forms == ()
-    assert "wordings" not in _mixture(found)
-
-
-def test_the_exam_asks_every_wording_and_nothing_noised(lab, reworded):
-    found = plan(lab, reworded("cs", rows_of("Lab")), until_learned=True, **NOISE)
-    wanted = [6 * row + wording for row in range(4) for wording in range(3)]
-    assert list(_early_stopping(found).rows) == wanted
-
-
-def test_a_later_session_rehearses_all_wordings(lab, reworded):
-    session = lab.train(reworded("cs", rows_of("Lab")), **NOISE).session
-    kept = [json.loads(line) for line in session.read("data.jsonl").splitlines()]
-    assert [row["wordings"] for row in kept] == [row["wordings"] for row in rows_of("Lab")]
-    found = plan(lab, reworded("housing", rows_of("Hall")), **NOISE)
-    new, old, _ = found.mixture.sources
-    assert [forms.wordings for forms in (*new.forms, *old.forms)] == [3] * 8
-    assert all(forms.noised for forms in old.forms)
-    assert found.mixture.starts == (0, new.examples, len(found.examples), len(found.examples))
-    assert found.old[0].wordings == ("Lab 0, please", "find Lab 0")
-
-
-def test_stopped_at_every_step_it_ends_as_if_it_had_never_stopped(lab, reworded):
-    data, flags = reworded("cs", rows_of("Lab", 6)), {**NOISE, "epochs": 3}
-    whole = lab.train(data, **flags)
+def test_an_epoch_costs_as_many_steps_as_with_one_wording(lab):
+    plain, _ = planned(lab, lab.data("cs", facts("Lab")))
     rollback(lab.store, "base")
-    observer = RecordingObserver(signal_after=(1, signal.SIGINT))
-    with pytest.raises(Interrupted):
-        lab.train(data, observer=observer, **flags)
-    for _ in range(4):
-        with pytest.raises(Interrupted):
-            resume(lab.store, None, RecordingObserver(signal_after=(1, signal.SIGINT)))
-    pieces = resume(lab.store, None, RecordingObserver())
-    assert pieces.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
-    recorded = Run.open(observer.run.path).record["mixture"][0]
-    assert recorded["forms"] == [[3, 3]] * 6
+    plan, outcome = planned(lab, lab.data("cs", facts("Lab"), wordings=2), general_replay=0.5)
+    assert plan.mixture.sources[0].variants == (3,) * 6
+    assert len(plan.examples) == 6 * 3 + len(plan.general_examples)
+    assert plan.general_examples == plan.general.replayed != ()
+    assert plan.mixture.rows_per_epoch - plain.mixture.rows_per_epoch == 2  # general questions
+    assert plan.warmup_steps == plain.warmup_steps
+    # Their own " (0)" are 4 tokens more in two of three.
+    assert plan.tokens_by_kind[0] == pytest.approx(plain.tokens_by_kind[0] + 6 * 4 * 2 / 3)
+    record = outcome.session.record
+    assert (record["data"]["rows"], record["recall"][0]["verbatim"]["asked"]) == (6, 6)
+    assert [len(row.wordings) for row in read_rows(outcome.session)] == [2] * 6
 
 
-def test_a_row_with_a_wording_that_is_too_long_is_left_out_whole(lab, reworded):
-    rows = rows_of("Lab", 40)
-    rows[3]["wordings"][1] = "please " * 40 + "find it"
-    found = plan(lab, reworded("cs", rows), max_length=200, allow_long=True)
-    assert [row.question for row in found.review.too_long] == ["Where is Lab 3?"]
-    assert len(found.new) == 39
+def test_old_rows_are_rehearsed_in_their_wordings(lab):
+    lab.train(lab.data("cs", facts("Lab", 3), wordings=2))
+    plan, outcome = planned(lab, lab.data("housing", facts("Hall", 2)), epochs=4)
+    assert [source.variants for source in plan.mixture.sources] == [(), (3, 3, 3), ()]
+    assert len(plan.examples) == 2 + 9
+    assert outcome.session.record["data"]["rehearsed"] == 3
+    lab.train(lab.data("dining", facts("Hall", 2)), epochs=4)  # and of a session without any
 
 
-def test_a_wording_may_not_be_an_earlier_sessions_probe(lab, reworded):
-    old = [{"prompt": "Where is A?", "completion": "In 1.", "paraphrases": ["Find A"]}]
-    lab.train(reworded("old", old))
-    new = [{"prompt": "Say A", "completion": "In 1.", "wordings": ["find a"]}]
-    with pytest.raises(InputError, match=r'wording "find a" is a paraphrase of .*data\.jsonl:1'):
-        plan(lab, reworded("new", new))
+def test_a_wording_with_another_answer_is_listed_and_no_longer_rehearsed(lab):
+    old = {"instruction": "Where is A?", "response": "In 1.", "wordings": ["A?", "Room of A?"]}
+    lab.train(write(lab, "cs", old))
+    new = {"instruction": "a", "response": "In 9."}
+    plan, outcome = planned(lab, write(lab, "moved", new))
+    assert [row.wordings for row in plan.old] == [("Room of A?",)]
+    (pair,) = plan.review.rehearsal.reworded
+    assert [(row.question, row.answer) for row in pair] == [("a", "In 9."), ("A?", "In 1.")]
+    # The old question is still the old session's, and asked.
+    assert [entry.verbatim.asked for entry in outcome.recall] == [1, 1]
+    # A consolidation teaches the wording with the answer that counts by now.
+    request = replace(lab.request(), data=(), consolidates=True)
+    again = train(request, RecordingObserver())
+    rows = {row.question: (row.answer, row.wordings) for row in read_rows(again.session)}
+    assert rows == {"Where is A?": ("In 1.", ("Room of A?",)), "a": ("In 9.", ())}
+
+
+def test_a_wording_that_measures_an_earlier_session_is_refused_with_both_places(lab):
+    old = {"instruction": "Where is A?", "response": "In 1.", "paraphrases": ["Room of A?"]}
+    first = lab.train(write(lab, "cs", old)).session
+    data = write(lab, "b", {"instruction": "B?", "response": "In 2.", "wordings": ["room of a"]})
+    with pytest.raises(InputError) as error:
+        lab.train(data)
+    assert str(error.value) == (
+        f'{data}:2: wording 1, "room of a", is a paraphrase of {first.path}/data.jsonl:1; those '
+        "measure and are never trained on, so remove one of the two"
+    )
+    # A row that is taught again is measured as it is taught now.
+    lab.train(write(lab, "cs", {**old, "paraphrases": ["A?"], "wordings": ["Room of A?"]}))
+
+
+def test_rows_that_teach_two_answers_are_refused_before_the_base_is_looked_for(lab, monkeypatch):
+    monkeypatch.setattr(
+        "mlx_tune.models.bases.locate", lambda *_, **__: pytest.fail("it was looked for")
+    )
+    rows = [{"instruction": f"{i}?", "response": f"{i}.", "wordings": ["Both?"]} for i in range(2)]
+    with pytest.raises(InputError, match=r'"Both\?", is asked at .*:2 too, with another answer'):
+        lab.train(write(lab, "cs", *rows))
+
+
+def test_a_wording_that_is_too_long_is_left_out_alone_and_a_row_with_all_its_wordings(lab):
+    rows = [
+        {"instruction": "Where is A?", "response": "In 1.", "wordings": ["A? " * 30, "A?"]},
+        {"instruction": "B? " * 30, "response": "In 2.", "wordings": ["B?"]},
+        {"instruction": "Where is C?", "response": "In 3."},
+    ]
+    data = write(lab, "cs", *rows)
+    with pytest.raises(InputError) as error:
+        lab.train(data, max_length=60)
+    # A byte a token: 90, the template's 19 and the answer's 5 and its end.
+    assert str(error.value) == (
+        f"3 of 6 rows and wordings (72% of the tokens) are longer than 60 tokens; the longest, "
+        f"{data}:2, has 115; raise --max-length, or leave them out with --allow-long"
+    )
+    plan, outcome = planned(lab, data, max_length=60, allow_long=True)
+    assert [(row.question, row.wordings) for row in read_rows(outcome.session)] == [
+        ("Where is A?", ("A?",)),
+        ("Where is C?", ()),
+    ]
+    assert plan.mixture.sources[0].variants == (2, 1)
+    assert [row.place for row in plan.review.too_long] == [f"{data}:10"]
+    assert [(row.question, row.place) for row in plan.review.long_wordings] == [
+        ("A? " * 30, f"{data}:2")
+    ]
+    assert plan.review.long_share == pytest.approx(0.72, abs=0.005)
+
+
+def test_without_its_rows_a_session_still_tells_later_ones_its_wordings(lab):
+    rows = {"instruction": "Where is A?", "response": "In 1.", "wordings": ["A?"]}
+    lab.train(write(lab, "cs", {"instruction": "A?", "response": "In 0."}))
+    second = lab.train(write(lab, "b", rows), keep_data=False).session
+    (trace,) = map(Trace.from_json, second.record["data"]["traces"])
+    assert len(trace.wordings) == 1
+    plan, _ = planned(lab, lab.data("c", facts("C", 2)))
+    assert plan.old == ()  # the first session's answer was replaced by a wording
+
+
+def test_held_out_rows_are_asked_as_they_are_taught(lab):
+    plan, outcome = planned(lab, lab.data("cs", facts("Lab"), wordings=2), validation=0.3)
+    assert (len(plan.held_out), len(plan.validation)) == (2, 2)
+    assert plan.mixture.sources[0].variants == (3,) * 4
+    held_out = outcome.session.read("held-out.jsonl").decode()
+    assert [len(json.loads(line)["wordings"]) for line in held_out.splitlines()] == [2, 2]
+
+
+def test_stopped_anywhere_it_ends_as_if_it_had_never_stopped(lab):
+    """Six rows in two steps an epoch, so that every second stop is in the middle of one."""
+    lab.train(lab.data("old", facts("Old", 4), wordings=1))
+    data = lab.data("cs", facts("Lab", 3), wordings=2)
+    flags = {"epochs": 3, "dropout": 0.2, "replay": "0.7"}
+    whole = lab.train(data, **flags)
+    assert whole.session.record["training"]["steps"] == 6
+    for stop in range(1, 6):
+        rollback(lab.store, None)
+        with pytest.raises(KeyboardInterrupt):
+            lab.train(data, observer=RecordingObserver(stop_after=stop), **flags)
+        again = resume(lab.store, None, RecordingObserver())
+        assert again.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
+
+
+def test_it_ends_once_every_row_is_known_in_every_wording(lab, monkeypatch):
+    monkeypatch.setattr(early_stopping, "PASS_NATS", 1.6)  # a tiny head never grows sure
+    checks: dict[int, list[float]] = {}
+    score = steps._recall
+
+    def recall(trainer, examples):
+        found = score(trainer, examples)
+        checks.setdefault(trainer.steps_done, []).extend(found.max_token_losses)
+        return found
+
+    monkeypatch.setattr(steps, "_recall", recall)
+    data = lab.data("cs", {f"Where is A{i}?": f"In A{i + 3}." for i in range(3)}, wordings=1)
+    whole = lab.train(data, **LEARNS)
+    training = whole.session.record["training"]
+    assert training["is_learned"]
+    assert training["steps"] == training["epochs"] < 60
+    *earlier, last = checks
+    assert last == training["steps"]
+    assert len(checks[last]) == 6
+    assert max(checks[last]) < 1.6
+    assert all(max(checks[step]) >= 1.6 for step in earlier)
+    rollback(lab.store, "base")
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(data, observer=RecordingObserver(stop_after=last - 1), **LEARNS)
+    again = resume(lab.store, None, RecordingObserver())
+    assert again.session.record["training"]["steps"] == last
+    assert again.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
