@@ -94,7 +94,7 @@ class Follows(TrainingObserver):
 
     def planned(self, plan: TrainingPlan) -> None:
         """Say what each epoch has."""
-        old = len(plan.examples) - len(plan.new)
+        old = len(plan.old)
         self.say(f"{len(plan.new)} new rows and {old} old ones")
 
     def stepped(self, step: Step) -> None:

@@ -130,6 +130,12 @@ class TrainingSettings:
         0, MAX_GENERAL_REPLAY,
         default=0.3,  # docs/LOG.md has the shares that were tried
         reason="of an epoch, to keep general answers")
+    general_weight: float = _setting(
+        "Weight of a general answer's loss against a taught one's.", 0, 1000,
+        default=1.0, reason="as much as a taught answer", optional=True)
+    question_noise: int = _setting(
+        "Noised versions of each question, trained in turn with it; 0 for none.", 0, 64,
+        default=8, reason="words left out, so that others than the taught are understood")
     until_learned: bool = _setting(
         "Train until every answer is known word for word; --epochs is then the most.",
         default=False, reason="all epochs are trained")
@@ -218,6 +224,9 @@ FIELDS = {
 RENAMED = {"guard": "general_replay"}
 """What settings were called in earlier versions."""
 
+ADDED = {"general_weight": 10.0, "question_noise": 0}
+"""Settings that earlier versions did not have, each with the value that does what they did."""
+
 REMOVED = {
     "dora": (
         "DoRA scales whole weight columns, so its change is not a sum that a chain of sessions "
@@ -249,7 +258,13 @@ def default(name: str) -> Any:
 
 def recorded_settings(record: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Return the settings of a session's or a run's record by the names they have today."""
-    return {RENAMED.get(name, name): chosen for name, chosen in record.items()}
+    if not record:  # the base's, which nobody trained
+        return {}
+    before = {
+        name: {"value": value, "reason": "as earlier versions did", "source": "default"}
+        for name, value in ADDED.items()
+    }
+    return before | {RENAMED.get(name, name): chosen for name, chosen in record.items()}
 
 
 def merge_settings(

@@ -127,7 +127,7 @@ def undisturbed(tmp_path_factory, tiny_base) -> Undisturbed:
         with disk.under(patch):
             # Micro-batches as the command line's rules have them: the adapter must be the same.
             flags = {"epochs": 2, "rank": 2, "batch_size": None, "grad_accumulation": None,
-                     "general_replay": None}  # fmt: skip
+                     "general_replay": None, "question_noise": None}  # fmt: skip
             session = lab.train(lab.data("two", facts("two", 2)), **flags).session
     return Undisturbed(
         before=before,

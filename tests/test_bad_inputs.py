@@ -20,7 +20,7 @@ FEW = ("--epochs", 1, "--rank", 2)
 def taught(tmp_path_factory, tiny_base):
     """A store `s` of one session, trained once, and its data."""
     folder = tmp_path_factory.mktemp("taught")
-    flags = {"base": str(tiny_base), "epochs": 1, "rank": 2}
+    flags = {"base": str(tiny_base), "epochs": 1, "rank": 2, "question_noise": 0}
     with isolated_environment(tmp_path_factory.getbasetemp()) as patch:
         patch.chdir(folder)
         (folder / "good.json").write_text(json.dumps(TAUGHT))

@@ -82,8 +82,9 @@ def store(tmp_path_factory, tiny_base) -> SessionStore:
         evaluate(lab.store, on=None, facts=True, **asked)
         eight = Quantisation(bits=8, group_size=32)
         fuse(lab.store, out=lab.store.parent / "fused", quantise=eight, anyway=True, **asked)
+        noised = {"question_noise": 2, "observer": RecordingObserver(stop_after=1)}
         with pytest.raises(KeyboardInterrupt):
-            lab.train(lab.data("four", facts("four", 2)), observer=RecordingObserver(stop_after=1))
+            lab.train(lab.data("four", facts("four", 2)), **noised)
     return store
 
 

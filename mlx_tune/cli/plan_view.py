@@ -175,7 +175,7 @@ def _mixture(plan: TrainingPlan) -> str:
 def _wordings(plan: TrainingPlan) -> str:
     """Return how many wordings the rows have, their questions included; nothing for one each."""
     found = [
-        f"{counted(source.size, f'{kind} row')} in {counted(source.num_examples, 'wording')}"
+        f"{counted(source.size, f'{kind} row')} in {counted(source.num_wordings, 'wording')}"
         for (kind, _), source in zip(_taught(plan), plan.mixture.sources[:2], strict=True)
         if source.variants
     ]

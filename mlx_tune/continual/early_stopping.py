@@ -93,10 +93,13 @@ class EarlyStopping:
 def _newest_loss(
     row: Sequence[int], max_token_losses: Sequence[float], came: Container[int]
 ) -> float:
-    """Return the loss of a row as it came in this epoch, else the highest that was ever seen."""
+    """Return the loss of a row as it came in this epoch, else the lowest that was ever seen.
+
+    A wording that came long ago may well be learned by now; where it is not, the check tells.
+    """
     now = [max_token_losses[i] for i in row if i in came]
     seen = [max_token_losses[i] for i in row if max_token_losses[i] != UNKNOWN_LOSS]
-    return max(now or seen, default=UNKNOWN_LOSS)
+    return max(now) if now else min(seen, default=UNKNOWN_LOSS)
 
 
 def _failing(max_token_losses: Sequence[float]) -> int:

@@ -10,11 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from mlx_tune.data.rows import Row, Trace
-from mlx_tune.settings import replay_share
+from mlx_tune.settings import default, replay_share
 from mlx_tune.training.mixture import BASE, LABELS, MERGED, DataSource, Mixture
-
-GENERAL_WEIGHT = 10.0
-"""Of a general answer's loss: a few rows then hold as much as many (docs/LOG.md)."""
 
 MIN_PASSES = 3
 """Epochs in which every old row comes at least, where there are as many."""
@@ -132,8 +129,10 @@ def mixture(
     epochs: int,
     replay: str,
     general_replay: float,
+    general_weight: float = default("general_weight"),
     distils: bool = False,
     variants: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    noised: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> Mixture:
     """Return which rows come in which epoch: new ones, old ones, general questions.
 
@@ -150,9 +149,11 @@ def mixture(
         replay: ``auto``, ``all``, ``none`` or the share of the old rows that comes in an epoch.
         general_replay: Share of an epoch that is general questions; the bare base teaches them, so
             that what a session costs in general ability does not add up along a chain.
+        general_weight: Multiplier of their loss.
         distils: Whether the folded model teaches the old rows.
         variants: How many wordings each new row has, its question included, and each old one; none
             are as good as one for each.
+        noised: How many noised questions each new row has, and each old one.
     """
     share = replay_share(replay)
     by_name = {"auto": max(new, math.ceil(MIN_PASSES * old / epochs)), "all": old, "none": 0}
@@ -165,16 +166,18 @@ def mixture(
     new_variants, old_variants = (
         tuple(counts) if max(counts, default=1) > 1 else () for counts in variants
     )
+    new_noised, old_noised = (tuple(counts) if any(counts) else () for counts in noised)
     sources = (
-        DataSource(size=new, per_epoch=new, variants=new_variants),
+        DataSource(size=new, per_epoch=new, variants=new_variants, noised=new_noised),
         DataSource(
             size=old,
             per_epoch=old_per_epoch,
             variants=old_variants,
+            noised=old_noised,
             min_passes=min_passes,
             teacher=teacher,
         ),
-        DataSource(size=general, per_epoch=general_per_epoch, teacher=BASE, weight=GENERAL_WEIGHT),
+        DataSource(size=general, per_epoch=general_per_epoch, teacher=BASE, weight=general_weight),
     )
     return Mixture(sources=sources)
 

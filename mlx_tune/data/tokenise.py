@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_tune.data.noise import noised_questions
 from mlx_tune.data.rows import Row
 from mlx_tune.errors import InputError
 from mlx_tune.models.tokenizer import Tokenizer
@@ -94,9 +95,41 @@ def encode_variants(rows: Sequence[Row], tokenizer: Tokenizer) -> list[tuple[Exa
     Raises:
         InputError: As for :func:`encode`.
     """
-    variants = [row.variants for row in rows]
-    examples = iter(encode([one for several in variants for one in several], tokenizer))
-    return [tuple(itertools.islice(examples, len(several))) for several in variants]
+    return _encode_each([row.variants for row in rows], tokenizer)
+
+
+def encode_noised(
+    rows: Sequence[Row], tokenizer: Tokenizer, count: int, *, seed: int
+) -> list[tuple[Example, ...]]:
+    """Tokenise noised versions of the questions of rows.
+
+    Args:
+        rows: All that a model is to hold: no version may be another row's question.
+        tokenizer: The tokenizer of the base model.
+        count: How many versions of a row to make; a row may get fewer, or none.
+        seed: Of those.
+
+    Returns:
+        For each row its examples.
+
+    Raises:
+        InputError: As for :func:`encode`.
+    """
+    asked = [(row.question, *row.wordings) if row.question is not None else () for row in rows]
+    probes = {text for row in rows for text in row.paraphrases}
+    versions = noised_questions(asked, count, seed=seed, reserved=probes)
+    noised = zip(rows, versions, strict=True)
+    return _encode_each(
+        [[row.with_question(text) for text in own] for row, own in noised], tokenizer
+    )
+
+
+def _encode_each(
+    groups: Sequence[Sequence[Row]], tokenizer: Tokenizer
+) -> list[tuple[Example, ...]]:
+    """Tokenise groups of rows, all at once: each time starts a process for the template."""
+    examples = iter(encode([row for group in groups for row in group], tokenizer))
+    return [tuple(itertools.islice(examples, len(group))) for group in groups]
 
 
 def encode_paraphrases(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:

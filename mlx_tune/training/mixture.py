@@ -1,8 +1,8 @@
 """Which rows an epoch has: all new rows; old rows in rotation, then those with the highest loss.
 
-A row is an example, or several: one for each of its wordings. The examples of a row are
-consecutive, and an epoch has one of each of its rows, so that it costs no more than with one
-wording.
+A row is an example, or several: one for each of its wordings, then its noised questions. The
+examples of a row are consecutive, and an epoch has one of each of its rows, so that it costs no
+more than with one wording.
 """
 
 import itertools
@@ -32,7 +32,8 @@ class DataSource:
     Attributes:
         size: How many rows there are, in the order of the rotation.
         per_epoch: How many of them an epoch has, each once.
-        variants: How many examples each row has; empty where each has one.
+        variants: In how many wordings each row is; empty where each is in one.
+        noised: How many noised questions each row has besides; empty for none.
         min_passes: After every row was trained on this many times, an epoch has the rows with the
             highest loss instead of the next in the rotation; None to rotate to the end.
         teacher: What the rows are trained towards: their own tokens (``labels``), or the
@@ -44,26 +45,33 @@ class DataSource:
     size: int
     per_epoch: int
     variants: tuple[int, ...] = ()
+    noised: tuple[int, ...] = ()
     min_passes: int | None = None
     teacher: Teacher = LABELS
     weight: float = 1.0
 
     @cached_property
     def rows(self) -> list[range]:
-        """The examples of each row, as indices."""
-        ends = [*itertools.accumulate(self.variants or (1,) * self.size, initial=0)]
-        return [range(first, end) for first, end in itertools.pairwise(ends)]
+        """The examples of each row that are its wordings, as indices."""
+        variants, noised = self.variants or (1,) * self.size, self.noised or (0,) * self.size
+        counts = map(sum, zip(variants, noised, strict=True))
+        firsts = itertools.accumulate(counts, initial=0)
+        return [range(first, first + count) for first, count in zip(firsts, variants, strict=False)]
 
     @cached_property
+    def num_wordings(self) -> int:
+        """How many wordings the rows have together."""
+        return sum(self.variants) if self.variants else self.size
+
+    @property
     def num_examples(self) -> int:
         """How many examples the rows have."""
-        return sum(self.variants) if self.variants else self.size
+        return self.num_wordings + sum(self.noised)
 
     @property
     def depends_on_losses(self) -> bool:
         """Whether the examples of some epoch depend on the losses of the epochs before it."""
-        chooses = self.per_epoch < self.size or max(self.variants, default=1) > 1
-        return self.min_passes is not None and chooses
+        return self.min_passes is not None and self.per_epoch < self.size
 
     @property
     def epochs_of_min_passes(self) -> int:
@@ -74,9 +82,10 @@ class DataSource:
     def epoch(self, number: int, losses: Sequence[float]) -> list[int]:
         """Return the examples of an epoch, one of each of its rows, as sorted indices.
 
-        A row that comes in turn has its examples in turn, each row beginning with another, so that
-        every epoch has all kinds of wordings. A row that comes for its loss comes as the example
-        with the highest loss.
+        A row that comes in turn has its wordings in turn, each row beginning with another, so that
+        every epoch has all kinds of wordings; every second time it comes with a noised question. A
+        row that comes for its loss comes in the wording with the highest loss, in every second
+        epoch with a noised question as well.
 
         Args:
             number: The epoch, counted from 0.
@@ -84,18 +93,28 @@ class DataSource:
                 not trained on yet.
         """
         begin, end = number * self.per_epoch, (number + 1) * self.per_epoch
-        if self.min_passes is not None:
-            end = min(end, max(begin, self.min_passes * self.size))
+        if self.depends_on_losses:
+            end = min(end, max(begin, (self.min_passes or 0) * self.size))
         rows = self.rows
         chosen = []
         left = set(range(self.size))
         for turn in range(begin, end):
             passes, row = divmod(turn, self.size)
-            chosen.append(rows[row][(passes + row) % len(rows[row])])
+            chosen.append(self._in_turn(row, passes + row))
             left.remove(row)
-        hardest = [max(rows[row], key=losses.__getitem__) for row in sorted(left)]
-        hardest.sort(key=lambda example: -losses[example])  # of equals the first row comes
-        return sorted(chosen + hardest[: self.per_epoch - len(chosen)])
+        worst = {row: max(rows[row], key=losses.__getitem__) for row in sorted(left)}
+        hardest = sorted(worst, key=lambda row: -losses[worst[row]])  # of equals the first comes
+        for row in hardest[: self.per_epoch - len(chosen)]:
+            is_noised = number % 2 == 1 and self.noised and self.noised[row]
+            chosen.append(self._in_turn(row, number) if is_noised else worst[row])
+        return sorted(chosen)
+
+    def _in_turn(self, row: int, turn: int) -> int:
+        """Return which example of a row comes in a turn, counted from 0."""
+        wordings, noised = self.rows[row], self.noised[row] if self.noised else 0
+        if noised and turn % 2:
+            return wordings.stop + turn // 2 % noised
+        return wordings[(turn // 2 if noised else turn) % len(wordings)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +139,7 @@ class Mixture:
 
     @property
     def rows(self) -> list[range]:
-        """The examples of each row, as indices."""
+        """The examples of each row that are its wordings, as indices."""
         found: list[range] = []
         for first, source in self._numbered():
             found += [range(first + row.start, first + row.stop) for row in source.rows]
@@ -178,6 +197,7 @@ class Mixture:
                 "teacher": _RECORDED[source.teacher],
                 "weight": source.weight,
                 **({"variants": list(source.variants)} if source.variants else {}),
+                **({"noised": list(source.noised)} if source.noised else {}),
             }
             for source in self.sources
         ]
@@ -192,6 +212,7 @@ class Mixture:
                     size=source["rows"],
                     per_epoch=source["places"],
                     variants=tuple(source.get("variants", ())),
+                    noised=tuple(source.get("noised", ())),
                     min_passes=source.get("rounds"),
                     teacher=teachers[source.get("teacher", "rows")],
                     weight=source.get("weight", 1.0),

@@ -32,7 +32,12 @@ from mlx_tune.store.store import SessionStore
 from mlx_tune.training import memory
 from mlx_tune.workflows import fitting
 from mlx_tune.workflows.general import general_set, kept_general_set, written_by
-from mlx_tune.workflows.training_plan import DataReview, TrainingInputs, TrainingPlan
+from mlx_tune.workflows.training_plan import (
+    DataReview,
+    TrainingInputs,
+    TrainingPlan,
+    in_all_forms,
+)
 from mlx_tune.workflows.workspace import (
     choose_base,
     load_folded,
@@ -101,20 +106,27 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     # Old rows fitted the limit of the session that taught them; a shorter one now must not make
     # the model forget them.
     old = tokenise.encode_variants(rehearsal.old, tokenizer)
+    noised = tokenise.encode_noised(
+        [*fresh.rows, *rehearsal.old], tokenizer, settings.question_noise, seed=settings.seed
+    )
     general = None  # where none is replayed, the base is asked once training is over
     if settings.general_replay:
         asks = request.asks_model
         general = general_set(inputs.info, say=say) if asks else kept_general_set(inputs.info)
     replayed = general.replayed if general else ()
-    examples = (*itertools.chain(*fresh.examples, *old), *replayed)
+    taught = in_all_forms([*fresh.examples, *old], noised)
+    examples = (*taught, *replayed)
+    noised_counts = [*map(len, noised)]
     rows_of_epoch = mixture(
         new=len(fresh.rows),
         old=len(old),
         variants=([*map(len, fresh.examples)], [*map(len, old)]),
+        noised=(noised_counts[: len(fresh.rows)], noised_counts[len(fresh.rows) :]),
         general=len(replayed),
         epochs=settings.epochs,
         replay=settings.replay,
         general_replay=settings.general_replay,
+        general_weight=settings.general_weight,
         distils=inputs.method.distils,
     )
     # The limit bounds memory, for these as for the others.

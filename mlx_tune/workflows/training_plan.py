@@ -7,7 +7,7 @@ configuration.
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -171,6 +171,20 @@ class TrainingPlan(TrainingInputs, Fitted):
         return round(sum(self.tokens_by_kind))
 
 
+def in_all_forms(
+    variants: Sequence[Sequence[Example]], noised: Sequence[Sequence[Example]]
+) -> Iterator[Example]:
+    """Yield the examples of rows in the order in which a mixture counts them.
+
+    Args:
+        variants: Of each row, in its wordings.
+        noised: Of each row, its noised questions.
+    """
+    for several, versions in zip(variants, noised, strict=True):
+        yield from several
+        yield from versions
+
+
 def create_run(plan: TrainingPlan) -> Run:
     """Write down all that a training needs, so that it can be resumed from the run's folder."""
     rows = {NEW_ROWS: plan.new, OLD_ROWS: plan.old, HELD_OUT_ROWS: plan.held_out}
@@ -219,7 +233,10 @@ def read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) ->
     old = _read_rows(run, OLD_ROWS, "old_sha256")
     held_out = _read_rows(run, HELD_OUT_ROWS, "held_out_sha256")
     tokenizer = load_tokenizer(info.folder, info.template)
-    taught = itertools.chain.from_iterable(tokenise.encode_variants([*new, *old], tokenizer))
+    noised = tokenise.encode_noised(
+        [*new, *old], tokenizer, settings.question_noise, seed=settings.seed
+    )
+    taught = in_all_forms(tokenise.encode_variants([*new, *old], tokenizer), noised)
     examples = (*taught, *_read_general(run))
     mixture = Mixture.from_json(record["mixture"])
     fitted = fitting.predict(info, settings, mixture, examples)

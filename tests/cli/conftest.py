@@ -28,7 +28,7 @@ def rows():
 def trained_folder(tmp_path_factory, tiny_base, rows):
     """A folder with data and a store of two sessions, `cs` and `housing`, trained once."""
     folder = tmp_path_factory.mktemp("taught")
-    flags = {"base": str(tiny_base), "epochs": 1, "rank": 2}
+    flags = {"base": str(tiny_base), "epochs": 1, "rank": 2, "question_noise": 0}
     with isolated_environment(tmp_path_factory.getbasetemp()) as patch:
         patch.chdir(folder)
         for name in ("cs", "housing"):

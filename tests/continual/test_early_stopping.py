@@ -43,8 +43,9 @@ def test_a_row_seems_known_by_the_wording_that_came_last():
     losses = [FAILING, math.inf, LEARNED] * 20
     assert worded.is_due(1, losses, range(2, 60, 3))
     assert not worded.is_due(1, losses, range(0, 60, 3))
-    # Rows that did not come count by the worst that was ever seen of them, and once seen is enough.
-    assert not worded.is_due(1, losses, ())
+    # Rows that did not come count by the best that was ever seen of them: the check tells the rest.
+    assert worded.is_due(1, losses, ())
+    assert not worded.is_due(1, [FAILING, math.inf, FAILING] * 20, ())
     assert worded.is_due(1, [LEARNED, math.inf, LEARNED] * 20, ())
     assert not worded.is_due(1, [math.inf] * 60, ())
 

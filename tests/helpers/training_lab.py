@@ -25,10 +25,12 @@ FAST_SETTINGS = {
     "batch_size": 4,
     "grad_accumulation": 1,
     "general_replay": 0.0,
+    "question_noise": 0,
 }
-"""Settings of a short training without general questions.
+"""Settings of a short training without general questions and noise.
 
-A tiny base's answers to those are gibberish, which a few rows do not outweigh.
+A tiny base's answers to the former are gibberish, which a few rows do not outweigh; and it learns a
+question word by word.
 """
 
 

@@ -108,14 +108,6 @@ def test_a_row_that_comes_for_its_loss_comes_in_its_worst_wording():
     assert source.epoch(0, never_trained) == [1, 3]
 
 
-def test_an_old_row_that_always_comes_is_chosen_by_loss_in_its_wording_alone():
-    source = DataSource(size=2, per_epoch=2, variants=(2, 2), min_passes=1)
-    assert source.depends_on_losses
-    assert source.epoch(0, [0.0, 9.0, 0.0, 9.0]) == [0, 3]  # its turn, whatever the loss
-    assert source.epoch(1, [9.0, 0.0, 9.0, 0.0]) == [0, 2]
-    assert not DataSource(size=2, per_epoch=2, variants=(2, 2)).depends_on_losses
-
-
 @given(
     variants=st.lists(st.integers(1, 5), min_size=1, max_size=20),
     share=st.floats(0.05, 1.0),
@@ -177,3 +169,39 @@ def test_the_record_of_a_run_keeps_the_names_of_its_format():
     worded = Mixture(sources=(DataSource(size=3, per_epoch=3, variants=(2, 1, 1)),))
     assert worded.to_json() == [{**record[0], "variants": [2, 1, 1]}]
     assert Mixture.from_json(worded.to_json()) == worded
+
+
+def test_every_second_visit_is_to_a_noised_question():
+    source = DataSource(size=2, per_epoch=2, variants=(2, 1), noised=(1, 2))
+    assert [list(row) for row in source.rows] == [[0, 1], [3]]
+    assert (source.num_wordings, source.num_examples) == (3, 6)
+    epochs = [source.epoch(number, unknown(6)) for number in range(5)]
+    assert epochs == [[0, 4], [2, 3], [1, 5], [2, 3], [0, 4]]
+    mixture = Mixture(sources=(source, DataSource(size=2, per_epoch=1)))
+    assert [list(row) for row in mixture.rows] == [[0, 1], [3], [6], [7]]
+    assert mixture.to_json()[0]["noised"] == [1, 2]
+    assert "noised" not in mixture.to_json()[1]
+    assert Mixture.from_json(mixture.to_json()) == mixture
+    plain = DataSource(size=2, per_epoch=2, noised=(0, 3))
+    assert [plain.epoch(number, unknown(5)) for number in range(4)] == [
+        [0, 2],
+        [0, 1],
+        [0, 3],
+        [0, 1],
+    ]
+
+
+def test_what_comes_for_its_loss_comes_as_it_was_worded():
+    source = DataSource(size=2, per_epoch=1, min_passes=0, variants=(2, 1), noised=(1, 1))
+    assert source.epoch(0, [0.1, 0.9, 5.0, 0.5, 7.0]) == [1]
+    assert source.epoch(0, [0.1, 0.2, 5.0, 0.5, 7.0]) == [3]
+    assert source.epoch(1, [0.1, 0.2, 5.0, 0.5, 7.0]) == [4]
+    assert source.epoch(2, [0.1, 0.2, 5.0, 0.5, 7.0]) == [3]
+
+
+def test_where_all_rows_come_they_stay_in_turn():
+    source = DataSource(size=2, per_epoch=2, min_passes=1, variants=(2, 1), noised=(1, 2))
+    losses = [9.0, 0.1, 0.1, 9.0, 0.1, 0.1]
+    assert not source.depends_on_losses
+    epochs = [source.epoch(number, losses) for number in range(4)]
+    assert epochs == [[0, 4], [2, 3], [1, 5], [2, 3]]

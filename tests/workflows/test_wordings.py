@@ -7,6 +7,7 @@ import pytest
 
 from helpers.training_lab import RecordingObserver, facts
 from mlx_tune.continual import early_stopping
+from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Trace
 from mlx_tune.errors import InputError
 from mlx_tune.training.adapter import WEIGHTS_FILE
@@ -182,3 +183,35 @@ def test_it_ends_once_every_row_is_known_in_every_wording(lab, monkeypatch):
     again = resume(lab.store, None, RecordingObserver())
     assert again.session.record["training"]["steps"] == last
     assert again.session.read(WEIGHTS_FILE) == whole.session.read(WEIGHTS_FILE)
+
+
+def test_noised_questions_take_every_second_turn_and_are_in_no_exam(lab):
+    flags = {"question_noise": 3, "until_learned": True, "epochs": 2}
+    plan, _ = planned(lab, lab.data("cs", facts("Lab"), wordings=1), **flags)
+    source = plan.mixture.sources[0]
+    assert source.variants == (2,) * 6
+    assert all(1 <= count <= 3 for count in source.noised)
+    assert len(plan.examples) == source.num_examples == 12 + sum(source.noised)
+    for row, wordings in zip(plan.new, source.rows, strict=True):
+        both = tokenise.encode([row, *row.variants[1:]], plan.tokenizer)
+        assert [plan.examples[i] for i in wordings] == both
+        noised = plan.examples[wordings.stop]
+        assert noised not in both
+        assert noised.tokens[noised.last_answer :] == both[0].tokens[both[0].last_answer :]
+    assert steps._early_stopping(plan).rows == tuple(source.rows)
+    assert plan.mixture.rows_per_epoch == 6
+
+
+def test_old_rows_are_rehearsed_with_noise_too(lab):
+    lab.train(lab.data("cs", facts("Lab", 3)))
+    plan, _ = planned(lab, lab.data("housing", facts("Hall", 2)), question_noise=3)
+    assert [len(source.noised) for source in plan.mixture.sources] == [2, 3, 0]
+
+
+def test_a_noised_run_that_is_stopped_ends_as_if_it_had_never_stopped(lab):
+    data, flags = lab.data("cs", facts("Lab"), wordings=1), {"question_noise": 3, "epochs": 3}
+    whole = lab.train(data, **flags).session.read(WEIGHTS_FILE)
+    rollback(lab.store, "base")
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(data, observer=RecordingObserver(stop_after=3), **flags)
+    assert resume(lab.store, None, RecordingObserver()).session.read(WEIGHTS_FILE) == whole

@@ -1,0 +1,119 @@
+"""Noised versions of questions: words left out and moved, small letters, no mark at the end.
+
+A model that is taught one wording answers to that wording. Trained on damaged ones as well, it
+answers to what they have in common, and so to many wordings that it never met.
+
+Source:
+    Wei and Zou 2019, arXiv:1901.11196 (EDA): random deletion and swaps, for classifiers.
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Sequence, Set
+from functools import reduce
+
+MAX_WORDS = 40
+"""Longer questions are left alone: they bring their own text, and every word of it may matter."""
+
+_DROPPED = (0.15, 0.3, 0.5)
+"""Shares of the words to leave out, one drawn for each version."""
+_ROTATED, _SHUFFLED, _LOWERED, _UNMARKED = 0.3, 0.2, 0.4, 0.4
+"""How many of the versions each of these happens to."""
+
+_ATTEMPTS = 4
+"""For each version that is wanted: one that may not be used is drawn again."""
+
+# Scripts without spaces between words: each character is one.
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\s+|[^\s\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+"
+)
+_MARKS = ".?!。？！"
+
+
+def noised_questions(
+    wordings: Sequence[Sequence[str]], count: int, *, seed: int, reserved: Set[str] = frozenset()
+) -> list[list[str]]:
+    """Return noised versions of every row's questions.
+
+    A version that could have come from another row's question as well would teach an answer to the
+    wrong question, so it is not used.
+
+    Args:
+        wordings: Of each row, its questions with the same answer; none to leave the row alone.
+        count: How many versions of a row are wanted.
+        seed: Of what is drawn; a row's versions depend on its own questions and on no other row's
+            place.
+        reserved: What no version may be: the questions that a model is to be asked untrained.
+
+    Returns:
+        For each row at most ``count`` texts, each once, in the order in which they were drawn.
+    """
+    index = _Index(wordings)
+    found = []
+    for row, texts in enumerate(wordings):
+        short = [text for text in texts if 1 < len(_words(text)) <= MAX_WORDS]
+        versions: dict[str, None] = {}
+        for attempt in range(_ATTEMPTS * count if short else 0):
+            text = short[attempt % len(short)]
+            version = _noised(text, _random(seed, attempt, text))
+            is_new = version not in texts and version not in reserved
+            if is_new and index.owners(version) <= {row}:
+                versions[version] = None
+            if len(versions) == count:
+                break
+        found.append(list(versions))
+    return found
+
+
+class _Index:
+    """Which rows a noised version may come from: those with a question that has all its words."""
+
+    def __init__(self, origins: Sequence[Sequence[str]]) -> None:
+        self._questions: list[int] = []
+        self._having: dict[str, set[int]] = {}
+        for row, texts in enumerate(origins):
+            for text in texts:
+                for word in _bare(text):
+                    self._having.setdefault(word, set()).add(len(self._questions))
+                self._questions.append(row)
+
+    def owners(self, version: str) -> set[int]:
+        """Return the rows, as indices."""
+        having = [self._having.get(word, set()) for word in _bare(version)]
+        if not having:
+            return set(self._questions)
+        return {self._questions[i] for i in reduce(set.intersection, having)}
+
+
+def _random(seed: int, attempt: int, text: str) -> random.Random:
+    digest = hashlib.sha256(f"{seed} {attempt} {text}".encode()).digest()
+    return random.Random(digest)
+
+
+def _noised(text: str, draw: random.Random) -> str:
+    words = _words(text)
+    share = draw.choice(_DROPPED)
+    kept = [word for word in words if draw.random() >= share] or [draw.choice(words)]
+    order = draw.random()
+    if order < _ROTATED:
+        first = draw.randrange(len(kept))
+        kept = kept[first:] + kept[:first]
+    elif order < _ROTATED + _SHUFFLED:
+        draw.shuffle(kept)
+    spaced = " " if any(map(str.isspace, text.strip())) else ""
+    version = spaced.join(kept)
+    if draw.random() < _LOWERED:
+        version = version.lower()
+    if draw.random() < _UNMARKED:
+        version = version.rstrip(_MARKS)
+    return version
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in _WORD.findall(text) if not word.isspace()]
+
+
+def _bare(text: str) -> set[str]:
+    """Return the words of a text as they are compared."""
+    return {bare for word in _words(text) if (bare := word.casefold().strip(_MARKS + ",;:"))}

@@ -1,0 +1,79 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_tune.data.noise import MAX_WORDS, noised_questions
+
+WHERE = "Where is the main office of the Computer Science department?"
+WHO = "Who chairs the Computer Science department?"
+
+
+def words(text):
+    return sorted(text.casefold().rstrip(".?!").replace("?", "").split())
+
+
+def test_versions_have_the_words_of_their_question_and_differ():
+    (versions,) = noised_questions([[WHERE]], 8, seed=0)
+    assert len(versions) == len(set(versions)) == 8
+    for version in versions:
+        assert version
+        assert version != WHERE
+        assert set(words(version)) <= set(words(WHERE))
+    assert any(version != version.lower() for version in versions)
+    assert any(version == version.lower() for version in versions)
+    assert any(len(words(version)) < len(words(WHERE)) - 1 for version in versions)
+
+
+def test_they_are_the_same_whatever_stands_beside():
+    alone = noised_questions([[WHERE]], 4, seed=0)
+    assert noised_questions([["How?"], [WHERE]], 4, seed=0)[1:] == alone
+    assert noised_questions([[WHERE]], 4, seed=1) != alone
+
+
+def test_all_wordings_take_turns():
+    (versions,) = noised_questions([["alpha beta gamma delta", "one two three four"]], 6, seed=0)
+    assert {version.split()[0] in ("one", "two", "three", "four") for version in versions} == {
+        True, False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("What does git branch -d do?", "What does git branch -D do?"),
+        ("What is C?", "What is C++?"),
+        (WHERE, WHO),
+        ("Is the pool open on Monday?", "Is the pool open on Sunday?"),
+        ("图书馆几点开门", "图书馆几点关门"),
+    ],
+)
+def test_none_could_be_another_rows_question(pair):
+    own, other = noised_questions([[one] for one in pair], 16, seed=3)
+    for versions, text in ((own, pair[1]), (other, pair[0])):
+        letters = [set(words(text)) if " " in text else set(text)] * len(versions)
+        for version, held in zip(versions, letters, strict=True):
+            assert not (set(words(version)) if " " in text else set(version)) <= held
+
+
+def test_what_is_asked_untrained_is_never_trained_on():
+    (versions,) = noised_questions([[WHERE]], 8, seed=0)
+    (others,) = noised_questions([[WHERE]], 8, seed=0, reserved={versions[2]})
+    assert versions[2] not in others
+    assert len(others) == 8
+
+
+def test_two_questions_that_differ_by_case_alone_are_left_alone():
+    pair = [["What does git branch -d do?"], ["What does git branch -D do?"]]
+    assert noised_questions(pair, 8, seed=0) == [[], []]
+
+
+def test_what_is_too_long_too_short_or_no_question_is_left_alone():
+    long = " ".join(f"w{i}" for i in range(MAX_WORDS + 1))
+    assert noised_questions([[long], ["Why?"], [], [""]], 4, seed=0) == [[], [], [], []]
+
+
+@given(st.lists(st.lists(st.text(max_size=30), max_size=3), max_size=4), st.integers(0, 5))
+def test_any_text_can_be_noised(wordings, count):
+    found = noised_questions(wordings, count, seed=0)
+    assert [len(versions) <= count for versions in found] == [True] * len(wordings)
+    assert all(version.strip() for versions in found for version in versions)
