@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlx_tune.cli import chat, diff, evaluate, history, models, serve, store, training
+from mlx_tune.cli import chat, data, diff, evaluate, history, models, serve, store, training
 from mlx_tune.errors import DiskError, Interrupted, MlxTuneError
 from mlx_tune.text import one_line
 
@@ -25,6 +25,7 @@ for command in (training.train, training.plan, training.resume, training.consoli
                 serve.serve, serve.check_server, store.doctor):  # fmt: skip
     app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 app.add_typer(models.base_app, name="base")
+app.add_typer(data.data_app, name="data")
 
 
 def _version(ctx: typer.Context, wanted: bool) -> None:

@@ -15,7 +15,7 @@ from mlx_tune.settings import FIELDS, REMOVED, RENAMED, kind
 STORE = Path("adapters")
 
 
-def _home(path: Path | None) -> Path | None:
+def home(path: Path | None) -> Path | None:
     """Read a leading ~ as a shell does, which leaves it alone in ``--store=~/mine``."""
     return None if path is None else path.expanduser()
 
@@ -50,7 +50,7 @@ def session_argument(text: str, *, show_default: bool = True) -> Any:
     return typer.Argument(help=text, show_default=show_default, autocompletion=complete_session)
 
 
-StoreOption = Annotated[Path, typer.Option(help="Folder of sessions.", callback=_home)]
+StoreOption = Annotated[Path, typer.Option(help="Folder of sessions.", callback=home)]
 BaseOption = Annotated[str | None, typer.Option(help="Base model; default: the store's own.")]
 SessionOption = Annotated[
     str | None, session_option("A session by tag, number, name or id, or `base`; default: HEAD.")
@@ -61,8 +61,8 @@ SessionArgument = Annotated[
 HeadArgument = Annotated[
     str | None, session_argument("A session by tag, number, name or id; default: HEAD.")
 ]
-ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings.", callback=_home)]
-OutOption = Annotated[Path, typer.Option(help="A folder that does not exist yet.", callback=_home)]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings.", callback=home)]
+OutOption = Annotated[Path, typer.Option(help="A folder that does not exist yet.", callback=home)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataArgument = Annotated[
     list[Path],

@@ -13,6 +13,7 @@ import mlx.nn as nn
 
 from mlx_tune.errors import UsageError
 from mlx_tune.inference.batcher import BATCH_SIZE
+from mlx_tune.inference.sampling import Sampler, Sampling
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.training.packed import can_pack
 
@@ -61,13 +62,25 @@ def stream(
 
 
 def batch_generate(
-    model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], *, max_tokens: int
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    sampling: Sequence[Sampling] = (),
 ) -> list[list[int]]:
-    """Return the greedy answer to each prompt, with the token that ends it if there is one.
+    """Return the answer to each prompt, with the token that ends it if there is one.
 
     The tokens are those of one prompt at a time, except where two tokens are nearly as likely: a
     batch rounds differently. mlx-lm's own ``batch_generate`` leaves the end token out, so that a
     caller could not tell which of several it was.
+
+    Args:
+        model: The model.
+        tokenizer: The base's.
+        prompts: Token ids.
+        max_tokens: The most to generate of each.
+        sampling: How each answer is sampled, penalties aside; all are greedy where none is given.
 
     Returns:
         Token ids of each answer, at most ``max_tokens``, in the order of the prompts.
@@ -76,10 +89,11 @@ def batch_generate(
         UsageError: A prompt alone fills the model's context.
     """
     limits = [max_new_tokens(model, prompt, max_tokens) for prompt in prompts]
+    samplers = [one.sampler() for one in sampling or [Sampling()] * len(prompts)]
     # mlx-lm may fail on other architectures, or mask wrongly: its gemma2 confuses rows with heads.
     if not can_pack(model):
-        pairs = zip(prompts, limits, strict=True)
-        return [_generate_one(model, tokenizer, prompt, limit) for prompt, limit in pairs]
+        jobs = zip(prompts, limits, samplers, strict=True)
+        return [_generate_one(model, tokenizer, *job) for job in jobs]
     from mlx_lm.generate import BatchGenerator
 
     generator = BatchGenerator(
@@ -91,7 +105,7 @@ def batch_generate(
         stream=mx.default_stream(mx.default_device()),
     )
     with closing(generator):
-        uids = generator.insert([list(prompt) for prompt in prompts], limits)
+        uids = generator.insert([list(p) for p in prompts], limits, samplers=samplers)
         answers: dict[int, list[int]] = {uid: [] for uid in uids}
         while responses := generator.next_generated():
             for response in responses:
@@ -100,12 +114,18 @@ def batch_generate(
 
 
 def _generate_one(
-    model: nn.Module, tokenizer: Tokenizer, prompt: Sequence[int], max_tokens: int
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    max_tokens: int,
+    sampler: Sampler,
 ) -> list[int]:
     from mlx_lm.generate import generate_step
 
     answer = []
-    for token, _ in generate_step(mx.array(list(prompt)), model, max_tokens=max_tokens):
+    for token, _ in generate_step(
+        mx.array(list(prompt)), model, max_tokens=max_tokens, sampler=sampler
+    ):
         answer.append(int(token))
         if token in tokenizer.end_ids:
             break

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import tiny
 from mlx_tune.errors import UsageError
-from mlx_tune.inference import batch_generate, generate, prompt_logprobs
+from mlx_tune.inference import Sampling, batch_generate, generate, prompt_logprobs
 
 LENGTHS = [1, 2, 40, 7, 7, 1, 23, 90, 3, 12]
 LIMIT = 12
@@ -114,3 +114,18 @@ def test_half_precision_is_widened_before_it_is_normalised():
 def test_generation_does_without_the_packages_of_the_server():
     code = "import sys, mlx_tune.inference; sys.exit('llguidance' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+def test_sampled_answers_depend_on_their_own_seeds_alone(model_type):
+    model, tokenizer = tiny.model(model_type=model_type), tiny.tokenizer()
+    (prompt,) = prompts([7])
+
+    def sampled(*seeds):
+        sampling = [Sampling(temperature=1.0, seed=seed) for seed in seeds]
+        several = [prompt] * len(seeds)
+        return batch_generate(model, tokenizer, several, max_tokens=8, sampling=sampling)
+
+    first, second, again = sampled(1, 2, 1)
+    assert first == again != second
+    assert sampled(2) == [second]
