@@ -212,7 +212,6 @@ class Store:
         on: str | None = None,
         quick: bool = False,
         fresh: bool = False,
-        facts: bool = False,
     ) -> Evaluation:
         """Return how well every session is known, after every session: the retention matrix.
 
@@ -221,7 +220,6 @@ class Store:
             on: Whose chain of sessions is asked about; None for the answering one's.
             quick: Measure the answering session alone.
             fresh: Measure every cell, whatever is known of it already.
-            facts: Generate answers and look for the key facts in them.
 
         Raises:
             UsageError: The store has no sessions, or a name means none.
@@ -236,7 +234,6 @@ class Store:
             say=self._say,
             fresh=fresh,
             quick=quick,
-            facts=facts,
         )
 
     def diff(self, a: str, b: str, *, ask: bool = True, shown: int | None = None) -> Difference:

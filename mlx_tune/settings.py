@@ -132,7 +132,7 @@ class TrainingSettings:
         reason="of an epoch, to keep general answers")
     general_weight: float = _setting(
         "Weight of a general answer's loss against a taught one's.", 0, 1000,
-        default=1.0, reason="as much as a taught answer", optional=True)
+        default=3.0, reason="three times that of a taught answer", optional=True)
     question_noise: int = _setting(
         "Noised versions of each question, trained in turn with it; 0 for none.", 0, 64,
         default=8, reason="words left out, so that others than the taught are understood")

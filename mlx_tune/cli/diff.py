@@ -45,7 +45,13 @@ ANSWERS = 10
 
 _SESSIONS, _ROWS, _LAYERS = 6, 5, 5
 _BAR = 24
+_MARKS = {"right": "✓", "confused": "≠"}
 _NOTHING = "–"
+_SCORES = {
+    "as_taught": "right as taught",
+    "other_words": "right in other words",
+    "verbatim": "word for word",
+}
 _METRICS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "steps": ("steps", str),
     "tokens": ("tokens", "{:,}".format),
@@ -169,7 +175,7 @@ def _show_metrics(found: Difference, printer: Console) -> None:
         table.add_row(label, *(_shown(s.training.get(name), form) for s in (found.a, found.b)))
     same = 0
     for session in {s.id: s for side in (found.a, found.b) for s in side.chain}.values():
-        for kind, label in (("verbatim", "word for word"), ("paraphrases", "reworded")):
+        for kind, label in _SCORES.items():
             known = (side.recall.get(session.id, {}).get(kind) for side in (found.a, found.b))
             scores = [_shown(score, "{0[right]} of {0[asked]}".format) for score in known]
             if scores[0] != scores[1]:
@@ -212,26 +218,28 @@ def _show_answers(answers: ComparedAnswers, printer: Console) -> None:
         if asked and len(asked) < len(answers.probes):
             printer.print(f"  {name:<16}{_counted(asked)}")
     shown = [answered for answered in answers.differing if answered.is_whole][:ANSWERS]
-    any_as_taught = any_cut = False
+    any_right = any_confused = any_cut = False
     for answered in shown:
         printer.print()
         printer.print(Text(f"› {one_line(answered.probe.question)}"), soft_wrap=True)
         table = Table.grid(padding=(0, 1, 0, 0))
-        sides = (("A", answered.a, answered.probe.a), ("B", answered.b, answered.probe.b))
-        for name, answer, row in sides:
+        for name, answer in (("A", answered.a), ("B", answered.b)):
             if answer is None:
                 continue
-            as_taught, text = answer.says(row), one_line(answer.text) or "(nothing)"
+            text = one_line(answer.text) or "(nothing)"
             told = Text(text + " …" * answer.is_cut, overflow="fold")
-            table.add_row(name, "✓" if as_taught else "", told)
-            any_as_taught |= as_taught
+            table.add_row(name, _MARKS.get(answer.grade or "", ""), told)
+            any_right |= answer.grade == "right"
+            any_confused |= answer.grade == "confused"
             any_cut |= answer.is_cut
         printer.print(Padding(table, (0, 0, 0, 2), expand=False))
     printer.print()
     if left := len(answers.differing) - len(shown):
         _note(printer, f"{left} more answers differ; --json has all")
-    if any_as_taught:
-        _note(printer, "✓ as its chain teaches it, word for word")
+    if any_right:
+        _note(printer, "✓ right: it holds the facts that its chain teaches")
+    if any_confused:
+        _note(printer, "≠ confused: it says what another row of its chain teaches")
     if any_cut:
         _note(printer, f"… goes on: cut, and compared, after {answers.max_tokens} tokens")
 
@@ -347,4 +355,5 @@ def _answer_json(answer: Answer | None, row: Row | None) -> dict[str, Any] | Non
         "is_cut": answer.is_cut,
         "taught": row.answer if row else None,
         "as_taught": answer.says(row),
+        "grade": answer.grade,
     }

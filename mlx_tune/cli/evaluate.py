@@ -15,13 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_tune import Store
-from mlx_tune.cli.console import console, counted, percent, print_json, say, warn_of_slow_blas
+from mlx_tune.cli.console import console, counted, print_json, say, warn_of_slow_blas
 from mlx_tune.cli.options import (
     STORE,
     BaseOption,
     JsonOption,
     SessionOption,
     StoreOption,
+    removed_option,
     session_option,
 )
 from mlx_tune.errors import UsageError
@@ -29,13 +30,21 @@ from mlx_tune.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mlx_tune.continual.answers import AnswerScore
     from mlx_tune.continual.retention import Cell, Kind, Measure, RetentionMatrix
     from mlx_tune.workflows.matrix import Evaluation, MatrixColumn
 
-_TITLES: dict[Kind, str] = {"verbatim": "word for word", "paraphrases": "reworded"}
+_TITLES: dict[Kind, str] = {
+    "other_words": "right in other words",
+    "as_taught": "right as taught",
+    "verbatim": "word for word",
+}
+_RECITED: dict[Kind, Kind] = {"other_words": "paraphrases"}
+"""Whose loss is told beside a score, where it is not the taught questions'."""
 _NOTHING = "–"
 _MEANING = (
-    "word for word: as taught, exactly · reworded: in words never trained on",
+    "right: the taught facts stand in the answer · other words: never trained on",
+    "word for word: as taught, exactly",
     "ACC: mean over sessions · BWT: backward transfer, below 0 means forgetting",
     "F: forgetting, from the best it ever was to now · FWT: forward transfer",
     "ΔG: rise of the loss on the base's own answers to general questions",
@@ -64,24 +73,26 @@ def eval_(
         bool, typer.Option("--fresh", help="Measure everything again, even where a result is kept.")
     ] = False,
     facts: Annotated[
-        bool, typer.Option("--facts", help="Generate answers and look for their key facts; slower.")
-    ] = False,
+        bool | None,
+        removed_option("--facts: key facts are looked for in every evaluation now; leave it out"),
+    ] = None,
     store: StoreOption = STORE,
     base: BaseOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Score every session's questions, word for word and reworded.
+    """Score every session's questions: right however they are asked, and word for word.
 
     The table is the retention matrix: a row for the model after each session, a column for the
     questions of each.
     """
+    del facts  # refused where it is given
     if quick and fresh:
         raise UsageError(
             "--quick and --fresh: one measures a single row, the other all; give one of the two"
         )
     warn_of_slow_blas()
     kept = Store(store, base=base, say=say)
-    found = kept.evaluate(session, on=on, fresh=fresh, quick=quick, facts=facts)
+    found = kept.evaluate(session, on=on, fresh=fresh, quick=quick)
     if json:
         answering = found.answering.session
         who = answering.folder_name if answering else found.answering.id
@@ -96,24 +107,23 @@ def show_evaluation(found: Evaluation, printer: Console) -> None:
     session = found.answering.session
     who = session.folder_name if session else found.answering.id
     printer.print(f"answers of {who}", markup=False, soft_wrap=True)
-    kinds: list[Kind] = [kind for kind in _TITLES if found.asks(kind)]
-    for kind in kinds:
+    for kind in found.shown:
         printer.print()
         caption = Text(f"{_TITLES[kind]}  ")
         caption.append("questions of each session across, after each session down", "dim")
         printer.print(caption, soft_wrap=True)
         show_heat_map(_map(found, kind), printer)
-    if any(found.retention(kind) for kind in kinds):
+    if any(found.retention(kind) for kind in found.shown):
         printer.print()
-        _show_measures(found, kinds, printer)
+        _show_measures(found, printer)
     if (general := found.general) is not None:
         rise = f"{general.nats_per_token:+.3f} nats a token".replace("-", "−")
         worse = f"worse on {general.changes.worse} of {general.asked} questions"
         line = f"general answers  ΔG  {rise}, {worse}"
         printer.print(line, markup=False, soft_wrap=True)
-    if found.facts is not None:
+    if any(entry.as_taught for entry in found.recall):
         printer.print()
-        _show_facts(found, kinds, printer)
+        _show_answers(found, printer)
     if notes := [*_notes(found)]:
         printer.print()
     for line in notes:
@@ -130,16 +140,16 @@ def _map(found: Evaluation, kind: Kind) -> HeatMap:
     )
 
 
-def _show_measures(found: Evaluation, kinds: list[Kind], printer: Console) -> None:
-    matrices = [found.retention(kind) for kind in kinds]
-    table = _columns("", "", *(_TITLES[kind] for kind in kinds))
+def _show_measures(found: Evaluation, printer: Console) -> None:
+    matrices = [found.retention(kind) for kind in found.shown]
+    table = _columns("", "", *(_TITLES[kind] for kind in found.shown))
     for label, term, form in _LINES:
         table.add_row(label, term, *(form(m) if m else _NOTHING for m in matrices))
     worst = [matrix.worst() if matrix else None for matrix in matrices]
     names = [_session_label(found.columns[number - 1]) if number else _NOTHING for number in worst]
     table.add_row("known least", "", *map(Text, names))
     table.add_row("", "", *(_worst(matrix) if matrix else "" for matrix in matrices))
-    table.add_row("loss per token", "", *(_loss(found, kind) for kind in kinds))
+    table.add_row("loss per token", "", *(_loss(found, kind) for kind in found.shown))
     printer.print(table)
     for line in _MEANING:
         printer.print(Text(line, "dim"), soft_wrap=True)
@@ -182,18 +192,33 @@ def _between(interval: tuple[float, float] | None) -> str:
 
 def _loss(found: Evaluation, kind: Kind) -> str:
     """Return the mean over sessions of the answering row's loss."""
-    scored = [found.scored(found.answering, column, kind) for column in found.columns]
-    losses = [one.loss for one in scored if one is not None and one.loss is not None]
+    recited = _RECITED.get(kind, "verbatim")
+    scored = [found.scored(found.answering, column, recited) for column in found.columns]
+    losses = [loss for one in scored if (loss := getattr(one, "loss", None)) is not None]
     return f"{sum(losses) / len(losses):.3f}" if losses else _NOTHING
 
 
-def _show_facts(found: Evaluation, kinds: list[Kind], printer: Console) -> None:
-    table = _columns("key facts in the answers", *(_TITLES[kind] for kind in kinds))
-    for column in found.columns:
-        facts = [(found.facts or {})[column.session.number][kind] for kind in kinds]
-        shares = [percent(one.found, one.asked) if one.asked else _NOTHING for one in facts]
-        table.add_row(Text(_session_label(column)), *shares)
+def _show_answers(found: Evaluation, printer: Console) -> None:
+    """Print how the answering model's answers were graded, session by session."""
+    table = _columns("answers to", "right as taught", "in other words", "confused", "key facts")
+    for entry in found.recall:
+        scores = [score for score in (entry.as_taught, entry.other_words) if score]
+        facts = [(score.facts_found or 0, score.facts_asked or 0) for score in scores]
+        there, asked = map(sum, zip(*facts, strict=True)) if facts else (0, 0)
+        table.add_row(
+            Text(f"{entry.number} {entry.name}"),
+            _right(entry.as_taught),
+            _right(entry.other_words),
+            str(sum(score.confused for score in scores)) if scores else _NOTHING,
+            f"{there} of {asked}" if asked else _NOTHING,
+        )
     printer.print(table)
+    line = "confused: with what another row teaches · key facts: of both kinds of questions"
+    printer.print(Text(line, "dim"), soft_wrap=True)
+
+
+def _right(score: AnswerScore | None) -> str:
+    return f"{score.right} of {score.asked}" if score else _NOTHING
 
 
 def _columns(*headings: str) -> Table:
@@ -214,13 +239,20 @@ def _notes(found: Evaluation) -> Iterator[str]:
         if not column.rows:
             yield f"{name}: no questions of its own, so it cannot be measured"
         elif not column.count("paraphrases"):
-            yield f"{name}: verbatim only; its rows have no paraphrases"
+            yield f"{name}: only as taught; its rows have no paraphrases"
+    for entry in found.recall:
+        sampled = [score for score in (entry.as_taught, entry.other_words) if score]
+        if any(score.asked < len(score.grades) for score in sampled):
+            shares = [f"{score.asked} of {len(score.grades)}" for score in sampled]
+            yield f"{entry.number} {entry.name}: answered were {' and '.join(shares)} questions"
+    if any(score and score.wrong for e in found.recall for score in (e.as_taught, e.other_words)):
+        yield "--json lists the answers that are not right"
     yield from _left_out(found)
 
 
 def _left_out(found: Evaluation) -> Iterator[str]:
     """Yield, of sessions that have questions, which measures go without them."""
-    for kind in _TITLES:
+    for kind in found.shown:
         matrix = found.retention(kind)
         if matrix is None:
             continue

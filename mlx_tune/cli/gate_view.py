@@ -11,7 +11,15 @@ from rich.text import Text
 
 from mlx_tune.cli.console import counted, typed
 from mlx_tune.continual.fidelity import UNMERGED
-from mlx_tune.continual.gate import Decision, SessionRetention, label, nats, percent, points
+from mlx_tune.continual.gate import (
+    Decision,
+    Retained,
+    SessionRetention,
+    label,
+    nats,
+    percent,
+    points,
+)
 from mlx_tune.store.session import PROMOTE
 from mlx_tune.text import one_line
 
@@ -37,11 +45,12 @@ def show_decision(
         questions: The questions of each session, by its number, in the order of its flags; a
             session may be missing.
     """
-    if not decision.sessions and decision.general is None and not decision.skipped:
+    skipped = (*decision.verbatim.skipped, *decision.other_words.skipped)
+    if decision.measures_nothing and not skipped:
         return  # a first session: there was nothing to lose
     _show_scores(decision, console)
     style, words = _VERDICTS[decision.verdict]
-    if not decision.sessions and decision.general is None:
+    if decision.measures_nothing:
         words = "✓ the gate lets it through, for nothing could be measured"
     console.print(Text(words, style))
     show_reasons(decision.reasons, console)
@@ -55,35 +64,26 @@ def show_reasons(reasons: Iterable[str], console: Console) -> None:
         _line(one_line(reason), console, indent=2)
 
 
-def _worst(decision: Decision) -> list[SessionRetention]:
+def _worst(fell: Iterable[SessionRetention]) -> list[SessionRetention]:
     """Return the sessions that lost most, in their order."""
-    fell = sorted((kept for kept in decision.sessions if kept.lost), key=lambda kept: kept.share)
-    return sorted(fell[:_SESSIONS], key=lambda kept: kept.number)
+    by_share = sorted(fell, key=lambda kept: kept.share)
+    return sorted(by_share[:_SESSIONS], key=lambda kept: kept.number)
+
+
+def _fell(decision: Decision) -> list[SessionRetention]:
+    """Return the sessions that lost an answer word for word."""
+    return [kept for kept in decision.verbatim.sessions if kept.lost]
+
+
+def _fell_in_other_words(decision: Decision) -> list[SessionRetention]:
+    """Return those that lost more wordings than they gained: some come and go each time."""
+    return [kept for kept in decision.other_words.sessions if kept.share < 1]
 
 
 def _show_scores(decision: Decision, console: Console) -> None:
-    worst = _worst(decision)
-    fell = sum(bool(kept.lost) for kept in decision.sessions)
-    if worst:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column("session", header_style="dim", overflow="fold")
-        for heading in ("kept", "known now", "when learned"):
-            table.add_column(heading, header_style="dim", no_wrap=True)
-        for kept in worst:
-            now, then = (f"{known} of {kept.asked}" for known in (kept.after, kept.before))
-            table.add_row(label(kept.number, kept.name), percent(kept.share), now, then)
-        console.print(table)
-    if fell > len(worst):
-        _line(f"… and {fell - len(worst)} more that lost no more", console, style="dim")
-    if whole := len(decision.sessions) - fell:
-        _line(f"lost nothing: {counted(whole, 'session')}", console)
-    for name, why in decision.skipped.items():
-        _line(f"not measured: {one_line(name)}, since {one_line(why)}", console)
-    if (over := decision.backward) is not None:
-        words = f"{counted(over.sessions, 'session')}, {counted(over.asked, 'question')}"
-        lost = points(-over.mean)
-        rise = f"+{lost[1:]}" if lost.startswith("-") else f"-{lost}" if over.mean else lost
-        _line(f"backward transfer: {rise} ({words})", console)
+    _show_retained(decision.verbatim, _fell(decision), "word for word", "lost nothing", console)
+    reworded = _fell_in_other_words(decision)
+    _show_retained(decision.other_words, reworded, "in other words", "no fewer", console)
     if (general := decision.general) is not None:
         sign = "" if general.nats_per_token < 0 else "+"
         over_all = counted(general.asked, "question")
@@ -91,20 +91,74 @@ def _show_scores(decision: Decision, console: Console) -> None:
         _line(f"general ability: loss {rise} nats a token ({over_all})", console)
 
 
+def _show_retained(
+    retained: Retained,
+    fell: Sequence[SessionRetention],
+    score: str,
+    kept_all: str,
+    console: Console,
+) -> None:
+    """Print what earlier sessions kept of one score, those that lost most one a line.
+
+    Args:
+        retained: By this score.
+        fell: Those that are listed.
+        score: What it is called.
+        kept_all: What is said of the others.
+        console: Where to print.
+    """
+    worst = _worst(fell)
+    if worst:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(score, header_style="dim", overflow="fold")
+        for heading in ("kept", "known now", "when learned"):
+            table.add_column(heading, header_style="dim", no_wrap=True)
+        for kept in worst:
+            now, then = (f"{known} of {kept.asked}" for known in (kept.after, kept.before))
+            table.add_row(label(kept.number, kept.name), percent(kept.share), now, then)
+        console.print(table)
+    if more := len(fell) - len(worst):
+        _line(f"… and {more} more that lost no more", console, style="dim")
+    if whole := len(retained.sessions) - len(fell):
+        _line(f"{kept_all} {score}: {counted(whole, 'session')}", console)
+    reasons: dict[str, list[str]] = {}
+    for name, why in retained.skipped.items():
+        reasons.setdefault(one_line(why), []).append(one_line(name))
+    for why, names in reasons.items():
+        _line(f"not measured {score}: {', '.join(names)}, since {why}", console)
+    if (over := retained.backward) is not None:
+        words = f"{counted(over.sessions, 'session')}, {counted(over.asked, 'question')}"
+        lost = points(-over.mean)
+        rise = f"+{lost[1:]}" if lost.startswith("-") else f"-{lost}" if over.mean else lost
+        _line(f"backward transfer {score}: {rise} ({words})", console)
+
+
 def _show_lost(
     decision: Decision, questions: Mapping[int, Sequence[str]], console: Console
 ) -> None:
     """Print the questions that were known and no longer are, one a line."""
-    for kept in _worst(decision):
-        asked = questions.get(kept.number)
-        if asked is None:
-            continue
-        _line(f"{label(kept.number, kept.name)} no longer knows:", console)
-        for index in kept.lost[:LOST]:
-            question = Text(f"  “{one_line(asked[index])}”")
-            console.print(question, no_wrap=True, overflow="ellipsis")
-        if (more := len(kept.lost) - LOST) > 0:
-            _line(f"  … and {more} more", console, style="dim")
+    for kept in _worst(_fell(decision)):
+        if (asked := questions.get(kept.number)) is not None:
+            name = label(kept.number, kept.name)
+            _show_questions(f"{name} no longer knows:", [asked[i] for i in kept.lost], console)
+    for kept in _worst(_lost_in_other_words(decision)):
+        name = label(kept.number, kept.name)
+        _show_questions(f"{name} no longer answers:", kept.lost_wordings, console)
+
+
+def _lost_in_other_words(decision: Decision) -> list[SessionRetention]:
+    """Return the sessions whose loss in other words is hardly chance."""
+    significance = decision.thresholds.significance
+    fell = _fell_in_other_words(decision)
+    return [kept for kept in fell if kept.changes.is_loss(significance)]
+
+
+def _show_questions(heading: str, lost: Sequence[str], console: Console) -> None:
+    _line(heading, console)
+    for question in lost[:LOST]:
+        console.print(Text(f"  “{one_line(question)}”"), no_wrap=True, overflow="ellipsis")
+    if (more := len(lost) - LOST) > 0:
+        _line(f"  … and {more} more", console, style="dim")
 
 
 def show_ways(
@@ -120,7 +174,7 @@ def show_ways(
     """
     console.print()
     _line("The session is saved, and HEAD is where it was. You can", console)
-    forgot = any(kept.lost for kept in decision.sessions)
+    forgot = bool(_fell(decision) or _lost_in_other_words(decision))
     rise, limit = decision.general, decision.thresholds.general
     drifted = rise is not None and not rise.nats_per_token <= limit  # so that NaN is over it
     more_general = f"train DATA --general-replay {general_replay}"

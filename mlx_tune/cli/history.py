@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,9 +46,9 @@ def show_listing(store: StoreSnapshot) -> None:
     from mlx_tune.store.snapshot import BASE
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "session", "id", "rows", "recall", "trained", "on"):
+    for heading in ("", "session", "id", "rows", "right", "reworded", "trained", "on"):
         # On a narrow terminal a long name takes several lines; the other columns stay whole.
-        folds, counts = heading == "session", heading in ("rows", "recall")
+        folds, counts = heading == "session", heading in ("rows", "right", "reworded")
         side: Literal["right", "left"] = "right" if counts else "left"
         table.add_column(
             heading, header_style="dim", no_wrap=not folds, overflow="fold", justify=side
@@ -75,7 +76,9 @@ def _session_json(session: Session, store: StoreSnapshot) -> dict[str, Any]:
         "created": session.record.get("created"),
         "rows": data.get("rows"),
         "rehearsed": data.get("rehearsed"),
-        "recall": _own_recall(session),
+        "recall": _own_score(session, "verbatim"),
+        "as_taught": _own_score(session, "as_taught"),
+        "other_words": _own_score(session, "other_words"),
         "verdict": session.record.get("verdict"),
         "tags": store.tags_of(session),
         "removed": store.is_removed(session),
@@ -87,12 +90,14 @@ def _cells(session: Session, store: StoreSnapshot) -> list[Text]:
     from mlx_tune.store.snapshot import BASE
 
     shown = _session_json(session, store)
-    recall = shown["recall"]
+    # A session of an earlier version was only asked word for word, and what is so is right.
+    right = shown["as_taught"] or shown["recall"]
     mark = "*" if store.head_id == session.id else "│" if shown["in_use"] else " "
     columns = (
         session.id[:8],
         "–" if shown["rows"] is None else str(shown["rows"]),
-        f"{recall['right']}/{recall['asked']}" if recall else "–",
+        _share(right),
+        _share(shown["other_words"]),
         (shown["created"] or "–")[:10],
         (session.parent or BASE)[:8],
     )
@@ -115,11 +120,16 @@ def _labelled(session: Session, store: StoreSnapshot) -> Text:
     return text.append(")") if labels else text
 
 
-def _own_recall(session: Session) -> dict[str, int] | None:
-    """Return the score of a session's own questions when it was trained; None without any."""
+def _own_score(session: Session, kind: str) -> dict[str, int] | None:
+    """Return a score of a session's own questions when it was trained; None without any."""
     scores = session.record.get("recall") or [{}]
-    own = scores[-1].get("verbatim")
-    return {"right": own["right"], "asked": own["asked"]} if own else None
+    own = scores[-1].get(kind)
+    counts = ("right", "asked", "confused")
+    return {count: own[count] for count in counts if count in own} if own else None
+
+
+def _share(score: Mapping[str, int] | None) -> str:
+    return f"{score['right']}/{score['asked']}" if score else "–"
 
 
 def show(
@@ -161,12 +171,16 @@ def _lines(record: Any) -> list[tuple[str, str]]:
     if fidelity := record.get("fidelity"):
         lines += fidelity_lines(fidelity)
     for entry in record["recall"]:
+        if taught := entry.get("as_taught"):
+            text = f"{entry['name']}: {taught['right']} of {taught['asked']} as taught"
+            confused = taught["confused"]
+            if reworded := entry["other_words"]:
+                text += f", {reworded['right']} of {reworded['asked']} in other words"
+                confused += reworded["confused"]
+            lines.append(("right", text + (f", confused {confused}" if confused else "")))
         if verbatim := entry["verbatim"]:
             share = percent(verbatim["right"], verbatim["asked"])
-            text = f"{entry['name']}: {share} word for word"
-            if reworded := entry["paraphrases"]:
-                text += f", {percent(reworded['right'], reworded['asked'])} reworded"
-            lines.append(("recall", text))
+            lines.append(("recall", f"{entry['name']}: {share} word for word"))
     for name, chosen in recorded_settings(record["sizing"]).items():
         shown = f"{name.replace('_', ' ')} {setting_value(chosen['value'])}"
         lines.append(("setting", f"{shown} — {chosen['reason']} ({chosen['source']})"))

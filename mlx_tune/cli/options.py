@@ -122,13 +122,18 @@ def _complete_choice(choices: tuple[str, ...]) -> Callable[[], list[str]] | None
 
 def _refused(message: str, *, takes_value: bool) -> Any:
     """Return an option that no help lists and that ends the command with a message."""
+    form = str if takes_value else bool
+    return Annotated[form | None, removed_option(message)]
+
+
+def removed_option(message: str) -> Any:
+    """Return the declaration of an option of earlier versions, which says what came of it."""
 
     def refuse(value: str | None) -> None:
         if value is not None:
             raise UsageError(message)
 
-    form = str if takes_value else bool
-    return Annotated[form | None, typer.Option(hidden=True, callback=refuse)]
+    return typer.Option(hidden=True, callback=refuse)
 
 
 def _flag(name: str) -> str:

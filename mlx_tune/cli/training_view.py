@@ -10,7 +10,9 @@ from typing import Any, Self
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from mlx_tune.cli.console import (
     Signals,
@@ -28,6 +30,7 @@ from mlx_tune.cli.console import (
 from mlx_tune.cli.gate_view import show_decision, show_ways
 from mlx_tune.cli.options import STORE
 from mlx_tune.cli.plan_view import show_plan
+from mlx_tune.continual.answers import AnswerScore
 from mlx_tune.continual.gate import Decision
 from mlx_tune.errors import HeldBack, Interrupted, Refused
 from mlx_tune.settings import MAX_GENERAL_REPLAY, default, recorded_settings
@@ -153,7 +156,7 @@ class TrainingView(TrainingObserver):
         self._console.print()
         for entry in outcome.recall:
             own = training if entry is outcome.recall[-1] else None
-            self._console.print(_verdict(entry, own), soft_wrap=True)
+            show_verdict(entry, own, self._console)
         if outcome.gate is not None:
             show_decision(outcome.gate.decision, outcome.gate.questions, self._console)
             if outcome.gate.beta < 1:
@@ -183,25 +186,50 @@ class TrainingView(TrainingObserver):
         return self._run.path.parents[1] if self._run else STORE
 
 
-def _verdict(entry: SessionRecall, training: Mapping[str, Any] | None) -> str:
-    """Return how well one session is known; ``training`` is given for the new one alone."""
+def show_verdict(
+    entry: SessionRecall, training: Mapping[str, Any] | None, printer: Console
+) -> None:
+    """Print how well one session is known: however it is asked first, then word for word.
+
+    Args:
+        entry: The session's scores.
+        training: The numbers of its training, for the new one alone.
+        printer: Where to print.
+    """
     known = entry.verbatim
     if known is None:
-        return f"[green]✓[/] {entry.name}: trained; it has no questions to score"
-    good = known.rate >= _WELL_LEARNED
-    mark = "[green]✓[/]" if good else "[yellow]![/]"
+        printer.print(f"[green]✓[/] {escape(entry.name)}: trained; it has no questions to score")
+        return
+    taught, reworded = entry.as_taught, entry.other_words
+    good = (taught or known).rate >= _WELL_LEARNED
     words = ("learned", "only partly learned") if training else ("kept", "faded")
     word = words[0] if good else words[1]
-    text = f"{mark} {entry.name} {word}: {percent(known.right, known.asked)} answered word for word"
-    if entry.paraphrases is not None:
-        text += f", {percent(entry.paraphrases.right, entry.paraphrases.asked)} when reworded"
+    line = Text.assemble(("✓", "green") if good else ("!", "yellow"), f" {entry.name} {word}: ")
+    recited = f"{percent(known.right, known.asked)} word for word"
+    if taught is None:  # read from the record of an earlier version
+        printer.print(line.append(recited), soft_wrap=True)
+        return
+    line.append(f"right {_of(taught)} as taught")
+    if reworded is not None:
+        line.append(f", {_of(reworded)} in other words")
+    if confused := taught.confused + (reworded.confused if reworded else 0):
+        line.append(f", confused {confused}")
+    printer.print(line)
+    more = [recited]
+    if reworded is not None and reworded.facts_asked and reworded.facts_found is not None:
+        facts = f"{reworded.facts_found} of {reworded.facts_asked}"
+        more.append(f"{facts} key facts in other words")
     cut_short = training and training["is_learned"] is False and known.right < known.asked
     if training and (cut_short or not good):
         longer = math.ceil(training["epochs"] * _LONGER)
-        text += f"; {training['epochs']} epochs were too few, --epochs {longer} may be enough"
+        more.append(f"{training['epochs']} epochs were too few, try --epochs {longer}")
     elif not good:
-        text += "; see `mlx-tune eval`"
-    return text
+        more.append("see `mlx-tune eval`")
+    printer.print(Padding(Text("; ".join(more)), (0, 0, 0, 2), expand=False))
+
+
+def _of(score: AnswerScore) -> str:
+    return f"{score.right} of {score.asked}"
 
 
 def _more_general(run: Mapping[str, Any]) -> float | None:

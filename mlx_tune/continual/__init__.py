@@ -3,6 +3,7 @@
 Importing it loads MLX, so the commands that have to work without MLX import it when they run.
 """
 
+from mlx_tune.continual.answers import GRADES, AnswerKey, Grade, GradedAnswer
 from mlx_tune.continual.change import Change, LayerChange, change_norms, weight_norms
 from mlx_tune.continual.early_stopping import EarlyStopping, ValidationScore, best_score
 from mlx_tune.continual.fidelity import UNMERGED, Fidelity, FidelityMeter, Survival
@@ -10,12 +11,13 @@ from mlx_tune.continual.fold import UnmergedLinear, delta, fold, negated_factors
 from mlx_tune.continual.gate import (
     BackwardTransfer,
     Decision,
+    Retained,
     SessionOutcomes,
     SessionRetention,
     Thresholds,
     decide,
 )
-from mlx_tune.continual.key_facts import KeyFact, key_facts, present_facts
+from mlx_tune.continual.key_facts import KeyFact, key_facts, own_facts, present_facts
 from mlx_tune.continual.methods import METHODS, Method, find_method
 from mlx_tune.continual.recall import (
     GeneralChange,
@@ -45,8 +47,10 @@ from mlx_tune.continual.retention import (
 from mlx_tune.continual.synthetic import Continuation, Generate, synthesise
 
 __all__ = [
+    "GRADES",
     "METHODS",
     "UNMERGED",
+    "AnswerKey",
     "BackwardTransfer",
     "Change",
     "Continuation",
@@ -56,6 +60,8 @@ __all__ = [
     "FidelityMeter",
     "GeneralChange",
     "Generate",
+    "Grade",
+    "GradedAnswer",
     "History",
     "KeyFact",
     "LayerChange",
@@ -64,6 +70,7 @@ __all__ = [
     "PairedChanges",
     "Recall",
     "Rehearsal",
+    "Retained",
     "RetentionMatrix",
     "SessionOutcomes",
     "SessionRetention",
@@ -85,6 +92,7 @@ __all__ = [
     "mcnemar",
     "mixture",
     "negated_factors",
+    "own_facts",
     "present_facts",
     "recorded_outcomes",
     "rehearse",

@@ -1,11 +1,12 @@
 """The gate: decides from what earlier sessions lost whether a new session is put in use.
 
-It measures retention (each earlier session's score now over that when it was trained), backward
-transfer, and the loss on general questions. Shares are fractions, so that a limit is exact.
+It measures retention (each earlier session's score now over that when it was trained) and backward
+transfer, both twice: word for word, and in other words than the taught ones; and the loss on
+general questions. Shares are fractions, so that a limit is exact.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -28,9 +29,11 @@ class SessionOutcomes:
     Attributes:
         number: Its place in the chain.
         name: What it is called.
-        before: One flag a question that no later session taught again: was it answered word for
-            word when the session was trained?
-        after: The same questions in the same order, asked of the new model.
+        before: One flag a question that no later session taught again: was it answered right when
+            the session was trained? None for one that was not asked.
+        after: The same questions in the same order, asked of the new model. Those that were asked
+            both times are compared.
+        wordings: How each was asked, where that is not as taught; empty where it is.
 
     Raises:
         ValueError: They are not equally many.
@@ -38,8 +41,9 @@ class SessionOutcomes:
 
     number: int
     name: str
-    before: tuple[bool, ...]
-    after: tuple[bool, ...]
+    before: tuple[bool | None, ...]
+    after: tuple[bool | None, ...]
+    wordings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.before) != len(self.after):
@@ -47,6 +51,12 @@ class SessionOutcomes:
                 f"{label(self.number, self.name)}: {len(self.before)} questions when learned, "
                 f"{len(self.after)} now"
             )
+
+    @property
+    def pairs(self) -> dict[int, tuple[bool, bool]]:
+        """Both flags of the questions that were asked both times, by index."""
+        both = enumerate(zip(self.before, self.after, strict=True))
+        return {i: (x, y) for i, (x, y) in both if x is not None and y is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +66,10 @@ class SessionRetention:
     Attributes:
         number: Its place in the chain.
         name: What it is called.
-        asked: Its questions.
+        asked: Its questions that were compared.
         before: How many were right when it was trained; at least one.
         lost: Which of them, as indices from 0, were right then and are not now.
+        lost_wordings: How these were asked, where that is not as taught.
         changes: How many are wrong now and were right, and the other way round: McNemar's test.
     """
 
@@ -68,18 +79,22 @@ class SessionRetention:
     before: int
     lost: tuple[int, ...]
     changes: PairedChanges
+    lost_wordings: tuple[str, ...] = ()
 
     @staticmethod
     def of(outcomes: SessionOutcomes) -> "SessionRetention":
         """Count one session's flags."""
-        pairs = list(zip(outcomes.before, outcomes.after, strict=True))
+        pairs = outcomes.pairs
+        before = [was for was, _ in pairs.values()]
+        lost = tuple(i for i, (was, is_now) in pairs.items() if was and not is_now)
         return SessionRetention(
             number=outcomes.number,
             name=outcomes.name,
             asked=len(pairs),
-            before=sum(outcomes.before),
-            lost=tuple(i for i, (was, is_now) in enumerate(pairs) if was and not is_now),
-            changes=mcnemar(outcomes.before, outcomes.after),
+            before=sum(before),
+            lost=lost,
+            changes=mcnemar(before, [is_now for _, is_now in pairs.values()]),
+            lost_wordings=tuple(outcomes.wordings[i] for i in lost) if outcomes.wordings else (),
         )
 
     @property
@@ -146,6 +161,57 @@ class BackwardTransfer:
         return {**counts, "p": self.changes.p}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retained:
+    """What earlier sessions retained, by one score.
+
+    Attributes:
+        sessions: Each of them, by number.
+        skipped: Why a session was not measured, by its label, such as ``1 cs``.
+        backward: None where no session could be measured.
+    """
+
+    sessions: tuple[SessionRetention, ...]
+    skipped: Mapping[str, str]
+    backward: BackwardTransfer | None
+
+    @staticmethod
+    def of(measured: Sequence[SessionOutcomes], skipped: Mapping[str, str]) -> "Retained":
+        """Count the flags of sessions.
+
+        One with no right answer when it was trained cannot lose any: it counts nowhere, and
+        ``skipped`` names it.
+
+        Args:
+            measured: The sessions that can be measured, in any order.
+            skipped: Why another cannot, by its label.
+        """
+        in_order = sorted(measured, key=lambda one: (one.number, one.name))
+        every = [SessionRetention.of(one) for one in in_order]
+        sessions = tuple(one for one in every if one.before)
+        knew_none = "it knew none of its questions when it was learned"
+        cannot_lose = {
+            label(one.number, one.name): (
+                knew_none if one.asked else "no question of its own is left to ask"
+            )
+            for one in every
+            if not one.before
+        }
+        return Retained(
+            sessions=sessions,
+            skipped={**skipped, **cannot_lose},
+            backward=BackwardTransfer.over(sessions),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a session's record keeps."""
+        return {
+            "sessions": [one.to_json() for one in self.sessions],
+            "skipped": dict(self.skipped),
+            "backward": self.backward and self.backward.to_json(),
+        }
+
+
 SEVERITY: Mapping[Verdict, int] = {PROMOTE: 0, ASK: 1, REFUSE: 2}
 
 
@@ -209,25 +275,30 @@ class Decision:
     Attributes:
         verdict: The worst that any value asks for.
         reasons: One line a value that stands in the way; none where the verdict is *promote*.
-        sessions: What each earlier session retained, by number.
-        skipped: Why a session was not measured, by its label, such as ``1 cs``.
-        backward: None where no session could be measured.
+        verbatim: What earlier sessions retained, word for word.
+        other_words: What they retained in other words than the taught ones.
         general: None where it was not measured.
         thresholds: What was decided by.
     """
 
     verdict: Verdict
     reasons: tuple[str, ...]
-    sessions: tuple[SessionRetention, ...]
-    skipped: Mapping[str, str]
-    backward: BackwardTransfer | None
+    verbatim: Retained
+    other_words: Retained
     general: GeneralChange | None
     thresholds: Thresholds
 
     @property
     def worst(self) -> SessionRetention | None:
-        """The session that retained the smallest share; the older of two; None of none."""
-        return min(self.sessions, key=lambda one: (one.share, one.number), default=None)
+        """The session that retained the smallest share, word for word; the older of two."""
+        sessions = self.verbatim.sessions
+        return min(sessions, key=lambda one: (one.share, one.number), default=None)
+
+    @property
+    def measures_nothing(self) -> bool:
+        """Tell whether there was nothing to decide by."""
+        sessions = (*self.verbatim.sessions, *self.other_words.sessions)
+        return not sessions and self.general is None
 
     def to_json(self) -> dict[str, Any]:
         """Return what a session's record keeps."""
@@ -235,56 +306,49 @@ class Decision:
         return {
             "verdict": self.verdict,
             "reasons": list(self.reasons),
-            "sessions": [one.to_json() for one in self.sessions],
-            "skipped": dict(self.skipped),
-            "backward": self.backward and self.backward.to_json(),
+            **self.verbatim.to_json(),
+            "other_words": self.other_words.to_json(),
             "general": general and {**general.to_json(), "p": general.changes.p},
             "thresholds": asdict(self.thresholds),
         }
 
 
+NOTHING = Retained(sessions=(), skipped={}, backward=None)
+"""Where no earlier session is measured by a score."""
+
+
 def decide(
-    measured: Sequence[SessionOutcomes],
+    verbatim: Retained,
     *,
-    skipped: Mapping[str, str],
+    other_words: Retained = NOTHING,
     general: GeneralChange | None,
     thresholds: Thresholds,
 ) -> Decision:
     """Decide whether the newest session may be used.
 
     Args:
-        measured: The earlier sessions that can be measured, in any order.
-        skipped: Why another cannot, by its label.
+        verbatim: What earlier sessions retained, word for word.
+        other_words: What they retained in other words.
         general: None where it was not measured.
-        thresholds: The limits.
+        thresholds: The limits, the same for both scores.
 
     Returns:
         *promote* where every value is within its first limit; *refuse* where one is beyond its
-        second and its paired test is significant; else *ask*. A session with no right answer when
-        it was trained cannot lose any: it counts nowhere, and ``skipped`` names it.
+        second and its paired test is significant; else *ask*. In other words a loss counts only
+        where its test is significant: of two trainings that know equally much, each answers
+        wordings that the other does not, so that a few lost ones say nothing.
     """
-    in_order = sorted(measured, key=lambda one: (one.number, one.name))
-    sessions = tuple(SessionRetention.of(one) for one in in_order if any(one.before))
-    knew_none = "it knew none of its questions when it was learned"
-    cannot_lose = {
-        label(one.number, one.name): (
-            knew_none if one.before else "no question of its own is left to ask"
-        )
-        for one in in_order
-        if not any(one.before)
-    }
-    backward = BackwardTransfer.over(sessions)
-    grades = [_grade_session(one, thresholds) for one in sessions]
-    if backward is not None:
-        grades.append(_grade_backward(backward, thresholds))
+    grades = [
+        *_grade_retained(verbatim, "word for word", thresholds, doubtful=ASK),
+        *_grade_retained(other_words, "in other words", thresholds, doubtful=PROMOTE),
+    ]
     if general is not None:
         grades.append(_grade_general(general, thresholds))
     return Decision(
         verdict=max((verdict for verdict, _ in grades), key=SEVERITY.__getitem__, default=PROMOTE),
         reasons=tuple(words for verdict, words in grades if verdict != PROMOTE),
-        sessions=sessions,
-        skipped={**skipped, **cannot_lose},
-        backward=backward,
+        verbatim=verbatim,
+        other_words=other_words,
         general=general,
         thresholds=thresholds,
     )
@@ -312,30 +376,42 @@ def nats(rise: float) -> str:
 _Grade = tuple[Verdict, str]
 
 
-def _grade_session(session: SessionRetention, limits: Thresholds) -> _Grade:
-    score = f"{session.after} of {session.asked} right, {session.before} when learned"
-    name = label(session.number, session.name)
-    first, second = _exact(limits.kept), _exact(limits.ask_kept)
-    return _grade(
-        f"{name} keeps {percent(session.share)} of its score ({score})",
-        (session.share >= first, f"at least {percent(first)}"),
-        (session.share >= second, percent(second)),
-        session.changes,
-        limits,
-    )
+def _grade_retained(
+    retained: Retained, score: str, limits: Thresholds, *, doubtful: Verdict
+) -> Iterator[_Grade]:
+    """Grade what each session keeps of a score, and what they lost together.
 
-
-def _grade_backward(backward: BackwardTransfer, limits: Thresholds) -> _Grade:
-    plural = "s" * (backward.sessions != 1)
-    over = f"{backward.sessions} session{plural}, {backward.asked} questions"
-    first, second = _exact(limits.backward), _exact(limits.ask_backward)
-    return _grade(
-        f"earlier sessions lost {points(-backward.mean)} on average ({over})",
-        (-backward.mean <= first, f"at most {points(first)}"),
-        (-backward.mean <= second, points(second)),
-        backward.changes,
-        limits,
-    )
+    Args:
+        retained: By this score.
+        score: What it is called.
+        limits: The limits.
+        doubtful: The verdict on a loss that may be chance.
+    """
+    for session in retained.sessions:
+        counts = f"{session.after} of {session.asked} right, {session.before} when learned"
+        name = label(session.number, session.name)
+        first, second = _exact(limits.kept), _exact(limits.ask_kept)
+        yield _grade(
+            f"{name} keeps {percent(session.share)} of its score {score} ({counts})",
+            (session.share >= first, f"at least {percent(first)}"),
+            (session.share >= second, percent(second)),
+            session.changes,
+            limits,
+            doubtful,
+        )
+    if (backward := retained.backward) is not None:
+        plural = "s" * (backward.sessions != 1)
+        over = f"{backward.sessions} session{plural}, {backward.asked} questions"
+        first, second = _exact(limits.backward), _exact(limits.ask_backward)
+        lost = f"earlier sessions lost {points(-backward.mean)} on average {score} ({over})"
+        yield _grade(
+            lost,
+            (-backward.mean <= first, f"at most {points(first)}"),
+            (-backward.mean <= second, points(second)),
+            backward.changes,
+            limits,
+            doubtful,
+        )
 
 
 def _grade_general(general: GeneralChange, limits: Thresholds) -> _Grade:
@@ -348,6 +424,7 @@ def _grade_general(general: GeneralChange, limits: Thresholds) -> _Grade:
         (rise <= limits.ask_general, f"{limits.ask_general:g}"),
         general.changes,
         limits,
+        ASK,
     )
 
 
@@ -357,10 +434,11 @@ def _grade(
     second: tuple[bool, str],
     changes: PairedChanges,
     limits: Thresholds,
+    doubtful: Verdict,
 ) -> _Grade:
     """Grade one value by whether it is within each limit, and say why."""
     (is_good, wanted), (is_tolerable, limit) = first, second
-    if is_good:
+    if is_good or (doubtful == PROMOTE and not changes.is_loss(limits.significance)):
         return PROMOTE, words
     if is_tolerable:
         return ASK, f"{words}; {wanted} is wanted"

@@ -1,17 +1,20 @@
-"""Key facts: the addresses, numbers, codes and names of a taught answer, searched in another text.
+"""Key facts: the addresses, numbers, codes and names of a taught answer, searched in another.
 
 An answer in other words is right as long as these are: a URL that lost a letter is of no use, while
 "opens at" for "is open from" is. A fact counts where it stands whole, never as a part of a longer
 one: 555-0184 does not hold 184, and https://x.example/a does not stand in https://x.example/ab.
 
-A name is a run of words with capitals. A capital at the beginning of a sentence says nothing, so
-that word is left out of its run. German writes every noun with one: there only runs of two words or
-more count. A script without capitals has no names.
+A name is a run of words with a capital letter. What this cannot see: names in scripts without
+capitals, numbers in words, and a first name that opens a sentence, where any word has a capital.
+German writes every noun with one, so that of a German text only runs of two words, acronyms and
+what follows a title are names. A name that another language declines is not found again.
 """
 
+import itertools
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 FactKind = Literal["url", "e-mail", "code", "number", "name"]
@@ -28,16 +31,54 @@ _CLOCK = re.compile(r"\d{1,2}:\d{2}")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _DIGITS = re.compile(r"\d+(?:[-.,:/]\d+)*")
 _WITH_UNIT = re.compile(r"(\d+(?:[.,]\d+)*)(?:st|nd|rd|th|s|h|-[a-z-]+)")
-# No ends of sentences, and no names by themselves.
-_TITLES = frozenset(("Dr", "Mr", "Mrs", "Ms", "Prof", "Professor", "St", "Herr", "Frau"))
-_GERMAN = frozenset(
-    ("das", "der", "eine", "einem", "einen", "für", "ist", "nicht", "sind", "und", "zum", "zur")
+_ALIKE = str.maketrans(
+    {"\u2010": "-", "\u2011": "-", "\u00a0": " ", "\u202f": " ", "\u3000": " "}
+    | {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
 )
-_APART = " , "  # instead of what was found, so that the words around it stay apart
-_SENTENCE_ENDS = ".!?:;…\n"
-_ALIKE = str.maketrans({"\u2010": "-", "\u2011": "-", "\u00a0": " ", "\u202f": " "})
-_ENDINGS = ".,;:!?…'’*_~|\\"
+# Han, kana, Hangul and Thai are written without spaces, or with particles joined to a number.
+_UNSPACED = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_ENDINGS = ".,;:!?…。、'’*_~|\\"
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
+
+_ITEM = re.compile(r"^[ \t]*\d{1,2}[.)][ \t]+", re.MULTILINE)
+_TOKEN = re.compile(r"[^\W_]+(?:(?:[-'’]|(?<=\d)[.,:/](?=\d))[^\W_]+)*|\n|[^\w\s]")
+_POSSESSIVE = re.compile(r"['’]s?$")
+_ELIDED = re.compile(r"[^\W\d_]{1,5}['’](?=[^\W\d_]{2})")  # l'Université, d'Oxford
+_PRONOUN = re.compile(r"I(?:['’][a-z]+)?")
+_WEEKDAYS = re.compile(r"((?:mon|tues|wednes|thurs|fri|satur|sun)day)s", re.IGNORECASE)
+_SENTENCE_ENDS = frozenset(".!?…。！？¿¡:•\n")
+_SHOUTED = 3  # so many words in capitals are no acronym
+
+
+def word_set(text: str) -> frozenset[str]:
+    """Return the words of a text as a set: long lists of them are written so."""
+    return frozenset(text.split())
+
+
+_TITLES = word_set(
+    "professor prof dr doctor mr mrs ms miss mx sir madam dame lord lady herr frau señor señora "
+    "don doña monsieur madame mademoiselle mme mlle signor signora dott"
+)
+_ABBREVIATED = _TITLES | word_set("st mt jr sr vs")
+_LABELS = word_set(
+    "room rooms suite floor building block hall house gate door desk platform form section chapter "
+    "page line box unit level phase step stage table figure number no extension ext"
+)
+"""Words that say what a number or a code is of: in "Room 104" the number is the fact."""
+_OPENERS = word_set(
+    "a an the this that these those there here it he she they we you your our my his her its "
+    "their in on at by for from to with of near under over behind beside before after since until "
+    "and but or so if when where while as both all every each no any some yes please only also "
+    "ask call contact dial e-mail email phone ring telephone text write mail see visit go use try "
+    "find meet take bring send book hand submit reach address le la les un une des au aux en el "
+    "los las del una por para der die das den dem ein eine im am zu zum zur bei il lo gli"
+)
+"""Words that open a sentence without being a part of the name they stand before."""
+_EMPHASIS = word_set("NOT NO NEVER MUST ONLY ALL ANY AND OR")
+_GERMAN = word_set(
+    "und ist im nicht für zum zur vom eine einen einem einer wird sind auf dem mit herr frau"
+)
+_GERMAN_TOO = word_set("der die das den des ein von")  # one alone may be of another language
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,65 +89,101 @@ class KeyFact:
         kind: What it is.
         text: As it is written, without the punctuation around it.
         value: The one form it is compared in: 1,120 and 1120 are one number, 08:40 and 8:40 am one
-            time, tcs-405 and TCS 405 one code, QUILLON HALL and Quillon Hall one name.
+            time, tcs-405 and TCS 405 one code, Fridays and Friday one name.
+        lead: Of a name that opens a sentence, the word before it that may belong to it: of
+            "Quillon Hall is open" the name is Hall, and the lead Quillon. Else empty.
     """
 
     kind: FactKind
     text: str
     value: str
+    lead: str = field(default="", compare=False)
 
 
 def key_facts(answer: str) -> tuple[KeyFact, ...]:
-    """Return the key facts of a taught answer, each once: names last."""
-    addresses, rest = _addresses(answer.translate(_ALIKE))
+    """Return the key facts of an answer, each once: addresses, codes and numbers, then names."""
+    addresses, rest = _addresses(_plain(answer))
     courses = [_code(match[0]) for match in _COURSE.finditer(rest)]
-    apart = _COURSE.sub(_APART, rest)
-    facts = [*addresses, *courses, *_words(apart), *_names(apart)]
-    return tuple({(fact.kind, fact.value): fact for fact in facts}.values())
+    words = _words(_COURSE.sub(" ", rest))
+    names = _names(_HOURS.sub(" 0 ", _COURSE.sub(" 0 ", rest)))
+    facts = [*addresses, *courses, *words, *names]
+    # Of two places where a name stands, the one without a lead is the surer.
+    unique: dict[tuple[FactKind, str], KeyFact] = {}
+    for fact in facts:
+        known = unique.get((fact.kind, fact.value))
+        if known is None or (known.lead and not fact.lead):
+            unique[fact.kind, fact.value] = fact
+    return tuple(unique.values())
 
 
-def informative_facts(question: str, answer: str) -> tuple[KeyFact, ...]:
-    """Return the key facts of a taught answer that its question does not state already."""
-    facts = key_facts(answer)
-    stated = present_facts(facts, question)
-    return tuple(fact for fact, is_stated in zip(facts, stated, strict=True) if not is_stated)
+def own_facts(answer: str, *questions: str) -> tuple[KeyFact, ...]:
+    """Return the key facts of an answer that no question states: what it states is no news.
 
-
-def stated_values(text: str) -> frozenset[tuple[FactKind, str]]:
-    """Return kind and value of every key fact that a text states.
-
-    Unlike :func:`key_facts`, which must not take a word for a name that is none, it has the names
-    at the beginning of a sentence with their first word and without.
+    Args:
+        answer: The taught answer.
+        questions: Wordings of its question.
     """
-    addresses, rest = _addresses(text.translate(_ALIKE))
-    courses = [_code(match[0]) for match in _COURSE.finditer(rest)]
-    apart = _COURSE.sub(_APART, rest)
-    facts = [*addresses, *courses, *_words(apart), *_names(apart), *_names(apart, first_words=True)]
-    return frozenset((fact.kind, fact.value) for fact in facts)
+    stated = [SearchedText(question) for question in questions]
+    return tuple(fact for fact in key_facts(answer) if not any(text.holds(fact) for text in stated))
 
 
 def present_facts(facts: Sequence[KeyFact], text: str) -> tuple[bool, ...]:
-    """Tell of each key fact of an answer whether it stands whole in a generated text."""
-    addresses, rest = _addresses(text.translate(_ALIKE))
-    values = {(fact.kind, fact.value) for fact in (*addresses, *_words(rest))}
-    patterns = {"code": _has_code, "name": _has_name}
-    return tuple(
-        patterns[fact.kind](fact, rest)
-        if fact.kind in patterns
-        else (fact.kind, fact.value) in values
-        for fact in facts
-    )
+    """Tell of each key fact of an answer whether it stands whole in a text."""
+    searched = SearchedText(text)
+    return tuple(map(searched.holds, facts))
+
+
+class SearchedText:
+    """A text in which key facts are looked for.
+
+    Attributes:
+        values: Kind and value of its addresses and numbers.
+        pieces: Its words and numbers, casefolded, without its addresses. A code or a name that
+            stands in it has all of its own pieces here, but for an ``s`` at the end of one.
+    """
+
+    def __init__(self, text: str) -> None:
+        addresses, self._rest = _addresses(_plain(text))
+        found = [*addresses, *_words(self._rest)]
+        self.values = frozenset((fact.kind, fact.value) for fact in found)
+        self.pieces = pieces(self._rest)
+
+    def holds(self, fact: KeyFact) -> bool:
+        """Tell whether a key fact stands whole in it."""
+        if fact.kind == "name":
+            return _has_name(fact, self._rest)
+        if fact.kind == "code":
+            return _has_code(fact, self._rest)
+        return (fact.kind, fact.value) in self.values
+
+
+def pieces(text: str) -> frozenset[str]:
+    """Return the runs of letters and of digits of a text, casefolded."""
+    return frozenset(re.findall(r"\d+|[^\W\d_]+", text.casefold()))
+
+
+def _plain(text: str) -> str:
+    """Return a text with one form of each character, and spaces where a script has none."""
+    plain = unicodedata.normalize("NFC", text).translate(_ALIKE)
+    if len(_ITEM.findall(plain)) > 1:  # a numbered list, whose numbers say nothing
+        plain = _ITEM.sub("• ", plain)
+    return spaced(plain)
+
+
+def spaced(text: str) -> str:
+    """Return a text with spaces around each character of scripts that are written without."""
+    return _UNSPACED.sub(r" \g<0> ", text)
 
 
 def _addresses(text: str) -> tuple[list[KeyFact], str]:
     """Return the addresses in a text, and the text without them: their digits are no numbers."""
     urls = [_trimmed(match[0]) for match in _URL.finditer(text)]
     for url in urls:
-        text = text.replace(url, " ", 1)
+        text = text.replace(url, " , ", 1)
     emails = _EMAIL.findall(text)
     facts = [KeyFact(kind="url", text=url, value=url) for url in urls]
     facts += [KeyFact(kind="e-mail", text=email, value=email.casefold()) for email in emails]
-    return facts, _EMAIL.sub(" ", text)
+    return facts, _EMAIL.sub(" , ", text)
 
 
 def _trimmed(url: str) -> str:
@@ -164,51 +241,125 @@ def _has_code(code: KeyFact, text: str) -> bool:
     return re.search(whole, text, re.IGNORECASE) is not None
 
 
-def _names(text: str, *, first_words: bool = False) -> Iterator[KeyFact]:
-    """Yield runs of words with capitals, without titles.
+def _names(text: str) -> Iterator[KeyFact]:
+    """Yield the names in a text without addresses."""
+    is_german = _is_german(text)
+    for words, opens, is_numbered in _runs(text):
+        titles = len([*itertools.takewhile(lambda word: word.casefold() in _TITLES, words)])
+        words, lead = words[titles:], ""
+        if words and opens and not titles and not _is_acronym(words[0]):
+            lead, words = words[0].casefold(), words[1:]
+        if words and is_numbered and words[-1].casefold() in _LABELS:
+            words = words[:-1]
+        is_sure = len(words) > 1 or titles or any(map(_is_acronym, words))
+        is_shouted = len(words) >= _SHOUTED and all(map(str.isupper, words))
+        if words and not is_shouted and (is_sure or not is_german):
+            words = _without_initials(words)
+            yield KeyFact(
+                kind="name",
+                text=" ".join(words),
+                value=" ".join(map(_singular, words)).casefold(),
+                lead="" if lead in _OPENERS else lead,
+            )
 
-    Args:
-        text: A text without addresses.
-        first_words: Whether the first word of a sentence may belong to a run.
+
+def _runs(text: str) -> Iterator[tuple[list[str], bool, bool]]:
+    """Yield runs of capitalised words with a space between, without possessive endings.
+
+    Yields:
+        The words; whether the first is the first of a sentence; whether a number follows directly.
     """
-    matches = list(_WORD.finditer(text))
-    least = 2 if any(match[0].casefold() in _GERMAN for match in matches) else 1
     run: list[str] = []
-    end = 0
-    for match in matches:
-        word, between = match[0], text[end : match.start()]
-        if run and (between.strip() or not between):
-            yield from _name(run, least)
-            run = []
-        end = match.end()
-        if word in _TITLES:
-            end += text[end : end + 1] == "."
-        elif _is_capitalised(word) and (first_words or not _begins(between, match)):
+    is_first = run_is_first = True
+    word = ""
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if not token[0].isalnum():
+            if token == "." and _goes_on(text, match.start(), word):
+                continue
+            if run:
+                yield run, run_is_first, False
+            run, is_first = [], is_first or token in _SENTENCE_ENDS
+            continue
+        word = _POSSESSIVE.sub("", token)
+        if token[0].islower() and (elided := _ELIDED.match(word)):
+            if run:
+                yield run, run_is_first, False
+            run, is_first, word = [], False, word[elided.end() :]
+        if _is_capitalised(word):
+            run_is_first = run_is_first if run else is_first
             run.append(word)
-        else:
-            yield from _name(run, least)
+        elif run:
+            yield run, run_is_first, any(map(str.isdigit, word))
             run = []
-    yield from _name(run, least)
+        is_first = False
+    if run:
+        yield run, run_is_first, False
+
+
+def _without_initials(words: list[str]) -> list[str]:
+    """Leave out what is left out at will: Harold B. Finch, J. Finch; but Plan B stays."""
+    return [word for i, word in enumerate(words) if len(word) > 1 or i == len(words) - 1]
+
+
+def _goes_on(text: str, at: int, previous: str) -> bool:
+    """Tell whether a full stop ends no sentence: after Dr, an initial, or within e.g."""
+    follows = text[at + 1 : at + 2]
+    if follows.isalnum():
+        return True
+    if len(previous) > 1:
+        return previous.casefold() in _ABBREVIATED
+    if text[at - 2 : at - 1] == ".":  # e.g.
+        return True
+    # An initial: "J. R. Tolkien", "Harold B. Finch"; but "a grade of B." ends a sentence.
+    before = text[: at - 1].rstrip()
+    last = re.split(r"[\s.]+", before.rstrip("."))[-1]
+    is_between_names = _is_capitalised(last) or not before or before[-1] in _SENTENCE_ENDS
+    is_before_another = re.match(r"[ ]?[^\W\d_]\.", text[at + 1 :]) is not None
+    return previous.isupper() and (is_between_names or is_before_another)
 
 
 def _is_capitalised(word: str) -> bool:
-    return word[0].isupper() and not any(map(str.isdigit, word))
+    if word in _EMPHASIS or _PRONOUN.fullmatch(word) or any(map(str.isdigit, word)):
+        return False
+    return word[:1].isupper()
 
 
-def _begins(between: str, match: re.Match[str]) -> bool:
-    """Tell whether a word begins a sentence, by what stands between it and the word before."""
-    return match.start() == len(between) or any(mark in between for mark in _SENTENCE_ENDS)
+def _is_acronym(word: str) -> bool:
+    return len(word) > 1 and word.isupper()
 
 
-def _name(run: Sequence[str], least: int) -> Iterator[KeyFact]:
-    """Yield a run of words as a name; a single letter, such as the pronoun I, is none."""
-    text = " ".join(run)
-    if len(run) >= least and len(text) > 1:
-        yield KeyFact(kind="name", text=text, value=text.casefold())
+def _singular(word: str) -> str:
+    return _WEEKDAYS.sub(r"\1", word)
+
+
+def _is_german(text: str) -> bool:
+    words = {word.lower() for word in re.findall(r"[^\W\d_]+", text) if not _is_acronym(word)}
+    return "ß" in text or bool(words & _GERMAN) or len(words & _GERMAN_TOO) > 1
 
 
 def _has_name(name: KeyFact, text: str) -> bool:
-    """Tell whether a name stands in a text as whole words, in either case."""
-    pattern = r"[\s-]+".join(map(re.escape, name.value.split()))
-    whole = rf"(?<![^\W_])(?<![^\W_]-){pattern}(?![^\W_])"
-    return re.search(whole, text.casefold()) is not None
+    """Tell whether a name stands in a text, in either case, possessive or not, initials or not.
+
+    Where another capitalised word stands in the place of its lead, it is another's: Marlow Hall is
+    not Quillon Hall.
+    """
+    between = r"[\s.]{1,3}(?:[^\W\d_]\.?[\s.]{1,2})*"
+    pattern = between.join(map(_name_pattern, name.text.split()))
+    whole = rf"(?<![^\W_])(?<![^\W_]-){pattern}(?![^\W_])(?!-[^\W_])"
+    found = re.finditer(whole, text, re.IGNORECASE)
+    return any(not name.lead or _agrees(text[: match.start()], name.lead) for match in found)
+
+
+def _name_pattern(word: str) -> str:
+    pieces = re.split("[-'’]", _singular(word))
+    return r"[-'’\s]?".join(map(re.escape, pieces)) + "(?:['’]?s)?"
+
+
+def _agrees(before: str, lead: str) -> bool:
+    """Tell whether the word that ends a text may stand in the place of a name's lead."""
+    match = re.search(r"([^\W\d_][\w'’-]*)[ ]+$", before)
+    if match is None or not _is_capitalised(match[1]):
+        return True
+    word = _POSSESSIVE.sub("", match[1]).casefold()
+    return word == lead or word in _OPENERS or word in _TITLES

@@ -253,7 +253,7 @@ def _merit(decision: Decision) -> tuple[float, float, float, float]:
 
     All decisions of a search lack the same values, so what stands in for them never decides.
     """
-    worst, backward, general = decision.worst, decision.backward, decision.general
+    worst, backward, general = decision.worst, decision.verbatim.backward, decision.general
     return (
         -SEVERITY[decision.verdict],
         float(worst.share) if worst else 0.0,

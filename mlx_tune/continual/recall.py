@@ -27,6 +27,20 @@ _LOGITS_BYTES = 1 << 28  # a forward pass; 16 long answers over 128,256 words wo
 
 
 @dataclass(frozen=True, kw_only=True)
+class Miss:
+    """Where a greedy answer leaves the taught one.
+
+    Attributes:
+        at: Index, among an example's tokens, of the first token of its last answer that is not the
+            model's first choice. Before it the greedy answer is the taught one.
+        token: The model's first choice there.
+    """
+
+    at: int
+    token: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recall:
     """How well a set of examples is known.
 
@@ -37,6 +51,8 @@ class Recall:
         losses: Sum over each example's answer tokens, nats; empty when read from a record.
         max_token_losses: The largest loss of each example's answer tokens, nats; likewise. Below
             ln 2 every token has a probability over one half, so it is the argmax.
+        misses: Where each example's greedy answer leaves the taught one, None where it does not;
+            likewise. Earlier answers of a conversation are given, as they are in use.
     """
 
     verbatim: tuple[bool, ...]
@@ -44,6 +60,7 @@ class Recall:
     loss: float
     losses: tuple[float, ...] = ()
     max_token_losses: tuple[float, ...] = ()
+    misses: tuple[Miss | None, ...] = ()
 
     @property
     def asked(self) -> int:
@@ -86,13 +103,15 @@ def score(
     prefix = shared_prefix(examples) if forward.shares_prefix else ()
     verbatim = np.ones(len(examples), dtype=bool)
     losses, largest = np.zeros(len(examples)), np.zeros(len(examples))
+    misses: list[Miss | None] = [None] * len(examples)
     right = tokens = 0
     for chosen in _passes(examples, vocabulary=model.args.vocab_size):
         part = [examples[i] for i in chosen]
         batch = collate(part, prefix)
         taught = sum(sum(example.supervised) for example in part)  # the rest is padding
         logits, targets = forward.logits(factors or {}, batch)[:taught], batch.targets[:taught]
-        hits = np.array(mx.argmax(logits, axis=-1) == targets)
+        choices = np.array(mx.argmax(logits, axis=-1))
+        hits = choices == np.array(targets)
         nats = np.array(cross_entropy(logits, targets), dtype=np.float64)
         right, tokens = right + int(hits.sum()), tokens + hits.size
         begin = 0
@@ -101,6 +120,7 @@ def score(
             own = slice(begin, begin + count)
             verbatim[i] = hits[own].all()
             losses[i], largest[i] = nats[own].sum(), nats[own].max()
+            misses[i] = _first_miss(example, hits[own], choices[own])
             begin += count
     if not np.isfinite(losses).all():
         raise InputError(
@@ -112,7 +132,24 @@ def score(
         loss=float(losses.sum()) / tokens if tokens else 0.0,
         losses=tuple(losses.tolist()),
         max_token_losses=tuple(largest.tolist()),
+        misses=tuple(misses),
     )
+
+
+def _first_miss(example: Example, hits: np.ndarray, choices: np.ndarray) -> Miss | None:
+    """Return the first miss of an example's last answer.
+
+    Args:
+        example: With n supervised tokens.
+        hits: bool (n,), whether each is the model's first choice.
+        choices: int (n,), the first choices.
+    """
+    answer = len(example.tokens) - example.last_answer  # the last answer's tokens are the last
+    wrong = np.flatnonzero(~hits[-answer:])
+    if not wrong.size:
+        return None
+    first = int(wrong[0])
+    return Miss(at=example.last_answer + first, token=int(choices[-answer:][first]))
 
 
 def _passes(examples: Sequence[Example], *, vocabulary: int) -> Iterator[list[int]]:

@@ -12,11 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mlx_tune.continual.answers import RULES, AnswerScore, Grade
 from mlx_tune.continual.rehearse import History, current_rows
 from mlx_tune.data.rows import Row
 
-Kind = Literal["verbatim", "paraphrases"]
-KINDS: tuple[Kind, ...] = ("verbatim", "paraphrases")
+Kind = Literal["other_words", "as_taught", "verbatim", "paraphrases"]
+"""What is asked and how it is scored.
+
+``as_taught`` and ``other_words``: whether the answer is right (:mod:`mlx_tune.continual.answers`),
+asked as taught, and in wordings never trained on. ``verbatim`` and ``paraphrases``: whether it is
+the taught one word for word, asked likewise.
+"""
+ANSWERED: tuple[Kind, ...] = ("as_taught", "other_words")
+RECITED: tuple[Kind, ...] = ("verbatim", "paraphrases")
+KINDS: tuple[Kind, ...] = (*RECITED, *ANSWERED)
+REWORDED: tuple[Kind, ...] = ("paraphrases", "other_words")
+"""Those that ask in other wordings than the taught ones."""
 
 Cell = tuple[int, int] | None
 """(right, asked); None where nothing was measured or there is nothing to ask."""
@@ -179,19 +190,20 @@ def questions(rows: Sequence[Row]) -> list[Row]:
 
 def diagonal_outcomes(
     records: Sequence[Mapping[str, Any]], history: History, kind: Kind = "verbatim"
-) -> list[tuple[bool, ...] | None]:
+) -> list[tuple[bool | None, ...] | None]:
     """Return, for each session, how its questions came out when it was trained: R[j][j].
 
     Args:
         records: session.json of each session of a chain, root first.
         history: The rows each was taught; it may go on beyond the records, with the rows of a
             session that is being trained.
-        kind: The questions as taught, or their paraphrases.
+        kind: Which questions, and which score of them.
 
     Returns:
         One entry a record: a flag for each of its questions that is still its own, in the order of
-        ``questions(current_rows(history)[j])`` and their paraphrases; None where the record does
-        not tell, as for a session whose rows were not kept. A session without questions has ().
+        ``questions(current_rows(history)[j])`` and their paraphrases, None in the place of one
+        that was not asked; None where the record does not tell, as for a session whose rows were
+        not kept. A session without questions has ().
     """
     return [
         recorded_outcomes(record, history, row=number, column=number, kind=kind)
@@ -201,7 +213,7 @@ def diagonal_outcomes(
 
 def recorded_outcomes(
     record: Mapping[str, Any], history: History, *, row: int, column: int, kind: Kind
-) -> tuple[bool, ...] | None:
+) -> tuple[bool | None, ...] | None:
     """Return what a session's record says of another's questions that are still the other's.
 
     Args:
@@ -209,24 +221,47 @@ def recorded_outcomes(
         history: The rows of the whole chain, root first.
         row: Number of the session whose model was asked, from 1.
         column: Number of the session whose questions they are, from 1 to ``row``.
-        kind: The questions as taught, or their paraphrases.
+        kind: Which questions, and which score of them.
 
     Returns:
         The flags, or None where the record does not tell; see :func:`diagonal_outcomes`.
     """
+    if kind in ANSWERED:
+        grades = recorded_grades(record, history, row=row, column=column, kind=kind)
+        return None if grades is None else AnswerScore(grades=grades).outcomes
+    recorded = _recorded(record, history, row, column, kind)
+    return None if recorded is None else tuple(bool(outcome) for outcome in recorded)
+
+
+def recorded_grades(
+    record: Mapping[str, Any], history: History, *, row: int, column: int, kind: Kind
+) -> tuple[Grade | None, ...] | None:
+    """Return the grades of the same questions, for a kind whose answers are graded.
+
+    Grades by other rules than today's are not told.
+    """
+    recorded = _recorded(record, history, row, column, kind)
+    if recorded is None:
+        return None
+    score = (record["recall"][column - 1]).get(kind)
+    return None if score and score["rules"] != RULES else tuple(recorded)
+
+
+def _recorded(
+    record: Mapping[str, Any], history: History, row: int, column: int, kind: Kind
+) -> list[Any] | None:
+    """Return the outcomes that a record keeps, without those of questions taught again since."""
     asked = questions(current_rows(history[:row])[column - 1])
     kept = {id(one) for one in current_rows(history)[column - 1]}
     is_kept = [
-        id(one) in kept for one in asked for _ in ([one] if kind == "verbatim" else one.paraphrases)
+        id(one) in kept for one in asked for _ in (one.paraphrases if kind in REWORDED else [one])
     ]
     entries = record.get("recall") or []
     if len(entries) < column:
         return None
     score = entries[column - 1].get(kind)  # none where there was nothing to ask
-    flags = [bool(flag) for flag in score["outcomes"]] if score else []
-    if len(flags) != len(is_kept):
-        return None
-    return tuple(itertools.compress(flags, is_kept))
+    outcomes = score["outcomes"] if score else []
+    return [*itertools.compress(outcomes, is_kept)] if len(outcomes) == len(is_kept) else None
 
 
 def superseded(history: History) -> list[int]:

@@ -66,7 +66,7 @@ def batch_generate(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     *,
-    max_tokens: int,
+    max_tokens: int | Sequence[int],
     sampling: Sequence[Sampling] = (),
 ) -> list[list[int]]:
     """Return the answer to each prompt, with the token that ends it if there is one.
@@ -78,17 +78,18 @@ def batch_generate(
     Args:
         model: The model.
         tokenizer: The base's.
-        prompts: Token ids.
-        max_tokens: The most to generate of each.
+        prompts: Token ids, at least one each.
+        max_tokens: The longest answer: one number for all, or one for each, at least 1.
         sampling: How each answer is sampled, penalties aside; all are greedy where none is given.
 
     Returns:
-        Token ids of each answer, at most ``max_tokens``, in the order of the prompts.
+        Token ids of each answer, at most as many, in the order of the prompts.
 
     Raises:
         UsageError: A prompt alone fills the model's context.
     """
-    limits = [max_new_tokens(model, prompt, max_tokens) for prompt in prompts]
+    most = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
+    limits = [max_new_tokens(model, p, limit) for p, limit in zip(prompts, most, strict=True)]
     samplers = [one.sampler() for one in sampling or [Sampling()] * len(prompts)]
     # mlx-lm may fail on other architectures, or mask wrongly: its gemma2 confuses rows with heads.
     if not can_pack(model):

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mlx_tune.store.snapshot import BASE, StoreSnapshot, read_snapshot
 from mlx_tune.store.store import TRAINING_LOCK
 from mlx_tune.training.mixture import Mixture
 from mlx_tune.workflows.evaluate import stored_evaluation
-from mlx_tune.workflows.matrix import Evaluation, MatrixColumn
+from mlx_tune.workflows.matrix import Evaluation, MatrixColumn, MatrixRow
 from mlx_tune.workflows.store_commands import promote, rollback
 
 _RECENT_STEPS = 20
@@ -53,9 +53,7 @@ def lineage_routes(store_root: Path, info: BaseInfo) -> APIRouter:
     def retention(session: str | None = None) -> dict[str, Any]:
         """Show how well every session was known after every session, as far as it was asked."""
         if not read_snapshot(store_root).sessions:
-            empty = ("acc", "bwt", "fwt", "forgetting", "worst", "general")
-            matrices: dict[str, Any] = {"labels": [], "verbatim": [], "paraphrases": []}
-            return {**matrices, "session": None, "scores": dict.fromkeys(empty)}
+            return {"session": None, "labels": [], "scores": [], "general": None}
         with _usage_error_as(status=404, param="session"):
             found = stored_evaluation(store_root, info=info, session=session, say=lambda _: None)
         return retention_json(found)
@@ -109,7 +107,9 @@ def lineage_json(lineage: StoreSnapshot, base: str) -> dict[str, Any]:
 def _damaged(folder: str, problem: str) -> dict[str, Any]:
     """Return what is known of a session that cannot be read: its folder's name, and why."""
     number, _, name = folder.partition("-")
-    unknown = dict.fromkeys(("parent", "created", "rows", "recall", "paraphrases", "verdict"))
+    unknown = dict.fromkeys(
+        ("parent", "created", "rows", "as_taught", "other_words", "recall", "verdict")
+    )
     return {
         **unknown,
         "id": folder,
@@ -137,8 +137,9 @@ def _session(session: Session, lineage: StoreSnapshot) -> dict[str, Any]:
         "created": record.get("created"),
         "rows": data.get("rows"),
         "sources": [Path(source).name for source in data.get("sources", ())],
-        "recall": _count((own.get("verbatim") or {}).get("outcomes")),
-        "paraphrases": _count((own.get("paraphrases") or {}).get("outcomes")),
+        "as_taught": _graded(own.get("as_taught")),
+        "other_words": _graded(own.get("other_words")),
+        "recall": _counts(own.get("verbatim")),
         "verdict": record.get("verdict"),
         "reasons": list((record.get("gate") or {}).get("reasons", ())),
         "tags": lineage.tags_of(session),
@@ -148,29 +149,33 @@ def _session(session: Session, lineage: StoreSnapshot) -> dict[str, Any]:
     }
 
 
-def _count(outcomes: Sequence[bool] | None) -> dict[str, int] | None:
-    return None if outcomes is None else {"right": sum(outcomes), "asked": len(outcomes)}
+def _counts(score: Mapping[str, Any] | None) -> dict[str, int] | None:
+    return None if score is None else {"right": score["right"], "asked": score["asked"]}
+
+
+def _graded(score: Mapping[str, Any] | None) -> dict[str, int] | None:
+    counts = _counts(score)
+    return None if counts is None or score is None else {**counts, "confused": score["confused"]}
 
 
 def retention_json(found: Evaluation) -> dict[str, Any]:
-    """Return both retention matrices, as far as they are known, and their scores."""
+    """Return the retention matrices, as far as they are known, each with what is taken from it."""
     session = found.answering.session
     gate = (session.record.get("gate") or {}) if session else {}
     return {
         "session": session.folder_name if session else BASE,
         "labels": [_label(column) for column in found.columns],
-        "verbatim": _matrix(found, "verbatim"),
-        "paraphrases": _matrix(found, "paraphrases"),
-        "scores": {
-            **_measures(found),
-            "general": (gate.get("general") or {}).get("nats_per_token"),
-        },
+        "scores": [
+            {"kind": kind, "matrix": _matrix(found, kind), "measures": _measures(found, kind)}
+            for kind in found.shown
+        ],
+        "general": (gate.get("general") or {}).get("nats_per_token"),
     }
 
 
-def _measures(found: Evaluation) -> dict[str, Any]:
+def _measures(found: Evaluation, kind: Kind) -> dict[str, Any]:
     """Return ACC in percent, differences in points, the worst session; None where unknown."""
-    retention = found.retention("verbatim")
+    retention = found.retention(kind)
     if retention is None:
         return dict.fromkeys(("acc", "bwt", "fwt", "forgetting", "worst"))
     measures = {
@@ -189,9 +194,9 @@ def _label(column: MatrixColumn) -> str:
 
 
 def _matrix(found: Evaluation, kind: Kind) -> list[list[dict[str, int] | None]]:
-    def cell(row: Any, column: Any) -> dict[str, int] | None:
+    def cell(row: MatrixRow, column: MatrixColumn) -> dict[str, int] | None:
         scored = found.scored(row, column, kind)
-        return _count(scored.outcomes if scored else None)
+        return dict(zip(("right", "asked"), scored.cell, strict=True)) if scored else None
 
     return [[cell(row, column) for column in found.columns] for row in found.rows]
 

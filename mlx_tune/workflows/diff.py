@@ -4,11 +4,12 @@ Two models are never in memory at once. Scoring finds most answers: where a mode
 are a taught answer, that is its answer. Others are generated where they are shown or compared.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlx_tune.continual.answers import AnswerKey, Grade
 from mlx_tune.continual.change import Change, change_norms, weight_norms
 from mlx_tune.continual.recall import score
 from mlx_tune.continual.rehearse import current_rows
@@ -72,10 +73,13 @@ class Answer:
     Attributes:
         text: Without the token that ends it.
         is_cut: True where the model went on beyond what was generated.
+        grade: Whether it is right by what the model's chain teaches; None where that teaches no
+            answer to the question.
     """
 
     text: str
     is_cut: bool = False
+    grade: Grade | None = None
 
     def says(self, taught: Row | None) -> bool:
         """Tell whether this is the answer of a row; it is not that of none."""
@@ -166,9 +170,23 @@ def compare(
     free_memory()
     if any(answers_a[i] is None for i in wanted):
         answers_a = side_a.complete(answers_a, load_folded(info, a), wanted, limit)
-    answered = zip(probes, answers_a, answers_b, strict=True)
+    graded_a = _graded(answers_a, [probe.a for probe in probes])
+    graded_b = _graded(answers_b, [probe.b for probe in probes])
+    answered = zip(probes, graded_a, graded_b, strict=True)
     found = (AnsweredProbe(probe=probe, a=left, b=right) for probe, left, right in answered)
     return ComparedAnswers(probes=tuple(found), max_tokens=limit)
+
+
+def _graded(
+    answers: Sequence[Answer | None], rows: Sequence[Row | None]
+) -> Iterator[Answer | None]:
+    """Grade a side's answers by the rows that its chain has in force."""
+    key = AnswerKey([row for row in rows if row is not None])
+    for answer, row in zip(answers, rows, strict=True):
+        if answer is None or row is None:
+            yield answer
+        else:
+            yield replace(answer, grade=key.grade(row, str(row.question), answer.text).grade)
 
 
 @dataclass(frozen=True, kw_only=True)

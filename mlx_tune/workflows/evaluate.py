@@ -6,17 +6,26 @@ memory at a time, and kept under ``evals/``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlx_tune.continual.answers import AnswerKey, AnswerScore
+from mlx_tune.continual.recall import Recall
 from mlx_tune.continual.rehearse import History, current_rows
-from mlx_tune.continual.retention import KINDS, Kind, questions, recorded_outcomes, superseded
+from mlx_tune.continual.retention import (
+    ANSWERED,
+    KINDS,
+    Kind,
+    questions,
+    recorded_grades,
+    recorded_outcomes,
+    superseded,
+)
 from mlx_tune.errors import DiskError
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
-from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.store.runs import read_evaluations, write_evaluation
 from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import StoreSnapshot, read_snapshot
@@ -24,6 +33,7 @@ from mlx_tune.workflows.general import GeneralSet, general_set
 from mlx_tune.workflows.matrix import (
     MEASURED,
     RECORDED,
+    AnswerCell,
     Cells,
     CellScore,
     Evaluation,
@@ -34,10 +44,12 @@ from mlx_tune.workflows.scoring import (
     Questions,
     SessionRecall,
     ask_questions,
+    grade_answers,
     prepare_questions,
-    score_facts,
+    sample_size,
 )
 from mlx_tune.workflows.workspace import (
+    FoldedModel,
     describe_base,
     find_session,
     free_memory,
@@ -57,7 +69,6 @@ def evaluate(
     say: Say,
     fresh: bool = False,
     quick: bool = False,
-    facts: bool = False,
 ) -> Evaluation:
     """Ask a session's model, and those of its ancestors, the questions of a chain of sessions.
 
@@ -70,7 +81,6 @@ def evaluate(
         say: Called, in a line, with what takes long and what could not be read or written.
         fresh: Measure every cell, whatever earlier evaluations hold.
         quick: Measure the answering row alone.
-        facts: Generate answers and look for the key facts in them.
 
     Returns:
         The matrices, which were written under ``evals/`` as well.
@@ -84,12 +94,12 @@ def evaluate(
     store, info = opened.snapshot, opened.info
     matrix, history = _empty_matrix(store, opened.session, on)
     cells = {} if fresh else _stored_cells(store, matrix, history, info, say)
-    by_id = _questions_by_id(matrix.columns, load_tokenizer(info.folder, info.template))
+    exam = _Exam.of(matrix.columns, info)
     general = None if quick else general_set(info, say=say)
-    matrix = _with_answers(replace(matrix, cells=cells), by_id, info, general, facts=facts, say=say)
+    matrix = _with_answers(replace(matrix, cells=cells), exam, general, say)
     free_memory()
     try:
-        for more in () if quick else _measure_rest(matrix, by_id, info, say):
+        for more in () if quick else _measure_rest(matrix, exam, say):
             matrix = more
     finally:  # stopped midway, the rows that were measured need not be measured again
         _keep(store_root, matrix, info, say)
@@ -161,83 +171,93 @@ def _stored_cells(
     return cells | _recorded_cells(matrix, history)
 
 
-QuestionsById = Mapping[str, Questions]
-"""By the id of the session whose questions they are."""
+@dataclass(frozen=True, kw_only=True)
+class _Exam:
+    """What every row of the matrix is asked.
 
+    Attributes:
+        info: The base.
+        questions: By the id of the session whose they are, in the order of the columns.
+        key: All their answers.
+    """
 
-def _questions_by_id(columns: Sequence[MatrixColumn], tokenizer: Tokenizer) -> QuestionsById:
-    labels = [(column.session.number, column.session.name) for column in columns]
-    prepared = prepare_questions(labels, [column.rows for column in columns], tokenizer)
-    return {column.session.id: each for column, each in zip(columns, prepared, strict=True)}
+    info: BaseInfo
+    questions: Mapping[str, Questions]
+    key: AnswerKey
+
+    @staticmethod
+    def of(columns: Sequence[MatrixColumn], info: BaseInfo) -> "_Exam":
+        labels = [(column.session.number, column.session.name) for column in columns]
+        tokenizer = load_tokenizer(info.folder, info.template)
+        prepared = prepare_questions(labels, [column.rows for column in columns], tokenizer)
+        ids = [column.session.id for column in columns]
+        return _Exam(
+            info=info,
+            questions=dict(zip(ids, prepared, strict=True)),
+            key=AnswerKey([row for column in columns for row in column.rows]),
+        )
+
+    def ask(self, folded: FoldedModel, ids: Sequence[str]) -> dict[str, SessionRecall]:
+        """Ask a model the questions of some sessions."""
+        questions = [self.questions[identity] for identity in ids]
+        recall = [ask_questions(folded, each) for each in questions]
+        most = sample_size(len(self.questions))
+        graded = grade_answers(folded, questions, recall, self.key, most=most)
+        return dict(zip(ids, graded, strict=True))
 
 
 def _with_answers(
-    matrix: Evaluation,
-    by_id: QuestionsById,
-    info: BaseInfo,
-    general: GeneralSet | None,
-    *,
-    facts: bool,
-    say: Say,
+    matrix: Evaluation, exam: _Exam, general: GeneralSet | None, say: Say
 ) -> Evaluation:
     """Ask the answering model everything, whatever earlier evaluations hold."""
     say(f"asking {_name(matrix.answering)}…")
-    folded = load_folded(info, matrix.answering.chain)
-    ids = [column.session.id for column in matrix.columns]
-    recall = {identity: ask_questions(folded, by_id[identity]) for identity in ids}
-    if facts:
-        say("generating the answers that are not known word for word…")
+    folded = load_folded(exam.info, matrix.answering.chain)
+    recall = exam.ask(folded, list(exam.questions))
     return replace(
         matrix,
         general=general.change(folded.model) if general and general.probes else None,
         cells={**matrix.cells, **_cells(matrix.answering, recall)},
         recall=tuple(recall.values()),
-        facts={
-            column.session.number: score_facts(
-                folded, column.rows, by_id[identity], recall[identity]
-            )
-            for identity, column in zip(ids, matrix.columns, strict=True)
-        }
-        if facts
-        else None,
     )
 
 
-def _measure_rest(
-    matrix: Evaluation, by_id: QuestionsById, info: BaseInfo, say: Say
-) -> Iterator[Evaluation]:
+def _measure_rest(matrix: Evaluation, exam: _Exam, say: Say) -> Iterator[Evaluation]:
     """Fill in the cells that lack a score, a row at a time; yield the matrix after each."""
     for row in matrix.rows:
-        lacking = [
-            column.session.id
+        lacking = {
+            (row.id, column.session.id, kind): column.session.id
             for column in matrix.columns
-            if any(column.count(kind) and not matrix.scored(row, column, kind) for kind in KINDS)
-        ]
+            for kind in KINDS
+            if column.count(kind) and not matrix.scored(row, column, kind)
+        }
         if lacking:
             say(f"asking {_name(row)}, as it was…" if row.session else "asking the base…")
-            cells = _measure(row, {identity: by_id[identity] for identity in lacking}, info)
+            found = _measure(row, exam, list(dict.fromkeys(lacking.values())))
+            cells = {place: score for place, score in found.items() if place in lacking}
             matrix = replace(matrix, cells={**matrix.cells, **cells})
             free_memory()
             yield matrix
 
 
-def _measure(row: MatrixRow, by_id: QuestionsById, info: BaseInfo) -> Cells:
-    folded = load_folded(info, row.chain)
-    return _cells(row, {column: ask_questions(folded, each) for column, each in by_id.items()})
+def _measure(row: MatrixRow, exam: _Exam, ids: Sequence[str]) -> Cells:
+    return _cells(row, exam.ask(load_folded(exam.info, row.chain), ids))
 
 
 def _cells(row: MatrixRow, recall: Mapping[str, SessionRecall]) -> Cells:
-    return {
-        (row.id, column, kind): CellScore(
-            outcomes=scored.verbatim,
-            loss=scored.loss,
-            token_accuracy=scored.token_accuracy,
-            source=MEASURED,
-        )
-        for column, entry in recall.items()
-        for kind in KINDS
-        if (scored := getattr(entry, kind)) is not None
-    }
+    cells: Cells = {}
+    for column, entry in recall.items():
+        for kind in KINDS:
+            scored: Recall | AnswerScore | None = getattr(entry, kind)
+            if isinstance(scored, AnswerScore):
+                cells[row.id, column, kind] = AnswerCell(score=scored, source=MEASURED)
+            elif scored is not None:
+                cells[row.id, column, kind] = CellScore(
+                    outcomes=scored.verbatim,
+                    loss=scored.loss,
+                    token_accuracy=scored.token_accuracy,
+                    source=MEASURED,
+                )
+    return cells
 
 
 def _keep(store_root: Path, matrix: Evaluation, info: BaseInfo, say: Say) -> None:
@@ -275,16 +295,21 @@ def _recorded_cells(matrix: Evaluation, history: History) -> Cells:
 
 def _from_record(
     row: MatrixRow, column: MatrixColumn, history: History, number: int, kind: Kind
-) -> CellScore | None:
+) -> CellScore | AnswerCell | None:
     assert row.session is not None, "the base has no record"
     record = row.session.record
+    if kind in ANSWERED:
+        grades = recorded_grades(record, history, row=row.number, column=number, kind=kind)
+        score = AnswerScore(grades=grades or ())
+        is_whole = score.asked and len(score.grades) == column.count(kind)
+        return AnswerCell(score=score, source=RECORDED) if is_whole else None
     flags = recorded_outcomes(record, history, row=row.number, column=number, kind=kind)
     if not flags or len(flags) != column.count(kind):
         return None
     kept = record["recall"][number - 1][kind]
     whole = len(kept["outcomes"]) == len(flags)  # its means are over what was asked then
     return CellScore(
-        outcomes=flags,
+        outcomes=tuple(map(bool, flags)),
         loss=kept["loss"] if whole else None,
         token_accuracy=kept["token_accuracy"] if whole else None,
         source=RECORDED,
@@ -321,13 +346,19 @@ def _from_file(cell: Mapping[str, Any], column: MatrixColumn, name: str) -> Cell
     """Return the scores of one cell; what is not of the form that was written is a ValueError."""
     found: Cells = {}
     for kind in KINDS:
-        kept = cell[kind]
+        kept = cell.get(kind) if kind in ANSWERED else cell[kind]  # a file of before has none
         if kept is None or kept["source"] == RECORDED:
             continue
-        outcomes = kept["outcomes"]
-        if len(outcomes) != column.count(kind) or not set(outcomes) <= {0, 1}:
+        outcomes, place = kept["outcomes"], (cell["row"], cell["column"], kind)
+        if len(outcomes) != column.count(kind):
             raise ValueError(f"{len(outcomes)} outcomes of {column.count(kind)} questions")
-        found[cell["row"], cell["column"], kind] = CellScore(
+        if kind in ANSWERED:
+            if (score := AnswerScore.from_json(kept)) is not None:
+                found[place] = AnswerCell(score=score, source=name)
+            continue
+        if not set(outcomes) <= {0, 1}:
+            raise ValueError(f"{outcomes} are no flags")
+        found[place] = CellScore(
             outcomes=tuple(map(bool, outcomes)),
             loss=float(kept["loss"]),
             token_accuracy=float(kept["token_accuracy"]),

@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_tune.continual.answers import AnswerKey
 from mlx_tune.continual.fidelity import Fidelity, FidelityMeter
 from mlx_tune.continual.fold import fold, is_quantised
-from mlx_tune.continual.gate import Decision, SessionOutcomes, Thresholds, decide, label
+from mlx_tune.continual.gate import (
+    Decision,
+    Retained,
+    SessionOutcomes,
+    Thresholds,
+    decide,
+    label,
+)
 from mlx_tune.continual.recall import GeneralChange, Recall
 from mlx_tune.continual.rehearse import current_rows
 from mlx_tune.continual.retention import questions
@@ -19,7 +27,13 @@ from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import Base, Quantisation, dequantise, load, save
 from mlx_tune.store.session import ASK, PROMOTE, Session
 from mlx_tune.workflows.general import GeneralSet, general_set
-from mlx_tune.workflows.scoring import SessionRecall, ask_questions, prepare_questions
+from mlx_tune.workflows.scoring import (
+    SessionRecall,
+    ask_questions,
+    grade_answers,
+    prepare_questions,
+    sample_size,
+)
 from mlx_tune.workflows.workspace import (
     FoldedModel,
     free_memory,
@@ -64,11 +78,14 @@ class QuantisationResult:
 
     @property
     def words(self) -> str:
-        """What each session knows word for word and what general answers cost, before and after."""
-        parts = [
-            f"{session.name} {after.right} of {after.asked} right ({before.right} before)"
-            for session, before, after in _measured(self.before, self.after)
-        ]
+        """What each session knows and what general answers cost, before and after."""
+        parts = []
+        for session, now, before, after in _measured(self.before, self.after):
+            counts = f"{after.right} of {after.asked} right ({before.right} before)"
+            if session.other_words and now.other_words:
+                reworded = f"{now.other_words.right} of {now.other_words.asked}"
+                counts += f" and {reworded} in other words ({session.other_words.right})"
+            parts.append(f"{session.name} {counts}")
         if self.after.general.asked:
             had, has = self.before.general.nats_per_token, self.after.general.nats_per_token
             parts.append(f"general answers {has:+.2f} nats a token ({had:+.2f} before)")
@@ -89,8 +106,10 @@ class QuantisationResult:
                     "asked": before.asked,
                     "right_before": before.right,
                     "right": after.right,
+                    "other_words_before": session.other_words and session.other_words.right,
+                    "other_words": now.other_words and now.other_words.right,
                 }
-                for session, before, after in _measured(self.before, self.after)
+                for session, now, before, after in _measured(self.before, self.after)
             ],
         }
 
@@ -114,8 +133,11 @@ def score_model(loaded: Base, chain: Sequence[Session], general: GeneralSet) -> 
     labels = [(session.number, session.name) for session in chain]
     rows = [questions(kept) for kept in current_rows(read_history(chain))]
     prepared = prepare_questions(labels, rows, folded.tokenizer)
+    recall = [ask_questions(folded, each) for each in prepared]
+    key = AnswerKey([row for several in rows for row in several])
+    most = sample_size(len(prepared))
     return ModelScores(
-        recall=tuple(ask_questions(folded, each) for each in prepared),
+        recall=tuple(grade_answers(folded, prepared, recall, key, most=most)),
         general=general.change(loaded.model),
     )
 
@@ -133,22 +155,38 @@ def gate_quantised(
     """
     measured = [
         SessionOutcomes(number=s.number, name=s.name, before=had.verbatim, after=has.verbatim)
-        for s, had, has in _measured(before, after)
+        for s, _, had, has in _measured(before, after)
+    ]
+    reworded = [
+        SessionOutcomes(
+            number=had.number,
+            name=had.name,
+            before=had.other_words.outcomes,
+            after=has.other_words.outcomes,
+        )
+        for had, has in zip(before.recall, after.recall, strict=True)
+        if had.other_words and has.other_words
     ]
     silent = [one for one in before.recall if not one.verbatim]
     skipped = {label(one.number, one.name): "no questions" for one in silent}
-    general = after.general if after.general.asked else None
-    decision = decide(measured, skipped=skipped, general=general, thresholds=limits)
+    decision = decide(
+        Retained.of(measured, skipped),
+        other_words=Retained.of(reworded, {}),
+        general=after.general if after.general.asked else None,
+        thresholds=limits,
+    )
     return QuantisationResult(form=form, before=before, after=after, decision=decision)
 
 
 def _measured(
     before: ModelScores, after: ModelScores
-) -> list[tuple[SessionRecall, Recall, Recall]]:
-    """Return each session that has questions, and their recall before and after."""
+) -> list[tuple[SessionRecall, SessionRecall, Recall, Recall]]:
+    """Return each session that has questions, before and after, and what it recites of them."""
     pairs = zip(before.recall, after.recall, strict=True)
     return [
-        (had, had.verbatim, has.verbatim) for had, has in pairs if had.verbatim and has.verbatim
+        (had, has, had.verbatim, has.verbatim)
+        for had, has in pairs
+        if had.verbatim and has.verbatim
     ]
 
 

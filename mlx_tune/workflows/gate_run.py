@@ -5,19 +5,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_tune.continual import gate
+from mlx_tune.continual.answers import AnswerKey
 from mlx_tune.continual.fidelity import Fidelity
-from mlx_tune.continual.gate import Decision, SessionOutcomes, Thresholds
+from mlx_tune.continual.gate import Decision, Retained, SessionOutcomes, Thresholds
 from mlx_tune.continual.methods import BETAS, scaled, search_beta
 from mlx_tune.continual.recall import GeneralChange
 from mlx_tune.continual.rehearse import current_rows
 from mlx_tune.continual.retention import diagonal_outcomes, questions
 from mlx_tune.data.rows import Row
 from mlx_tune.store.runs import GATE, Run
-from mlx_tune.store.session import ASK, PROMOTE
+from mlx_tune.store.session import ASK, PROMOTE, Session
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.workflows.general import GeneralSet, general_set
 from mlx_tune.workflows.observer import TrainingObserver
-from mlx_tune.workflows.scoring import Questions, SessionRecall, ask_questions, prepare_questions
+from mlx_tune.workflows.scoring import (
+    Questions,
+    SessionRecall,
+    ask_questions,
+    grade_answers,
+    prepare_questions,
+    sample_size,
+)
 from mlx_tune.workflows.training_plan import TrainingPlan
 from mlx_tune.workflows.workspace import DATA_FILE, free_memory, load_folded, read_history
 
@@ -35,6 +43,7 @@ class GateResult:
         verdict: The gate's, or a person's where the gate asked.
         general: ΔG.
         fidelity: What the stored weights keep of the chain's change.
+        is_whole: Whether answers were generated too.
     """
 
     adapter: Adapter
@@ -45,6 +54,7 @@ class GateResult:
     verdict: str
     general: GeneralChange
     fidelity: Fidelity | None
+    is_whole: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return what a session's record keeps of the decision."""
@@ -71,6 +81,9 @@ def run_gate(
     return replace(result, verdict=PROMOTE) if answer == "promote" else result
 
 
+_Outcomes = tuple[bool | None, ...] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Evaluator:
     """What every size of a change is measured by.
@@ -78,7 +91,10 @@ class _Evaluator:
     Attributes:
         rows: The questions that are still each earlier session's, in order.
         questions: The same in tokens, and the new ones last.
-        baseline: How the earlier ones came out when they were learned; None where no record tells.
+        key: All their answers.
+        verbatim: How the earlier ones came out, word for word, when they were learned; None where
+            no record tells.
+        other_words: How they came out in other words.
     """
 
     plan: TrainingPlan
@@ -86,7 +102,9 @@ class _Evaluator:
     general: GeneralSet
     rows: tuple[list[Row], ...]
     questions: tuple[Questions, ...]
-    baseline: tuple[tuple[bool, ...] | None, ...]
+    key: AnswerKey
+    verbatim: tuple[_Outcomes, ...]
+    other_words: tuple[_Outcomes, ...]
 
     @staticmethod
     def of(plan: TrainingPlan, general: GeneralSet, adapter: Adapter) -> "_Evaluator":
@@ -94,12 +112,10 @@ class _Evaluator:
         history = [*read_history(plan.before), *([] if plan.replaced else [plan.new])]
         kept = current_rows(history)
         rows = [questions(kept[i]) for i in range(len(plan.before))]
+        every = [*rows, questions(plan.new)]
         labels = [(session.number, session.name) for session in plan.before]
-        prepared = prepare_questions(
-            [*labels, (len(plan.chain) + 1, plan.name)],
-            [*rows, questions(plan.new)],
-            plan.tokenizer,
-        )
+        labels.append((len(plan.chain) + 1, plan.name))
+        prepared = prepare_questions(labels, every, plan.tokenizer)
         records = [session.record for session in plan.before]
         return _Evaluator(
             plan=plan,
@@ -107,7 +123,9 @@ class _Evaluator:
             general=general,
             rows=tuple(rows),
             questions=tuple(prepared),
-            baseline=tuple(diagonal_outcomes(records, history)),
+            key=AnswerKey([row for several in every for row in several]),
+            verbatim=tuple(diagonal_outcomes(records, history, "verbatim")),
+            other_words=tuple(diagonal_outcomes(records, history, "other_words")),
         )
 
     def best(self, betas: Sequence[float]) -> GateResult:
@@ -115,22 +133,33 @@ class _Evaluator:
         results: dict[float, GateResult] = {}
 
         def decide(beta: float) -> Decision:
-            results[beta] = self.evaluate(beta)
+            results[beta] = self.evaluate(beta, may_skip=True)
             return results[beta].decision
 
         beta, _ = search_beta(decide, betas=betas)
-        return results[beta]
+        return results[beta] if results[beta].is_whole else self.evaluate(beta)
 
-    def evaluate(self, beta: float) -> GateResult:
-        """Score a part of the change, and decide."""
+    def evaluate(self, beta: float, *, may_skip: bool = False) -> GateResult:
+        """Score a part of the change, and decide.
+
+        Args:
+            beta: What the change is multiplied by.
+            may_skip: Generate no answers where the rest keeps the session from being promoted.
+        """
         plan = self.plan
         adapter = scaled(self.adapter, beta) if beta != 1 else self.adapter
         folded = load_folded(plan.info, plan.stands_on, [adapter], measured=True)
-        *earlier, own = (ask_questions(folded, each) for each in self.questions)
+        recall = [ask_questions(folded, each) for each in self.questions]
         general, fidelity = self.general.change(folded.model), folded.fidelity
+        decision = self._decide(recall, general)
+        is_whole = not may_skip or decision.verdict == PROMOTE
+        if is_whole:
+            most = sample_size(len(self.questions))
+            recall = grade_answers(folded, self.questions, recall, self.key, most=most)
+            decision = self._decide(recall, general)
         del folded
         free_memory()
-        decision = self._decide(earlier, general)
+        *earlier, own = recall
         return GateResult(
             adapter=adapter,
             beta=beta,
@@ -143,28 +172,50 @@ class _Evaluator:
             verdict=decision.verdict,
             general=general,
             fidelity=fidelity,
+            is_whole=is_whole,
         )
 
-    def _decide(self, earlier: Sequence[SessionRecall], general: GeneralChange) -> Decision:
+    def _decide(self, recall: Sequence[SessionRecall], general: GeneralChange) -> Decision:
+        return gate.decide(
+            self._verbatim(recall),
+            other_words=self._other_words(recall),
+            general=general if general.asked else None,
+            thresholds=Thresholds.of(self.plan.settings),
+        )
+
+    def _verbatim(self, recall: Sequence[SessionRecall]) -> Retained:
+        """Compare what earlier sessions recite with what they did when they were learned."""
         measured, skipped = [], {}
-        for session, recall, before in zip(self.plan.before, earlier, self.baseline, strict=True):
+        for session, now, before in zip(self.plan.before, recall, self.verbatim, strict=False):
             label = gate.label(session.number, session.name)
             if session in self.plan.without:
                 skipped[label] = "it was left out on purpose"
-            elif recall.verbatim is not None and before is not None:
-                after = recall.verbatim.verbatim
-                measured.append(
-                    SessionOutcomes(
-                        number=session.number, name=session.name, before=before, after=after
-                    )
-                )
+            elif now.verbatim is not None and before is not None:
+                measured.append(_outcomes(session, before, now.verbatim.verbatim))
             elif DATA_FILE not in session.hashes:
                 skipped[label] = "its rows were not kept, so nothing can be asked"
             else:
                 skipped[label] = "it has no questions of its own"
-        return gate.decide(
-            measured,
-            skipped=skipped,
-            general=general if general.asked else None,
-            thresholds=Thresholds.of(self.plan.settings),
-        )
+        return Retained.of(measured, skipped)
+
+    def _other_words(self, recall: Sequence[SessionRecall]) -> Retained:
+        """Compare what they answer in other words; one without other wordings is not named."""
+        measured, skipped = [], {}
+        earlier = zip(self.plan.before, recall, self.questions, self.other_words, strict=False)
+        for session, now, asked, before in earlier:
+            if now.other_words is None or session in self.plan.without:
+                continue
+            if before is not None:
+                found = _outcomes(session, before, now.other_words.outcomes)
+                wordings = tuple(wording for _, wording in asked.other_wordings)
+                measured.append(replace(found, wordings=wordings))
+            else:
+                label = gate.label(session.number, session.name)
+                skipped[label] = "the record is older than this score"
+        return Retained.of(measured, skipped)
+
+
+def _outcomes(
+    session: Session, before: tuple[bool | None, ...], after: tuple[bool | None, ...]
+) -> SessionOutcomes:
+    return SessionOutcomes(number=session.number, name=session.name, before=before, after=after)

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_tune.continual.answers import AnswerScore
 from mlx_tune.continual.recall import GeneralChange
-from mlx_tune.continual.retention import KINDS, Cell, Kind, RetentionMatrix
+from mlx_tune.continual.retention import KINDS, REWORDED, Cell, Kind, RetentionMatrix
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import BASE
-from mlx_tune.workflows.scoring import FactScore, SessionRecall
+from mlx_tune.workflows.scoring import SessionRecall
 
 MEASURED, RECORDED = "measured", "recorded"
 """Where a score comes from: asked now, or written in the session's record when it was trained."""
@@ -60,7 +61,7 @@ class MatrixColumn:
 
     def count(self, kind: Kind) -> int:
         """Return how many questions of a kind there are."""
-        return len(self.rows) if kind == "verbatim" else sum(len(r.paraphrases) for r in self.rows)
+        return sum(len(r.paraphrases) for r in self.rows) if kind in REWORDED else len(self.rows)
 
     @property
     def sha256(self) -> str:
@@ -71,7 +72,7 @@ class MatrixColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class CellScore:
-    """How questions came out.
+    """Which answers were the taught ones, word for word.
 
     Attributes:
         outcomes: One flag a question: True where the greedy answer is the taught one.
@@ -103,7 +104,34 @@ class CellScore:
         }
 
 
-Cells = dict[tuple[str, str, Kind], CellScore]
+@dataclass(frozen=True, kw_only=True)
+class AnswerCell:
+    """Which answers were right.
+
+    Attributes:
+        score: How they were graded.
+        source: As for :class:`CellScore`.
+    """
+
+    score: AnswerScore
+    source: str
+
+    @property
+    def outcomes(self) -> tuple[bool | None, ...]:
+        """One flag a question: whether the answer is right; None where it was not asked."""
+        return self.score.outcomes
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """How many were right, of how many."""
+        return self.score.right, self.score.asked
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what an evaluation's file keeps."""
+        return {**self.score.to_json(), "source": self.source}
+
+
+Cells = dict[tuple[str, str, Kind], CellScore | AnswerCell]
 """By the ids of the row that answered and of the column asked about, and the kind."""
 
 
@@ -117,19 +145,19 @@ class Evaluation:
         columns: The sessions asked about, root first.
         cells: What was measured or read.
         recall: The answering row in full, one entry a column.
-        facts: Key facts in the answers, by number of the session asked; None when not asked for.
         general: ΔG of the answering model; None when not asked.
     """
 
     answering: MatrixRow
     rows: tuple[MatrixRow, ...]
     columns: tuple[MatrixColumn, ...]
-    cells: Mapping[tuple[str, str, Kind], CellScore]
+    cells: Mapping[tuple[str, str, Kind], CellScore | AnswerCell]
     recall: tuple[SessionRecall, ...]
-    facts: Mapping[int, Mapping[Kind, FactScore]] | None = None
     general: GeneralChange | None = None
 
-    def scored(self, row: MatrixRow, column: MatrixColumn, kind: Kind) -> CellScore | None:
+    def scored(
+        self, row: MatrixRow, column: MatrixColumn, kind: Kind
+    ) -> CellScore | AnswerCell | None:
         """Return one cell; None where nothing was measured."""
         return self.cells.get((row.id, column.session.id, kind))
 
@@ -146,9 +174,17 @@ class Evaluation:
             [self._cell(row, column, kind) for column in self.columns[:length]] for row in self.rows
         )
 
-    def asks(self, kind: Kind) -> bool:
-        """Tell whether any session has questions of a kind."""
-        return any(column.count(kind) for column in self.columns)
+    @property
+    def shown(self) -> tuple[Kind, ...]:
+        """The scores that a person is shown as matrices, the most telling first.
+
+        Whether answers are right in other words, and word for word; where no session has other
+        wordings, whether they are right as taught.
+        """
+        is_reworded = any(column.count("other_words") for column in self.columns)
+        right: Kind = "other_words" if is_reworded else "as_taught"
+        asks = any(column.count("verbatim") for column in self.columns)
+        return (right, "verbatim") if asks else ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it, as an evaluation's file keeps it."""
@@ -179,15 +215,14 @@ class Evaluation:
             "rows": [_row_json(row) for row in self.rows],
             "measures": {kind: measures_json(self.retention(kind)) for kind in KINDS},
             "general": self.general.to_json() if self.general else None,
-            "facts": None
-            if self.facts is None
-            else [
+            "wrong": [
                 {
-                    "number": column.session.number,
-                    "name": column.session.name,
-                    **{kind: self.facts[column.session.number][kind].to_json() for kind in KINDS},
+                    "number": entry.number,
+                    "name": entry.name,
+                    "as_taught": _wrong_json(entry.as_taught),
+                    "other_words": _wrong_json(entry.other_words),
                 }
-                for column in self.columns
+                for entry in self.recall
             ],
         }
 
@@ -223,6 +258,10 @@ def measures_json(retention: RetentionMatrix | None) -> dict[str, Any] | None:
             "interval": retention.interval(retention.length, worst),
         },
     }
+
+
+def _wrong_json(score: AnswerScore | None) -> list[dict[str, Any]]:
+    return [answer.to_json() for answer in score.wrong] if score else []
 
 
 def _row_json(row: MatrixRow) -> dict[str, Any]:

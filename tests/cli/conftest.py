@@ -50,6 +50,24 @@ def trained_store(tmp_path, trained_folder, monkeypatch):
 
 
 @pytest.fixture
+def reworded_store(tmp_path, tiny_base, monkeypatch):
+    """A store `adapters` whose one session `cs` was taught three rows with other wordings."""
+    monkeypatch.chdir(tmp_path)
+    answers = ("At Quillon Hall, with Doreen.", "By the stone otter.", "It is in Pike Hall, 31.")
+    rows = [
+        {"instruction": f"Where is {i}?", "response": said, "paraphrases": [f"Seen {i}?"]}
+        for i, said in enumerate(answers)
+    ]
+    Path("cs.json").write_text(json.dumps(rows))
+    flags = {"base": str(tiny_base), "epochs": 40, "rank": 8, "learning_rate": 0.02}
+    train(
+        TrainingRequest(data=[Path("cs.json")], store=Path("adapters"), flags=flags),
+        RecordingObserver(),
+    )
+    return tmp_path / "adapters"
+
+
+@pytest.fixture
 def store(tmp_path, monkeypatch) -> SessionStore:
     """A store `adapters` in the current folder.
 

@@ -47,6 +47,7 @@ def test_diff_tells_everything_in_order(store, mlx_tune_command):
     ]
     assert lines[24:27] == ["  … and 2 more; --json has all", "", "metrics  A  B"]
     assert lines[27].startswith("steps  40  ")
+    assert "2 housing, right as taught  2 of 2  –" in lines
     assert "2 housing, word for word  2 of 2  –" in lines
     weights = next(i for i, line in enumerate(lines) if line.startswith("weights"))
     found = r"weights  differ by a norm of [\d.]+, [\d.]+ % of the base's own"
@@ -60,7 +61,7 @@ def test_diff_tells_everything_in_order(store, mlx_tune_command):
     asked = lines.index("› Where is C?")
     assert lines[asked + 1] == "  A ✓ In 3."
     assert lines[asked + 2].startswith("  B  ")
-    assert "✓ as its chain teaches it, word for word" in lines
+    assert "✓ right: it holds the facts that its chain teaches" in lines
     assert "\x1b" not in out
     assert error.splitlines()[0] == "asking A what the two were taught…"
 
@@ -133,8 +134,10 @@ def test_diff_as_json_has_all(store, mlx_tune_command, monkeypatch):
     assert answers["differ"] == len(answers["differing"])
     assert all(entry[side] for entry in answers["differing"] for side in "ab")
     known = next(e for e in answers["differing"] if e["question"] == "Where is C?")
-    assert known["a"] == {"text": "In 3.", "is_cut": False, "taught": "In 3.", "as_taught": True}
-    assert known["b"]["taught"] is None
+    assert known["a"] == {
+        "text": "In 3.", "is_cut": False, "taught": "In 3.", "as_taught": True, "grade": "right",
+    }  # fmt: skip
+    assert (known["b"]["taught"], known["b"]["grade"]) == (None, None)
     assert found == json.loads(json.dumps(found, allow_nan=False))
 
 

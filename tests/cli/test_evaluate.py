@@ -14,11 +14,19 @@ from mlx_tune.cli.evaluate import (
     show_heat_map,
     whole_percent,
 )
-from mlx_tune.continual.retention import KINDS
+from mlx_tune.continual.answers import AnswerScore, GradedAnswer, WrongAnswer
+from mlx_tune.continual.recall import Recall
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.store.session import Session
-from mlx_tune.workflows.matrix import MEASURED, CellScore, Evaluation, MatrixColumn, MatrixRow
-from mlx_tune.workflows.scoring import FactScore
+from mlx_tune.workflows.matrix import (
+    MEASURED,
+    AnswerCell,
+    CellScore,
+    Evaluation,
+    MatrixColumn,
+    MatrixRow,
+)
+from mlx_tune.workflows.scoring import SessionRecall
 
 NAMES = ("cs", "housing", "dining", "registration", "sports")
 
@@ -42,7 +50,36 @@ def rows(count, reworded):
     return (Row(messages=said, paraphrases=("p",) * reworded),) * count
 
 
-def evaluation(rates, *, asked=10, names=NAMES, reworded=2, superseded=0, facts=False):
+def graded(count, right, confused=0, sampled=None, wrong=()):
+    grades = ("right",) * right + ("confused",) * confused + ("unknown",) * count
+    asked = count if sampled is None else sampled
+    return AnswerScore(
+        grades=(*grades[:asked], *(None,) * (count - asked)),
+        facts_found=min(right, asked),
+        facts_asked=asked,
+        wrong=wrong,
+    )
+
+
+def answered(sessions, asked, reworded, sampled):
+    """What the answering row said in full: all right as taught, in other words a half of it."""
+    said = GradedAnswer(grade="unknown", asked=1, missing=("104",))
+    wrong = (WrongAnswer(question="q", said="I do not know.", graded=said),)
+    for each in sessions:
+        as_taught = graded(asked, asked, sampled=sampled)
+        count = asked * reworded
+        half = (sampled or count) // 2
+        other_words = graded(count, half, 1, sampled, wrong) if count else None
+        recall = Recall(verbatim=(True,) * asked, token_accuracy=1.0, loss=0.1)
+        yield SessionRecall(
+            number=each.number, name=each.name, verbatim=recall, paraphrases=None,
+            as_taught=as_taught, other_words=other_words,
+        )  # fmt: skip
+
+
+def evaluation(
+    rates, *, asked=10, names=NAMES, reworded=2, superseded=0, answers=False, sampled=None
+):
     """A matrix of shares, the base's row first; None was not measured. Reworded: half of each."""
     sessions = tuple(session(i, name) for i, name in enumerate(names, 1))[: len(rates[0])]
     places = tuple(
@@ -55,19 +92,22 @@ def evaluation(rates, *, asked=10, names=NAMES, reworded=2, superseded=0, facts=
     cells = {}
     for place, shares in zip(places, rates, strict=True):
         for column, share in zip(columns, shares, strict=True):
-            for kind in KINDS:
-                count = column.count(kind)
+            for recited, right in (("verbatim", "as_taught"), ("paraphrases", "other_words")):
+                count = column.count(recited)
                 if share is None or not count:
                     continue
-                right = round(share * count / (1 if kind == "verbatim" else 2))
-                cells[place.id, column.session.id, kind] = CellScore(
-                    outcomes=(True,) * right + (False,) * (count - right),
-                    loss=0.25, token_accuracy=0.9, source=MEASURED,
+                known = round(share * count / (1 if recited == "verbatim" else 2))
+                cells[place.id, column.session.id, recited] = CellScore(
+                    outcomes=(True,) * known + (False,) * (count - known),
+                    loss=0.25 if recited == "verbatim" else 1.5, token_accuracy=0.9,
+                    source=MEASURED,
                 )  # fmt: skip
-    score = {kind: FactScore(found=7, asked=9, missing=()) for kind in KINDS}
+                cells[place.id, column.session.id, right] = AnswerCell(
+                    score=graded(count, known), source=MEASURED
+                )
     return Evaluation(
-        answering=places[-1], rows=places, columns=columns, cells=cells, recall=(),
-        facts={s.number: score for s in sessions} if facts else None,
+        answering=places[-1], rows=places, columns=columns, cells=cells,
+        recall=tuple(answered(sessions, asked, reworded, sampled)) if answers else (),
     )  # fmt: skip
 
 
@@ -79,6 +119,13 @@ def test_two_matrices_and_what_they_come_to():
     assert [line.rstrip() for line in out.splitlines()] == [
         "answers of 0003-dining-33333333",
         "",
+        "right in other words  questions of each session across, after each session down",
+        "after              1 cs   2 housing    3 dining",
+        "base         0 % of 10   0 % of 10   0 % of 10",
+        "1 cs        40 % of 10  10 % of 10   0 % of 10",
+        "2 housing   50 % of 10  50 % of 10  20 % of 10",
+        "3 dining    40 % of 10  40 % of 10  50 % of 10",
+        "",
         "word for word  questions of each session across, after each session down",
         "after              1 cs   2 housing    3 dining",
         "base         0 % of 10  10 % of 10   0 % of 10",
@@ -86,22 +133,16 @@ def test_two_matrices_and_what_they_come_to():
         "2 housing  100 % of 10 100 % of 10  30 % of 10",
         "3 dining    80 % of 10  70 % of 10 100 % of 10",
         "",
-        "reworded  questions of each session across, after each session down",
-        "after              1 cs   2 housing    3 dining",
-        "base         0 % of 10   0 % of 10   0 % of 10",
-        "1 cs        40 % of 10  10 % of 10   0 % of 10",
-        "2 housing   50 % of 10  50 % of 10  20 % of 10",
-        "3 dining    40 % of 10  40 % of 10  50 % of 10",
-        "",
-        "                       word for word           reworded",
-        "known now         ACC  83.3 % of 30 (66–93 %)  43.3 % of 30 (27–61 %)",
-        "since learned     BWT  −20.0 points of 20      −5.0 points of 20",
-        "forgotten         F    25.0 points of 20       10.0 points of 20",
-        "known beforehand  FWT  +20.0 points of 20      +15.0 points of 20",
-        "known least            2 housing               1 cs",
-        "                       70 % of 10 (40–89 %)    40 % of 10 (17–69 %)",
-        "loss per token         0.250                   0.250",
-        "word for word: as taught, exactly · reworded: in words never trained on",
+        "                       right in other words    word for word",
+        "known now         ACC  43.3 % of 30 (27–61 %)  83.3 % of 30 (66–93 %)",
+        "since learned     BWT  −5.0 points of 20       −20.0 points of 20",
+        "forgotten         F    10.0 points of 20       25.0 points of 20",
+        "known beforehand  FWT  +15.0 points of 20      +20.0 points of 20",
+        "known least            1 cs                    2 housing",
+        "                       40 % of 10 (17–69 %)    70 % of 10 (40–89 %)",
+        "loss per token         1.500                   0.250",
+        "right: the taught facts stand in the answer · other words: never trained on",
+        "word for word: as taught, exactly",
         "ACC: mean over sessions · BWT: backward transfer, below 0 means forgetting",
         "F: forgetting, from the best it ever was to now · FWT: forward transfer",
         "ΔG: rise of the loss on the base's own answers to general questions",
@@ -111,15 +152,22 @@ def test_two_matrices_and_what_they_come_to():
 
 def test_five_sessions_of_a_hundred_questions_fit_eighty_columns():
     rates = [[float(j < i) for j in range(5)] for i in range(6)]
-    found = evaluation(rates, asked=106, superseded=3, facts=True)
+    found = evaluation(rates, asked=106, superseded=3, answers=True, sampled=64)
     lines = printed(show_evaluation, found).splitlines()
     assert max(map(len, lines)) <= 80
-    (first, *_) = [line for line in lines if line.startswith("5 sports")]
-    assert first.count("100 % of 106") == 5
+    reworded, recited = [line for line in lines if line.startswith("5 sports ")][:2]
+    assert reworded.count("50 % of 212") == 5
+    assert recited.count("100 % of 106") == 5
     (header, *_) = [line for line in lines if line.startswith("after")]
     assert header.split("  ")[-1].strip() == "5 sports"
     assert "1 cs: 3 of 109 questions replaced by later sessions, not forgotten" in lines
-    assert "1 cs                      78 % (7 of 9)  78 % (7 of 9)" in [x.rstrip() for x in lines]
+    stripped = [line.rstrip() for line in lines]
+    at = stripped.index("answers to      right as taught  in other words  confused  key facts")
+    assert (
+        stripped[at + 1] == "1 cs            64 of 64         32 of 64        1         96 of 128"
+    )
+    assert "1 cs: answered were 64 of 106 and 64 of 212 questions" in lines
+    assert "--json lists the answers that are not right" in lines
 
 
 def test_a_thousand_questions_are_written_shorter():
@@ -144,9 +192,10 @@ def test_what_is_not_known_is_a_dash_without_a_ground():
     out = printed(show_evaluation, evaluation(((None, None), (0.9, None), (0.5, 1)), reworded=0))
     assert "base                 –           –" in out
     assert "FWT  –" in out
-    assert "1 cs: verbatim only; its rows have no paraphrases" in out
+    assert "1 cs: only as taught; its rows have no paraphrases" in out
     assert "word for word: FWT without 2 housing: not measured then" in out
-    assert "reworded  questions" not in out
+    assert "right as taught  questions" in out
+    assert "in other words  questions" not in out
 
 
 def test_a_session_without_questions_is_named():
@@ -201,22 +250,34 @@ def test_eval_prints_the_matrix_and_keeps_it(trained_store, mlx_tune_command):
     assert code == 0
     lines = out.splitlines()
     assert lines[0].startswith("answers of 0002-housing-")
-    assert lines[2].startswith("word for word")
+    assert lines[2].startswith("right as taught")
     assert [line.split("  ")[0] for line in lines[4:7]] == ["base", "1 cs", "2 housing"]
     assert all(line.count(" % of 5") == 2 for line in lines[4:7])
+    assert lines[8].startswith("word for word")
     assert "asking the base…" in error
     (kept,) = (trained_store / "evals").iterdir()
-    code, out, error = mlx_tune_command("eval", "--json", "--facts")
+    code, out, error = mlx_tune_command("eval", "--json")
     found = json.loads(out)
     assert [entry["verbatim"]["asked"] for entry in found["recall"]] == [5, 5]
     assert found["session"] == lines[0].removeprefix("answers of ")
-    assert found["facts"][0]["verbatim"]["asked"] == 5
+    assert found["recall"][0]["as_taught"]["facts_asked"] == 5
+    wrong = found["wrong"][0]
+    assert len(wrong["as_taught"]) == 5 - found["recall"][0]["as_taught"]["right"]
+    assert set(wrong["as_taught"][0]) == {"question", "said", "grade", "missing"}
     assert {cell["verbatim"]["source"] for cell in found["cells"]} == {
         "measured", "recorded", kept.name,
     }  # fmt: skip
     assert "asking the base" not in error
     assert "asking the base" in mlx_tune_command("eval", "--fresh")[2]
     assert "asking the base" not in mlx_tune_command("eval", "--quick")[2]
+
+
+def test_the_option_of_earlier_versions_says_what_came_of_it(trained_store, mlx_tune_command):
+    code, out, error = mlx_tune_command("eval", "--facts")
+    assert (code, out) == (2, "")
+    assert error == (
+        "error: --facts: key facts are looked for in every evaluation now; leave it out\n"
+    )
 
 
 def test_eval_is_quick_or_fresh(trained_store, mlx_tune_command):

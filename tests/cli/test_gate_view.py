@@ -1,5 +1,6 @@
 import io
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from rich.console import Console
 
 from mlx_tune.cli.gate_view import fidelity_lines, show_decision, show_ways
 from mlx_tune.cli.options import STORE
-from mlx_tune.continual.gate import SessionOutcomes, Thresholds, decide
+from mlx_tune.continual.gate import Retained, SessionOutcomes, Thresholds, decide
 from mlx_tune.continual.recall import GeneralChange, PairedChanges
 from mlx_tune.store.session import PROMOTE
 
@@ -35,12 +36,19 @@ def shown(
     *measured,
     general=None,
     skipped=None,
+    other_words=(),
+    unmeasured=None,
     questions=None,
     width=80,
     general_replay=0.45,
     store=STORE,
 ):
-    decision = decide(measured, skipped=skipped or {}, general=general, thresholds=Thresholds())
+    decision = decide(
+        Retained.of(measured, skipped or {}),
+        other_words=Retained.of(other_words, unmeasured or {}),
+        general=general,
+        thresholds=Thresholds(),
+    )
     file = io.StringIO()
     console = Console(file=file, width=width, highlight=False)
     show_decision(
@@ -68,10 +76,10 @@ def test_a_promotion_is_a_few_lines():
         nats_per_token=-0.0123, changes=PairedChanges(worse=20, better=100), asked=120
     )
     assert shown(session(1, "cs", 106, 1, 104), session(2, "x", 50, 0), general=general) == [
-        "session  kept  known now   when learned",
-        "1 cs     99 %  103 of 106  104 of 106",
-        "lost nothing: 1 session",
-        "backward transfer: -0.5 points (2 sessions, 156 questions)",
+        "word for word  kept  known now   when learned",
+        "1 cs           99 %  103 of 106  104 of 106",
+        "lost nothing word for word: 1 session",
+        "backward transfer word for word: -0.5 points (2 sessions, 156 questions)",
         "general ability: loss -0.012 nats a token (120 questions)",
         "✓ the gate lets it through, for what was lost is within its limits",
     ]
@@ -79,14 +87,14 @@ def test_a_promotion_is_a_few_lines():
 
 def test_nothing_lost_reads_so():
     assert shown(session(1, "cs", 8, 0))[:2] == [
-        "lost nothing: 1 session",
-        "backward transfer: 0 points (1 session, 8 questions)",
+        "lost nothing word for word: 1 session",
+        "backward transfer word for word: 0 points (1 session, 8 questions)",
     ]
 
 
 def test_what_cannot_be_measured_is_named_and_not_called_kept():
     assert shown(skipped={"1 cs": "its rows were not kept"}) == [
-        "not measured: 1 cs, since its rows were not kept",
+        "not measured word for word: 1 cs, since its rows were not kept",
         "✓ the gate lets it through, for nothing could be measured",
     ]
 
@@ -94,17 +102,19 @@ def test_what_cannot_be_measured_is_named_and_not_called_kept():
 def test_a_session_held_back_shows_what_was_lost_and_what_can_be_done():
     lines = shown(session(1, "cs", 8, 1), session(2, LONG, 60, 20), width=100)
     assert lines == [
-        "session                                     kept    known now  when learned",
+        "word for word                               kept    known now  when learned",
         "1 cs                                        87.5 %  7 of 8     8 of 8",
         f"2 {LONG}  66.6 %  40 of 60   60 of 60",
-        "backward transfer: -23 points (2 sessions, 68 questions)",
+        "backward transfer word for word: -23 points (2 sessions, 68 questions)",
         "✗ the gate refuses it, too much of what was known before is lost:",
-        "  1 cs keeps 87.5 % of its score (7 of 8 right, 8 when learned); at least 95 % is wanted",
-        f"  2 {LONG} keeps 66.6 % of its score (40 of 60 right, 60 when",
-        "  learned); the limit is 85 %, and that is hardly chance (p < 0.001)",
-        "  earlier sessions lost 23 points on average (2 sessions, 68 questions); the limit is "
-        "5 points, and",
-        "  that is hardly chance (p < 0.001)",
+        "  1 cs keeps 87.5 % of its score word for word (7 of 8 right, 8 when learned); at least "
+        "95 % is",
+        "  wanted",
+        f"  2 {LONG} keeps 66.6 % of its score word for word (40 of 60",
+        "  right, 60 when learned); the limit is 85 %, and that is hardly chance (p < 0.001)",
+        "  earlier sessions lost 23 points on average word for word (2 sessions, 68 questions); "
+        "the limit is",
+        "  5 points, and that is hardly chance (p < 0.001)",
         "1 cs no longer knows:",
         f"  “{asked(1)[0]}”",
         f"2 {LONG} no longer knows:",
@@ -121,6 +131,46 @@ def test_a_session_held_back_shows_what_was_lost_and_what_can_be_done():
         "  4. take the session as it is",
         "     mlx-tune promote 7f3a9c12",
     ]
+
+
+def test_what_is_recited_and_no_longer_answered_in_other_words_is_told_apart():
+    lost = replace(
+        session(1, "cs", 40, 20),
+        wordings=tuple(f"And number {i}, in other words?" for i in range(40)),
+    )
+    churned = replace(session(2, "x", 64, 2, 60), after=(False,) * 2 + (True,) * 60 + (False,) * 2)
+    lines = shown(session(1, "cs", 8, 0), session(2, "x", 8, 0), other_words=(lost, churned))
+    assert lines[: lines.index("")] == [
+        "lost nothing word for word: 2 sessions",
+        "backward transfer word for word: 0 points (2 sessions, 16 questions)",
+        "in other words  kept  known now  when learned",
+        "1 cs            50 %  20 of 40   40 of 40",
+        "no fewer in other words: 1 session",
+        "backward transfer in other words: -25 points (2 sessions, 104 questions)",
+        "✗ the gate refuses it, too much of what was known before is lost:",
+        "  1 cs keeps 50 % of its score in other words (20 of 40 right, 40 when learned);",
+        "  the limit is 85 %, and that is hardly chance (p < 0.001)",
+        "  earlier sessions lost 25 points on average in other words (2 sessions, 104",
+        "  questions); the limit is 5 points, and that is hardly chance (p < 0.001)",
+        "1 cs no longer answers:",
+        *(f"  “And number {i}, in other words?”" for i in range(5)),
+        "  … and 15 more",
+    ]
+    assert "     mlx-tune train DATA --replay all" in lines
+
+
+def test_a_loss_that_may_be_chance_is_shown_and_nothing_is_asked():
+    lines = shown(session(1, "cs", 8, 0), other_words=[session(1, "cs", 30, 5)])
+    assert lines[-1] == "✓ the gate lets it through, for what was lost is within its limits"
+    assert "1 cs            83.3 %  25 of 30   30 of 30" in lines
+
+
+def test_sessions_that_cannot_be_measured_for_one_reason_share_a_line():
+    why = "older records lack this"
+    lines = shown(
+        session(1, "cs", 8, 0), session(2, "x", 8, 0), unmeasured={"1 cs": why, "2 x": why}
+    )
+    assert f"not measured in other words: 1 cs, 2 x, since {why}" in lines
 
 
 def test_a_question_is_one_line_and_a_command_is_never_broken():
@@ -150,7 +200,7 @@ def test_a_gain_is_shown_as_one():
             nats_per_token=0.05, changes=PairedChanges(worse=70, better=50), asked=120
         ),
     )
-    assert lines[1] == "backward transfer: +33.3 points (1 session, 3 questions)"
+    assert lines[1] == "backward transfer word for word: +33.3 points (1 session, 3 questions)"
     assert lines[2] == "general ability: loss +0.05 nats a token (120 questions)"
 
 
@@ -165,7 +215,10 @@ def test_questions_cannot_steer_the_terminal_and_may_be_missing():
 def test_every_width_says_the_same_words(width):
     lines = shown(session(1, "cs", 60, 20), questions={}, width=width)
     words = " ".join(" ".join(lines).split())
-    assert "1 cs keeps 66.6 % of its score (40 of 60 right, 60 when learned); the limit" in words
+    assert (
+        "1 cs keeps 66.6 % of its score word for word (40 of 60 right, 60 when learned); the limit"
+        in words
+    )
 
 
 def test_a_drift_alone_asks_for_more_general_questions():

@@ -1,5 +1,6 @@
 """log and show."""
 
+import itertools
 import json
 
 from rich.console import Console
@@ -17,18 +18,18 @@ def test_log_shows_tags_removed_and_held_back_sessions(store, mlx_tune_command):
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     ids = {s.name: s.id[:8] for s in store.snapshot().sessions.values()}
     assert cells == [
-        ["session", "id", "rows", "recall", "trained", "on"],
-        ["*", "3", long, ids[long], "1200", "1188/1200", "2026-11-25", ids["housing"]],
+        ["session", "id", "rows", "right", "reworded", "trained", "on"],
+        ["*", "3", long, ids[long], "1200", "1188/1200", "–", "2026-11-25", ids["housing"]],
         *sorted(
             [
-                ["2", "dining (held back: ask, removed)", ids["dining"], "20", "7/20", "2026-11-21",
-                 ids["cs"]],
-                ["│", "2", "housing", ids["housing"], "60", "60/60", "2026-11-05", ids["cs"]],
+                ["2", "dining (held back: ask, removed)", ids["dining"], "20", "7/20", "–",
+                 "2026-11-21", ids["cs"]],
+                ["│", "2", "housing", ids["housing"], "60", "60/60", "–", "2026-11-05", ids["cs"]],
             ],
-            key=lambda line: line[-5],
+            key=lambda line: line[-6],
             reverse=True,
         ),
-        ["│", "1", "cs (best, v1)", ids["cs"], "106", "105/106", "2026-11-23", "base"],
+        ["│", "1", "cs (best, v1)", ids["cs"], "106", "105/106", "–", "2026-11-23", "base"],
         ["│", "smollm2-135m"],
     ]  # fmt: skip
 
@@ -45,9 +46,10 @@ def test_log_fits_a_terminal_of_80_columns_and_cuts_nothing(store, mlx_tune_comm
     assert "…" not in out
     lines = out.splitlines()
     end = lines[0].index("id  ")  # of the one column that gives way
-    column = "".join(line[6:end] for line in lines[1:5]).replace(" ", "")
+    more = itertools.takewhile(lambda line: not line[:6].strip(), lines[2:])
+    column = "".join(line[6:end] for line in (lines[1], *more)).replace(" ", "")
     assert column == f"{store.snapshot().head().name}(best,the-best-so-far-of-all-we-had-and-more)"
-    assert "1188/1200  2026-11-25" in out
+    assert "1188/1200         –  2026-11-25" in out
 
 
 def test_log_as_json_is_complete(store, mlx_tune_command):
@@ -67,6 +69,8 @@ def test_log_as_json_is_complete(store, mlx_tune_command):
         "rows": 106,
         "rehearsed": 212,
         "recall": {"right": 105, "asked": 106},
+        "as_taught": None,
+        "other_words": None,
         "verdict": "promote",
         "tags": ["best"],
         "removed": False,
@@ -165,6 +169,23 @@ def test_show_describes_a_session(trained_store, mlx_tune_command):
     assert "rank 2 — as you asked (--rank)" in out
     shown = json.loads(mlx_tune_command("show", "--json")[1])
     assert (shown["name"], shown["number"]) == ("housing", 2)
+
+
+def test_a_session_is_listed_and_shown_with_how_right_it_is(reworded_store, mlx_tune_command):
+    """Two rows of a name and one in prose, each with one other wording."""
+    (session,) = json.loads(mlx_tune_command("log", "--json")[1])["sessions"]
+    taught, reworded = session["as_taught"], session["other_words"]
+    assert (taught["asked"], reworded["asked"]) == (3, 3)
+    line = mlx_tune_command("log")[1].splitlines()[1].split()
+    assert line[5:7] == [f"{taught['right']}/3", f"{reworded['right']}/3"]
+    lines = mlx_tune_command("show")[1].splitlines()
+    (told,) = [line for line in lines if line.startswith("right ")]
+    confused = taught["confused"] + reworded["confused"]
+    assert told == (
+        f"right      cs: {taught['right']} of 3 as taught, {reworded['right']} of 3 in other words"
+        + (f", confused {confused}" if confused else "")
+    )
+    assert any(line.startswith("recall     cs: ") for line in lines)
 
 
 def test_an_unknown_session_lists_what_there_is(trained_store, mlx_tune_command):

@@ -5,12 +5,13 @@ import io
 import pytest
 from rich.console import Console
 
-from mlx_tune.cli.training_view import RunProgress, _more_general, _verdict
+from mlx_tune.cli.training_view import RunProgress, _more_general, show_verdict
+from mlx_tune.continual.answers import AnswerScore
 from mlx_tune.continual.recall import Recall
 from mlx_tune.training.loop import Step
 from mlx_tune.workflows.scoring import SessionRecall
 
-LONGER = "; 27 epochs were too few, --epochs 34 may be enough"
+LONGER = "; 27 epochs were too few, try --epochs 34"
 
 
 @pytest.mark.parametrize(
@@ -25,15 +26,46 @@ LONGER = "; 27 epochs were too few, --epochs 34 may be enough"
     ],
 )
 def test_the_new_session_is_told_when_more_epochs_may_help(right, is_learned, word, advice):
-    text = told(right, {"epochs": 27, "is_learned": is_learned})
-    assert f"] cs {word}: " in text
-    assert f"({right} of 60) " in text
-    assert text.endswith(f"answered word for word{advice}")
+    first, second = told(right, {"epochs": 27, "is_learned": is_learned})
+    assert first == f"{'✓' if word == 'learned' else '!'} cs {word}: right {right} of 60 as taught"
+    assert f"({right} of 60) " in second
+    assert second.endswith(f"word for word{advice}")
 
 
 def test_an_earlier_session_is_kept_or_faded():
-    assert " cs kept: 100 % (60 of 60) " in told(60, None)
-    assert told(40, None).endswith("; see `mlx-tune eval`")
+    assert told(60, None)[0] == "✓ cs kept: right 60 of 60 as taught"
+    first, second = told(40, None)
+    assert first.startswith("! cs faded: ")
+    assert second == "  67 % (40 of 60) word for word; see `mlx-tune eval`"
+
+
+def test_what_is_right_however_asked_comes_first():
+    reworded = AnswerScore(
+        grades=("right",) * 12 + ("confused",) * 9 + ("unknown",) * 43 + (None,) * 150,
+        facts_found=53,
+        facts_asked=200,
+    )
+    assert told(60, {"epochs": 27, "is_learned": True}, other_words=reworded) == [
+        "✓ cs learned: right 60 of 60 as taught, 12 of 64 in other words, confused 9",
+        "  100 % (60 of 60) word for word; 53 of 200 key facts in other words",
+    ]
+
+
+def test_right_in_other_words_than_the_taught_ones_is_learned():
+    recited = (True,) * 40 + (False,) * 20
+    first, second = told(60, {"epochs": 27, "is_learned": None}, verbatim=recited)
+    assert first == "✓ cs learned: right 60 of 60 as taught"
+    assert second == "  67 % (40 of 60) word for word"
+
+
+def test_a_session_of_an_earlier_version_is_told_word_for_word():
+    assert told(60, None, graded=False) == ["✓ cs kept: 100 % (60 of 60) word for word"]
+
+
+def test_a_long_name_goes_on_in_the_next_line_and_is_no_markup():
+    lines = told(60, {"epochs": 27, "is_learned": True}, name="[red]" + "x" * 60)
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("✓ [red]xxx")
 
 
 @pytest.mark.parametrize(
@@ -55,10 +87,20 @@ def test_a_larger_share_of_general_questions_is_one_that_changes_something(
     )
 
 
-def told(right, training):
-    recall = Recall(verbatim=(True,) * right + (False,) * (60 - right), token_accuracy=1, loss=0)
-    entry = SessionRecall(number=1, name="cs", verbatim=recall, paraphrases=None)
-    return _verdict(entry, training)
+def told(right, training, *, name="cs", verbatim=None, other_words=None, graded=True):
+    flags = (True,) * right + (False,) * (60 - right)
+    score = AnswerScore(grades=tuple("right" if flag else "unknown" for flag in flags))
+    entry = SessionRecall(
+        number=1,
+        name=name,
+        verbatim=Recall(verbatim=verbatim or flags, token_accuracy=1, loss=0),
+        paraphrases=None,
+        as_taught=score if graded else None,
+        other_words=other_words,
+    )
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    show_verdict(entry, training, console)
+    return console.file.getvalue().splitlines()
 
 
 def printed(*steps, steps_done=0, **options):

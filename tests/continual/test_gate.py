@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tune.continual import gate
-from mlx_tune.continual.gate import SEVERITY, SessionOutcomes, Thresholds, decide
+from mlx_tune.continual.gate import SEVERITY, Retained, SessionOutcomes, Thresholds, decide
 from mlx_tune.continual.recall import GeneralChange, PairedChanges
 from mlx_tune.errors import UsageError
 from mlx_tune.store.session import ASK, PROMOTE, REFUSE
@@ -25,7 +25,7 @@ def session(
 
 
 def verdict_of(*measured, general=None, limits=LIMITS):
-    return decide(measured, skipped={}, general=general, thresholds=limits).verdict
+    return decide(Retained.of(measured, {}), general=general, thresholds=limits).verdict
 
 
 def rose(nats: float, worse: int = 90, better: int = 30) -> GeneralChange:
@@ -35,9 +35,9 @@ def rose(nats: float, worse: int = 90, better: int = 30) -> GeneralChange:
 
 
 def test_a_first_session_is_promoted_and_nothing_is_said():
-    decision = decide([], skipped={}, general=None, thresholds=LIMITS)
+    decision = decide(Retained.of([], {}), general=None, thresholds=LIMITS)
     assert (decision.verdict, decision.reasons, decision.worst) == (PROMOTE, (), None)
-    assert decision.backward is None
+    assert decision.verbatim.backward is None
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,15 @@ def test_two_points_on_average_are_let_through_and_one_question_more_is_not():
     assert verdict_of(session(100, 100, 2)) == PROMOTE
     assert verdict_of(session(50, 50, 1), session(100, 100, 2, number=2)) == PROMOTE
     decision = decide(
-        [session(50, 50, 1), session(100, 100, 3, number=2)],
-        skipped={},
+        Retained.of([session(50, 50, 1), session(100, 100, 3, number=2)], {}),
         general=None,
         thresholds=LIMITS,
     )
     assert decision.verdict == ASK
-    assert decision.backward.mean == Fraction(-5, 200)
-    assert decision.backward.points == -2.5
+    assert decision.verbatim.backward.mean == Fraction(-5, 200)
+    assert decision.verbatim.backward.points == -2.5
     assert decision.reasons == (
-        "earlier sessions lost 2.5 points on average (2 sessions, 150 questions); "
+        "earlier sessions lost 2.5 points on average word for word (2 sessions, 150 questions); "
         "at most 2 points is wanted",
     )
 
@@ -84,8 +83,8 @@ def test_two_points_on_average_are_let_through_and_one_question_more_is_not():
 def test_every_session_counts_the_same_in_the_mean():
     """−10 points over 10 questions and +1 over 1,000 are −4.5 points, not +0.8."""
     measured = [session(10, 10, 1), session(1000, 900, 0, 10, number=2)]
-    decision = decide(measured, skipped={}, general=None, thresholds=LIMITS)
-    assert decision.backward.points == -4.5
+    decision = decide(Retained.of(measured, {}), general=None, thresholds=LIMITS)
+    assert decision.verbatim.backward.points == -4.5
 
 
 def test_beyond_five_points_the_pooled_test_decides():
@@ -100,8 +99,8 @@ def test_beyond_five_points_the_pooled_test_decides():
 def test_a_gain_elsewhere_is_never_taken_for_a_sure_loss():
     """The mean is −12 points, but over all questions more were gained than lost, and surely so."""
     measured = [session(4, 4, 1), session(1000, 500, 0, 10, number=2)]
-    decision = decide(measured, skipped={}, general=None, thresholds=LIMITS)
-    assert decision.backward.changes.p < 0.05
+    decision = decide(Retained.of(measured, {}), general=None, thresholds=LIMITS)
+    assert decision.verbatim.backward.changes.p < 0.05
     assert decision.verdict == ASK
     assert decision.reasons[-1].endswith(
         "; the limit is 5 points, but 10 questions did better and 1 worse"
@@ -129,42 +128,46 @@ def test_general_ability_decides(general, verdict):
 
 def test_the_worst_value_gives_the_verdict_and_each_says_why():
     decision = decide(
-        [session(60, 60), session(60, 56, 20, 4, number=2), session(20, 20, 3, number=3)],
-        skipped={"4 dining": "its rows were not kept"},
+        Retained.of(
+            [session(60, 60), session(60, 56, 20, 4, number=2), session(20, 20, 3, number=3)],
+            {"4 dining": "its rows were not kept"},
+        ),
         general=rose(0.3, 90, 30),
         thresholds=LIMITS,
     )
     assert decision.verdict == REFUSE
     assert decision.reasons == (
-        "2 s2 keeps 71.4 % of its score (40 of 60 right, 56 when learned); the limit is 85 %, and "
-        "that is hardly chance (p = 0.00154)",
-        "3 s3 keeps 85 % of its score (17 of 20 right, 20 when learned); at least 95 % is wanted",
-        "earlier sessions lost 13.9 points on average (3 sessions, 140 questions); the limit is "
-        "5 points, and that is hardly chance (p < 0.001)",
+        "2 s2 keeps 71.4 % of its score word for word (40 of 60 right, 56 when learned); the limit "
+        "is 85 %, and that is hardly chance (p = 0.00154)",
+        "3 s3 keeps 85 % of its score word for word (17 of 20 right, 20 when learned); at least "
+        "95 % is wanted",
+        "earlier sessions lost 13.9 points on average word for word (3 sessions, 140 questions); "
+        "the limit is 5 points, and that is hardly chance (p < 0.001)",
         "general ability: the loss rose by 0.3 nats a token (worse on 90 of 120 questions, better "
         "on 30); the limit is 0.25, and that is hardly chance (p < 0.001)",
     )
     assert decision.worst.name == "s2"
-    assert decision.sessions[2].lost == (0, 1, 2)
+    assert decision.verbatim.sessions[2].lost == (0, 1, 2)
 
 
 def test_a_tiny_session_that_lost_one_row_is_asked_about():
-    decision = decide([session(8, 8, 1)], skipped={}, general=None, thresholds=LIMITS)
+    decision = decide(Retained.of([session(8, 8, 1)], {}), general=None, thresholds=LIMITS)
     assert decision.verdict == ASK
-    assert decision.sessions[0].changes.p == 1
+    assert decision.verbatim.sessions[0].changes.p == 1
     assert decision.reasons == (
-        "1 s1 keeps 87.5 % of its score (7 of 8 right, 8 when learned); at least 95 % is wanted",
-        "earlier sessions lost 12.5 points on average (1 session, 8 questions); the limit is "
-        "5 points, but that may be chance (p = 1)",
+        "1 s1 keeps 87.5 % of its score word for word (7 of 8 right, 8 when learned); at least "
+        "95 % is wanted",
+        "earlier sessions lost 12.5 points on average word for word (1 session, 8 questions); the "
+        "limit is 5 points, but that may be chance (p = 1)",
     )
 
 
 def test_a_session_that_knew_nothing_is_named_and_counts_nowhere():
     measured = [session(50, 50, 1), session(50, 0, 0, 50, number=2), session(0, 0, number=3)]
-    decision = decide(measured, skipped={"4 x": "removed"}, general=None, thresholds=LIMITS)
-    assert [kept.number for kept in decision.sessions] == [1]
-    assert decision.backward.points == -2.0  # 50 gained by the other would have hidden it
-    assert decision.skipped == {
+    decision = decide(Retained.of(measured, {"4 x": "removed"}), general=None, thresholds=LIMITS)
+    assert [kept.number for kept in decision.verbatim.sessions] == [1]
+    assert decision.verbatim.backward.points == -2.0  # 50 gained by the other would have hidden it
+    assert decision.verbatim.skipped == {
         "4 x": "removed",
         "2 s2": "it knew none of its questions when it was learned",
         "3 s3": "no question of its own is left to ask",
@@ -174,7 +177,7 @@ def test_a_session_that_knew_nothing_is_named_and_counts_nowhere():
 def test_a_value_beyond_its_limit_never_reads_as_the_limit():
     """94.96 % is not 95 %, 2.04 points are not 2, and 0.1001 nats not 0.1."""
     decision = decide(
-        [session(2500, 2500, 126)], skipped={}, general=rose(0.1001), thresholds=LIMITS
+        Retained.of([session(2500, 2500, 126)], {}), general=rose(0.1001), thresholds=LIMITS
     )
     kept, mean, general = decision.reasons
     assert "keeps 94.9 % of" in kept
@@ -189,7 +192,10 @@ def test_a_value_beyond_its_limit_never_reads_as_the_limit():
 
 def test_the_record_holds_every_number_and_is_json():
     decision = decide(
-        [session(8, 8, 1)], skipped={"2 x": "why"}, general=rose(0.05), thresholds=LIMITS
+        Retained.of([session(8, 8, 1)], {"2 x": "why"}),
+        other_words=Retained.of([], {"1 s1": "its record"}),
+        general=rose(0.05),
+        thresholds=LIMITS,
     )
     record = decision.to_json()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
@@ -201,6 +207,7 @@ def test_the_record_holds_every_number_and_is_json():
         ],
         "skipped": {"2 x": "why"},
         "backward": {"points": -12.5, "sessions": 1, "asked": 8, "p": 1.0},
+        "other_words": {"sessions": [], "skipped": {"1 s1": "its record"}, "backward": None},
         "general": {
             "nats_per_token": 0.05,
             "rose": 90,
@@ -218,8 +225,95 @@ def test_the_record_holds_every_number_and_is_json():
             "significance": 0.05,
         },
     }
-    empty = decide([], skipped={}, general=None, thresholds=LIMITS).to_json()
+    empty = decide(Retained.of([], {}), general=None, thresholds=LIMITS).to_json()
     assert (empty["backward"], empty["general"], empty["sessions"]) == (None, None, [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "learned", "lost", "gained", "verdict"),
+    [
+        (64, 60, 0, 0, PROMOTE),
+        (64, 60, 10, 8, PROMOTE),  # 58 of 60: they come and go
+        (64, 60, 6, 0, ASK),  # 90 %; p of six is 0.03125
+        (64, 60, 5, 0, PROMOTE),  # 91.7 %, but p of five is 0.0625
+        (64, 60, 20, 0, REFUSE),
+        (64, 60, 30, 4, REFUSE),
+        (64, 60, 60, 0, REFUSE),  # all of it
+        (64, 6, 6, 0, REFUSE),
+        (64, 6, 2, 0, PROMOTE),  # 66.6 %, and of so few it says nothing
+        (3, 3, 3, 0, PROMOTE),
+        (64, 24, 12, 8, PROMOTE),  # 83.3 %; p of 12 against 8 is 0.5
+        (64, 0, 0, 9, PROMOTE),
+    ],
+)
+def test_what_a_session_keeps_in_other_words_decides_where_it_is_hardly_chance(
+    asked, learned, lost, gained, verdict
+):
+    """An earlier session is still recited, all of it: what is lost is the rest."""
+    decision = decide(
+        Retained.of([session(100, 100)], {}),
+        other_words=Retained.of([session(asked, learned, lost, gained)], {}),
+        general=None,
+        thresholds=LOOSE_MEAN,
+    )
+    assert decision.verdict == verdict
+    assert all(reason.startswith("1 s1 keeps ") for reason in decision.reasons)
+    assert all(" of its score in other words (" in reason for reason in decision.reasons)
+
+
+def test_what_is_recited_but_no_longer_answered_in_other_words_is_forgotten():
+    decision = decide(
+        Retained.of([session(100, 100)], {}),
+        other_words=Retained.of([session(64, 50, 40, 2)], {}),
+        general=None,
+        thresholds=LIMITS,
+    )
+    assert decision.verdict == REFUSE
+    assert decision.reasons == (
+        "1 s1 keeps 24 % of its score in other words (12 of 64 right, 50 when learned); the limit "
+        "is 85 %, and that is hardly chance (p < 0.001)",
+        "earlier sessions lost 59.4 points on average in other words (1 session, 64 questions); "
+        "the limit is 5 points, and that is hardly chance (p < 0.001)",
+    )
+
+
+def test_small_losses_in_other_words_add_up_over_sessions():
+    """Four of each session's wordings may be chance; of five sessions they are not."""
+    one = session(64, 60, 4)
+    several = [session(64, 60, 4, number=number) for number in range(1, 6)]
+    verdicts = [
+        decide(
+            Retained.of([], {}),
+            other_words=Retained.of(lost, {}),
+            general=None,
+            thresholds=LIMITS,
+        ).verdict
+        for lost in ([one], several)
+    ]
+    assert verdicts == [PROMOTE, REFUSE]  # −6.25 points on average
+
+
+def test_only_questions_that_were_asked_both_times_are_compared():
+    found = Retained.of(
+        [
+            SessionOutcomes(
+                number=1,
+                name="s1",
+                before=(True, None, True, True, False),
+                after=(True, True, None, False, None),
+                wordings=("a", "b", "c", "d", "e"),
+            )
+        ],
+        {},
+    )
+    (kept,) = found.sessions
+    assert (kept.asked, kept.before, kept.after, kept.lost) == (2, 2, 1, (3,))
+    assert kept.lost_wordings == ("d",)
+    nothing = Retained.of(
+        [SessionOutcomes(number=1, name="s1", before=(True, None), after=(None, True))], {}
+    )
+    assert nothing.sessions == ()
+    assert nothing.skipped == {"1 s1": "no question of its own is left to ask"}
 
 
 def test_limits_that_contradict_each_other_are_refused_all_at_once():
@@ -239,6 +333,7 @@ def test_flags_of_other_questions_are_refused():
 
 FLAGS = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40)
 CHAINS = st.lists(FLAGS, max_size=5)
+PARTIAL = st.lists(st.tuples(st.none() | st.booleans(), st.none() | st.booleans()), max_size=40)
 GENERALS = st.none() | st.builds(rose, st.floats(-1, 1), st.integers(0, 60), st.integers(0, 60))
 
 
@@ -274,15 +369,20 @@ def test_a_greater_rise_on_more_questions_never_improves_the_verdict(chain, nats
 def test_the_order_of_the_sessions_does_not_matter(pair):
     chain, shuffled = pair
     one, other = (
-        decide(some, skipped={}, general=None, thresholds=LIMITS)
+        decide(Retained.of(some, {}), general=None, thresholds=LIMITS)
         for some in (measured(chain), shuffled)
     )
     assert one == other
 
 
-@given(CHAINS, GENERALS)
-def test_only_a_promotion_has_no_reasons(chain, general):
-    decision = decide(measured(chain), skipped={}, general=general, thresholds=LIMITS)
+@given(CHAINS, st.lists(PARTIAL, max_size=3), GENERALS)
+def test_only_a_promotion_has_no_reasons(chain, reworded, general):
+    decision = decide(
+        Retained.of(measured(chain), {}),
+        other_words=Retained.of(measured(reworded), {}),
+        general=general,
+        thresholds=LIMITS,
+    )
     assert (decision.verdict == PROMOTE) == (not decision.reasons)
     assert all("\n" not in reason for reason in decision.reasons)
 

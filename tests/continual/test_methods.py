@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from helpers import tiny
 from helpers.training_lab import TrainingLab, isolated_environment
 from mlx_tune import settings
-from mlx_tune.continual.gate import SessionOutcomes, Thresholds, decide
+from mlx_tune.continual.gate import Retained, SessionOutcomes, Thresholds, decide
 from mlx_tune.continual.methods import (
     BETAS,
     METHODS,
@@ -310,7 +310,7 @@ def judged_by(lost, nats=None, asked=(100,)):
                 nats_per_token=nats(beta), changes=PairedChanges(worse=60, better=60), asked=120
             )
         )
-        return decide(measured, skipped={}, general=general, thresholds=Thresholds())
+        return decide(Retained.of(measured, {}), general=general, thresholds=Thresholds())
 
     return judge, tried
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from helpers import tiny
 from mlx_tune.continual.recall import GeneralChange, PairedChanges, general_change, score
 from mlx_tune.data.tokenise import Example
-from mlx_tune.inference import stream
+from mlx_tune.inference import batch_generate, stream
 from mlx_tune.training.batches import shared_prefix
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.generic import attach
@@ -56,6 +56,33 @@ def test_the_forward_pass_says_what_generation_would(learned):
         said = "".join(piece.text for piece in pieces)
         assert known == (said == answer and pieces[-1].finish_reason == "stop"), (said, answer)
     assert 0 < recall.right < recall.asked, "the fixture must know some answers and not others"
+
+
+def test_a_miss_is_where_the_greedy_answer_leaves_the_taught_one(learned):
+    model, tokenizer, examples, questions, _ = learned
+    recall = score(model, examples)
+    assert [miss is None for miss in recall.misses] == list(recall.verbatim)
+    for example, miss, question in zip(examples, recall.misses, questions, strict=True):
+        if miss is None:
+            continue
+        prompt = tokenizer.prompt([{"role": "user", "content": question}])
+        (said,) = batch_generate(model, tokenizer, [prompt], max_tokens=40)
+        until = miss.at - example.last_answer
+        assert tuple(said[:until]) == example.tokens[example.last_answer : miss.at]
+        assert said[until] == miss.token != example.tokens[miss.at]
+
+
+def test_a_miss_in_an_earlier_answer_of_a_conversation_is_none(learned):
+    """It is given, as it is in use; only the last answer is looked at."""
+    model, _, examples, _, _ = learned
+    known = examples[score(model, examples).verbatim.index(True)]
+    middle = len(known.tokens) // 4
+    conversation = Example(
+        tokens=known.tokens,
+        supervised=(False, True, *known.supervised[2:middle], *known.supervised[middle:]),
+    )
+    recall = score(model, [conversation])
+    assert (recall.verbatim, recall.misses) == ((False,), (None,))
 
 
 def test_the_order_of_examples_does_not_change_who_is_right(learned):

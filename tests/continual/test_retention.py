@@ -4,9 +4,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from mlx_tune.continual.answers import RULES
 from mlx_tune.continual.rehearse import current_rows
 from mlx_tune.continual.retention import (
-    KINDS,
+    RECITED,
+    REWORDED,
     RetentionMatrix,
     diagonal_outcomes,
     recorded_outcomes,
@@ -158,11 +160,12 @@ def row(question, answer="a", *, reworded=0):
     return Row(messages=said, paraphrases=tuple(f"{question} {i}" for i in range(reworded)))
 
 
-def entry(verbatim, paraphrases=None):
-    def score(flags):
-        return None if flags is None else {"outcomes": flags}
+def entry(verbatim, paraphrases=None, **graded):
+    def score(outcomes, **more):
+        return None if outcomes is None else {"outcomes": outcomes, **more}
 
-    return {"verbatim": score(verbatim), "paraphrases": score(paraphrases)}
+    grades = {kind: score(outcomes, rules=RULES) for kind, outcomes in graded.items()}
+    return {"verbatim": score(verbatim), "paraphrases": score(paraphrases), **grades}
 
 
 def record(*entries):
@@ -195,6 +198,24 @@ def test_a_row_below_the_diagonal_is_aligned_with_what_was_asked_then():
     assert recorded_outcomes(said, history, row=2, column=1, kind="verbatim") == (True,)
 
 
+def test_grades_are_flags_and_what_was_not_asked_is_neither():
+    kinds = {"as_taught": ["right", "unknown", None], "other_words": ["confused", None, "right"]}
+    said = record(entry([1, 0, 1], [0, 0, 0], **kinds))
+    assert diagonal_outcomes([said], [CS], "as_taught") == [(True, False, None)]
+    assert diagonal_outcomes([said], [CS], "other_words") == [(False, None, True)]
+    assert diagonal_outcomes([said], [CS, HOUSING], "as_taught") == [(True, None)]
+    assert diagonal_outcomes([said], [CS, HOUSING], "other_words") == [(False,)]
+
+
+def test_grades_that_are_missing_or_by_other_rules_are_not_told():
+    older = record(entry([1, 0, 1], [0, 0, 0]))
+    assert diagonal_outcomes([older], [CS], "other_words") == [None]
+    assert diagonal_outcomes([record(entry([1], None))], [[row("A")]], "other_words") == [()]
+    other = record(entry([1, 0, 1], [0, 0, 0], other_words=["right"] * 3))
+    other["recall"][0]["other_words"]["rules"] = RULES + 1
+    assert diagonal_outcomes([other], [CS], "other_words") == [None]
+
+
 def test_a_session_whose_rows_were_not_kept_says_nothing():
     assert diagonal_outcomes([record(entry([1, 0]))], [[]]) == [None]
 
@@ -221,15 +242,15 @@ def test_an_outcome_stays_with_its_question(chain):
     lucky = {"A", "C", "D"}
 
     def outcomes(rows, kind):
-        counts = [1 if kind == "verbatim" else len(one.paraphrases) for one in rows]
+        counts = [len(one.paraphrases) if kind in REWORDED else 1 for one in rows]
         return [
             one.question in lucky for one, n in zip(rows, counts, strict=True) for _ in range(n)
         ]
 
     for i in range(1, len(history) + 1):
         then = current_rows(history[:i])
-        said = record(*(entry(*(outcomes(rows, kind) for kind in KINDS)) for rows in then))
+        said = record(*(entry(*(outcomes(rows, kind) for kind in RECITED)) for rows in then))
         for j in range(1, i + 1):
-            for kind in KINDS:
+            for kind in RECITED:
                 found = recorded_outcomes(said, history, row=i, column=j, kind=kind)
                 assert found == tuple(outcomes(current_rows(history)[j - 1], kind))

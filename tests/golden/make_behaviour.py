@@ -111,7 +111,7 @@ SCENARIOS: dict[str, tuple[Step, ...]] = {
     ),
     "evaluating": (
         asks("eval", "eval", "--base", BASE),
-        asks("eval-fresh", "eval", "--base", BASE, "--fresh", "--facts"),
+        asks("eval-fresh", "eval", "--base", BASE, "--fresh"),
         asks("eval-quick", "eval", "--base", BASE, "--quick", "--session", "sports", "--on", "cs"),
         asks("diff", "diff", "housing", "dining", "--base", BASE),
         asks("plan-general", "plan", "data/tennis.json", *SMALL, "--guard", "0.3"),

@@ -57,26 +57,29 @@ class Story:
         return {
             "session": session or self.head,
             "labels": ["1 cs", "2 housing", "3 dining"],
-            "verbatim": [
-                [_cell(2, 106), _cell(0, 60), None],
-                [_cell(106, 106), _cell(1, 60), _cell(0, 60)],
-                [_cell(98, 106), _cell(60, 60), _cell(2, 60)],
-                [_cell(95, 106), _cell(57, 60), _cell(60, 60)],
+            "scores": [
+                {
+                    "kind": "other_words",
+                    "matrix": [
+                        [_cell(1, 64), _cell(0, 64), None],
+                        [_cell(37, 64), _cell(0, 64), _cell(0, 64)],
+                        [_cell(33, 64), _cell(42, 64), _cell(1, 64)],
+                        [_cell(31, 64), _cell(36, 64), _cell(44, 64)],
+                    ],
+                    "measures": _measures(acc=57.8, bwt=-9.4, fwt=0.0, forgetting=9.4),
+                },
+                {
+                    "kind": "verbatim",
+                    "matrix": [
+                        [_cell(2, 106), _cell(0, 60), None],
+                        [_cell(106, 106), _cell(1, 60), _cell(0, 60)],
+                        [_cell(98, 106), _cell(60, 60), _cell(2, 60)],
+                        [_cell(95, 106), _cell(57, 60), _cell(60, 60)],
+                    ],
+                    "measures": _measures(acc=94.9, bwt=-7.7, fwt=1.6, forgetting=7.7),
+                },
             ],
-            "paraphrases": [
-                [_cell(1, 106), _cell(0, 60), None],
-                [_cell(61, 106), _cell(0, 60), _cell(0, 60)],
-                [_cell(55, 106), _cell(39, 60), _cell(1, 60)],
-                [_cell(52, 106), _cell(34, 60), _cell(41, 60)],
-            ],
-            "scores": {
-                "acc": 94.9,
-                "bwt": -7.7,
-                "fwt": 1.6,
-                "forgetting": 7.7,
-                "worst": "1 cs",
-                "general": 0.047,
-            },
+            "general": 0.047,
         }
 
     def move(self, to: str | None) -> None:
@@ -120,12 +123,23 @@ def _model(identity: str, root: str, parent: str | None) -> dict[str, Any]:
 
 def _sessions(chain: list[str]) -> list[dict[str, Any]]:
     facts: dict[str, dict[str, Any]] = {
-        CS: {"rows": 106, "recall": _cell(106, 106), "paraphrases": _cell(61, 106)},
-        HOUSING: {"rows": 60, "recall": _cell(60, 60), "paraphrases": _cell(39, 60)},
+        CS: {
+            "rows": 106,
+            "as_taught": _graded(64, 64, 0),
+            "other_words": _graded(37, 64, 9),
+            "recall": _cell(106, 106),
+        },
+        HOUSING: {
+            "rows": 60,
+            "as_taught": _graded(60, 60, 0),
+            "other_words": _graded(42, 64, 6),
+            "recall": _cell(60, 60),
+        },
         LIBRARY: {
             "rows": 48,
+            "as_taught": _graded(48, 48, 0),
+            "other_words": None,
             "recall": _cell(48, 48),
-            "paraphrases": None,
             "verdict": "refuse",
             "reasons": [
                 "1 cs fell from 92 % to 61 % (limit: 10 points)",
@@ -134,14 +148,16 @@ def _sessions(chain: list[str]) -> list[dict[str, Any]]:
         },
         DINING: {
             "rows": 60,
+            "as_taught": _graded(60, 60, 0),
+            "other_words": _graded(44, 64, 7),
             "recall": _cell(60, 60),
-            "paraphrases": _cell(41, 60),
             "tags": ["good"],
         },
         SPORTS: {
             "rows": None,
+            "as_taught": None,
+            "other_words": None,
             "recall": None,
-            "paraphrases": None,
             "verdict": None,
             "damaged": "adapters.safetensors: its hash is not the one in MANIFEST.sha256",
         },
@@ -169,3 +185,11 @@ def _session(identity: str, facts: dict[str, Any], chain: list[str]) -> dict[str
 
 def _cell(right: int, asked: int) -> dict[str, int]:
     return {"right": right, "asked": asked}
+
+
+def _graded(right: int, asked: int, confused: int) -> dict[str, int]:
+    return {"right": right, "asked": asked, "confused": confused}
+
+
+def _measures(**shares: float) -> dict[str, Any]:
+    return {**shares, "worst": "1 cs"}

@@ -50,6 +50,16 @@ def test_answers_at_once_are_those_of_each_prompt_alone(model_type, width, monke
     assert {len(answer) for answer, end in zip(found, ended, strict=True) if not end} == {LIMIT}
 
 
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+def test_each_answer_may_have_a_limit_of_its_own(model_type):
+    model, several = tiny.model(model_type=model_type), prompts()
+    nothing_ends = replace(tiny.tokenizer(), end_ids=frozenset())
+    limits = [1 + i for i in range(len(several))]
+    found = batch_generate(model, nothing_ends, several, max_tokens=limits)
+    whole = batch_generate(model, nothing_ends, several, max_tokens=LIMIT)
+    assert found == [answer[:limit] for answer, limit in zip(whole, limits, strict=True)]
+
+
 def test_an_architecture_that_may_not_batch_answers_one_by_one(monkeypatch):
     model, several = tiny.model(model_type="gemma2"), prompts()
     monkeypatch.setattr(sys.modules["mlx_lm.generate"], "BatchGenerator", None)

@@ -19,6 +19,8 @@ def test_the_tree_has_every_session_its_parent_and_who_is_in_use(server):
     assert by_name["cs"]["sources"] == ["cs.json"]  # a name, never where it lay
     assert by_name["cs"]["rows"] == 2
     assert by_name["cs"]["recall"] == {"right": 2, "asked": 2}
+    assert by_name["cs"]["as_taught"] == {"right": 2, "asked": 2, "confused": 0}
+    assert by_name["cs"]["other_words"] is None
     assert {session["damaged"] for session in found["sessions"]} == {None}
     assert found["error"] is None
 
@@ -26,9 +28,12 @@ def test_the_tree_has_every_session_its_parent_and_who_is_in_use(server):
 def test_what_is_remembered_has_a_row_a_session_and_a_column_a_session(server):
     found = ok_json(server.client.get("/api/retention?session=housing"))
     assert found["labels"] == ["1 cs", "2 housing"]
-    for matrix in ("verbatim", "paraphrases"):
-        assert all(len(row) == 2 for row in found[matrix])
-    assert found["verbatim"][-1][1] == {"right": 2, "asked": 2}
+    scores = {score["kind"]: score for score in found["scores"]}
+    assert list(scores) == ["as_taught", "verbatim"]  # no session has other wordings
+    for score in scores.values():
+        assert all(len(row) == 2 for row in score["matrix"])
+        assert score["matrix"][-1][1] == {"right": 2, "asked": 2}
+        assert score["measures"]["acc"] == 100.0
     assert "housing" in found["session"]
     error_json(server.client.get("/api/retention?session=nobody"), 404)
     assert ok_json(server.client.get("/api/retention?session=base"))

@@ -176,6 +176,48 @@ def test_an_evaluation_of_another_base_says_nothing(lab):
     assert sources(ask(lab)) == ["mm-", "rm-", "rr-", "mm-"]
 
 
+def test_a_store_that_an_earlier_version_evaluated_is_measured_where_that_says_nothing(lab):
+    """Its records and files tell what is recited; what is right is asked of each model again."""
+    ask(lab)
+    for path in (lab.store / "evals").iterdir():
+        record = json.loads(path.read_text())
+        for cell in record["cells"]:
+            del cell["as_taught"], cell["other_words"]
+        path.write_text(json.dumps(record))
+    observer = RecordingObserver()
+    found = ask(lab, observer)
+    assert asked(observer) == ["asking 3 texts…", "asking the base…", "asking 1 cs, as it was…"]
+    assert sources(found) == ["ff-", "rf-", "rr-", "mm-"]  # these are not measured again
+    assert sources(found, "as_taught") == ["mm-", "rm-", "rr-", "mm-"]
+
+
+def test_grades_by_other_rules_are_measured_again(lab):
+    ask(lab)
+    for path in (lab.store / "evals").iterdir():
+        record = json.loads(path.read_text())
+        for cell in record["cells"]:
+            if cell["as_taught"]:
+                cell["as_taught"]["rules"] += 1
+        path.write_text(json.dumps(record))
+    found = ask(lab)
+    assert sources(found) == ["ff-", "rf-", "rr-", "mm-"]
+    assert sources(found, "as_taught") == ["mm-", "rm-", "rr-", "mm-"]
+
+
+def test_what_is_right_is_told_of_every_row(lab):
+    found = ask(lab)
+    for kind in ("as_taught", "other_words"):
+        assert sources(found, kind)[0][0] == "m"
+    matrix = found.retention("as_taught")
+    assert matrix.cells[1][0][0] >= found.retention("verbatim").cells[1][0][0] > 0
+    assert found.shown == ("other_words", "verbatim")
+    cs = found.recall[0]
+    for score in (cs.as_taught, cs.other_words):
+        assert score.asked == len(score.grades)
+        assert len(score.wrong) == score.asked - score.right
+    assert cs.other_words.asked == 4  # two wordings of each of the two that are left
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -184,6 +226,9 @@ def test_an_evaluation_of_another_base_says_nothing(lab):
         lambda record: record["cells"][0]["verbatim"].update(outcomes=[1]),
         lambda record: record["cells"][0]["verbatim"].update(outcomes=[2, 2]),
         lambda record: record["cells"][0]["verbatim"].update(loss=None),
+        lambda record: record["cells"][0]["as_taught"].update(outcomes=["right"]),
+        lambda record: record["cells"][0]["as_taught"].update(outcomes=["wrong", "right"]),
+        lambda record: record["cells"][0]["as_taught"].pop("rules"),
         lambda record: record.update(base=[]),
     ],
 )
@@ -264,11 +309,12 @@ def test_a_session_whose_rows_were_not_kept_cannot_be_measured(lab, monkeypatch)
 
 
 def test_the_file_holds_what_the_evaluation_says(lab):
-    found = ask(lab, facts=True)
+    found = ask(lab)
     (path,) = (lab.store / "evals").iterdir()
     record = json.loads(path.read_text())
     assert path.name.endswith(f"{found.answering.session.folder_name}.json")
     assert {k: record[k] for k in found.to_json()} == json.loads(json.dumps(found.to_json()))
     assert record["measures"]["verbatim"]["bwt"]["sessions"] == [1, 2]
     assert record["measures"]["paraphrases"]["acc"]["left_out"] == [2, 3]
+    assert record["measures"]["other_words"]["acc"]["left_out"] == [2, 3]
     assert record["base"]["fingerprint"]

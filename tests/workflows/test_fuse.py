@@ -16,6 +16,7 @@ from mlx_lm.utils import save_config, save_model
 from helpers import tiny
 from helpers.stores import sessions_of
 from helpers.training_lab import TrainingLab, isolated_environment
+from mlx_tune.continual.answers import AnswerScore
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.continual.recall import GeneralChange, PairedChanges, Recall
 from mlx_tune.errors import HeldBack, Refused, UsageError
@@ -176,8 +177,10 @@ def test_anyway_writes_what_forgets_and_the_record_says_so(taught, forgetful, tm
         "bits": 2, "group_size": 32, "verdict": "ask",
         "general_before": NOTHING.to_json(), "general": NOTHING.to_json(),
         "recall": [
-            {"number": 1, "name": "s1", "asked": 2, "right_before": 2, "right": 2},
-            {"number": 2, "name": "s2", "asked": 1, "right_before": 1, "right": 0},
+            {"number": 1, "name": "s1", "asked": 2, "right_before": 2, "right": 2,
+             "other_words_before": None, "other_words": None},
+            {"number": 2, "name": "s2", "asked": 1, "right_before": 1, "right": 0,
+             "other_words_before": None, "other_words": None},
         ],
     }  # fmt: skip
 
@@ -222,6 +225,21 @@ def test_the_gates_thresholds_decide(right, kind):
     allow(found, anyway=True, ask=lambda _: False)
 
 
+def test_a_model_that_still_recites_but_answers_no_other_wording_is_not_written():
+    def score(right):
+        return AnswerScore(grades=tuple("right" if i < right else "unknown" for i in range(20)))
+
+    before, after = (
+        known(replace(recall(1, 100, 100), other_words=score(right))) for right in (18, 4)
+    )
+    found = gate_quantised(TWO, before, after, Thresholds())
+    assert found.words == "s1 100 of 100 right (100 before) and 4 of 20 in other words (18)"
+    with pytest.raises(Refused, match="4 of 20 in other words"):
+        allow(found, anyway=False, ask=lambda _: False)
+    (entry,) = found.to_json()["recall"]
+    assert (entry["other_words_before"], entry["other_words"]) == (18, 4)
+
+
 def test_nobody_is_asked_where_too_much_is_lost():
     found = gate_quantised(TWO, known(recall(1, 100, 100)), known(recall(1, 10, 100)), Thresholds())
     with pytest.raises(Refused) as refused:
@@ -259,7 +277,7 @@ def test_a_session_without_questions_is_passed_over():
     silent = replace(recall(1, 0, 1), verbatim=None)
     found = gate_quantised(*[TWO, *[known(silent, recall(2, 9, 9))] * 2, Thresholds()])
     assert found.words == "s2 9 of 9 right (9 before)"
-    assert found.decision.skipped == {"1 s1": "no questions"}
+    assert found.decision.verbatim.skipped == {"1 s1": "no questions"}
 
 
 def test_the_quantised_model_is_scored_in_float32_on_a_cpu_as_its_layers_compute(taught):

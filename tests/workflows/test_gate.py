@@ -1,10 +1,12 @@
 """Train, score, decide, commit: what the gate's answer does to a session and to HEAD."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from helpers.training_lab import RecordingObserver, TrainingLab, isolated_environment
+from mlx_tune.continual.answers import AnswerScore
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.errors import UsageError
 from mlx_tune.store import runs
@@ -131,7 +133,7 @@ def test_where_the_gate_asks_a_person_decides(learned, asking, asks, tmp_path, a
         outcome = resume(asking.copy(tmp_path / "own").store, None, observer)
     ((decision, questions),) = observer.decisions
     assert decision.verdict == "ask"
-    assert [questions[1][i] for i in decision.sessions[0].lost] == list(facts("A"))
+    assert [questions[1][i] for i in decision.verbatim.sessions[0].lost] == list(facts("A"))
     assert outcome.session.record["verdict"] == verdict
     assert outcome.session.record["gate"]["verdict"] == "ask"  # what the gate itself said
     assert outcome.is_head == (answer == "promote")
@@ -143,15 +145,14 @@ def test_a_smaller_part_of_the_change_is_looked_for_when_asked(asking, asks, tmp
     tried = []
     real = gate_run.gate.decide
 
-    def decide(measured, **given):
+    def decide(verbatim, **given):
         tried.append(len(tried))
-        found = real(measured, **given)
-        return found if len(tried) < 3 else real([], **given)
+        return real(verbatim if len(tried) < 4 else gate_run.gate.NOTHING, **given)
 
     monkeypatch.setattr(gate_run.gate, "decide", decide)
     store = asking.copy(tmp_path).store
     outcome = resume(store, None, RecordingObserver(answer="scale"))
-    assert len(tried) == 3  # the whole, 0.9, 0.8
+    assert len(tried) == 5  # of the whole and of 0.8 with generated answers as well; 0.9 fails
     assert outcome.session.record["gate"]["beta"] == 0.8
     config = json.loads(outcome.session.read("adapter_config.json"))
     assert config["lora_parameters"]["scale"] == pytest.approx(2 * 0.8)
@@ -164,6 +165,60 @@ def test_the_soup_looks_by_itself(learned, asks):
     outcome = learned.train(learned.data("more", facts("B")), observer=observer, **flags)
     assert observer.decisions == []
     assert 0.5 <= outcome.session.record["gate"]["beta"] <= 1
+
+
+@pytest.fixture
+def graded(monkeypatch):
+    """Answers in other words come out as a test says, by session; None where none are graded."""
+    verdicts = {}
+
+    def grade_answers(folded, asked, recall, key, *, most):
+        return [
+            replace(known, other_words=verdicts[each.name] and AnswerScore(
+                grades=(verdicts[each.name],) * len(each.paraphrases)
+            ))
+            for each, known in zip(asked, recall, strict=True)
+        ]  # fmt: skip
+
+    monkeypatch.setattr(gate_run, "grade_answers", grade_answers)
+    return verdicts
+
+
+def reworded(lab, name, place, count=6):
+    return lab.data(name, facts(place, count), paraphrases=["And where, pray?", "Which place?"])
+
+
+def test_what_is_recited_but_no_longer_answered_in_other_words_is_refused(lab, graded):
+    graded["cs"] = "right"
+    first = lab.train(reworded(lab, "cs", "A"), **LEARNS, **GENERAL)
+    assert first.recall[0].other_words.right == 12
+    graded |= {"cs": "unknown", "more": "right"}
+    outcome = lab.train(reworded(lab, "more", "B"), **LEARNS, **GENERAL)
+    gate = outcome.session.record["gate"]
+    assert [(s["learned"], s["now"]) for s in gate["sessions"]] == [(6, 6)]
+    assert [(s["learned"], s["now"]) for s in gate["other_words"]["sessions"]] == [(12, 0)]
+    assert (gate["verdict"], outcome.is_head) == ("refuse", False)
+    assert [reason.split(" (")[0] for reason in gate["reasons"]] == [
+        "1 cs keeps 0 % of its score in other words",
+        "earlier sessions lost 100 points on average in other words",
+    ]
+    (lost,) = outcome.gate.decision.other_words.sessions
+    assert lost.lost_wordings == ("And where, pray?", "Which place?") * 6
+
+
+def test_where_no_baseline_was_recorded_the_gate_says_so_and_measures_the_rest(lab, graded):
+    """As in a store of an earlier version."""
+    graded["cs"] = None
+    lab.train(reworded(lab, "cs", "A"), **BRIEF)
+    graded |= {"cs": "unknown", "more": "right"}
+    outcome = lab.train(reworded(lab, "more", "B"), **BRIEF)
+    gate = outcome.session.record["gate"]
+    assert gate["other_words"] == {
+        "sessions": [],
+        "skipped": {"1 cs": "the record is older than this score"},
+        "backward": None,
+    }
+    assert outcome.is_head
 
 
 def test_a_fact_that_changed_is_not_counted_as_forgotten(learned):

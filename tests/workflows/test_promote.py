@@ -1,7 +1,7 @@
 import pytest
 
 from helpers.stores import BASE, commit, flip, message, state, train
-from mlx_tune.continual.gate import SessionOutcomes, Thresholds, decide
+from mlx_tune.continual.gate import Retained, SessionOutcomes, Thresholds, decide
 from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.store import snapshot
 from mlx_tune.store.labels import mark_removed
@@ -14,7 +14,7 @@ def refused(asked: int = 60, lost: int = 20) -> dict:
     cs = SessionOutcomes(
         number=1, name="cs", before=(True,) * asked, after=tuple(i >= lost for i in range(asked))
     )
-    decision = decide([cs], skipped={}, general=None, thresholds=Thresholds())
+    decision = decide(Retained.of([cs], {}), general=None, thresholds=Thresholds())
     return {"verdict": decision.verdict, "gate": decision.to_json(), "base": BASE}
 
 

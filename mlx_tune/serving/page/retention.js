@@ -5,10 +5,11 @@ import { byId, h } from "./dom.js";
 import { decimal, shortName, wholePercent } from "./words.js";
 
 const STEPS = 10;
-const KINDS = [
-  ["verbatim", "Word for word", "asked exactly as taught"],
-  ["paraphrases", "Reworded", "asked in words never trained on"],
-];
+const TITLES = {
+  other_words: ["Right in other words", "asked in words never trained on"],
+  as_taught: ["Right as taught", "with the taught facts, in any words"],
+  verbatim: ["Word for word", "asked and answered exactly as taught"],
+};
 
 /** Connects the view with its elements. */
 export function start() {
@@ -50,17 +51,27 @@ async function load(session) {
 function drawn(found) {
   if (!found.labels?.length)
     return [h("p", { class: "note" }, "There is no session to be asked about.")];
-  const tables = KINDS.filter(([kind]) => found[kind]?.flat().some(Boolean));
-  if (!tables.length)
+  const known = found.scores.filter(({ matrix }) => matrix.flat().some(Boolean));
+  if (!known.length)
     return [h("p", { class: "note" }, "Nothing was measured yet: `mlx-tune eval` does it.")];
-  return [scores(found.scores), ...tables.flatMap((kind) => table(found, kind)), legend()];
+  const sections = known.flatMap((score) => section(found.labels, score));
+  return [...sections, legend(), generalAnswers(found.general)];
+}
+
+function section(labels, { kind, matrix, measures }) {
+  const [title, meaning] = TITLES[kind];
+  return [
+    h("h2", {}, title, h("span", {}, `, ${meaning}`)),
+    summary(measures),
+    table(labels, matrix, title, meaning),
+  ];
 }
 
 function tell(text, isBad = false) {
   byId("retention-body").replaceChildren(h("p", { class: isBad ? "note bad" : "note" }, text));
 }
 
-function scores({ acc, bwt, fwt, forgetting, worst, general }) {
+function summary({ acc, bwt, fwt, forgetting, worst }) {
   const points = (value, signed = true) =>
     isNumber(value) ? `${decimal(value, { signed })} points` : "–";
   const rows = [
@@ -69,14 +80,14 @@ function scores({ acc, bwt, fwt, forgetting, worst, general }) {
     ["Forgotten", "F", points(forgetting, false), "from the best it ever was"],
     ["Known beforehand", "FWT", points(fwt), "against the base"],
     ["Known least", "", worst ?? "–", "of all sessions"],
-    [
-      "General answers",
-      "ΔG",
-      isNumber(general) ? `${decimal(general, { signed: true, digits: 3 })} nats` : "–",
-      "loss per token, against the base",
-    ],
   ];
   return h("dl", { class: "measures" }, ...rows.map(measure));
+}
+
+function generalAnswers(general) {
+  const value = isNumber(general) ? `${decimal(general, { signed: true, digits: 3 })} nats` : "–";
+  const row = ["General answers", "ΔG", value, "loss per token, against the base"];
+  return h("dl", { class: "measures" }, measure(row));
 }
 
 function measure([name, term, value, meaning]) {
@@ -89,22 +100,22 @@ function measure([name, term, value, meaning]) {
   );
 }
 
-function table(found, [kind, title, meaning]) {
+function table(labels, matrix, title, meaning) {
   const head = h(
     "tr",
     {},
     h("th", { scope: "col" }, "after"),
-    ...found.labels.map((label) => h("th", { scope: "col" }, label)),
+    ...labels.map((label) => h("th", { scope: "col" }, label)),
   );
-  const rows = found[kind].map((cells, index) =>
+  const rows = matrix.map((cells, index) =>
     h(
       "tr",
       {},
-      h("th", { scope: "row" }, index ? found.labels[index - 1] : "base"),
+      h("th", { scope: "row" }, index ? labels[index - 1] : "base"),
       ...cells.map(cell),
     ),
   );
-  const scroller = h(
+  return h(
     "div",
     // It scrolls sideways, which the keyboard can do only where the focus can go.
     { class: "scroll", tabindex: "0", role: "region", "aria-label": title },
@@ -115,7 +126,6 @@ function table(found, [kind, title, meaning]) {
       h("tbody", {}, ...rows),
     ),
   );
-  return [h("h2", {}, title, h("span", {}, `, ${meaning}`)), scroller];
 }
 
 function cell(found) {

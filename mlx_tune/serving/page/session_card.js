@@ -63,12 +63,18 @@ function facts({ rows, sources, created }) {
   return created ? `${taught}${from} · ${moment(created)}` : `${taught}${from}`;
 }
 
-function scores({ recall, paraphrases }) {
+function scores({ as_taught: taught, other_words: reworded, recall }) {
+  const rows = [
+    ["right as taught", share(taught)],
+    ["in other words", share(reworded)],
+    ["word for word", share(recall)],
+  ];
+  const confused = (taught?.confused ?? 0) + (reworded?.confused ?? 0);
+  if (confused) rows.splice(2, 0, ["confused", String(confused)]);
   return h(
     "dl",
     { class: "scores" },
-    h("div", {}, h("dt", {}, "word for word"), h("dd", {}, share(recall))),
-    h("div", {}, h("dt", {}, "reworded"), h("dd", {}, share(paraphrases))),
+    ...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
   );
 }
 

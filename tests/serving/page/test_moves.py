@@ -126,6 +126,9 @@ def test_the_tree_shows_each_session_once_its_branches_and_who_is_in_use(open_pa
     assert names == ["smollm2-135m", "1 cs", "2 housing", "3 library", "4 sports", "3 dining"]
     assert visit.page.locator(".side .card h2").count() == 2
     assert visit.page.locator(".card:has(.badge.head) h2").inner_text().startswith("3 dining")
+    known = visit.page.locator(".card", has_text="3 dining").first.inner_text()
+    for line in ("right as taught", "100 % of 60", "in other words", "69 % of 64", "confused"):
+        assert line in known
     damaged = visit.page.locator(".card", has_text="4 sports")
     assert "MANIFEST.sha256" in damaged.inner_text()
     assert damaged.get_by_role("button").count() == 0
@@ -138,12 +141,16 @@ def test_the_heat_map_has_numbers_and_says_what_was_not_measured(open_page):
     first = visit.page.locator(".heat").first
     rows = [row.all_text_contents() for row in map(cells, first.locator("tbody tr").all())]
     assert rows == [
-        ["base", "2 % of 106", "0 % of 60", "–not measured"],
-        ["1 cs", "100 % of 106", "2 % of 60", "0 % of 60"],
-        ["2 housing", "92 % of 106", "100 % of 60", "3 % of 60"],
-        ["3 dining", "90 % of 106", "95 % of 60", "100 % of 60"],
+        ["base", "2 % of 64", "0 % of 64", "–not measured"],
+        ["1 cs", "58 % of 64", "0 % of 64", "0 % of 64"],
+        ["2 housing", "52 % of 64", "66 % of 64", "2 % of 64"],
+        ["3 dining", "48 % of 64", "56 % of 64", "69 % of 64"],
     ]
-    assert "−7.7 points" in visit.page.inner_text(".measures")
+    titles = visit.page.locator("#retention-body h2").all_inner_texts()
+    assert [title.split(",")[0] for title in titles] == ["Right in other words", "Word for word"]
+    measures = visit.page.locator(".measures").all_inner_texts()
+    assert ["−9.4 points" in measures[0], "−7.7 points" in measures[1]] == [True, True]
+    assert "+0.047 nats" in measures[2]
     visit.page.select_option("#retention-session", CS)
     visit.eventually(lambda: visit.server.calls[-1].path == f"/api/retention?session={CS}")
 
