@@ -132,10 +132,10 @@ class TrainingSettings:
         reason="of an epoch, to keep general answers")
     general_weight: float = _setting(
         "Weight of a general answer's loss against a taught one's.", 0, 1000,
-        default=3.0, reason="three times that of a taught answer", optional=True)
+        default=10.0, reason="ten times that of a taught answer", optional=True)
     question_noise: int = _setting(
         "Noised versions of each question, trained in turn with it; 0 for none.", 0, 64,
-        default=8, reason="words left out, so that others than the taught are understood")
+        default=0, reason="none", optional=True)
     until_learned: bool = _setting(
         "Train until every answer is known word for word; --epochs is then the most.",
         default=False, reason="all epochs are trained")
