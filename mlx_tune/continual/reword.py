@@ -259,7 +259,8 @@ def _map_back(
     likely it is that it would write this text when it is asked to reword that question, and its own
     has to be the likeliest. With all rows equally likely beforehand, that is the most probable one
     by Bayes' rule. The text is the same each time, so it makes no difference how common its words
-    are; and no answer is needed, so a base that was taught nothing can judge.
+    are; and no answer is needed, so a base that was taught nothing can judge. It sees a text that
+    drifted to a neighbour, not one that asks what no row asks.
     """
     passed = [(i, one.text) for i, one in new if one.reason is None]
     rivals = [[i, *rules.neighbours(i, text, NEIGHBOURS)] for i, text in passed]

@@ -102,7 +102,8 @@ class RewordedFile:
     def summary(self) -> str:
         """What was kept and what was thrown away, in a line."""
         parts = [f"{count:,} {REASONS[reason]}" for reason, count in self.rejected.items()]
-        return "; ".join([f"kept {self.kept:,} of {self.written:,}", ", ".join(parts) or "all"])
+        kept = f"kept {self.kept:,} of {self.written:,}"
+        return f"{kept}; {', '.join(parts)}" if parts else kept
 
     def to_json(self) -> dict[str, Any]:
         """Return everything, with each candidate."""
@@ -151,7 +152,7 @@ def reword_file(
         say: Told, in a line, what takes long and how far it is.
 
     Raises:
-        UsageError: The new file exists, or is no data file by its name.
+        UsageError: The new file exists, has no folder, or is no data file by its name.
         InputError: The file is no data, or asks nothing.
         IncompatibleError: What an interrupted call left behind is of other rows, of another model
             or of other options.
@@ -208,6 +209,8 @@ def reword_file(
 def _check_new(out: Path, review: Path, partial: Path) -> None:
     if out.suffix.lower() not in read.SUFFIXES:
         raise UsageError(f"--out {out}: not a data file; name it {' or '.join(read.SUFFIXES)}")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: {out.parent} is no folder; make it first")
     for path in (out, review):
         # A review beside a partial is ours: the last call ended between the two files.
         if path.exists() and not (path is review and partial.exists()):

@@ -89,6 +89,7 @@ def test_what_is_there_is_not_overwritten(file, tiny_base, mlx_tune_command):
         (["ferry.json", "--with", "nobody"], 2, "no base model 'nobody'; name one of"),
         (["ferry.json", "--wordings", "0"], 2, "Invalid value for '--wordings'"),
         (["ferry.json", "--out", "x.txt"], 2, "--out x.txt: not a data file"),
+        (["ferry.json", "--out", "no/x.json"], 2, "--out no/x.json: no is no folder; make it"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(

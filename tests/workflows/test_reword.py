@@ -109,6 +109,13 @@ def test_nothing_is_thrown_away_without_being_told(file, tiny_base, fake):
     assert {one.get("reason") for one in candidates} == {None, "statement", "surplus"}
 
 
+def test_a_file_whose_rows_have_enough_is_written_without_asking_a_model(file, tiny_base, fake):
+    file.write_text(json.dumps([ROWS[3]]))
+    made = run(file, tiny_base)
+    assert (made.complete, made.summary, fake.calls) == (1, "kept 0 of 0", 0)
+    assert json.loads(made.out.read_text()) == [ROWS[3]]
+
+
 def test_json_lines_become_json_lines(file, tiny_base, fake):
     lines = Path("halls.jsonl")
     lines.write_text("\n".join(map(json.dumps, ROWS)))
