@@ -71,7 +71,7 @@ class Setup:
     @property
     def flags(self) -> dict[str, Any]:
         """The settings of every arm."""
-        given: dict[str, Any] = {"until_learned": True} if self.until_learned else {}
+        given: dict[str, Any] = {"until_learned": self.until_learned}
         return given | ({"epochs": self.epochs} if self.epochs else {})
 
 
@@ -132,12 +132,16 @@ def main(words: Sequence[str]) -> int:
     text = retention_report.text(retention_report.load(args.out))
     print("\n".join(text))
     whole = {"command": list(words), "machine": machine.describe(), "text": text}
-    replace_file(args.out / "report.json", _json(whole))
+    replace_file(args.out / "report.json", json_bytes(whole))
     return 1 if failed else 0
 
 
-def claim(folder: Path, setup: Setup) -> None:
+def claim(folder: Path, setup: Any) -> None:
     """Make a folder this setup's own.
+
+    Args:
+        folder: Made where it does not exist.
+        setup: What all cells have in common, a dataclass.
 
     Raises:
         SystemExit: It was begun with another.
@@ -146,7 +150,7 @@ def claim(folder: Path, setup: Setup) -> None:
     path = folder / "setup.json"
     wanted = dataclasses.asdict(setup)
     if not path.exists():
-        replace_file(path, _json(wanted))
+        replace_file(path, json_bytes(wanted))
     found = json.loads(path.read_text())
     if found != wanted:
         raise SystemExit(f"{path}: {found}; asked for is {wanted}; name another folder with --out")
@@ -190,9 +194,9 @@ def _cell(folder: Path, setup: Setup, chain: Chain, number: int) -> None:
         return
     task = task_of(folder, setup, chain, number)
     path.parent.mkdir(exist_ok=True)
-    found = _child("benchmarks.retention_cell", task)
+    found = child("benchmarks.retention_cell", task)
     cell = {**dataclasses.asdict(chain), "number": number, "taught": task.taught, **found}
-    replace_file(path, _json(cell))
+    replace_file(path, json_bytes(cell))
 
 
 def _checks(folder: Path, setup: Setup, chain: Chain) -> None:
@@ -200,7 +204,7 @@ def _checks(folder: Path, setup: Setup, chain: Chain) -> None:
     path = folder / chain.name / "checks.json"
     if not path.exists() and setup.sessions > 1:
         task = task_of(folder, setup, chain, setup.sessions)
-        replace_file(path, _json(_child("benchmarks.retention_checks", task)))
+        replace_file(path, json_bytes(child("benchmarks.retention_checks", task)))
 
 
 def task_of(folder: Path, setup: Setup, chain: Chain, number: int) -> Task:
@@ -225,11 +229,11 @@ def _data(folder: Path, setup: Setup, seed: int, index: int) -> Path:
     path = folder / "data" / str(seed) / f"{name(seed, index)}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, _json(draw(seed, index, setup.rows)))
+        replace_file(path, json_bytes(draw(seed, index, setup.rows)))
     return path
 
 
-def _child(module: str, task: Task) -> dict[str, Any]:
+def child(module: str, task: Task) -> dict[str, Any]:
     """Return the JSON that a program prints as its last line."""
     command = (sys.executable, "-m", module, json.dumps(dataclasses.asdict(task)))
     done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=False)
@@ -239,7 +243,8 @@ def _child(module: str, task: Task) -> dict[str, Any]:
     return answer
 
 
-def _json(value: object) -> bytes:
+def json_bytes(value: object) -> bytes:
+    """Return a file's contents."""
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 

@@ -157,6 +157,7 @@ def of_session(session: Session) -> dict[str, Any]:
         "training": record["training"],
         "rehearsed": record["data"]["rehearsed"],
         "gate": record["gate"],
+        "recall": record["recall"],
     }
 
 

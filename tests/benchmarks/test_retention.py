@@ -43,7 +43,7 @@ def children(monkeypatch):
             raise retention.CellError(asked_for.label)
         return CELL
 
-    monkeypatch.setattr(retention, "_child", child)
+    monkeypatch.setattr(retention, "child", child)
     monkeypatch.setattr(
         retention.retention_report, "text", lambda chains: [f"{len(chains)} chains"]
     )
@@ -146,12 +146,12 @@ def test_what_a_child_prints_last_is_its_result(monkeypatch, tmp_path):
 
     monkeypatch.setattr(subprocess, "run", run)
     code = 0
-    assert retention._child("benchmarks.retention_cell", told) == {"a": 1}
+    assert retention.child("benchmarks.retention_cell", told) == {"a": 1}
     code = 3
     with pytest.raises(
         retention.CellError, match=r"^none-0-0 1/3: .*_cell ended with exit code 3$"
     ):
-        retention._child("benchmarks.retention_cell", told)
+        retention.child("benchmarks.retention_cell", told)
 
 
 def test_a_chain_is_trained_cell_by_cell_and_every_subject_is_scored(tiny_base, tmp_path):

@@ -1,0 +1,195 @@
+"""Other words measured: rows trained in one wording or several, and asked in others.
+
+Every session is a cell, a file of its own: called again, the program goes on with the cells that
+are missing. benchmarks/README.md says how, and what each number means.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, wordings_report
+from benchmarks.retention import CellError, child, claim, json_bytes
+from benchmarks.retention_cell import Task
+from mlx_tune.files.durable import replace_file
+
+_ROOT = Path(__file__).parents[1]
+SUBJECTS = ("cs", "housing", "dining")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A way to train.
+
+    Attributes:
+        wordings: In how many each row is trained, as taught included.
+        settings: What differs from what a person gets who sets nothing.
+    """
+
+    wordings: int = 1
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+ARMS: dict[str, Arm] = {
+    "default-1": Arm(),
+    "default-5": Arm(wordings=5),
+    "one": Arm(settings={"question_noise": 0}),
+    "two": Arm(wordings=2, settings={"question_noise": 0}),
+    "four": Arm(wordings=4, settings={"question_noise": 0}),
+    "five": Arm(wordings=5, settings={"question_noise": 0}),
+    "noise": Arm(settings={"question_noise": 8}),
+    "noise-5": Arm(wordings=5, settings={"question_noise": 8}),
+    "weight-10": Arm(settings={"question_noise": 0, "general_weight": 10}),
+    "no-general": Arm(settings={"question_noise": 0, "general_replay": 0}),
+}
+"""By name. Each has the settings of its name, whatever the defaults become."""
+
+OPEN_BOOK = "open-book"
+"""The untrained base with the three nearest rows in its prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What all cells of a folder have in common; another setup needs another folder.
+
+    Attributes:
+        base: The base model.
+        sessions: Subjects of a chain, at most three of ``data/``.
+        rows: Of a subject.
+        epochs: The cap, None for the program's own.
+        until_learned: Train until everything is learned; False takes every epoch.
+    """
+
+    base: str
+    sessions: int
+    rows: int
+    epochs: int | None
+    until_learned: bool
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The settings of every arm."""
+        given: dict[str, Any] = {"until_learned": self.until_learned}
+        return given | ({"epochs": self.epochs} if self.epochs else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """One arm with one seed, which is of the training; the rows are always the same.
+
+    Attributes:
+        arm: One of ``ARMS``, or ``OPEN_BOOK``.
+        seed: Its number.
+    """
+
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.arm}-{self.seed}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    p = argparse.ArgumentParser(
+        prog="benchmarks.wordings",
+        description=__doc__.splitlines()[0] if __doc__ else None,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("--out", type=Path, required=True, help="a folder for everything")
+    p.add_argument("--arms", nargs="+", choices=[*ARMS, OPEN_BOOK], default=[*ARMS, OPEN_BOOK])
+    p.add_argument("--sessions", type=int, choices=(1, 2, 3), default=1, help="of a chain")
+    p.add_argument("--rows", type=int, default=24, help="of a subject, spread over its file")
+    p.add_argument("--seeds", type=int, nargs="+", default=(0, 1), help="of the training")
+    p.add_argument("--base", default="smollm2-135m", help="base model")
+    p.add_argument("--epochs", type=int, help="the cap; the program's own unless given")
+    p.add_argument("--every-epoch", action="store_true", help="do not stop when all is learned")
+    p.add_argument("--report-only", action="store_true", help="of the cells that are there")
+    return p
+
+
+def main(words: Sequence[str]) -> int:
+    """Train and score what is missing, then print the report; 1 where a cell failed."""
+    args = parser().parse_args(words)
+    setup = Setup(
+        base=args.base,
+        sessions=args.sessions,
+        rows=args.rows,
+        epochs=args.epochs,
+        until_learned=not args.every_epoch,
+    )
+    claim(args.out, setup)
+    failed = [] if args.report_only else [c for c in chains(args) if not _whole(args.out, setup, c)]
+    text = wordings_report.text(args.out)
+    print("\n".join(text))
+    whole = {"command": list(words), "machine": machine.describe(), "text": text}
+    replace_file(args.out / "report.json", json_bytes(whole))
+    return 1 if failed else 0
+
+
+def chains(args: argparse.Namespace) -> Iterator[Chain]:
+    """Yield the chains, so that a run cut short has every arm with the first seed."""
+    for seed in args.seeds:
+        for arm in args.arms:
+            if arm != OPEN_BOOK or seed == args.seeds[0]:  # no training, so no seed
+                yield Chain(arm=arm, seed=seed)
+
+
+def _whole(folder: Path, setup: Setup, chain: Chain) -> bool:
+    """Carry out what is missing of a chain; say what failed and leave the rest of it."""
+    numbers = [setup.sessions] if chain.arm == OPEN_BOOK else range(1, setup.sessions + 1)
+    module = "open_book" if chain.arm == OPEN_BOOK else "retention_cell"
+    for number in numbers:
+        path = folder / chain.name / f"cell-{number}.json"
+        if path.exists():
+            continue
+        try:
+            found = child(f"benchmarks.{module}", task_of(folder, setup, chain, number))
+        except CellError as error:
+            print(f"{error}; the rest of this chain is left out", file=sys.stderr, flush=True)
+            return False
+        path.parent.mkdir(exist_ok=True)
+        replace_file(path, json_bytes({**dataclasses.asdict(chain), "number": number, **found}))
+    return True
+
+
+def task_of(folder: Path, setup: Setup, chain: Chain, number: int) -> Task:
+    """Return what a cell's process is told; the subjects' files are written if need be."""
+    arm = ARMS.get(chain.arm, Arm())
+    subjects = SUBJECTS[: setup.sessions]
+    return Task(
+        label=f"{chain.name} {number}/{setup.sessions}",
+        base=setup.base,
+        store=str(folder / chain.name / "store"),
+        subjects=[str(_data(folder, name, setup.rows, arm.wordings)) for name in subjects],
+        taught=list(range(number)),
+        joint=False,
+        name=subjects[number - 1],
+        flags={**setup.flags, **arm.settings, "seed": chain.seed},
+    )
+
+
+def _data(folder: Path, subject: str, count: int, wordings: int) -> Path:
+    path = folder / "data" / str(wordings) / f"{subject}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json_bytes(rows(subject, count, wordings)))
+    return path
+
+
+def rows(subject: str, count: int, wordings: int) -> list[dict[str, Any]]:
+    """Return rows of ``data/``, at even distances in the file, each in so many wordings."""
+    every = json.loads((_ROOT / "data" / f"{subject}.json").read_text())
+    chosen = [every[i * len(every) // count] for i in range(count)]
+    return [{**row, "wordings": row["wordings"][: wordings - 1]} for row in chosen]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
