@@ -188,6 +188,8 @@ def rows(subject: str, count: int, wordings: int) -> list[dict[str, Any]]:
     """Return rows of ``data/``, at even distances in the file, each in so many wordings."""
     every = json.loads((_ROOT / "data" / f"{subject}.json").read_text())
     chosen = [every[i * len(every) // count] for i in range(count)]
+    if wordings == 1:
+        return [{key: row[key] for key in row if key != "wordings"} for row in chosen]
     return [{**row, "wordings": row["wordings"][: wordings - 1]} for row in chosen]
 
 
