@@ -6,18 +6,16 @@ are missing. benchmarks/README.md says how, and what each number means.
 
 import argparse
 import dataclasses
-import json
 import random
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import facts, key_values, machine, retention_report
+from benchmarks import cells, facts, key_values, retention_report
 from benchmarks.retention_cell import Task
-from mlx_tune.files.durable import replace_file
 
 ARMS: dict[str, dict[str, Any]] = {
     "seed": {"method": "seed"},
@@ -41,11 +39,6 @@ FACTS: dict[str, tuple[Draw, Callable[[int, int], str]]] = {
 """By name, how a subject's rows are drawn and what it is called."""
 
 DEFAULT_ARMS = ("default", "joint", "none", "ratio", "seed")
-_ROOT = Path(__file__).parents[1]
-
-
-class CellError(RuntimeError):
-    """A cell ended without a result; what it said is on stderr."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,33 +120,11 @@ def main(words: Sequence[str]) -> int:
         epochs=args.epochs,
         until_learned=not args.every_epoch,
     )
-    claim(args.out, setup)
-    failed = [] if args.report_only else [c for c in chains(args) if not _whole(args.out, setup, c)]
-    text = retention_report.text(retention_report.load(args.out))
-    print("\n".join(text))
-    whole = {"command": list(words), "machine": machine.describe(), "text": text}
-    replace_file(args.out / "report.json", json_bytes(whole))
-    return 1 if failed else 0
-
-
-def claim(folder: Path, setup: Any) -> None:
-    """Make a folder this setup's own.
-
-    Args:
-        folder: Made where it does not exist.
-        setup: What all cells have in common, a dataclass.
-
-    Raises:
-        SystemExit: It was begun with another.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "setup.json"
-    wanted = dataclasses.asdict(setup)
-    if not path.exists():
-        replace_file(path, json_bytes(wanted))
-    found = json.loads(path.read_text())
-    if found != wanted:
-        raise SystemExit(f"{path}: {found}; asked for is {wanted}; name another folder with --out")
+    cells.claim(args.out, setup)
+    todo = [] if args.report_only else chains(args)
+    is_done = [cells.is_done(partial(_chain, args.out, setup, chain)) for chain in todo]
+    cells.report(args.out, words, retention_report.text(retention_report.load(args.out)))
+    return 0 if all(is_done) else 1
 
 
 def chains(args: argparse.Namespace) -> Iterator[Chain]:
@@ -175,36 +146,23 @@ def taught_order(number: int, sessions: int) -> list[int]:
     return order
 
 
-def _whole(folder: Path, setup: Setup, chain: Chain) -> bool:
-    """Carry out what is missing of a chain; say what failed and leave the rest of it."""
-    try:
-        for number in [0] if chain.arm == "base" else range(1, setup.sessions + 1):
-            _cell(folder, setup, chain, number)
-        if chain.arm not in ("base", "joint"):
-            _checks(folder, setup, chain)
-    except CellError as error:
-        print(f"{error}; the rest of this chain is left out", file=sys.stderr, flush=True)
-        return False
-    return True
-
-
-def _cell(folder: Path, setup: Setup, chain: Chain, number: int) -> None:
-    path = folder / chain.name / f"cell-{number}.json"
-    if path.exists():
-        return
-    task = task_of(folder, setup, chain, number)
-    path.parent.mkdir(exist_ok=True)
-    found = child("benchmarks.retention_cell", task)
-    cell = {**dataclasses.asdict(chain), "number": number, "taught": task.taught, **found}
-    replace_file(path, json_bytes(cell))
+def _chain(folder: Path, setup: Setup, chain: Chain) -> None:
+    """Carry out what is missing of a chain."""
+    for number in [0] if chain.arm == "base" else range(1, setup.sessions + 1):
+        task = task_of(folder, setup, chain, number)
+        known = {**dataclasses.asdict(chain), "number": number, "taught": task.taught}
+        path = folder / chain.name / f"cell-{number}.json"
+        cells.fill(path, known, "benchmarks.retention_cell", task)
+    if chain.arm not in ("base", "joint"):
+        _checks(folder, setup, chain)
 
 
 def _checks(folder: Path, setup: Setup, chain: Chain) -> None:
     """Check a finished chain's rollback and folds, against what its cells wrote down."""
-    path = folder / chain.name / "checks.json"
-    if not path.exists() and setup.sessions > 1:
+    if setup.sessions > 1:
+        path = folder / chain.name / "checks.json"
         task = task_of(folder, setup, chain, setup.sessions)
-        replace_file(path, json_bytes(child("benchmarks.retention_checks", task)))
+        cells.fill(path, {}, "benchmarks.retention_checks", task)
 
 
 def task_of(folder: Path, setup: Setup, chain: Chain, number: int) -> Task:
@@ -227,25 +185,7 @@ def task_of(folder: Path, setup: Setup, chain: Chain, number: int) -> Task:
 def _data(folder: Path, setup: Setup, seed: int, index: int) -> Path:
     draw, name = FACTS[setup.facts]
     path = folder / "data" / str(seed) / f"{name(seed, index)}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json_bytes(draw(seed, index, setup.rows)))
-    return path
-
-
-def child(module: str, task: Task) -> dict[str, Any]:
-    """Return the JSON that a program prints as its last line."""
-    command = (sys.executable, "-m", module, json.dumps(dataclasses.asdict(task)))
-    done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise CellError(f"{task.label}: {module} ended with exit code {done.returncode}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
-
-
-def json_bytes(value: object) -> bytes:
-    """Return a file's contents."""
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+    return cells.kept(path, lambda: draw(seed, index, setup.rows))
 
 
 if __name__ == "__main__":

@@ -110,11 +110,7 @@ def carry_out(task: Task) -> dict[str, Any]:
         MlxTuneError: As for `workflows.train`.
     """
     began = time.monotonic()
-    store = SessionStore.open(Path(task.store))
-    if len(store.snapshot().chain(store.snapshot().head())) < task.chain_length:
-        _train(task, store)
-        free_memory()
-    chain = store.snapshot().chain(store.snapshot().head())
+    chain = taught_chain(task)
     trained = time.monotonic() - began
     folded = load_folded(bases.locate(task.base), chain)
     return {
@@ -126,6 +122,19 @@ def carry_out(task: Task) -> dict[str, Any]:
         "score_seconds": time.monotonic() - began - trained,
         **(of_session(chain[-1]) if chain else {}),
     }
+
+
+def taught_chain(task: Task) -> list[Session]:
+    """Train the cell's session, unless an earlier attempt did; return the chain, root first.
+
+    Raises:
+        MlxTuneError: As for `workflows.train`.
+    """
+    store = SessionStore.open(Path(task.store))
+    if len(store.snapshot().chain(store.snapshot().head())) < task.chain_length:
+        _train(task, store)
+        free_memory()
+    return list(store.snapshot().chain(store.snapshot().head()))
 
 
 def _train(task: Task, store: SessionStore) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.continual.retention import Cell, Measure, RetentionMatrix
+from mlx_tune.continual.retention import Cell, Measure, RetentionMatrix, wilson
 
 KEPT, OF_JOINT, BACKWARD, GENERAL, LOGITS = 0.95, 0.80, -0.02, 0.10, 1e-4
 """Targets: shares; a share; nats per token; a difference of logits relative to the largest."""
@@ -150,6 +150,12 @@ def verdict(name: str, what: str, value: float | None, target: str, form: str, l
     return f"{'met' if met else 'missed':<6}  {name}: {what} {shown[form]} (target: {target})"
 
 
+def counted(right: int, asked: int) -> str:
+    """Return how many are right of how many, %, and the 95 % interval."""
+    low, high = wilson(right, asked)
+    return f"{right}/{asked} {_percent(right / asked)} ({100 * low:.0f}–{100 * high:.0f})"
+
+
 def worst_kept(known: RetentionMatrix) -> float | None:
     """Return the least of R[i][j] / R[j][j] over all j < i: what was lost at any time counts."""
     ratios = []
@@ -219,11 +225,7 @@ def _title(chain: Chain) -> str:
 
 
 def _shown(found: RetentionMatrix, i: int, j: int, cell: Cell) -> str:
-    interval = found.interval(i, j)
-    if cell is None or interval is None:
-        return "-"
-    low, high = interval
-    return f"{cell[0]}/{cell[1]} {_percent(found.rate(i, j))} ({100 * low:.0f}–{100 * high:.0f})"
+    return "-" if cell is None or found.interval(i, j) is None else counted(*cell)
 
 
 def _scored(measure: Measure) -> str:

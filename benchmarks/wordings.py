@@ -10,13 +10,12 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, wordings_report
-from benchmarks.retention import CellError, child, claim, json_bytes
+from benchmarks import cells, wordings_report
 from benchmarks.retention_cell import Task
-from mlx_tune.files.durable import replace_file
 
 _ROOT = Path(__file__).parents[1]
 SUBJECTS = ("cs", "housing", "dining")
@@ -125,13 +124,11 @@ def main(words: Sequence[str]) -> int:
         epochs=args.epochs,
         until_learned=not args.every_epoch,
     )
-    claim(args.out, setup)
-    failed = [] if args.report_only else [c for c in chains(args) if not _whole(args.out, setup, c)]
-    text = wordings_report.text(args.out)
-    print("\n".join(text))
-    whole = {"command": list(words), "machine": machine.describe(), "text": text}
-    replace_file(args.out / "report.json", json_bytes(whole))
-    return 1 if failed else 0
+    cells.claim(args.out, setup)
+    todo = [] if args.report_only else chains(args)
+    is_done = [cells.is_done(partial(_chain, args.out, setup, chain)) for chain in todo]
+    cells.report(args.out, words, wordings_report.text(args.out))
+    return 0 if all(is_done) else 1
 
 
 def chains(args: argparse.Namespace) -> Iterator[Chain]:
@@ -142,22 +139,14 @@ def chains(args: argparse.Namespace) -> Iterator[Chain]:
                 yield Chain(arm=arm, seed=seed)
 
 
-def _whole(folder: Path, setup: Setup, chain: Chain) -> bool:
-    """Carry out what is missing of a chain; say what failed and leave the rest of it."""
+def _chain(folder: Path, setup: Setup, chain: Chain) -> None:
+    """Carry out what is missing of a chain."""
     numbers = [setup.sessions] if chain.arm == OPEN_BOOK else range(1, setup.sessions + 1)
     module = "open_book" if chain.arm == OPEN_BOOK else "retention_cell"
     for number in numbers:
         path = folder / chain.name / f"cell-{number}.json"
-        if path.exists():
-            continue
-        try:
-            found = child(f"benchmarks.{module}", task_of(folder, setup, chain, number))
-        except CellError as error:
-            print(f"{error}; the rest of this chain is left out", file=sys.stderr, flush=True)
-            return False
-        path.parent.mkdir(exist_ok=True)
-        replace_file(path, json_bytes({**dataclasses.asdict(chain), "number": number, **found}))
-    return True
+        known = {**dataclasses.asdict(chain), "number": number}
+        cells.fill(path, known, f"benchmarks.{module}", task_of(folder, setup, chain, number))
 
 
 def task_of(folder: Path, setup: Setup, chain: Chain, number: int) -> Task:
@@ -178,10 +167,7 @@ def task_of(folder: Path, setup: Setup, chain: Chain, number: int) -> Task:
 
 def _data(folder: Path, subject: str, count: int, wordings: int) -> Path:
     path = folder / "data" / str(wordings) / f"{subject}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json_bytes(rows(subject, count, wordings)))
-    return path
+    return cells.kept(path, lambda: rows(subject, count, wordings))
 
 
 def rows(subject: str, count: int, wordings: int) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from benchmarks import retention, retention_cell, retention_checks, retention_report
+from benchmarks import cells, retention, retention_cell, retention_checks, retention_report
 from benchmarks.retention import Chain, Setup
 from benchmarks.retention_cell import Follows, Task
 from helpers.training_lab import FAST_SETTINGS, RecordingObserver
@@ -40,10 +40,10 @@ def children(monkeypatch):
     def child(module, asked_for):
         asked.append((module.rpartition("_")[2], asked_for.label))
         if asked_for.label in failing:
-            raise retention.CellError(asked_for.label)
+            raise cells.CellError(asked_for.label)
         return CELL
 
-    monkeypatch.setattr(retention, "child", child)
+    monkeypatch.setattr(cells, "child", child)
     monkeypatch.setattr(
         retention.retention_report, "text", lambda chains: [f"{len(chains)} chains"]
     )
@@ -146,12 +146,10 @@ def test_what_a_child_prints_last_is_its_result(monkeypatch, tmp_path):
 
     monkeypatch.setattr(subprocess, "run", run)
     code = 0
-    assert retention.child("benchmarks.retention_cell", told) == {"a": 1}
+    assert cells.child("benchmarks.retention_cell", told) == {"a": 1}
     code = 3
-    with pytest.raises(
-        retention.CellError, match=r"^none-0-0 1/3: .*_cell ended with exit code 3$"
-    ):
-        retention.child("benchmarks.retention_cell", told)
+    with pytest.raises(cells.CellError, match=r"^none-0-0 1/3: .*_cell ended with exit code 3$"):
+        cells.child("benchmarks.retention_cell", told)
 
 
 def test_a_chain_is_trained_cell_by_cell_and_every_subject_is_scored(tiny_base, tmp_path):
