@@ -1,10 +1,12 @@
 """A benchmark cell by cell: each a process and a file, so that a run cut short is gone on with."""
 
+import argparse
 import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,55 @@ class CellError(RuntimeError):
     """A cell ended without a result; what it said is on stderr."""
 
 
-def claim(folder: Path, setup: Any) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What all cells of a folder have in common; another setup needs another folder.
+
+    Attributes:
+        base: The base model.
+        epochs: The cap, None for the program's own.
+        until_learned: Train until everything is learned; False takes every epoch.
+    """
+
+    base: str
+    epochs: int | None
+    until_learned: bool
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The settings of every cell."""
+        given: dict[str, Any] = {"until_learned": self.until_learned}
+        return given | ({"epochs": self.epochs} if self.epochs else {})
+
+
+def parser(name: str, purpose: str, seeds: Sequence[int]) -> argparse.ArgumentParser:
+    """Return the options that every such benchmark has.
+
+    Args:
+        name: The module's.
+        purpose: The first line of its docstring.
+        seeds: By default.
+    """
+    p = argparse.ArgumentParser(
+        prog=f"benchmarks.{name}",
+        description=purpose,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("--out", type=Path, required=True, help="a folder for everything")
+    p.add_argument("--seeds", type=int, nargs="+", default=seeds, help="of all that is drawn")
+    p.add_argument("--base", default="smollm2-135m", help="base model")
+    p.add_argument("--epochs", type=int, help="the cap; the program's own unless given")
+    p.add_argument("--every-epoch", action="store_true", help="do not stop when all is learned")
+    p.add_argument("--report-only", action="store_true", help="of the cells that are there")
+    return p
+
+
+def claim(folder: Path, setup: Setup) -> None:
     """Make a folder this setup's own.
 
     Args:
         folder: Made where it does not exist.
-        setup: What all cells have in common, a dataclass.
+        setup: What all cells have in common.
 
     Raises:
         SystemExit: It was begun with another.

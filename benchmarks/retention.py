@@ -42,30 +42,18 @@ DEFAULT_ARMS = ("default", "joint", "none", "ratio", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class Setup(cells.Setup):
     """What all cells of a folder have in common; another setup needs another folder.
 
     Attributes:
-        base: The base model.
         facts: One of ``FACTS``.
         sessions: Subjects of a chain.
         rows: Facts of a subject.
-        epochs: The cap, None for the program's own.
-        until_learned: Train until everything is learned; False takes every epoch.
     """
 
-    base: str
     facts: str
     sessions: int
     rows: int
-    epochs: int | None
-    until_learned: bool
-
-    @property
-    def flags(self) -> dict[str, Any]:
-        """The settings of every arm."""
-        given: dict[str, Any] = {"until_learned": self.until_learned}
-        return given | ({"epochs": self.epochs} if self.epochs else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,22 +78,13 @@ class Chain:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    p = argparse.ArgumentParser(
-        prog="benchmarks.retention",
-        description=__doc__.splitlines()[0] if __doc__ else None,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    p.add_argument("--out", type=Path, required=True, help="a folder for everything")
+    purpose = __doc__.splitlines()[0] if __doc__ else ""
+    p = cells.parser("retention", purpose, seeds=(0,))
     p.add_argument("--arms", nargs="+", choices=ARMS, default=DEFAULT_ARMS, help="ways of training")
     p.add_argument("--facts", choices=FACTS, default="places", help="what is taught")
     p.add_argument("--sessions", type=int, default=3, help="of a chain, a subject each")
     p.add_argument("--rows", type=int, default=30, help="facts of a subject")
-    p.add_argument("--seeds", type=int, nargs="+", default=(0,), help="of facts and training")
     p.add_argument("--orders", type=int, default=2, help="in how many the subjects are taught")
-    p.add_argument("--base", default="smollm2-135m", help="base model")
-    p.add_argument("--epochs", type=int, help="the cap; the program's own unless given")
-    p.add_argument("--every-epoch", action="store_true", help="do not stop when all is learned")
-    p.add_argument("--report-only", action="store_true", help="of the cells that are there")
     return p
 
 

@@ -49,28 +49,16 @@ _MAX_TOKENS = 48  # the longest completion has 120 characters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class Setup(cells.Setup):
     """What all cells of a folder have in common; another setup needs another folder.
 
     Attributes:
-        base: The base model.
         people: Of each kind.
         prompts: Training prompts of a person.
-        epochs: The cap, None for the program's own.
-        until_learned: Train until everything is learned; False takes every epoch.
     """
 
-    base: str
     people: int
     prompts: int
-    epochs: int | None
-    until_learned: bool
-
-    @property
-    def flags(self) -> dict[str, Any]:
-        """The settings of every arm."""
-        given: dict[str, Any] = {"until_learned": self.until_learned}
-        return given | ({"epochs": self.epochs} if self.epochs else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +94,12 @@ class Pair:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    p = argparse.ArgumentParser(
-        prog="benchmarks.reversal",
-        description=__doc__.splitlines()[0] if __doc__ else None,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    p.add_argument("--out", type=Path, required=True, help="a folder for everything")
+    purpose = __doc__.splitlines()[0] if __doc__ else ""
+    p = cells.parser("reversal", purpose, seeds=(0,))
     p.add_argument("--data", type=Path, required=True, help="the folder of the .jsonl files")
     p.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, help="ways of training")
     p.add_argument("--people", type=int, default=PEOPLE, help="the first so many of each kind")
     p.add_argument("--prompts", type=int, default=TRAINED, help="that are trained, of a person")
-    p.add_argument("--seeds", type=int, nargs="+", default=(0,), help="of the training")
-    p.add_argument("--base", default="smollm2-135m", help="base model")
-    p.add_argument("--epochs", type=int, help="the cap; the program's own unless given")
-    p.add_argument("--every-epoch", action="store_true", help="do not stop when all is learned")
-    p.add_argument("--report-only", action="store_true", help="of the cells that are there")
     return p
 
 

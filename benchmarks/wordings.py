@@ -53,28 +53,16 @@ OPEN_BOOK = "open-book"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class Setup(cells.Setup):
     """What all cells of a folder have in common; another setup needs another folder.
 
     Attributes:
-        base: The base model.
         sessions: Subjects of a chain, at most three of ``data/``.
         rows: Of a subject.
-        epochs: The cap, None for the program's own.
-        until_learned: Train until everything is learned; False takes every epoch.
     """
 
-    base: str
     sessions: int
     rows: int
-    epochs: int | None
-    until_learned: bool
-
-    @property
-    def flags(self) -> dict[str, Any]:
-        """The settings of every arm."""
-        given: dict[str, Any] = {"until_learned": self.until_learned}
-        return given | ({"epochs": self.epochs} if self.epochs else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,20 +85,11 @@ class Chain:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    p = argparse.ArgumentParser(
-        prog="benchmarks.wordings",
-        description=__doc__.splitlines()[0] if __doc__ else None,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    p.add_argument("--out", type=Path, required=True, help="a folder for everything")
+    purpose = __doc__.splitlines()[0] if __doc__ else ""
+    p = cells.parser("wordings", purpose, seeds=(0, 1))
     p.add_argument("--arms", nargs="+", choices=[*ARMS, OPEN_BOOK], default=[*ARMS, OPEN_BOOK])
     p.add_argument("--sessions", type=int, choices=(1, 2, 3), default=1, help="of a chain")
     p.add_argument("--rows", type=int, default=24, help="of a subject, spread over its file")
-    p.add_argument("--seeds", type=int, nargs="+", default=(0, 1), help="of the training")
-    p.add_argument("--base", default="smollm2-135m", help="base model")
-    p.add_argument("--epochs", type=int, help="the cap; the program's own unless given")
-    p.add_argument("--every-epoch", action="store_true", help="do not stop when all is learned")
-    p.add_argument("--report-only", action="store_true", help="of the cells that are there")
     return p
 
 
