@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import open_book, wordings, wordings_report
-from benchmarks.retention import CellError
+from benchmarks import cells, open_book, wordings, wordings_report
+from benchmarks.cells import CellError
 from benchmarks.retention_cell import Task
 from benchmarks.wordings import ARMS, OPEN_BOOK, Chain, Setup
 from mlx_tune.data import read
@@ -45,7 +45,7 @@ def children(monkeypatch):
             raise CellError(task.label)
         return result(len(task.taught))
 
-    monkeypatch.setattr(wordings, "child", child)
+    monkeypatch.setattr(cells, "child", child)
     return asked, failing
 
 
