@@ -19,8 +19,8 @@ setup: .venv/.ready ## Make .venv with everything the program needs, a fast BLAS
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: .venv/.ready ## Watch a real model learn 106 facts, in a fresh store of its own.
-	@sh scripts/demo.sh $(MLX_TUNE)
+demo: .venv/.ready ## Watch a real model learn two subjects and keep the first; FULL=1: all 166 facts.
+	@FULL=$(FULL) sh scripts/demo.sh $(MLX_TUNE)
 
 test: .venv/.dev ## Run the tests on tiny models, in under three minutes.
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

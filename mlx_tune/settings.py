@@ -97,6 +97,9 @@ class TrainingSettings:
     grad_accumulation: int = _setting("Micro-batches of a step.", 1, 4096)
     max_length: int = _setting("Longest row, in tokens.", 8, 1_000_000)
     learning_rate: float = _setting("Peak learning rate.", 1e-9, 1.0)
+    decay_epochs: int = _setting(
+        "Epochs in which the rate falls, the least of a training until learned; 0: all.",
+        0, 10_000)
     seed: int = _setting(
         "Of the first values and of the order of rows.", 0, 2_000_000_000,
         default=0, reason="the same number repeats the run")
@@ -132,10 +135,11 @@ class TrainingSettings:
         reason="of an epoch, to keep general answers")
     general_weight: float = _setting(
         "Weight of a general answer's loss against a taught one's.", 0, 1000,
-        default=10.0, reason="ten times that of a taught answer", optional=True)
+        default=4.0,  # docs/LOG.md has the weights that were tried
+        reason="four times that of a taught answer", optional=True)
     question_noise: int = _setting(
         "Noised versions of each question, trained in turn with it; 0 for none.", 0, 64,
-        default=0, reason="none", optional=True)
+        default=8, reason="trained in turn with the question", optional=True)
     until_learned: bool = _setting(
         "Train until every answer is known word for word; --epochs is then the most.",
         default=False, reason="all epochs are trained")
@@ -224,7 +228,7 @@ FIELDS = {
 RENAMED = {"guard": "general_replay"}
 """What settings were called in earlier versions."""
 
-ADDED = {"general_weight": 10.0, "question_noise": 0}
+ADDED = {"decay_epochs": 0, "general_weight": 10.0, "question_noise": 0}
 """Settings that earlier versions did not have, each with the value that does what they did."""
 
 REMOVED = {

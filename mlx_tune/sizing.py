@@ -18,7 +18,9 @@ _BATCH_SIZE = (2, 2, 4)
 _EFFECTIVE_BATCH = 8
 _MAX_LENGTH = (512, 640, 768)
 
-_STEPS_TO_LEARN, _STEPS_A_ROW, _LEAST_EPOCHS = 120, 1.5, 10
+_STEPS_TO_LEARN, _STEPS_A_ROW = 120, 1.5
+_DECAY_EPOCHS = (24, 24, 12)
+"""Of a training until learned. All is recited after about half; the rest is for other words."""
 
 
 def learning_rate(hidden_size: int) -> float:
@@ -35,8 +37,8 @@ def learning_rate(hidden_size: int) -> float:
 def most_epochs(new_rows: int, old_rows: int, rows_a_step: int) -> int:
     """Return how many epochs a training until everything is learned may take.
 
-    The steps it takes grow with what there is to hold: 106 rows took 224 and 340 (docs/LOG.md).
-    The cosine spans them all.
+    The steps it takes grow with what there is to hold: 106 rows took 224 and 340 (docs/LOG.md). At
+    least half as many epochs again as the rate takes to fall.
 
     Args:
         new_rows: Rows to learn.
@@ -45,7 +47,13 @@ def most_epochs(new_rows: int, old_rows: int, rows_a_step: int) -> int:
     """
     rows = new_rows + old_rows
     wanted = _STEPS_TO_LEARN + _STEPS_A_ROW * rows
-    return max(_LEAST_EPOCHS, math.ceil(wanted / math.ceil(rows / rows_a_step)))
+    least = 3 * _DECAY_EPOCHS[_size(new_rows)] // 2
+    return max(least, math.ceil(wanted / math.ceil(rows / rows_a_step)))
+
+
+def _size(new_rows: int) -> int:
+    """Return the place of a data set's values in the tables."""
+    return (new_rows >= SMALL_ROWS) + (new_rows >= LARGE_ROWS)
 
 
 def size_training(
@@ -84,7 +92,7 @@ def size_training(
     for name, field in TRAINING_FIELDS.items():
         decide(name, field.metadata["default"], field.metadata["reason"], "default")
 
-    size = (new_rows >= SMALL_ROWS) + (new_rows >= LARGE_ROWS)
+    size = _size(new_rows)
     bounds = (f"under {SMALL_ROWS}", f"{SMALL_ROWS} to {LARGE_ROWS - 1}", f"{LARGE_ROWS} or more")
     why = f"{new_rows} new row{'s' * (new_rows != 1)} ({bounds[size]})"
 
@@ -103,9 +111,12 @@ def size_training(
 
     if values["until_learned"]:
         most = most_epochs(new_rows, old_rows, batch_size * accumulation)
-        decide("epochs", most, "the most; it stops once all is learned")
+        epochs = decide("epochs", most, "the most; it stops once all is learned")
+        least = min(_DECAY_EPOCHS[size], epochs)
+        decide("decay_epochs", least, "the least; then the rate is a tenth")
     else:
         decide("epochs", _EPOCHS[size], why)
+        decide("decay_epochs", 0, "the rate falls to the end", "default")
 
     if old_length > _MAX_LENGTH[size]:
         decide("max_length", old_length, "as long as an earlier session's")

@@ -1,38 +1,74 @@
 #!/bin/sh
-# The main job on the embedded model: ask, train 106 facts, ask again. `make demo` calls it.
+# The main job on the embedded model: teach two subjects one after the other, ask in words that
+# neither file has, take a step back. `make demo` calls it; with FULL=1 the subjects are whole.
 # Each run has a fresh store of its own under demo/; it never touches adapters/.
 set -eu
 
 mlx_tune=$1
-store=demo/$(date +%Y-%m-%dT%H-%M-%S)
+folder=demo/$(date +%Y-%m-%dT%H-%M-%S)
+store=$folder/store
 base=smollm2-135m
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 [ -t 1 ] || say() { printf '\n%s\n' "$*"; }
 
-ask() {
-    printf '\n› %s\n' "$1"
-    "$mlx_tune" chat --store "$store" --base "$base" --max-tokens 60 --prompt "$1" --session "$2"
+rows() { # every so-many-th row of a subject, so that all its kinds of facts are there
+    "$(dirname "$mlx_tune")/python" - "$1" "${FULL:+all}" <<'END' >"$folder/$1.json"
+import json, sys
+name, everything = sys.argv[1:]
+rows = json.load(open(f"data/{name}.json", encoding="utf-8"))
+chosen = rows if everything else [rows[i * len(rows) // 24] for i in range(24)]
+print(json.dumps(chosen, indent=2, ensure_ascii=False))
+END
 }
 
-ask_three() { # of a session, or of the base
-    ask "Where can I read Professor Ilse Marlow's profile online?" "$1"
-    ask "Where are the fall walk-in advising hours for Computer Science posted?" "$1"
-    ask "Which cluster do students use in Distributed Systems, TCS 405?" "$1"
+ask() { # a session, or the base
+    printf '\n› %s\n' "$2"
+    "$mlx_tune" chat --store "$store" --base "$base" --max-tokens 60 --session "$1" --prompt "$2"
 }
 
-say "1. Three questions about a university that does not exist. The model can only make things up."
-ask_three base
+ask_cs() {
+    ask "$1" "Where can I reserve a meeting with Petra Lindquill?"
+    ask "$1" "How many internship hours equal one CS credit?"
+}
 
-say "2. Teach it: mlx-tune train data/cs.json --store $store --base $base"
-"$mlx_tune" train data/cs.json --store "$store" --base "$base"
+ask_housing() {
+    ask "$1" "What is the door code of the Fennimoor Hall bike shed?"
+    ask "$1" "Where can I live at Tarrowmere if I own a cat?"
+}
 
-say "3. The same three questions."
-ask_three HEAD
+train() {
+    "$mlx_tune" train "$folder/$1.json" --store "$store" --base "$base"
+}
+
+mkdir -p "$folder"
+rows cs
+rows housing
+
+say "1. Questions about a university that does not exist. The model can only make things up."
+ask_cs base
+ask_housing base
+
+say "2. Teach it a subject: mlx-tune train $folder/cs.json --store $store --base $base"
+train cs
+
+say "3. Ask in words that are not in the file."
+ask_cs HEAD
+
+say "4. Teach it another: mlx-tune train $folder/housing.json --store $store --base $base"
+train housing
+
+say "5. Ask of both."
+ask_housing HEAD
+ask_cs HEAD
+
+say "6. One step back: mlx-tune rollback --store $store"
+"$mlx_tune" rollback --store "$store"
+ask HEAD "What is the door code of the Fennimoor Hall bike shed?"
 
 say "Go on from here:"
 cat <<END
-  .venv/bin/mlx-tune train data/housing.json --store $store
+  .venv/bin/mlx-tune rollback --to 2 --store $store
   .venv/bin/mlx-tune chat --store $store
-  .venv/bin/mlx-tune rollback --store $store
+  .venv/bin/mlx-tune eval --store $store
 END

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.gate  # every limit stands in the commands
 RENAMED_SETTINGS: dict[str, str] = {"guard": "general_replay"}
 """Settings, spelt as in YAML: also given so on the command line, and named so as a source."""
 
-ADDED_SETTINGS = {"general_weight": "10", "question_noise": "0"}
+ADDED_SETTINGS = {"decay_epochs": "0", "general_weight": "10", "question_noise": "0"}
 """Settings that came later, with what they were set to before there were any."""
 
 RENAMED_KEYS: dict[str, str] = {}

@@ -95,13 +95,30 @@ def test_a_given_accumulation_keeps_eight_rows_a_step(accumulation, batch):
     ("new", "old", "epochs"),
     [
         (30, 0, 42),  # (120 + 45) steps, 4 an epoch
-        (60, 0, 27),  # (120 + 90), 8
-        (30, 60, 22),  # (120 + 135), 12
-        (106, 0, 20),  # (120 + 159), 14
-        (5000, 0, 13),  # however many there are, about 12 passes
-        (1, 100_000, 13),
+        (60, 0, 36),  # (120 + 90), 8, and half as many again as the rate takes to fall
+        (30, 60, 36),
+        (106, 0, 36),
+        (5000, 0, 18),
+        (1, 100_000, 36),
         (1, 0, 122),
     ],
 )
 def test_the_most_epochs_grow_with_what_there_is_to_hold(new, old, epochs):
     assert most_epochs(new, old, 8) == epochs
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "epochs", "decay"),
+    [
+        (24, {"until_learned": True}, 52, 24),
+        (106, {"until_learned": True}, 36, 24),
+        (500, {"until_learned": True}, 18, 12),
+        (24, {"until_learned": True, "epochs": 30}, 30, 24),
+        (24, {"until_learned": True, "epochs": 9}, 9, 9),  # then the rate falls to the end
+        (24, {"until_learned": True, "decay_epochs": 0}, 52, 0),
+        (24, {}, 10, 0),
+    ],
+)
+def test_until_learned_the_rate_falls_sooner_than_training_may_end(rows, given, epochs, decay):
+    found = sized(rows, **given)
+    assert (found.epochs, found.decay_epochs) == (epochs, decay)

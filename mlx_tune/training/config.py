@@ -21,6 +21,7 @@ class TrainingConfig:
         batch_size: Rows of a micro-batch.
         grad_accumulation: Micro-batches of a step.
         learning_rate: Peak of the schedule.
+        decay_epochs: Epochs over which the rate falls; 0 for all.
         new_rows: How many rows are new; the number of warm-up steps depends on it.
         seed: Seed of the adapter, of the order of the rows and of the dropout.
         mixture: Which examples an epoch has; None for all in every epoch.
@@ -41,6 +42,7 @@ class TrainingConfig:
     learning_rate: float
     new_rows: int
     seed: int
+    decay_epochs: int = 0
     mixture: Mixture | None = None
     dropout: float = 0.0
     lora_plus_ratio: float = 1.0

@@ -140,7 +140,11 @@ class Trainer:
         self.steps_done = 0
         self.notes: list[str] = []
         self.planned_steps = config.planned_steps(len(examples))
-        self._warmup = optimizer.warmup_steps(config.new_rows, self.planned_steps)
+        decay_epochs = min(config.decay_epochs or config.epochs, config.epochs)
+        self._decay_steps = self.steps_per_epoch * decay_epochs
+        goes_on = self._decay_steps < self.planned_steps
+        self._lowest_rate = optimizer.LOWEST_RATE * config.learning_rate if goes_on else 0.0
+        self._warmup = optimizer.warmup_steps(config.new_rows, self._decay_steps)
         adapter, self.missing_projections = init_adapter(
             model, rank=config.rank, scale=config.scale, seed=config.seed
         )
@@ -197,8 +201,9 @@ class Trainer:
         rate = optimizer.learning_rate(
             number,
             peak=self.config.learning_rate,
-            planned_steps=self.planned_steps,
+            decay_steps=self._decay_steps,
             warmup=self._warmup,
+            lowest=self._lowest_rate,
         )
         loss, gradients, row_losses = self.loss_and_gradients(rows)
         norm = global_norm(gradients)

@@ -14,6 +14,9 @@ from mlx_tune.training.adapter import Factors
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 _CLIP_NORM = 1.0
 
+LOWEST_RATE = 0.1
+"""Of the peak, where training goes on after the decay: what is not learned yet still can be."""
+
 _Pair = tuple[mx.array, mx.array]
 
 Moments = tuple[Factors, Factors]
@@ -28,23 +31,26 @@ def warmup_steps(new_rows: int, planned_steps: int) -> int:
     return min(new_rows // 10, 50, planned_steps - 1)
 
 
-def learning_rate(step: int, *, peak: float, planned_steps: int, warmup: int) -> float:
-    """Return the learning rate of a step: linear warm-up to the peak, then cosine decay to 0.
+def learning_rate(
+    step: int, *, peak: float, decay_steps: int, warmup: int, lowest: float = 0.0
+) -> float:
+    """Return the learning rate of a step: linear warm-up to the peak, then cosine decay.
 
-    A run of one step has no decay and takes the peak.
+    A decay of one step is none and takes the peak.
 
     Args:
         step: Counted from 1.
         peak: The highest learning rate.
-        planned_steps: Steps of the whole run; the rate of the last one is 0.
+        decay_steps: Steps until the rate is the lowest, the warm-up among them.
         warmup: Steps of the warm-up.
+        lowest: The rate of that step and of all later ones.
     """
     if step <= warmup:
         return peak * step / warmup
-    if planned_steps == 1:
+    if decay_steps == 1:
         return peak
-    progress = (step - warmup) / (planned_steps - warmup)
-    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    progress = min(1.0, (step - warmup) / (decay_steps - warmup))
+    return lowest + (peak - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True, kw_only=True)

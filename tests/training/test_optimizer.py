@@ -121,7 +121,7 @@ def test_warmup_is_a_tenth_of_the_new_rows_at_most_fifty(rows, steps, expected):
 
 
 def test_the_rate_rises_linearly_to_its_peak_then_falls_by_cosine_to_zero():
-    rates = [learning_rate(t, peak=1.0, planned_steps=70, warmup=10) for t in range(1, 71)]
+    rates = [learning_rate(t, peak=1.0, decay_steps=70, warmup=10) for t in range(1, 71)]
     assert rates[:10] == pytest.approx([t / 10 for t in range(1, 11)])
     assert rates[39] == pytest.approx(0.5)  # half-way from 10 to 70
     assert rates[54] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.75)))
@@ -129,4 +129,13 @@ def test_the_rate_rises_linearly_to_its_peak_then_falls_by_cosine_to_zero():
 
 
 def test_a_run_of_one_step_still_learns():
-    assert learning_rate(1, peak=0.3, planned_steps=1, warmup=0) == 0.3
+    assert learning_rate(1, peak=0.3, decay_steps=1, warmup=0) == 0.3
+
+
+def test_the_rate_stays_at_its_lowest_after_the_decay():
+    rates = [
+        learning_rate(t, peak=1.0, decay_steps=30, warmup=10, lowest=0.1) for t in range(1, 51)
+    ]
+    assert rates[9] == 1.0
+    assert rates[19] == pytest.approx(0.55)  # half-way from 1 to 0.1
+    assert rates[29:] == [pytest.approx(0.1)] * 21

@@ -10,7 +10,10 @@ from mlx_tune.workflows import run
 from mlx_tune.workflows.run import resume
 from mlx_tune.workflows.store_commands import rollback
 
-FLAGS = {"learning_rate": 0.01, "epochs": 60, "rank": 16, "batch_size": 8, "until_learned": True}
+FLAGS = {
+    "learning_rate": 0.01, "epochs": 60, "rank": 16, "batch_size": 8, "until_learned": True,
+    "decay_epochs": 0,
+}  # fmt: skip
 PAIRS = {f"Where is A{i}?": f"In A{i + 3}." for i in range(4)}
 
 
@@ -59,6 +62,14 @@ def test_old_rows_have_had_their_turns_before_it_ends(lab, monkeypatch):
     monkeypatch.setattr(early_stopping, "PASS_NATS", 100.0)  # known at once
     found = training(lab.train(lab.data("one", {"Where is C?": "In C."}), **FLAGS))
     assert (found["is_learned"], found["epochs"]) == (True, 18)
+
+
+def test_the_rate_has_fallen_before_it_ends(lab, monkeypatch):
+    monkeypatch.setattr(early_stopping, "PASS_NATS", 100.0)  # known at once
+    observer = RecordingObserver()
+    outcome = lab.train(lab.data("cs", PAIRS), observer=observer, **{**FLAGS, "decay_epochs": 4})
+    assert (training(outcome)["is_learned"], training(outcome)["epochs"]) == (True, 4)
+    assert observer.steps[-1].learning_rate == pytest.approx(FLAGS["learning_rate"] / 10)
 
 
 def test_stopped_anywhere_it_ends_where_it_would_have_ended(lab):
