@@ -117,6 +117,7 @@ class TrainingView(TrainingObserver):
             planned_steps=trainer.planned_steps,
             steps_done=trainer.steps_done,
             epochs=trainer.config.epochs,
+            decay_epochs=trainer.config.decay_epochs,
         )
 
     def stepped(self, step: Step) -> None:
@@ -271,13 +272,22 @@ def _print_outcome_json(outcome: TrainingOutcome) -> None:
 class RunProgress:
     """The progress of a run: a live line on a terminal, one plain line an epoch elsewhere.
 
-    ``steps_done`` of the ``planned_steps`` were done before the run was resumed.
+    ``steps_done`` of the ``planned_steps`` were done before the run was resumed. One that ends once
+    all is learned is expected to end after ``decay_epochs``; only from there on the most count.
     """
 
     def __init__(
-        self, console: Console, *, planned_steps: int, steps_done: int, epochs: int
+        self,
+        console: Console,
+        *,
+        planned_steps: int,
+        steps_done: int,
+        epochs: int,
+        decay_epochs: int = 0,
     ) -> None:
-        self._console, self._planned, self._epochs = console, planned_steps, epochs
+        self._console, self._epochs = console, epochs
+        self._expected_epochs = min(decay_epochs, epochs)
+        self._steps_per_epoch = planned_steps // epochs
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT_STEPS)
         self._epoch_losses: list[float] = []
         self._printed = time.monotonic()
@@ -295,21 +305,23 @@ class RunProgress:
         self._epoch_losses.append(step.loss)
         took = sum(seconds for _, seconds in self._recent)
         rate = sum(tokens for tokens, _ in self._recent) / took
-        left = (self._planned - step.number) * took / len(self._recent)
+        epochs = self._expected_epochs if step.epoch <= self._expected_epochs else self._epochs
+        planned = epochs * self._steps_per_epoch
+        left = (planned - step.number) * took / len(self._recent)
         line = (
-            f"step {step.number}/{self._planned}  epoch {step.epoch}/{self._epochs}  "
+            f"step {step.number}/{planned}  epoch {step.epoch}/{epochs}  "
             f"loss {step.loss:.3f}  lr {step.learning_rate:.1e}\n"
             f"{rate:.0f} tok/s  peak {step.peak_memory_bytes / 1e9:.1f} GB  {_clock(left)} left"
         )
         if self._bar is not None:
-            self._bar.update(self._task, completed=step.number, description=line)
+            self._bar.update(self._task, total=planned, completed=step.number, description=line)
         elif not step.ends_epoch and time.monotonic() - self._printed > _PLAIN_SECONDS:
             self._plain(line.replace("\n", "  "))
         if step.ends_epoch:
             mean = sum(self._epoch_losses) / len(self._epoch_losses)
             self._epoch_losses.clear()
             self._plain(
-                f"epoch {step.epoch:>2}/{self._epochs}  mean loss {mean:.4f}  checkpoint saved  "
+                f"epoch {step.epoch:>2}/{epochs}  mean loss {mean:.4f}  checkpoint saved  "
                 f"{_clock(left)} left"
             )
 

@@ -103,9 +103,12 @@ def told(right, training, *, name="cs", verbatim=None, other_words=None, graded=
     return console.file.getvalue().splitlines()
 
 
-def printed(*steps, steps_done=0, **options):
+def printed(*steps, steps_done=0, epochs=2, decay_epochs=0, **options):
     console = Console(file=io.StringIO(), width=120, highlight=False, **options)
-    progress = RunProgress(console, planned_steps=4, steps_done=steps_done, epochs=2)
+    progress = RunProgress(
+        console, planned_steps=2 * epochs, steps_done=steps_done, epochs=epochs,
+        decay_epochs=decay_epochs,
+    )  # fmt: skip
     for number, loss, ends_epoch in steps:
         progress.step(
             Step(number=number, epoch=(number + 1) // 2, loss=loss, learning_rate=1e-3, grad_norm=1,
@@ -120,6 +123,16 @@ def test_a_file_gets_one_line_an_epoch_with_its_mean_loss():
         "epoch  1/2  mean loss 2.0000  checkpoint saved  0:04 left\n"
         "epoch  2/2  mean loss 0.3750  checkpoint saved  0:00 left\n"
     )
+
+
+def test_a_training_until_learned_counts_to_where_it_may_end_and_then_to_the_most():
+    steps = ((2, 1.0, True), (4, 1.0, True), (6, 1.0, True))
+    assert printed(*steps, epochs=5, decay_epochs=2) == (
+        "epoch  1/2  mean loss 1.0000  checkpoint saved  0:04 left\n"
+        "epoch  2/2  mean loss 1.0000  checkpoint saved  0:00 left\n"
+        "epoch  3/5  mean loss 1.0000  checkpoint saved  0:08 left\n"
+    )
+    assert printed((2, 1.0, True), decay_epochs=9).startswith("epoch  1/2  ")
 
 
 def test_a_file_gets_a_line_where_an_epoch_takes_long(monkeypatch):
