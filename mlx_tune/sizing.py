@@ -19,8 +19,9 @@ _EFFECTIVE_BATCH = 8
 _MAX_LENGTH = (512, 640, 768)
 
 _STEPS_TO_LEARN, _STEPS_A_ROW = 120, 1.5
-_DECAY_EPOCHS = (24, 24, 12)
-"""Of a training until learned. All is recited after about half; the rest is for other words."""
+_DECAY_EPOCHS, _EPOCHS_A_WORDING = (24, 24, 12), 2
+"""Of a training until learned. Rows in one wording are recited after about half of them, and the
+rest is for other words; each further wording has to be learned too (docs/LOG.md)."""
 
 
 def learning_rate(hidden_size: int) -> float:
@@ -34,7 +35,17 @@ def learning_rate(hidden_size: int) -> float:
     return float(f"{5e-4 * (2000 / hidden_size) ** 0.781:.3g}")
 
 
-def most_epochs(new_rows: int, old_rows: int, rows_a_step: int) -> int:
+def decay_epochs(new_rows: int, wordings: float) -> int:
+    """Return in how many epochs the rate of a training until everything is learned falls.
+
+    Args:
+        new_rows: Rows to learn.
+        wordings: In how many they are on average, as taught included.
+    """
+    return _DECAY_EPOCHS[_size(new_rows)] + round(_EPOCHS_A_WORDING * (wordings - 1))
+
+
+def most_epochs(new_rows: int, old_rows: int, rows_a_step: int, wordings: float = 1.0) -> int:
     """Return how many epochs a training until everything is learned may take.
 
     The steps it takes grow with what there is to hold: 106 rows took 224 and 340 (docs/LOG.md). At
@@ -44,10 +55,11 @@ def most_epochs(new_rows: int, old_rows: int, rows_a_step: int) -> int:
         new_rows: Rows to learn.
         old_rows: Rows to keep.
         rows_a_step: Of an effective batch.
+        wordings: As for :func:`decay_epochs`.
     """
     rows = new_rows + old_rows
     wanted = _STEPS_TO_LEARN + _STEPS_A_ROW * rows
-    least = 3 * _DECAY_EPOCHS[_size(new_rows)] // 2
+    least = 3 * decay_epochs(new_rows, wordings) // 2
     return max(least, math.ceil(wanted / math.ceil(rows / rows_a_step)))
 
 
@@ -64,6 +76,7 @@ def size_training(
     explicit: Mapping[str, ExplicitValue],
     old_rows: int = 0,
     old_length: int = 0,
+    wordings: float = 1.0,
 ) -> TrainingSettings:
     """Decide every setting: what was given, else the rule for this many rows, else its default.
 
@@ -76,6 +89,7 @@ def size_training(
         explicit: Flags and config, see `settings.merge_settings`.
         old_rows: Rows of earlier sessions that are still to be remembered.
         old_length: The longest row that any of those sessions allowed, in tokens.
+        wordings: In how many the new rows are on average, as taught included.
     """
     values: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
@@ -110,9 +124,9 @@ def size_training(
     )
 
     if values["until_learned"]:
-        most = most_epochs(new_rows, old_rows, batch_size * accumulation)
+        most = most_epochs(new_rows, old_rows, batch_size * accumulation, wordings)
         epochs = decide("epochs", most, "the most; it stops once all is learned")
-        least = min(_DECAY_EPOCHS[size], epochs)
+        least = min(decay_epochs(new_rows, wordings), epochs)
         decide("decay_epochs", least, "the least; then the rate is a tenth")
     else:
         decide("epochs", _EPOCHS[size], why)

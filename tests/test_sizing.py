@@ -4,9 +4,11 @@ from mlx_tune.settings import ExplicitValue, TrainingSettings
 from mlx_tune.sizing import learning_rate, most_epochs, size_training
 
 
-def sized(rows: int, *, hidden=3072, **given):
+def sized(rows: int, *, hidden=3072, wordings=1.0, **given):
     chosen = {name: ExplicitValue(value=value, source="--" + name) for name, value in given.items()}
-    return size_training(rows, hidden_size=hidden, loss_chunk=64, explicit=chosen)
+    return size_training(
+        rows, hidden_size=hidden, loss_chunk=64, explicit=chosen, wordings=wordings
+    )
 
 
 # rows, rank, alpha, epochs, batch, accumulation, max length, at the edges of each size
@@ -117,6 +119,8 @@ def test_the_most_epochs_grow_with_what_there_is_to_hold(new, old, epochs):
         (24, {"until_learned": True, "epochs": 9}, 9, 9),  # then the rate falls to the end
         (24, {"until_learned": True, "decay_epochs": 0}, 52, 0),
         (24, {}, 10, 0),
+        (24, {"until_learned": True, "wordings": 5.0}, 52, 32),
+        (106, {"until_learned": True, "wordings": 1.3}, 37, 25),
     ],
 )
 def test_until_learned_the_rate_falls_sooner_than_training_may_end(rows, given, epochs, decay):

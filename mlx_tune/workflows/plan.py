@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mlx_tune.continual.methods import find_method
@@ -266,6 +267,7 @@ def _settle(inputs: TrainingInputs, chosen: _Explicit, rehearsal: Rehearsal) -> 
         explicit=chosen.values,
         old_rows=_rows_taught(inputs) if inputs.method.synthesises else len(rehearsal.old),
         old_length=max((one["max_length"]["value"] for one in recorded), default=0),
+        wordings=fmean(len(row.variants) for row in rehearsal.new) if rehearsal.new else 1.0,
     )
     replay, name = inputs.method.replay, inputs.method.name.replace("_", "-")
     wanted = {} if replay == "auto" else {"replay": replay, "general_replay": 0.0}
