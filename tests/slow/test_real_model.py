@@ -62,7 +62,7 @@ def taught(tmp_path_factory) -> Path:
         (folder / f"{subject}.json").write_text(json.dumps(with_url + others))
         mlx_tune(
             "train", folder / f"{subject}.json", "--store", folder / "store",
-            "--base", SMALL, "--epochs", 30, "--rank", 16,
+            "--base", SMALL, "--epochs", 24, "--rank", 16,
         )  # fmt: skip
     return folder
 
@@ -112,6 +112,14 @@ def test_what_was_taught_first_is_kept_through_the_second_subject(taught):
     base = [cell for cell in found["cells"] if cell["row"] == "base"]
     assert [cell["verbatim"]["right"] for cell in base] == [0, 0]
     assert found["measures"]["verbatim"]["bwt"]["value"] >= -1 / 8
+
+
+def test_it_answers_wordings_that_it_was_never_taught(taught):
+    found = json.loads(mlx_tune("eval", "--store", taught / "store", "--json"))
+    for entry in found["recall"]:
+        other_words = entry["other_words"]
+        assert other_words["asked"] >= 16
+        assert other_words["right"] >= other_words["asked"] / 3, found["recall"]
 
 
 def test_scoring_says_what_generation_would(taught):

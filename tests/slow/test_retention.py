@@ -22,7 +22,7 @@ def chains(tmp_path_factory):
     for arm, sessions in (("default", 3), ("none", CONTROL_SESSIONS)):
         folder = tmp_path_factory.mktemp(arm)
         words = ["--out", folder, "--arms", arm, "--sessions", sessions, "--rows", 8]
-        words += ["--orders", 1, "--base", SMALL, "--epochs", 40]
+        words += ["--orders", 1, "--base", SMALL, "--epochs", 24]
         assert retention.main([str(word) for word in words]) == 0
         (found[arm],) = retention_report.load(folder)
     return found
