@@ -121,12 +121,12 @@ def _early_stopping(plan: TrainingPlan) -> EarlyStopping:
 
 
 def _check_rows(stopping: EarlyStopping, trainer: Trainer, plan: TrainingPlan) -> EarlyStopping:
-    """Check the rows that have to be learned, in every wording; the loop gets the losses."""
-    for part in stopping.parts(trainer.max_token_losses):
+    """Check the rows that have to be learned; the loop gets the losses."""
+    for part, may_fail in stopping.parts():
         found = _recall(trainer, [plan.examples[i] for i in part])
         for i, nats in zip(part, found.max_token_losses, strict=True):
             trainer.max_token_losses[i] = nats
-        stopping = stopping.update(trainer.steps_done, found.max_token_losses)
+        stopping = stopping.update(trainer.steps_done, found.max_token_losses, may_fail=may_fail)
         if stopping.failing:
             break
     return stopping

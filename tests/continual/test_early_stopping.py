@@ -50,12 +50,18 @@ def test_a_row_seems_known_by_the_wording_that_came_last():
     assert not worded.is_due(1, [math.inf] * 60, ())
 
 
-def test_a_check_asks_the_worst_wording_of_each_row_first():
-    worded = EarlyStopping(rows=(range(3), range(3, 4), range(4, 6)), min_epochs=0)
-    losses = [0.2, math.inf, 0.3, 0.1, 0.4, 0.4]
-    assert list(worded.parts(losses)) == [[1, 3, 4], [2, 5], [0]]
-    assert list(CRITERION.parts([LEARNED] * 20)) == [list(range(20))]
-    assert list(EarlyStopping(rows=(), min_epochs=0).parts([])) == []
+def test_a_check_asks_every_question_as_taught_and_then_the_other_wordings():
+    worded = EarlyStopping(rows=(range(6), range(6, 7), range(7, 13)), min_epochs=0)
+    assert list(worded.parts()) == [([0, 6, 7], 0), ([1, 2, 3, 4, 5, 8, 9, 10, 11, 12], 1)]
+    assert list(CRITERION.parts()) == [(list(range(20)), 0)]
+
+
+def test_one_in_ten_of_the_other_wordings_may_fail():
+    losses = [FAILING] + [LEARNED] * 9
+    assert CRITERION.update(40, losses, may_fail=1).is_met(40)
+    failed = CRITERION.update(40, [FAILING, *losses], may_fail=1)
+    assert (failed.failing, failed.is_met(40)) == (1, False)
+    assert not CRITERION.update(40, losses).is_met(40)
 
 
 def test_it_is_met_when_every_row_was_known_after_that_very_step():
