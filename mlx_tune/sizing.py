@@ -127,7 +127,7 @@ def size_training(
         most = most_epochs(new_rows, old_rows, batch_size * accumulation, wordings)
         epochs = decide("epochs", most, "the most; it stops once all is learned")
         least = min(decay_epochs(new_rows, wordings), epochs)
-        decide("decay_epochs", least, "the least; then the rate is a tenth")
+        decide("decay_epochs", least, "the least; then the rate is a quarter")
     else:
         decide("epochs", _EPOCHS[size], why)
         decide("decay_epochs", 0, "the rate falls to the end", "default")

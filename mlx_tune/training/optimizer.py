@@ -14,7 +14,7 @@ from mlx_tune.training.adapter import Factors
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 _CLIP_NORM = 1.0
 
-LOWEST_RATE = 0.1
+LOWEST_RATE = 0.25
 """Of the peak, where training goes on after the decay: what is not learned yet still can be."""
 
 _Pair = tuple[mx.array, mx.array]

@@ -58,12 +58,11 @@ def trained(rows=None, model=None, **changes):
     return trainer, list(trainer.steps())
 
 
-def test_after_the_decay_the_rate_is_a_tenth_of_the_peak_and_without_one_it_falls_to_the_end():
+def test_after_the_decay_the_rate_is_a_quarter_of_the_peak_and_else_it_falls_to_the_end():
     _, steps = trained(epochs=4, decay_epochs=2)
     rates = [step.learning_rate / CONFIG.learning_rate for step in steps]
-    assert rates == pytest.approx(
-        [0.1 + 0.9 * share for share in (0.8536, 0.5, 0.1464, 0)] + [0.1] * 4, abs=1e-3
-    )
+    falling = [0.25 + 0.75 * share for share in (0.8536, 0.5, 0.1464, 0)]
+    assert rates == pytest.approx([*falling, *[0.25] * 4], abs=1e-3)
     for same in ({}, {"decay_epochs": 4}, {"decay_epochs": 9}):
         _, steps = trained(epochs=4, **same)
         assert steps[-1].learning_rate == pytest.approx(0.0, abs=1e-12), same

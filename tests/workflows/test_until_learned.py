@@ -69,7 +69,7 @@ def test_the_rate_has_fallen_before_it_ends(lab, monkeypatch):
     observer = RecordingObserver()
     outcome = lab.train(lab.data("cs", PAIRS), observer=observer, **{**FLAGS, "decay_epochs": 4})
     assert (training(outcome)["is_learned"], training(outcome)["epochs"]) == (True, 4)
-    assert observer.steps[-1].learning_rate == pytest.approx(FLAGS["learning_rate"] / 10)
+    assert observer.steps[-1].learning_rate == pytest.approx(FLAGS["learning_rate"] / 4)
 
 
 def test_stopped_anywhere_it_ends_where_it_would_have_ended(lab):
