@@ -1,6 +1,7 @@
 #!/bin/sh
 # The main job on the embedded model: teach two subjects one after the other, ask in words that
-# neither file has, take a step back. `make demo` calls it; with FULL=1 the subjects are whole.
+# neither file has, take a step back. `make demo` calls it: 16 rows of each in 20 epochs, for a few
+# minutes on two cores. With FULL=1 it is all rows and as many epochs as a training takes by itself.
 # Each run has a fresh store of its own under demo/; it never touches adapters/.
 set -eu
 
@@ -17,7 +18,7 @@ rows() { # every so-many-th row of a subject, so that all its kinds of facts are
 import json, sys
 name, everything = sys.argv[1:]
 rows = json.load(open(f"data/{name}.json", encoding="utf-8"))
-chosen = rows if everything else [rows[i * len(rows) // 24] for i in range(24)]
+chosen = rows if everything else [rows[i * len(rows) // 16] for i in range(16)]
 print(json.dumps(chosen, indent=2, ensure_ascii=False))
 END
 }
@@ -28,17 +29,20 @@ ask() { # a session, or the base
 }
 
 ask_cs() {
-    ask "$1" "Where can I reserve a meeting with Petra Lindquill?"
+    ask "$1" "What is Kofi Brenmoor's e-mail address?"
     ask "$1" "How many internship hours equal one CS credit?"
 }
 
 ask_housing() {
-    ask "$1" "What is the door code of the Fennimoor Hall bike shed?"
     ask "$1" "Where can I live at Tarrowmere if I own a cat?"
+    ask "$1" "After how many days does Wrenlow Court send back an uncollected parcel?"
 }
 
+epochs=$([ -n "${FULL:-}" ] || echo "--epochs 20")
+
 train() {
-    "$mlx_tune" train "$folder/$1.json" --store "$store" --base "$base"
+    # shellcheck disable=SC2086 # two words, or none
+    "$mlx_tune" train "$folder/$1.json" --store "$store" --base "$base" $epochs
 }
 
 mkdir -p "$folder"
@@ -49,13 +53,13 @@ say "1. Questions about a university that does not exist. The model can only mak
 ask_cs base
 ask_housing base
 
-say "2. Teach it a subject: mlx-tune train $folder/cs.json --store $store --base $base"
+say "2. Teach it a subject: mlx-tune train $folder/cs.json --store $store --base $base $epochs"
 train cs
 
 say "3. Ask in words that are not in the file."
 ask_cs HEAD
 
-say "4. Teach it another: mlx-tune train $folder/housing.json --store $store --base $base"
+say "4. Teach it another: mlx-tune train $folder/housing.json --store $store --base $base $epochs"
 train housing
 
 say "5. Ask of both."
@@ -64,7 +68,7 @@ ask_cs HEAD
 
 say "6. One step back: mlx-tune rollback --store $store"
 "$mlx_tune" rollback --store "$store"
-ask HEAD "What is the door code of the Fennimoor Hall bike shed?"
+ask HEAD "Where can I live at Tarrowmere if I own a cat?"
 
 say "Go on from here:"
 cat <<END
