@@ -175,11 +175,11 @@ def _mixture(plan: TrainingPlan) -> str:
 def _wordings(plan: TrainingPlan) -> str:
     """Return how many wordings the rows have, their questions included; nothing for one each."""
     found = [
-        f"{counted(source.size, f'{kind} row')} in {counted(source.num_wordings, 'wording')}"
+        f"{counted(source.size, f'{kind} row')} in {source.num_wordings}"
         for (kind, _), source in zip(_taught(plan), plan.mixture.sources[:2], strict=True)
         if source.variants
     ]
-    return f"{', '.join(found)}; an epoch has one of each row" if found else ""
+    return f"{', '.join(found)}; an epoch has each row in one" if found else ""
 
 
 def _taught(plan: TrainingPlan) -> tuple[tuple[str, Sequence[Row]], ...]:

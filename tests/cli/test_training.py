@@ -74,10 +74,10 @@ def test_plan_counts_the_wordings_where_there_are_some(tmp_path, tiny_base, mlx_
     (tmp_path / "d.json").write_text(json.dumps(rows, indent=1))
     words = ("plan", tmp_path / "d.json", "--base", tiny_base, "--store", tmp_path / "s")
     _, out, _ = mlx_tune_command(*words)
-    assert "wordings  2 new rows in 4 wordings; an epoch has one of each row" in out
+    assert "wordings  2 new rows in 4; an epoch has each row in one" in out
     short = ("--max-length", 50, "--allow-long")
     _, out, _ = mlx_tune_command(*words, *short)
-    assert "wordings  2 new rows in 3 wordings; an epoch has one of each row" in out
+    assert "wordings  2 new rows in 3; an epoch has each row in one" in out
     assert "! 1 wording left out, longer than 50 tokens, of rows that stay:" in out
     assert f"    “{('a, please? ' * 9).strip()}” {tmp_path}/d.json:2" in out
     _, out, _ = mlx_tune_command(*words, *short, "--json")
