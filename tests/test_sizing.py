@@ -126,3 +126,24 @@ def test_the_most_epochs_grow_with_what_there_is_to_hold(new, old, epochs):
 def test_until_learned_the_rate_falls_sooner_than_training_may_end(rows, given, epochs, decay):
     found = sized(rows, **given)
     assert (found.epochs, found.decay_epochs) == (epochs, decay)
+
+
+@pytest.mark.parametrize(
+    ("rows", "old", "given", "share"),
+    [
+        (8, 0, {}, 0.56),  # ten beside eight
+        (8, 100, {}, 0.38),  # and eight old ones
+        (24, 0, {}, 0.3),
+        (1, 0, {}, 0.9),
+        (8, 0, {"general_replay": 0.1}, 0.1),
+        (8, 0, {"general_replay": 0.0}, 0.0),
+    ],
+)
+def test_an_epoch_of_few_rows_has_ten_general_questions(rows, old, given, share):
+    explicit = {name: ExplicitValue(value=value, source="--x") for name, value in given.items()}
+    found = size_training(
+        rows, hidden_size=576, loss_chunk=64, explicit=explicit, old_rows=old
+    ).items()
+    chosen = dict(found)["general_replay"]
+    assert chosen.value == share
+    assert ("for few rows" in chosen.reason) == (not given and rows < 20)
