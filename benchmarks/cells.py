@@ -42,6 +42,24 @@ class Setup:
         return given | ({"epochs": self.epochs} if self.epochs else {})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """One arm with one seed, which is of the training; the rows are always the same.
+
+    Attributes:
+        arm: Its name.
+        seed: Its number.
+    """
+
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.arm}-{self.seed}"
+
+
 def parser(name: str, purpose: str, seeds: Sequence[int]) -> argparse.ArgumentParser:
     """Return the options that every such benchmark has.
 

@@ -62,24 +62,6 @@ class Setup(cells.Setup):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain:
-    """One arm with one seed, which is of the training; the rows are always the same.
-
-    Attributes:
-        arm: One of ``ARMS``.
-        seed: Its number.
-    """
-
-    arm: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return f"{self.arm}-{self.seed}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pair:
     """A training prompt.
 
@@ -117,20 +99,20 @@ def main(words: Sequence[str]) -> int:
         until_learned=not args.every_epoch,
     )
     cells.claim(args.out, setup)
-    every = [Chain(arm=arm, seed=seed) for seed in args.seeds for arm in args.arms]
+    every = [cells.Chain(arm=arm, seed=seed) for seed in args.seeds for arm in args.arms]
     todo = [] if args.report_only else every
     is_done = [cells.is_done(partial(_cell, args.out, args.data, setup, chain)) for chain in todo]
     cells.report(args.out, words, reversal_report.text(args.out))
     return 0 if all(is_done) else 1
 
 
-def _cell(folder: Path, data: Path, setup: Setup, chain: Chain) -> None:
+def _cell(folder: Path, data: Path, setup: Setup, chain: cells.Chain) -> None:
     task = task_of(folder, data, setup, chain)
     path = folder / chain.name / "cell-1.json"
     cells.fill(path, dataclasses.asdict(chain), "benchmarks.asked_cell", task)
 
 
-def task_of(folder: Path, data: Path, setup: Setup, chain: Chain) -> AskingTask:
+def task_of(folder: Path, data: Path, setup: Setup, chain: cells.Chain) -> AskingTask:
     """Return what a cell's process is told; its files are written if need be."""
     taught = folder / "data" / f"{chain.arm}.json"
     cells.kept(taught, lambda: rows(data, chain.arm, setup.people, setup.prompts))

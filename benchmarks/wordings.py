@@ -65,24 +65,6 @@ class Setup(cells.Setup):
     rows: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chain:
-    """One arm with one seed, which is of the training; the rows are always the same.
-
-    Attributes:
-        arm: One of ``ARMS``, or ``OPEN_BOOK``.
-        seed: Its number.
-    """
-
-    arm: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return f"{self.arm}-{self.seed}"
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     purpose = __doc__.splitlines()[0] if __doc__ else ""
@@ -110,15 +92,15 @@ def main(words: Sequence[str]) -> int:
     return 0 if all(is_done) else 1
 
 
-def chains(args: argparse.Namespace) -> Iterator[Chain]:
+def chains(args: argparse.Namespace) -> Iterator[cells.Chain]:
     """Yield the chains, so that a run cut short has every arm with the first seed."""
     for seed in args.seeds:
         for arm in args.arms:
             if arm != OPEN_BOOK or seed == args.seeds[0]:  # no training, so no seed
-                yield Chain(arm=arm, seed=seed)
+                yield cells.Chain(arm=arm, seed=seed)
 
 
-def _chain(folder: Path, setup: Setup, chain: Chain) -> None:
+def _chain(folder: Path, setup: Setup, chain: cells.Chain) -> None:
     """Carry out what is missing of a chain."""
     numbers = [setup.sessions] if chain.arm == OPEN_BOOK else range(1, setup.sessions + 1)
     module = "open_book" if chain.arm == OPEN_BOOK else "retention_cell"
@@ -128,7 +110,7 @@ def _chain(folder: Path, setup: Setup, chain: Chain) -> None:
         cells.fill(path, known, f"benchmarks.{module}", task_of(folder, setup, chain, number))
 
 
-def task_of(folder: Path, setup: Setup, chain: Chain, number: int) -> Task:
+def task_of(folder: Path, setup: Setup, chain: cells.Chain, number: int) -> Task:
     """Return what a cell's process is told; the subjects' files are written if need be."""
     arm = ARMS.get(chain.arm, Arm())
     subjects = SUBJECTS[: setup.sessions]

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks import asked_cell, cells, reversal, reversal_report
 from benchmarks.asked_cell import AskingTask
-from benchmarks.reversal import Chain, Pair, Setup
+from benchmarks.cells import Chain
+from benchmarks.reversal import Pair, Setup
 from benchmarks.scores import has_name, is_same, word_f1
 from helpers.training_lab import FAST_SETTINGS
 from mlx_tune.data import read

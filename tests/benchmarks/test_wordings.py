@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cells, open_book, wordings, wordings_report
-from benchmarks.cells import CellError
+from benchmarks.cells import CellError, Chain
 from benchmarks.retention_cell import Task
-from benchmarks.wordings import ARMS, OPEN_BOOK, Chain, Setup
+from benchmarks.wordings import ARMS, OPEN_BOOK, Setup
 from mlx_tune.data import read
 
 SETUP = Setup(base="tiny", sessions=2, rows=4, epochs=None, until_learned=True)
