@@ -22,6 +22,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "none": {"method": "none"},
     "ratio": {"replay": "0.05"},
     "default": {},
+    "recital": {
+        "question_noise": 0,
+        "general_weight": 10,
+        "general_replay": 0.3,
+        "decay_epochs": 0,
+    },
     "joint": {},
     "self_distill": {"method": "self_distill"},
     "orthogonal": {"method": "orthogonal"},
