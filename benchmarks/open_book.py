@@ -16,7 +16,7 @@ import mlx_tune  # noqa: F401 - loads the BLAS before anything imports MLX
 
 # isort: split
 from benchmarks.retention_cell import Task
-from mlx_tune.continual.answers import AnswerKey, AnswerScore, GradedAnswer, WrongAnswer, words
+from mlx_tune.continual.answers import AnswerKey, AnswerScore, words
 from mlx_tune.data import read
 from mlx_tune.data.rows import Row
 from mlx_tune.inference import batch_generate
@@ -78,19 +78,15 @@ def _score(
     texts = folded.tokenizer.render(chats, add_generation_prompt=True)
     prompts = [folded.tokenizer.encode(text) for text in texts]
     ends = folded.tokenizer.end_ids
-    graded: list[GradedAnswer] = []
-    wrong = []
     answers = batch_generate(folded.model, folded.tokenizer, prompts, max_tokens=_MAX_TOKENS)
-    for (row, question), tokens in zip(asked, answers, strict=True):
-        said = folded.tokenizer.decode([token for token in tokens if token not in ends])
-        graded.append(key.grade(row, question, said))
-        if graded[-1].grade != "right":
-            wrong.append(WrongAnswer(question=question, said=said, graded=graded[-1]))
+    graded = [
+        key.grade(row, q, folded.tokenizer.decode([t for t in tokens if t not in ends]))
+        for (row, q), tokens in zip(asked, answers, strict=True)
+    ]
     return AnswerScore(
         grades=tuple(one.grade for one in graded),
         facts_found=sum(one.found for one in graded),
         facts_asked=sum(one.asked for one in graded),
-        wrong=tuple(wrong),
     )
 
 

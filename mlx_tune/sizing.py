@@ -133,9 +133,10 @@ def size_training(
     )
 
     share = _LEAST_GENERAL / (new_rows + min(new_rows, old_rows) + _LEAST_GENERAL)
+    share = min(math.floor(100 * share) / 100, MAX_GENERAL_REPLAY)  # an epoch rounds up
     if share > values["general_replay"]:
         why_general = f"of an epoch: {_LEAST_GENERAL} general questions, for few rows"
-        decide("general_replay", min(round(share, 2), MAX_GENERAL_REPLAY), why_general)
+        decide("general_replay", share, why_general)
 
     if values["until_learned"]:
         most = most_epochs(new_rows, old_rows, batch_size * accumulation, wordings)

@@ -16,9 +16,10 @@ PASS_NATS = math.log(2)
 """The loss of a token whose probability is one half; below it a token counts as learned."""
 
 _DUE_SHARE = 0.05  # of rows that may still fail before a check of all rows is worth its time
-WORDINGS_SHARE = 0.1
-"""Of the other wordings that may still fail once every question is known as taught: to be recited
-word for word they need as many visits again, which other wordings than these gain little by."""
+
+# Of the other wordings that may still fail once every question is known as taught. Until the last
+# of them was recited 24 rows would have taken over 37 epochs instead of 24 (docs/LOG.md).
+_WORDINGS_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class EarlyStopping:
         """
         yield [row[0] for row in self.rows], 0
         if others := [i for row in self.rows for i in row[1:]]:
-            yield others, int(WORDINGS_SHARE * len(others))
+            yield others, int(_WORDINGS_SHARE * len(others))
 
     def update(
         self, step: int, max_token_losses: Sequence[float], *, may_fail: int = 0

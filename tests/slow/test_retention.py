@@ -1,6 +1,7 @@
 """A miniature of `benchmarks/retention.py`: rehearsal keeps what it was taught, folding does not.
 
-The arm has the settings with which eight facts are learned soonest: without noised questions.
+The arm has the settings from before noised questions: with those of today eight facts take more
+epochs than a test has time for.
 
 The chain without rehearsal is the negative control: if it kept everything too, the facts would be
 too few or too easy to show anything.
