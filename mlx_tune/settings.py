@@ -28,6 +28,10 @@ MAX_GENERAL_REPLAY = 0.9
 """The largest share of an epoch that may be general questions."""
 
 
+DEFAULT_STORE = Path("adapters")
+"""The folder of sessions unless a person names another; this one may be missing."""
+
+
 def _setting(
     help: str,  # noqa: A002 - the word typer uses
     low: float | None = None,
@@ -59,6 +63,9 @@ class RequestSettings:
     base: str = _setting("Base model: a short name, a Hugging Face id or a folder.")
     name: str = _setting("Name of the session; default: the data file's.")
     allow_long: bool = _setting("Train even if over 5 % of the tokens are in too long rows.")
+    replace: bool = _setting(
+        "Let new rows replace earlier ones whose questions differ in case or marks alone."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

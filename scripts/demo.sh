@@ -1,11 +1,11 @@
 #!/bin/sh
 # The main job on the embedded model: teach two subjects one after the other, ask in words that
-# neither file has, take a step back. `make demo` calls it: 16 rows of each in 20 epochs, for a few
+# neither file has, take a step back. `make demo` calls it: 12 rows of each in 16 epochs, for a few
 # minutes on two cores. With FULL=1 it is all rows and as many epochs as a training takes by itself.
 # Each run has a fresh store of its own under demo/; it never touches adapters/.
 set -eu
 
-mlx_tune=$1
+mlx_tune=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 folder=demo/$(date +%Y-%m-%dT%H-%M-%S)
 store=$folder/store
 base=smollm2-135m
@@ -18,27 +18,28 @@ rows() { # every so-many-th row of a subject, so that all its kinds of facts are
 import json, sys
 name, everything = sys.argv[1:]
 rows = json.load(open(f"data/{name}.json", encoding="utf-8"))
-chosen = rows if everything else [rows[i * len(rows) // 16] for i in range(16)]
+chosen = rows if everything else [rows[i * len(rows) // 12] for i in range(12)]
 print(json.dumps(chosen, indent=2, ensure_ascii=False))
 END
 }
 
-ask() { # a session, or the base
-    printf '\n› %s\n' "$2"
-    "$mlx_tune" chat --store "$store" --base "$base" --max-tokens 60 --session "$1" --prompt "$2"
+ask() { # the model that "$of" names
+    printf '\n› %s\n' "$1"
+    # shellcheck disable=SC2086 # two words
+    "$mlx_tune" chat $of --base "$base" --max-tokens 60 --prompt "$1"
 }
 
 ask_cs() {
-    ask "$1" "What is Kofi Brenmoor's e-mail address?"
-    ask "$1" "How many internship hours equal one CS credit?"
+    ask "What are Yusra Halvane's office hours for students?"
+    ask "Where can I reserve a meeting with Petra Lindquill?"
 }
 
 ask_housing() {
-    ask "$1" "Where can I live at Tarrowmere if I own a cat?"
-    ask "$1" "After how many days does Wrenlow Court send back an uncollected parcel?"
+    ask "How much does a Wrenlow Court studio cost per month?"
+    ask "What is the door code of the Fennimoor Hall bike shed?"
 }
 
-epochs=$([ -n "${FULL:-}" ] || echo "--epochs 20")
+epochs=$([ -n "${FULL:-}" ] || echo "--epochs 16")
 
 train() {
     # shellcheck disable=SC2086 # two words, or none
@@ -50,25 +51,25 @@ rows cs
 rows housing
 
 say "1. Questions about a university that does not exist. The model can only make things up."
-ask_cs base
-ask_housing base
+(cd "$folder" && of="--session base" && ask_cs && ask_housing) # no store is there yet
 
 say "2. Teach it a subject: mlx-tune train $folder/cs.json --store $store --base $base $epochs"
 train cs
 
 say "3. Ask in words that are not in the file."
-ask_cs HEAD
+of="--store $store"
+ask_cs
 
 say "4. Teach it another: mlx-tune train $folder/housing.json --store $store --base $base $epochs"
 train housing
 
 say "5. Ask of both."
-ask_housing HEAD
-ask_cs HEAD
+ask_housing
+ask_cs
 
 say "6. One step back: mlx-tune rollback --store $store"
 "$mlx_tune" rollback --store "$store"
-ask HEAD "Where can I live at Tarrowmere if I own a cat?"
+ask "How much does a Wrenlow Court studio cost per month?"
 
 say "Go on from here:"
 cat <<END

@@ -160,19 +160,22 @@ def test_repeated_and_contradicting_rows_are_listed_before_training(
     rows = [
         *GOOD,
         {"instruction": "And?", "response": "One."},
-        {"instruction": "and?", "response": "Two."},
+        {"instruction": " And?", "response": "Two."},
+        {"instruction": "and", "response": "Three."},
     ]
     (tmp_path / "again.json").write_text(json.dumps(rows, indent=1))
     code, out, _ = mlx_tune_command("plan", "again.json", "--base", tiny_base, "--store", "s")
     assert code == 0
     assert "! 1 row taught before with the same answer:\n    again.json:2" in out
     assert "! 1 row contradicting another row of the data:" in out
-    assert "“and?” again.json:10 and again.json:6" in out
+    assert "“And?” again.json:10 and again.json:6" in out
+    assert "! 2 rows asking nearly what another does, with another answer;" in out
+    assert "“and” again.json:14 and “And?” again.json:6" in out
     (tmp_path / "changed.json").write_text(json.dumps([{**GOOD[0], "response": "Room 5."}]))
     _, out, _ = mlx_tune_command("plan", "changed.json", "--base", tiny_base, "--store", "s")
     assert "! 1 row replacing an earlier answer:" in out
     assert "“Where?” was: Room 4." in out
-    changed = {"instruction": "whereabouts", "response": "Room 5."}
+    changed = {"instruction": "Whereabouts? ", "response": "Room 5."}
     (tmp_path / "changed.json").write_text(json.dumps([changed]))
     _, out, _ = mlx_tune_command("plan", "changed.json", "--base", tiny_base, "--store", "s")
     assert "! 1 wording of earlier rows answered otherwise now; the rows go on without:" in out
@@ -190,9 +193,9 @@ def test_repeated_and_contradicting_rows_are_listed_before_training(
         (
             [
                 {"instruction": "B?", "response": "Two.", "wordings": ["Both?"]},
-                {"instruction": "C?", "response": "Three.", "wordings": ["both"]},
+                {"instruction": "C?", "response": "Three.", "wordings": ["Both? "]},
             ],
-            'data.json:9: wording 1, "both", is asked at data.json:2 too, with another answer; '
+            'data.json:9: wording 1, "Both? ", is asked at data.json:2 too, with another answer; '
             "remove one of them",
         ),
         (
@@ -251,13 +254,14 @@ def test_a_base_with_weights_other_than_safetensors_is_refused(mlx_tune_command,
     ],
 )
 def test_a_base_that_asks_to_run_its_own_code_is_refused(
-    mlx_tune_command, tmp_path, tiny_base, name, key
+    mlx_tune_command, tmp_path, tiny_base, name, key, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)
     base = shutil.copytree(tiny_base, tmp_path / "base")
     config = json.loads((base / name).read_text())
     (base / name).write_text(json.dumps({**config, key: {"AutoTokenizer": ["evil.T", None]}}))
     (base / "evil.py").write_text("raise SystemExit('it ran')")
-    code, _, error = mlx_tune_command("chat", "-p", "Hi", "--base", base, "--store", tmp_path / "s")
+    code, _, error = mlx_tune_command("chat", "-p", "Hi", "--base", base)
     assert code == 5
     assert "mlx-tune never does" in error
 

@@ -23,9 +23,9 @@ _PROMOTED = (None, "promote")  # a record without a verdict is older than verdic
 
 def log(*, store: StoreOption = STORE, json: JsonOption = False) -> None:
     """List the sessions, newest first; `*` marks HEAD, `│` its chain."""
-    from mlx_tune.store.snapshot import read_snapshot
+    from mlx_tune.store.snapshot import read_store
 
-    snapshot = read_snapshot(store)
+    snapshot = read_store(store)
     say(*snapshot.head_notes, *snapshot.label_notes)  # damaged sessions are listed
     if json:
         sessions = [_session_json(session, snapshot) for session in snapshot.sessions.values()]
@@ -136,9 +136,9 @@ def show(
     session: HeadArgument = None, *, store: StoreOption = STORE, json: JsonOption = False
 ) -> None:
     """Show a session: its data, settings, metrics and recall."""
-    from mlx_tune.store.snapshot import read_snapshot
+    from mlx_tune.store.snapshot import read_store
 
-    snapshot = read_snapshot(store)
+    snapshot = read_store(store)
     chosen = snapshot.head() if session is None else snapshot.find(session)
     say(*snapshot.notes)
     if chosen is None:

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from mlx_tune.errors import MlxTuneError, UsageError
-from mlx_tune.settings import FIELDS, REMOVED, RENAMED, kind
+from mlx_tune.settings import DEFAULT_STORE, FIELDS, REMOVED, RENAMED, kind
 
-STORE = Path("adapters")
+STORE = DEFAULT_STORE
 
 
 def home(path: Path | None) -> Path | None:

@@ -144,7 +144,7 @@ def prepare(request: ServeRequest, *, say: Say) -> PreparedServer:
     )
     backend = Backend(engine, registry, parser, base=info.name)
     app = AccessMiddleware(
-        create_app(backend, lineage_routes(request.store, info), _page_routes()), policy
+        create_app(backend, lineage_routes(request.store, registry, info), _page_routes()), policy
     )
     return PreparedServer(app=app, engine=engine, first=first, policy=policy)
 
@@ -191,12 +191,12 @@ class _DocumentedApp(FastAPI):
 def _server_routes(backend: Backend) -> APIRouter:
     router = APIRouter(responses=ERRORS, tags=["server"])
 
-    @router.get("/health")
+    @router.get("/health", response_model_exclude_none=True)
     def health() -> Health:
         """Return 200 if requests are answered, else 503 with the reason."""
         if backend.engine.trouble is not None:
             raise backend.engine.unavailable()
-        return Health()
+        return Health(warning=backend.registry.warning)
 
     @router.get("/metrics", response_class=PlainTextResponse)
     def prometheus() -> Response:

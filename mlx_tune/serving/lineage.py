@@ -14,10 +14,11 @@ from mlx_tune.errors import UsageError
 from mlx_tune.files import lock
 from mlx_tune.models.bases import BaseInfo
 from mlx_tune.serving.errors import ApiError
-from mlx_tune.serving.schemas import ERRORS, MODEL, JsonRoute, StrictModel
+from mlx_tune.serving.registry import ModelRegistry
+from mlx_tune.serving.schemas import ERRORS, JsonRoute, ModelName, StrictModel
 from mlx_tune.store.runs import FAILED, Run, list_runs
 from mlx_tune.store.session import Session
-from mlx_tune.store.snapshot import BASE, StoreSnapshot, read_snapshot
+from mlx_tune.store.snapshot import BASE, StoreSnapshot
 from mlx_tune.store.store import TRAINING_LOCK
 from mlx_tune.training.mixture import Mixture
 from mlx_tune.workflows.evaluate import stored_evaluation
@@ -37,22 +38,23 @@ class RollbackRequest(StrictModel):
 class PromoteRequest(StrictModel):
     """`POST /api/promote`."""
 
-    session: str = MODEL
+    session: ModelName
 
 
-def lineage_routes(store_root: Path, info: BaseInfo) -> APIRouter:
+def lineage_routes(store_root: Path, registry: ModelRegistry, info: BaseInfo) -> APIRouter:
     """Return the routes of a store; no request names another."""
     router = APIRouter(prefix="/api", tags=["lineage"], responses=ERRORS, route_class=JsonRoute)
 
     @router.get("/lineage")
     def lineage() -> dict[str, Any]:
         """Show the tree of sessions, and which is in use."""
-        return lineage_json(read_snapshot(store_root), info.name)
+        return lineage_json(registry.snapshot(), info.name, warning=registry.warning)
 
     @router.get("/retention")
     def retention(session: str | None = None) -> dict[str, Any]:
         """Show how well every session was known after every session, as far as it was asked."""
-        if not read_snapshot(store_root).sessions:
+        _check_there(registry)
+        if not registry.snapshot().sessions:
             return {"session": None, "labels": [], "scores": [], "general": None}
         with _usage_error_as(status=404, param="session"):
             found = stored_evaluation(store_root, info=info, session=session, say=lambda _: None)
@@ -61,6 +63,7 @@ def lineage_routes(store_root: Path, info: BaseInfo) -> APIRouter:
     @router.get("/training")
     def training() -> dict[str, Any]:
         """Show the newest training's loss and the time it has left."""
+        _check_there(registry)
         return training_json(store_root)
 
     @router.post("/rollback")
@@ -88,7 +91,15 @@ def _usage_error_as(*, status: int, param: str) -> Iterator[None]:
         raise ApiError(str(error), status=status, param=param) from error
 
 
-def lineage_json(lineage: StoreSnapshot, base: str) -> dict[str, Any]:
+def _check_there(registry: ModelRegistry) -> None:
+    """Refuse to tell of a store that has gone away."""
+    if warning := registry.warning:
+        raise ApiError(warning, status=503, code="store_gone")
+
+
+def lineage_json(
+    lineage: StoreSnapshot, base: str, *, warning: str | None = None
+) -> dict[str, Any]:
     """Return the tree of sessions, parents first; ``base`` is the base model's name."""
     head = lineage.sessions.get(lineage.head_id)
     previous = lineage.sessions.get(head.parent or "") if head else None
@@ -100,7 +111,7 @@ def lineage_json(lineage: StoreSnapshot, base: str) -> dict[str, Any]:
             *(_session(session, lineage) for session in lineage.sessions.values()),
             *(_damaged(folder, str(error)) for folder, error in lineage.damaged.items()),
         ],
-        "error": lineage.head_error and str(lineage.head_error),
+        "error": (lineage.head_error and str(lineage.head_error)) or warning,
     }
 
 

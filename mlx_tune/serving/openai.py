@@ -313,7 +313,7 @@ async def _answer(
     if not request.stream:
         return JSONResponse(await _unless_disconnected(http, response.reply(deltas)))
     options = request.stream_options
-    chunks = response.chunks(deltas, usage=options is not None and options.include_usage)
+    chunks = response.chunks(deltas, usage=bool(options and options.include_usage))
     first = await _unless_disconnected(http, anext(chunks))  # until then a failure is a status
     return EventSourceResponse(_events(first, chunks), sep="\n")
 

@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_tune.errors import DamagedStoreError, UsageError
+from mlx_tune.errors import DamagedStoreError, MlxTuneError, UsageError
 from mlx_tune.files.sealed import MANIFEST
 from mlx_tune.serving.errors import ApiError
 from mlx_tune.store import snapshot
@@ -40,13 +40,31 @@ class RegisteredModel:
         return self.chain[-1].folder_name if self.chain else BASE
 
 
+GONE = (
+    "the store's folder is not there any more; this server goes on with the sessions that it has "
+    "in memory until the folder is back"
+)
+
+
 class ModelRegistry:
-    """The lineage as the API shows it, read again as soon as a file of it has changed."""
+    """The lineage as the API shows it, read again as soon as a file of it has changed.
+
+    A store that goes away stays as it was read last: a model becomes the base when HEAD is moved
+    there, and never because a folder was moved or a disk unplugged.
+    """
 
     def __init__(self, store_root: Path) -> None:
         self._root = store_root
         # One attribute, for threads share it: when each file was changed, and the store then.
         self._read: tuple[dict[str, int], snapshot.StoreSnapshot] | None = None
+        self._is_gone = False
+
+    @property
+    def warning(self) -> str | None:
+        """What a person should know of the store; None where all is well."""
+        with contextlib.suppress(MlxTuneError):  # a request will tell
+            self.snapshot()
+        return GONE if self._is_gone else None
 
     def get(self, name: str) -> RegisteredModel:
         """Return the model of a name: ``head``, ``base``, or any way to name a session.
@@ -55,12 +73,12 @@ class ModelRegistry:
             ApiError: There is none, 404.
             DamagedStoreError: The session, or one it stands on, is damaged.
         """
-        store = self._snapshot()
+        store = self.snapshot()
         return _find(store, name, head=store.head())
 
     def all(self) -> list[RegisteredModel]:
         """Return every model there is: HEAD, all sessions whose chain is sound, and the base."""
-        store = self._snapshot()
+        store = self.snapshot()
         head = store.head()
         newest_first = [one.folder_name for one in list(store.sessions.values())[::-1]]
         found = []
@@ -70,11 +88,20 @@ class ModelRegistry:
                 found.append(_find(store, name, head=head))
         return found
 
-    def _snapshot(self) -> snapshot.StoreSnapshot:
+    def snapshot(self) -> snapshot.StoreSnapshot:
+        """Return the store as it is, or as it was last where it has gone away.
+
+        Raises:
+            DamagedStoreError: HEAD stands on what is damaged.
+        """
         stamp = _stamp(self._root)
         if self._read is not None and self._read[0] == stamp:
+            self._is_gone = False
             return self._read[1]
         store = snapshot.read_snapshot(self._root)
+        self._is_gone = store.is_new and self._read is not None and not self._read[1].is_new
+        if self._is_gone and self._read is not None:
+            return self._read[1]
         store.head()  # a damaged one is an error each time, and read again until it is repaired
         self._read = stamp, store
         return store

@@ -1,44 +1,81 @@
 """What requests may hold and what replies hold, in OpenAI's shapes.
 
-A request's field that is not here is refused: none is accepted and ignored. Replies are built as
-plain values of these shapes; the models document them.
+A request's field that is not here is refused, unless it changes no answer (`harmless`). Replies are
+built as plain values of these shapes; the models document them.
 """
 
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mlx_tune.serving import harmless
 from mlx_tune.serving.guard import PARSED_BODY
+from mlx_tune.serving.harmless import Harmless, without
 
-MODEL = Field(
-    min_length=1,
-    max_length=200,
-    description="`head` (the session in use), `base`, or a session as GET /v1/models lists it.",
-    examples=["head"],
-)
+ModelName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        description="`head` (the session in use), `base`, or a session as GET /v1/models lists it.",
+        examples=["head"],
+    ),
+]
+
+
+def _or_null(schema: dict[str, Any]) -> None:
+    """Let the document say that null is as good as none."""
+    own = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [own, {"type": "null"}]
+
+
 MOST_ANSWERS, MOST_STOPS, MOST_PROMPTS, MOST_TOP, MOST_TOOLS = 8, 16, 64, 20, 64
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-class StrictModel(BaseModel):
-    """Takes the fields it names, of the types it names, and finite numbers."""
+def _tell_harmless(schema: dict[str, Any], model: type[Any]) -> None:
+    """Let the document of the API say what is taken and dropped."""
+    schema["additionalProperties"] = {"type": "null"}
+    for name, values in model.harmless.items():
+        dropped = {"description": "Changes nothing."} | ({} if values is None else {"enum": values})
+        known = schema["properties"].get(name)
+        schema["properties"][name] = {"anyOf": [known, dropped]} if known else dropped
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+class StrictModel(BaseModel):
+    """Takes the fields it names, of the types it names, and finite numbers; null is no value.
+
+    Attributes:
+        harmless: The fields that are taken besides, and dropped.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_tell_harmless
+    )
+    harmless: ClassVar[Harmless] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_harmless(cls, fields: Any) -> Any:
+        return without(fields, cls.harmless) if isinstance(fields, dict) else fields
 
 
 class StreamOptions(StrictModel):
     """How a stream ends."""
 
-    include_usage: bool = Field(False, description="End with a chunk that counts the tokens.")
+    include_usage: bool | None = Field(None, description="End with a chunk that counts the tokens.")
 
 
 class BaseRequest(StrictModel):
     """What both kinds of requests say of how an answer is sampled."""
 
-    model: str = MODEL
+    harmless: ClassVar[Harmless] = harmless.REQUEST
+
+    model: ModelName = Field("head", json_schema_extra=_or_null)
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default: no chance.")
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=10_000_000, description="0 for all.")
@@ -85,6 +122,8 @@ class FunctionCall(StrictModel):
 class ToolCall(StrictModel):
     """A call that the model made."""
 
+    harmless: ClassVar[Harmless] = harmless.TOOL_CALL
+
     id: str = Field(min_length=1, max_length=64)
     type: Literal["function"]
     function: FunctionCall
@@ -92,6 +131,8 @@ class ToolCall(StrictModel):
 
 class RequestMessage(StrictModel):
     """One turn of a conversation."""
+
+    harmless: ClassVar[Harmless] = harmless.MESSAGE
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
@@ -167,6 +208,7 @@ class ChatRequest(BaseRequest):
         None, description="For models whose template has tools."
     )
     tool_choice: Literal["auto", "none"] | None = None
+    parallel_tool_calls: bool | None = Field(None, description="false only without tools.")
 
     @property
     def callable_tools(self) -> list[dict[str, Any]]:
@@ -180,6 +222,10 @@ class ChatRequest(BaseRequest):
             raise ValueError("max_tokens and max_completion_tokens mean the same; give one")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs is for logprobs: true")
+        if self.parallel_tool_calls is False and self.callable_tools:
+            raise ValueError(
+                "parallel_tool_calls: false is not supported; a model may call several"
+            )
         return self
 
 
@@ -211,7 +257,7 @@ class CompletionRequest(BaseRequest):
 class AdapterRequest(StrictModel):
     """`POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter`."""
 
-    lora_name: str = MODEL
+    lora_name: ModelName
 
 
 Finish = Literal["stop", "length", "tool_calls"]
@@ -377,6 +423,7 @@ class Health(BaseModel):
     """`GET /health`."""
 
     status: Literal["ok"] = "ok"
+    warning: str | None = None
 
 
 class _JsonRequest(Request):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.files.sealed import read_regular
+from mlx_tune.settings import DEFAULT_STORE
 from mlx_tune.store import format as store_format
 from mlx_tune.store.labels import ID_LINE_BYTES, REMOVED, TAGS, read_labels
+from mlx_tune.store.runs import RUNS
 from mlx_tune.store.session import PROMOTE, Session, scan_sessions
 from mlx_tune.store.session import SESSIONS as SESSIONS
 from mlx_tune.text import quoted
@@ -356,6 +359,31 @@ def read_snapshot(root: Path) -> StoreSnapshot:
         # Else it moved meanwhile, and is not lost.
         if (head and found.holds(head)) or read_head(root) == head:
             return found
+
+
+def read_store(root: Path) -> StoreSnapshot:
+    """Read a store for whoever only looks, and so creates none: a folder that was named is there.
+
+    Raises:
+        DamagedStoreError: It is not; a model of its sessions must not become the base in silence.
+    """
+    if root != DEFAULT_STORE:
+        need_store(root)
+    return read_snapshot(root)
+
+
+def need_store(root: Path) -> None:
+    """Refuse a folder that is no store.
+
+    Raises:
+        DamagedStoreError: It is none; nothing was created.
+    """
+    # Any of them will do: one may be what was lost.
+    if not any(os.path.lexists(root / name) for name in (store_format.FILE, HEAD, SESSIONS, RUNS)):
+        raise DamagedStoreError(
+            f"{root}: no store is there; put it back or name another with --store, or train a "
+            f"first session with `mlx-tune train data/cs.json --store {shlex.quote(str(root))}`"
+        )
 
 
 def read_head(root: Path) -> str | None:

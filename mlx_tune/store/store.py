@@ -5,7 +5,6 @@ What it decides, it decides on a snapshot that it reads under that lock.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,7 +36,15 @@ from mlx_tune.store.session import (
     folder_name,
     read_session,
 )
-from mlx_tune.store.snapshot import BASE, HEAD, HEAD_LOG, SESSIONS, StoreSnapshot, read_snapshot
+from mlx_tune.store.snapshot import (
+    BASE,
+    HEAD,
+    HEAD_LOG,
+    SESSIONS,
+    StoreSnapshot,
+    need_store,
+    read_snapshot,
+)
 from mlx_tune.text import one_line
 
 LOCK = "lock"
@@ -224,17 +231,12 @@ def open_store(root: Path) -> SessionStore:
     """Return the store in a folder that is one.
 
     Raises:
-        UsageError: There is none; nothing was created.
         IncompatibleError: A newer version of mlx-tune wrote it.
-        DamagedStoreError: format.json is not what was written.
+        DamagedStoreError: There is none, and nothing was created; or format.json is not what was
+            written.
     """
     store = SessionStore.open(root)
-    # Any of them will do: one may be what was lost.
-    if not any(os.path.lexists(root / name) for name in (store_format.FILE, HEAD, SESSIONS)):
-        raise UsageError(
-            f"{root}: no store is there; name another with --store, or train a first session with "
-            "`mlx-tune train data/cs.json`"
-        )
+    need_store(root)
     return store
 
 

@@ -14,7 +14,7 @@ from mlx_tune.inference import BATCH_SIZE, Conversation, batch_generate, context
 from mlx_tune.models.bases import Say
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.store.session import Session
-from mlx_tune.store.snapshot import read_snapshot
+from mlx_tune.store.snapshot import read_store
 from mlx_tune.workflows.workspace import FoldedModel, find_session, load_folded, open_workspace
 
 
@@ -190,7 +190,7 @@ class Chat:
             UsageError: There is no such session.
             DamagedStoreError: A session of its chain is not what was committed.
         """
-        store = read_snapshot(self._root)
+        store = read_store(self._root)
         found = find_session(store, session)
         for note in store.notes:
             self._say(note)

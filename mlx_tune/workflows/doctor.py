@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_tune import blas
 from mlx_tune.errors import MlxTuneError
 from mlx_tune.models import bases, cache, runtime
-from mlx_tune.store.snapshot import read_snapshot
+from mlx_tune.store.snapshot import read_store
 from mlx_tune.store.verify import verify
 from mlx_tune.workflows import fitting
 
@@ -120,7 +120,7 @@ def _bases() -> list[Finding]:
 def _store(store_root: Path) -> list[Finding]:
     """Check every byte of every session, and that HEAD's chain is whole."""
     try:
-        store = read_snapshot(store_root)
+        store = read_store(store_root)
         found = verify(store)
         notes = [Finding(about="store", text=note, good=False) for note in found.notes]
         if found.error is not None:

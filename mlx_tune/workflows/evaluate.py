@@ -28,7 +28,7 @@ from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.store.runs import read_evaluations, write_evaluation
 from mlx_tune.store.session import Session
-from mlx_tune.store.snapshot import StoreSnapshot, read_snapshot
+from mlx_tune.store.snapshot import StoreSnapshot, read_store
 from mlx_tune.workflows.general import GeneralSet, general_set
 from mlx_tune.workflows.matrix import (
     MEASURED,
@@ -121,7 +121,7 @@ def stored_evaluation(
         UsageError: The store has no sessions, or the name means none.
         DamagedStoreError: A session of the chain is damaged.
     """
-    store = read_snapshot(store_root)
+    store = read_store(store_root)
     need_sessions(store)
     matrix, history = _empty_matrix(store, find_session(store, session), None)
     return replace(matrix, cells=_stored_cells(store, matrix, history, info, say))

@@ -12,7 +12,7 @@ from mlx_tune.store import gc as store_gc
 from mlx_tune.store import verify as store_verify
 from mlx_tune.store.gc import TRASH, Collected
 from mlx_tune.store.session import PROMOTE, Session
-from mlx_tune.store.snapshot import SESSIONS, StoreSnapshot
+from mlx_tune.store.snapshot import SESSIONS, StoreSnapshot, read_store
 from mlx_tune.store.store import SessionStore, open_store
 from mlx_tune.store.verify import Findings
 
@@ -53,7 +53,7 @@ def promote(store_root: Path, ref: str) -> Promotion:
         ref: The session.
 
     Raises:
-        UsageError: There is no store or no such session, it is marked as removed, or HEAD is there
+        UsageError: There is no such session, it is marked as removed, or HEAD is there
             already.
         DamagedStoreError: HEAD is damaged, or a session of the chain is.
         LockedError: Another process is writing, or has moved HEAD meanwhile.
@@ -113,9 +113,9 @@ def rollback(store_root: Path, to: str | None) -> Rollback:
 
     Raises:
         UsageError: There is no such session, or HEAD is the base already.
+        DamagedStoreError: There is no store.
     """
-    writer = SessionStore.open(store_root)
-    store = writer.snapshot()
+    writer, store = SessionStore.open(store_root), read_store(store_root)
     try:
         before = store.head()
     except DamagedStoreError:
@@ -158,8 +158,7 @@ def collect(store_root: Path, *, dry_run: bool) -> Collection:
     """Move marked sessions to the trash, and delete what may go.
 
     Raises:
-        UsageError: There is no store; nothing was created.
-        DamagedStoreError: Something in the store is damaged; nothing was moved.
+        DamagedStoreError: There is no store, or something in it is damaged; nothing was moved.
         LockedError: A training is going on, or another process is writing.
         DiskError: The disk is read-only or failing.
     """
@@ -190,7 +189,7 @@ def verify(store_root: Path, *, deep: bool, say: Say) -> Findings:
         say: Called, in a line, with what takes long.
 
     Raises:
-        UsageError: There is no store.
+        DamagedStoreError: There is no store.
         IncompatibleError: A newer version wrote it.
         DiskError: A file cannot be read.
     """

@@ -116,14 +116,15 @@ def test_every_url_of_an_answer_reaches_the_terminal_unbroken(
         assert any(url in line for line in lines), url
 
 
-def test_a_mistyped_store_does_not_pass_for_a_trained_one(
+def test_before_the_first_training_the_bare_base_answers_and_says_so(
     tmp_path, tiny_base, mlx_tune_command, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)
     saying(monkeypatch, "Hm.")
-    words = ("chat", "-p", "Where?", "--base", tiny_base, "--store", tmp_path / "typo")
+    words = ("chat", "-p", "Where?", "--base", tiny_base)
     code, out, error = mlx_tune_command(*words)
     assert (code, out) == (0, "Hm.\n")
-    assert f"note: no session is in use in {tmp_path / 'typo'}, so the bare base answers" in error
+    assert "note: no session is in use in adapters, so the bare base answers" in error
     assert "note" not in mlx_tune_command(*words, "--session", "base")[2]
 
 
@@ -140,7 +141,8 @@ def test_sigterm_ends_a_chat_that_waits_without_a_handler_that_the_read_could_de
     environment = os.environ | {"MLX_TUNE_CACHE": str(tmp_path / "cache")}
     environment.pop("PYTHONUNBUFFERED", None)  # the first line is to come with the wait
     child = subprocess.Popen(
-        [*command, "--store", str(tmp_path / "s")],
+        command,
+        cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -166,14 +168,14 @@ def ask(fork, mlx_tune_command):
 @pytest.fixture
 def questions(tmp_path):
     path = tmp_path / "q.txt"
-    path.write_text("# what it was taught\nWhere is A?\n\n  Where is C?  \nwhere is b\n")
+    path.write_text("# what it was taught\nWhere is A?\n\n  Where is C?  \nWhere is  B?\n")
     return path
 
 
 @pytest.fixture
 def data(tmp_path):
     """What housing was taught, but for the last, which ends too early to be its answer."""
-    pairs = {"Where is A?": "In 1.", "Where is C?": "In 3.", "where is b": "In 9"}
+    pairs = {"Where is A?": "In 1.", "Where is C?": "In 3.", "Where is  B?": "In 9"}
     path = tmp_path / "d.json"
     path.write_text(json.dumps([{"instruction": q, "response": a} for q, a in pairs.items()]))
     return path
@@ -182,7 +184,7 @@ def data(tmp_path):
 def test_it_prints_question_and_answer_pairs(ask, questions):
     code, out, _ = ask(questions)
     assert code == 0
-    assert out == "› Where is A?\nIn 1.\n\n› Where is C?\nIn 3.\n\n› where is b\nIn 9.\n\n"
+    assert out == "› Where is A?\nIn 1.\n\n› Where is C?\nIn 3.\n\n› Where is B?\nIn 9.\n\n"
 
 
 def test_a_data_file_s_answers_are_compared_to_the_end(ask, data):
@@ -190,7 +192,7 @@ def test_a_data_file_s_answers_are_compared_to_the_end(ask, data):
     assert code == 0
     assert out == (
         "› Where is A?\n✓ In 1.\n\n› Where is C?\n✓ In 3.\n\n"
-        "› where is b\n✗ In 9.\n  expected: In 9\n\n67 % (2 of 3) word for word\n"
+        "› Where is B?\n✗ In 9.\n  expected: In 9\n\n67 % (2 of 3) word for word\n"
     )
 
 
@@ -200,7 +202,7 @@ def test_json_says_it_all(ask, data):
     assert code == 0
     assert found["session"].startswith("0002-housing-")
     assert found["answers"][2] == {
-        "question": "where is b", "answer": "In 9.", "is_cut": False, "expected": "In 9",
+        "question": "Where is  B?", "answer": "In 9.", "is_cut": False, "expected": "In 9",
         "verbatim": False, "place": f"{data}:1",
     }  # fmt: skip
     assert [answer["verbatim"] for answer in found["answers"]] == [True, True, False]
@@ -260,7 +262,7 @@ def test_batches_come_one_by_one_in_order(ask, questions, monkeypatch, capsys):
     rest = ask(questions)[1]
     assert widths == [2, 1]
     assert printed == ["", "› Where is A?\nIn 1.\n\n› Where is C?\nIn 3.\n\n"]
-    assert rest == "› where is b\nIn 9.\n\n"
+    assert rest == "› Where is B?\nIn 9.\n\n"
 
 
 def test_an_answer_that_is_cut_says_so_beyond_its_last_word(ask, questions):
@@ -318,14 +320,15 @@ def test_bad_input_is_told_before_any_model_is_loaded(ask, tmp_path, monkeypatch
 
 
 def test_the_bare_base_answers_when_it_is_meant_and_says_so_when_it_is_not(
-    ask, questions, fork, mlx_tune_command, tmp_path
+    ask, questions, fork, mlx_tune_command, tmp_path, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)
     meant = ask(questions, "--json", session="base")
     assert json.loads(meant[1])["session"] == "base"
     assert meant[2] == ""
-    words = ("--store", tmp_path / "none", "--base", fork.base, "--max-tokens", 2)
+    words = ("--base", fork.base, "--max-tokens", 2)
     _, _, error = mlx_tune_command("ask", questions, *words)
-    assert error == f"note: no session is in use in {tmp_path / 'none'}, so the bare base answers\n"
+    assert error == "note: no session is in use in adapters, so the bare base answers\n"
 
 
 def test_head_answers_when_nobody_is_named(ask, questions):

@@ -151,15 +151,22 @@ def test_gc_deletes_old_trash_and_says_how_much_was_freed(store, mlx_tune_comman
     assert list((store.root / "trash").iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["gc", "verify", "tag", "rm cs", "promote cs"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "gc", "verify", "tag", "rm cs", "promote cs", "rollback", "log", "show", "eval",
+        "diff cs base", "chat --prompt Hi", "chat --session base --prompt Hi", "serve",
+        "fuse --out model",
+    ],
+)  # fmt: skip
 def test_a_folder_that_is_no_store_is_named_and_nothing_is_made(
     tmp_path, mlx_tune_command, command
 ):
     code, out, error = mlx_tune_command(*command.split(), "--store", tmp_path / "typo")
-    assert (code, out) == (2, "")
+    assert (code, out) == (4, "")
     assert error == (
-        f"error: {tmp_path / 'typo'}: no store is there; name another with --store, or train a "
-        "first session with `mlx-tune train data/cs.json`\n"
+        f"error: {tmp_path / 'typo'}: no store is there; put it back or name another with --store, "
+        f"or train a first session with `mlx-tune train data/cs.json --store {tmp_path / 'typo'}`\n"
     )
     assert list(tmp_path.iterdir()) == []
 

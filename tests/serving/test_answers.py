@@ -13,7 +13,7 @@ from mlx_tune.workflows.workspace import load_folded
 
 MODELS = ["head", "housing", "cs", "base"]
 LIMIT = 8
-QUESTIONS = ["Where is A?", "where is b", "Where is C?", "What for?"]
+QUESTIONS = ["Where is A?", "Where is  B?", "Where is C?", "What for?"]
 TEXTS = ["Where", "Where is", "Once upon a time, long ago and far away", "e"]
 TOLERANCE = 1e-4
 
@@ -52,10 +52,10 @@ def greedy(server, pair):
 
 
 def test_each_answer_is_what_the_model_says_offline(server, alone):
-    pairs = [("housing", "where is b"), ("cs", "Where is A?"), ("base", "What for?")]
+    pairs = [("housing", "Where is  B?"), ("cs", "Where is A?"), ("base", "What for?")]
     found = {pair: greedy(server, pair) for pair in pairs}
     assert found == {pair: alone[pair] for pair in pairs}
-    assert found["housing", "where is b"] == ("In 9.", "stop", 6)
+    assert found["housing", "Where is  B?"] == ("In 9.", "stop", 6)
     assert found["base", "What for?"][1:] == ("length", LIMIT)
 
 

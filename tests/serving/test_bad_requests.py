@@ -1,11 +1,13 @@
 """Bad requests, and those that kill mlx-lm's own server: each is refused and harms nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from helpers.live_server import error_json
 from helpers.raw_http import exchange, request
+from mlx_tune.serving.harmless import MESSAGE, REQUEST, TOOL_CALL
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -160,12 +162,10 @@ IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}
 REFUSED = {
     "an unknown field": chat(best_off=2),
     "tools": chat(tools=[{"type": "function", "function": {"name": "f"}}]),
-    "functions": chat(functions=[]),
+    "functions": chat(functions=[{"name": "f"}]),
     "a repetition penalty": chat(repetition_penalty=1.1),
     "an adapter by its path": chat(adapters="/somewhere"),
     "a template": chat(chat_template="{{ 1 }}"),
-    "no model": {"messages": HELLO},
-    "a model that is null": chat(model=None),
     "a model that is a number": chat(model=5),
     "a model that is empty": chat(model=""),
     "no messages": {"model": "base"},
@@ -184,13 +184,22 @@ REFUSED = {
     "a temperature that is text": chat(temperature="1"),
     "a temperature that is true": chat(temperature=True),
     "a top_p of 0": chat(top_p=0),
-    "a top_k below 0": chat(top_k=-1),
+    "a top_k below -1": chat(top_k=-2),
+    "an empty stop string among others": chat(stop=["a", ""]),
     "no tokens": chat(max_tokens=0),
+    "fewer than no limit": chat(max_tokens=-2),
+    "tools one at a time": chat(
+        tools=[{"type": "function", "function": {"name": "f"}}], parallel_tool_calls=False
+    ),
+    "a sound": chat(modalities=["text", "audio"]),
+    "a refusal": chat(messages=[{"role": "assistant", "content": "a", "refusal": "no"}]),
+    "sources of an answer": chat(
+        messages=[{"role": "assistant", "content": "a", "annotations": [{"type": "url_citation"}]}]
+    ),
     "half a token": chat(max_tokens=1.5),
     "two limits": chat(max_completion_tokens=2),
     "n of 0": chat(n=0),
     "n of a thousand": chat(n=1000),
-    "a stop string that is empty": chat(stop=""),
     "17 stop strings": chat(stop=["a"] * 17),
     "top_logprobs alone": chat(top_logprobs=2),
     "21 top_logprobs": chat(logprobs=True, top_logprobs=21),
@@ -241,6 +250,55 @@ def test_fields_that_are_null_are_as_if_they_were_not_there(server):
     assert server.post(TEXT, **text(**nulls, echo=None, logprobs=None)).status_code == 200
     more = dict.fromkeys(("logprobs", "top_logprobs", "response_format", "max_completion_tokens"))
     assert server.post(CHAT, **chat(**nulls, **more)).status_code == 200
+
+
+HARMLESS = {
+    **{
+        name: chat(**{name: value})
+        for name, values in REQUEST.items()
+        for value in values or ("any", {"of": "them"}, True)
+    },
+    "unknown and null": chat(reasoning_effort=None, audio=None, prediction=None),
+    "calls in parallel, with nothing to call": chat(parallel_tool_calls=False, tools=[]),
+    "the message of an answer, sent back": chat(
+        messages=[
+            *HELLO,
+            {
+                "role": "assistant", "content": "Hello.", "refusal": None, "annotations": [],
+                "audio": None, "function_call": None, "tool_calls": [], "id": "msg_1", "name": "a",
+            },
+            {**HELLO[0], "name": "Ada", "id": 7},
+        ]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HARMLESS)
+def test_a_field_that_changes_no_answer_does_not_end_a_conversation(server, what):
+    found = server.post(CHAT, **HARMLESS[what])
+    assert found.status_code == 200, found.text
+
+
+def test_harmless_fields_change_nothing(server):
+    plain = server.post(CHAT, **chat(max_tokens=5, temperature=1, seed=3)).json()["choices"]
+    harmless = {"user": "ada", "store": True, "top_k": -1, "metadata": {"a": "b"}, "stop": []}
+    assert (
+        server.post(CHAT, **chat(max_tokens=5, temperature=1, seed=3, **harmless)).json()["choices"]
+        == plain
+    )
+
+
+def test_without_a_model_the_session_in_use_answers(server):
+    body = {"messages": HELLO, "max_tokens": 2}
+    for given in (body, {**body, "model": None}):
+        assert server.post(CHAT, **given).json()["model"] == "head"
+    assert server.post(TEXT, prompt="hello", max_tokens=2).json()["model"] == "head"
+
+
+def test_the_page_of_the_server_lists_every_harmless_field():
+    page = (Path(__file__).parents[2] / "docs" / "server.md").read_text()
+    for fields in (REQUEST, MESSAGE, TOOL_CALL):
+        assert all(f"`{name}`" in page for name in fields)
 
 
 def test_embeddings_and_unknown_paths_are_refused_in_the_same_shape(server):

@@ -22,7 +22,9 @@ def operations(document):
 
 
 def test_the_document_tells_every_refusal_and_none_that_is_never_sent(backend, tmp_path):
-    document = create_app(backend, lineage_routes(tmp_path, None), APIRouter()).openapi()
+    document = create_app(
+        backend, lineage_routes(tmp_path, backend.registry, None), APIRouter()
+    ).openapi()
     found = operations(document)
     assert len(found) == 14
     for operation in found:

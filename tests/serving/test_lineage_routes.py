@@ -4,6 +4,8 @@ import pytest
 
 from helpers.live_server import error_json, ok_json, serve_store
 from mlx_tune.serving.lineage import training_json
+from mlx_tune.serving.registry import GONE
+from mlx_tune.settings import DEFAULT_STORE
 from mlx_tune.store.runs import FAILED, list_runs
 
 
@@ -58,12 +60,13 @@ def test_the_openapi_document_names_every_route_of_the_api(server):
         found["paths"]
     )
     chat = found["components"]["schemas"]["ChatRequest"]
-    assert chat["additionalProperties"] is False
+    assert chat["additionalProperties"] == {"type": "null"}
 
 
 @pytest.fixture
-def empty(tiny_base, tmp_path):
-    with serve_store(tmp_path / "nothing", base=str(tiny_base)) as server:
+def empty(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with serve_store(DEFAULT_STORE, base=str(tiny_base)) as server:
         yield server
 
 
@@ -76,3 +79,23 @@ def test_a_store_without_sessions_serves_its_base(empty):
     assert ok_json(empty.client.get("/api/training")) == {"run": None}
     error_json(empty.post("/api/rollback"))
     assert not empty.store.exists(), "serving made a folder"
+
+
+def test_a_store_that_goes_away_is_served_on_and_said_to_be_gone(own_store):
+    """A model becomes the base when HEAD is moved there, and by nothing else."""
+    with serve_store(own_store) as running:
+        before = ok_json(running.client.get("/api/lineage"))
+        answer = running.answer("Where is B?")
+        own_store.rename(own_store.with_name("moved"))
+        assert running.answer("Where is B?") == answer
+        gone = ok_json(running.client.get("/api/lineage"))
+        assert gone["error"] == GONE
+        assert {**gone, "error": None} == before
+        assert ok_json(running.client.get("/health")) == {"status": "ok", "warning": GONE}
+        for path in ("/api/retention", "/api/training"):
+            assert error_json(running.client.get(path), 503)["message"] == GONE
+        error_json(running.client.post("/api/rollback", json={}), 500)
+        assert not own_store.exists()
+        own_store.with_name("moved").rename(own_store)
+        assert ok_json(running.client.get("/health")) == {"status": "ok"}
+        assert ok_json(running.client.get("/api/lineage")) == before

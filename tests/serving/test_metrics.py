@@ -31,13 +31,13 @@ def test_what_was_done_is_counted(own):
     assert before["mlx_tune_time_to_first_token_seconds_count",] == 0
     for _ in range(2):
         own.text("Where is the room?", "base", max_tokens=5)
-    assert own.answer("where is b", "housing") == "In 9."
+    assert own.answer("Where is  B?", "housing") == "In 9."
     own.post("/v1/completions", model="base", prompt="a", stream=True, max_tokens=3)
     after = metrics(own)
     assert after["mlx_tune_answers_total", "length"] == 3
     assert after["mlx_tune_answers_total", "stop"] == 1
     assert after["mlx_tune_generated_tokens_total",] == 2 * 5 + 6 + 3
-    chat = own.ask("where is b", "housing", max_tokens=1).json()["usage"]["prompt_tokens"]
+    chat = own.ask("Where is  B?", "housing", max_tokens=1).json()["usage"]["prompt_tokens"]
     assert after["mlx_tune_prompt_tokens_total",] == 2 * 18 + chat + 1
     assert after["mlx_tune_prefix_tokens_total",] == 17
     assert after["mlx_tune_time_to_first_token_seconds_count",] == 4

@@ -11,7 +11,7 @@ from helpers.live_server import error_json, events, ok_json
 from mlx_tune.serving.schemas import ChatReply, CompletionReply
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-KNOWN = {"model": "housing", "messages": [{"role": "user", "content": "where is b"}]}
+KNOWN = {"model": "housing", "messages": [{"role": "user", "content": "Where is  B?"}]}
 VOCABULARY = tiny.tokenizer()
 USAGE = {"stream_options": {"include_usage": True}}
 
@@ -187,7 +187,7 @@ def as_schema(schema):
 
 def test_an_answer_held_to_a_schema_fits_it(server):
     for drawn in ({}, {"temperature": 2, "seed": 1}):
-        text = server.answer("where is b", "base", response_format=as_schema(SCHEMA), **drawn)
+        text = server.answer("Where is  B?", "base", response_format=as_schema(SCHEMA), **drawn)
         found = json.loads(text)
         assert found["kind"] in ("room", "hall")
         assert isinstance(found["open"], bool)
@@ -196,16 +196,16 @@ def test_an_answer_held_to_a_schema_fits_it(server):
 def test_an_answer_held_to_json_is_an_object_whatever_is_likely(server):
     brace = {str(number_of("}")): 100}
     wanted = {"response_format": {"type": "json_object"}, "logit_bias": brace}
-    assert server.answer("where is b", "base", **wanted) == "{}"
-    assert server.answer("where is b", "base", response_format={"type": "text"}, max_tokens=3)
+    assert server.answer("Where is  B?", "base", **wanted) == "{}"
+    assert server.answer("Where is  B?", "base", response_format={"type": "text"}, max_tokens=3)
 
 
 def test_constrained_and_free_answers_share_a_batch(server):
-    free = server.answer("where is b", "base", max_tokens=40)
-    held = server.answer("where is b", "base", response_format=as_schema(SCHEMA))
+    free = server.answer("Where is  B?", "base", max_tokens=40)
+    held = server.answer("Where is  B?", "base", response_format=as_schema(SCHEMA))
     with ThreadPoolExecutor(4) as clients:
         asked = [{"max_tokens": 40}, {"response_format": as_schema(SCHEMA)}] * 2
-        found = clients.map(lambda more: server.answer("where is b", "base", **more), asked)
+        found = clients.map(lambda more: server.answer("Where is  B?", "base", **more), asked)
         assert list(found) == [free, held] * 2
 
 

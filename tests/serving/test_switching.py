@@ -112,7 +112,7 @@ def test_a_model_is_brought_into_memory_and_let_go_by_name(own):
     (name,) = set(own.loaded) - before
     assert "housing" in name
     model = models(own)[name]
-    assert own.answer("where is b", "housing") == "In 9."
+    assert own.answer("Where is  B?", "housing") == "In 9."
     assert own.loaded.count(name) == 1
     assert own.post("/v1/unload_lora_adapter", lora_name="housing").status_code == 200
     assert set(own.loaded) == before
@@ -121,7 +121,7 @@ def test_a_model_is_brought_into_memory_and_let_go_by_name(own):
         "not loaded"
         in error_json(own.post("/v1/unload_lora_adapter", lora_name="housing"))["message"]
     )
-    assert own.answer("where is b", "housing") == "In 9."  # asked again, it is loaded again
+    assert own.answer("Where is  B?", "housing") == "In 9."  # asked again, it is loaded again
 
 
 def test_a_model_that_answers_somebody_stays(own, slow_steps):

@@ -76,7 +76,7 @@ def test_what_cannot_be_promoted_is_refused_and_head_stays(store):
     )
     with pytest.raises(UsageError, match='no session "nobody" in'):
         promote(store.root, "nobody")
-    with pytest.raises(UsageError, match="no store is there"):
+    with pytest.raises(DamagedStoreError, match="no store is there"):
         promote(store.root / "typo", "cs")
     dining = store.snapshot().find("dining")
     mark_removed(store, dining)

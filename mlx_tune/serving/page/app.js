@@ -5,6 +5,7 @@ import * as compare from "./compare.js";
 import * as lineage from "./lineage.js";
 import * as retention from "./retention.js";
 import * as training from "./training.js";
+import { get } from "./api.js";
 import { byId } from "./dom.js";
 import { loadModels } from "./models.js";
 import { say } from "./notices.js";
@@ -24,9 +25,15 @@ byId("skip").addEventListener("click", (event) => {
   byId("main").focus();
 });
 show({ moveFocus: false });
-loadModels().catch((error) => say(error.message));
-// Meanwhile a terminal may have moved HEAD or taught a session.
-addEventListener("focus", () => loadModels({ mayAsk: false }).catch(() => {}));
+look().catch((error) => say(error.message));
+// Meanwhile a terminal may have moved HEAD, taught a session or moved the store.
+addEventListener("focus", () => look({ mayAsk: false }).catch(() => {}));
+
+async function look(options) {
+  await loadModels(options);
+  const { warning } = await get("/health", options);
+  if (warning) say(warning);
+}
 
 function show({ moveFocus }) {
   const [asked, argument] = location.hash.slice(1).split("/");

@@ -42,6 +42,7 @@ function now(lineage) {
     "div",
     { class: "now", id: "lineage-now", tabindex: "-1" },
     h("p", {}, "In use: ", h("strong", {}, name)),
+    lineage.error ? h("p", { class: "note bad" }, lineage.error) : null,
     lineage.head ? button : null,
   );
 }

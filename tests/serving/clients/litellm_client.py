@@ -45,7 +45,7 @@ told = {
         "unknown model": refusal(model="openai/gpt-4"),
         "bad value": refusal(temperature=9),
         "no token": refusal(api_key="another"),
-        "unknown field": refusal(extra_body={"store": True}),
+        "unknown field": refusal(extra_body={"reasoning_effort": "low"}),
     },
 }
 print(json.dumps(told))

@@ -78,7 +78,7 @@ told["refused"] = {
     "unknown model": refusal(lambda: chat.create(**{**asked, "model": "gpt-4"})),
     "unknown card": refusal(lambda: client.models.retrieve("gpt-4")),
     "bad value": refusal(lambda: chat.create(**asked, temperature=9)),
-    "unknown field": refusal(lambda: chat.create(**asked, store=True)),
+    "unknown field": refusal(lambda: chat.create(**asked, reasoning_effort="low")),
     "embeddings": refusal(lambda: client.embeddings.create(model="head", input="x")),
     "too long": refusal(lambda: complete.create(model="head", prompt="x" * 3000)),
     "no token": refusal(lambda: stranger.models.list()),

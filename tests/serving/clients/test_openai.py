@@ -84,7 +84,7 @@ def test_every_refusal_is_the_exception_that_stands_for_it(told):
         "unknown model": ["NotFoundError", 404, "model_not_found", "model"],
         "unknown card": ["NotFoundError", 404, "model_not_found", "model"],
         "bad value": ["BadRequestError", 400, "invalid_value", "temperature"],
-        "unknown field": ["BadRequestError", 400, "unknown_field", "store"],
+        "unknown field": ["BadRequestError", 400, "unknown_field", "reasoning_effort"],
         "embeddings": ["BadRequestError", 400, "not_supported", None],
         "too long": ["BadRequestError", 400, "context_length_exceeded", "prompt"],
         "no token": ["AuthenticationError", 401, "invalid_api_key", None],
