@@ -33,6 +33,17 @@ _DECAY_EPOCHS, _EPOCHS_A_WORDING = (24, 24, 12), 2
 rest is for other words; each further wording has to be learned too (docs/LOG.md)."""
 
 
+_GATE_PAIRS = (
+    ("gate_kept", "gate_kept_least", min),
+    ("gate_kept_least", "gate_kept", max),
+    ("gate_backward", "gate_backward_most", max),
+    ("gate_backward_most", "gate_backward", min),
+    ("gate_general", "gate_general_most", max),
+    ("gate_general_most", "gate_general", min),
+)
+"""A limit of the gate that is given alone, the one that goes with it, and how that one follows."""
+
+
 def learning_rate(hidden_size: int) -> float:
     """Return the default peak rate for LoRA on a Llama of this width.
 
@@ -114,6 +125,12 @@ def size_training(
 
     for name, field in TRAINING_FIELDS.items():
         decide(name, field.metadata["default"], field.metadata["reason"], "default")
+
+    for name, other, follow in _GATE_PAIRS:
+        if name in explicit and other not in explicit:
+            limit = follow(values[name], values[other])
+            if limit != values[other]:
+                decide(other, limit, f"moved along with {name}")
 
     size = _size(new_rows)
     bounds = (f"under {SMALL_ROWS}", f"{SMALL_ROWS} to {LARGE_ROWS - 1}", f"{LARGE_ROWS} or more")

@@ -1,5 +1,6 @@
 import pytest
 
+from mlx_tune.continual.gate import Thresholds
 from mlx_tune.settings import ExplicitValue, TrainingSettings
 from mlx_tune.sizing import learning_rate, most_epochs, size_training
 
@@ -147,3 +148,23 @@ def test_an_epoch_of_few_rows_has_ten_general_questions(rows, old, given, share)
     chosen = dict(found)["general_replay"]
     assert chosen.value == share
     assert ("for few rows" in chosen.reason) == (not given and rows < 20)
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "other", "follows"),
+    [
+        ("gate_kept", 0.5, "gate_kept_least", 0.5),
+        ("gate_kept", 0.9, "gate_kept_least", 0.85),
+        ("gate_kept_least", 0.99, "gate_kept", 0.99),
+        ("gate_backward", 10.0, "gate_backward_most", 10.0),
+        ("gate_backward_most", 1.0, "gate_backward", 1.0),
+        ("gate_general", 0.3, "gate_general_most", 0.3),
+        ("gate_general_most", 0.05, "gate_general", 0.05),
+        ("gate_general_most", 0.5, "gate_general", 0.1),
+    ],
+)
+def test_a_limit_of_the_gate_given_alone_moves_the_other_along(given, value, other, follows):
+    found = sized(30, **{given: value})
+    assert (getattr(found, given), getattr(found, other)) == (value, follows)
+    assert ("moved along" in found.origins[other].reason) == (follows != getattr(sized(30), other))
+    Thresholds.of(found)

@@ -29,7 +29,7 @@ class SessionOutcomes:
     Attributes:
         number: Its place in the chain.
         name: What it is called.
-        before: One flag a question that no later session taught again: was it answered right when
+        before: One flag a question that no later session answers otherwise: was it right when
             the session was trained? None for one that was not asked.
         after: The same questions in the same order, asked of the new model. Those that were asked
             both times are compared.
@@ -258,10 +258,14 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         wrong = []
-        for name in ("kept", "backward", "general"):
+        for name, beyond in (("kept", "least"), ("backward", "most"), ("general", "most")):
             first, second = getattr(self, name), getattr(self, f"ask_{name}")
             if not (second <= first if name == "kept" else second >= first):  # nor a NaN
-                wrong.append(f"ask_{name} {second:g} is stricter than {name} {first:g}")
+                unit = 100 if name == "backward" else 1
+                wrong.append(
+                    f"--gate-{name}-{beyond} {unit * second:g} is stricter than "
+                    f"--gate-{name} {unit * first:g}"
+                )
         if not 0 <= self.significance <= 1:
             wrong.append(f"significance {self.significance:g} is not within 0 to 1")
         if wrong:

@@ -139,7 +139,7 @@ def run_training(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Tr
     if session is None:
         try:
             session, result = _train_and_commit(plan, run, observer)
-        except (IncompatibleError, InputError):  # it would end the same way again
+        except (IncompatibleError, InputError, UsageError):  # it would end the same way again
             run.set(phase=FAILED)
             raise
     is_head = session.record["verdict"] == PROMOTE and _move_head(plan, session, observer)
@@ -212,6 +212,7 @@ def _session_record(
             "sources": list(plan.sources),
             "rows": len(plan.new),
             "sha256": run.record["data_sha256"],
+            "exact": True,  # replaces the rows of its own topics alone
             "rehearsed": len(plan.old) if plan.mixture.sources[1].per_epoch else 0,
             "held_out": len(plan.held_out),
             # Enough to tell which questions come again.

@@ -320,9 +320,9 @@ def test_limits_that_contradict_each_other_are_refused_all_at_once():
     with pytest.raises(UsageError) as caught:
         Thresholds(kept=0.8, backward=0.1, general=0.3, significance=1.5)
     assert str(caught.value) == (
-        "thresholds of the gate: ask_kept 0.85 is stricter than kept 0.8; ask_backward 0.05 is "
-        "stricter than backward 0.1; ask_general 0.25 is stricter than general 0.3; significance "
-        "1.5 is not within 0 to 1"
+        "thresholds of the gate: --gate-kept-least 0.85 is stricter than --gate-kept 0.8; "
+        "--gate-backward-most 5 is stricter than --gate-backward 10; --gate-general-most 0.25 is "
+        "stricter than --gate-general 0.3; significance 1.5 is not within 0 to 1"
     )
 
 
