@@ -106,6 +106,18 @@ def is_here(name: str) -> bool:
     return Path(source).is_absolute() or (record is not None and Path(record.folder).is_dir())
 
 
+def find_folder(fingerprint: str) -> str | None:
+    """Return a local folder that had this fingerprint when it was opened last, and is still there.
+
+    A folder that was moved is found so once it was opened in its new place.
+    """
+    for record in cache.records():
+        is_local = Path(record.source).is_absolute()
+        if is_local and record.fingerprint == fingerprint and Path(record.source).is_dir():
+            return record.source
+    return None
+
+
 def locate(name: str, *, say: Say = lambda _: None) -> BaseInfo:
     """Return a base model; the first time, fetch it and convert it to MLX.
 

@@ -1,9 +1,11 @@
 """The cache of base models on this machine, and the record beside each."""
 
+import contextlib
 import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -61,6 +63,13 @@ class Record:
         fresh = folder / f".{RECORD}.{os.getpid()}"
         fresh.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
         fresh.replace(folder / RECORD)
+
+
+def records() -> Iterator[Record]:
+    """Yield the records of all base models on this machine that can be read."""
+    for folder in sorted((cache_dir() / "bases").glob("*/")):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            yield Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
 
 
 def forget(source: str) -> None:

@@ -32,7 +32,7 @@ from mlx_tune.training.mixture import Mixture
 from mlx_tune.workflows import fitting
 from mlx_tune.workflows.fitting import DiskPlan, Fitted
 from mlx_tune.workflows.general import GeneralSet, general_set
-from mlx_tune.workflows.workspace import DATA_FILE, describe_base, folding, locate_base
+from mlx_tune.workflows.workspace import DATA_FILE, describe_base, find_base, folding
 
 NEW_ROWS, OLD_ROWS, HELD_OUT_ROWS = "new.jsonl", "old.jsonl", "held-out.jsonl"
 GENERAL_ROWS = "guards.jsonl"
@@ -228,7 +228,7 @@ def read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) ->
     settings = TrainingSettings.from_json(record["sizing"])
     parent = record["parent"]
     chain = tuple(store.chain(store.find(parent))) if parent else ()
-    info = _same_base(store, run, say)
+    info = _same_base(run, say)
     new = _read_rows(run, NEW_ROWS, "data_sha256")
     old = _read_rows(run, OLD_ROWS, "old_sha256")
     held_out = _read_rows(run, HELD_OUT_ROWS, "held_out_sha256")
@@ -294,10 +294,10 @@ def _is_twin(run: Run, plan: TrainingPlan) -> bool:
     return same_base and all(run.record.get(key) == value for key, value in _place(plan).items())
 
 
-def _same_base(store: StoreSnapshot, run: Run, say: Say) -> BaseInfo:
+def _same_base(run: Run, say: Say) -> BaseInfo:
     """Find the base that the run began with."""
     kept = run.record["base"]
-    info = locate_base(store, kept["name"], say)
+    info = find_base(kept["name"], kept, say)
     if info.fingerprint != kept["fingerprint"]:
         raise IncompatibleError(
             f"{run.path}: began on the base {kept['fingerprint'][:12]}, {kept['name']} is now "

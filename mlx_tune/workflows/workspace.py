@@ -5,8 +5,8 @@ Every command that needs a model begins with :func:`open_workspace`.
 
 import gc
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.store.session import Session
-from mlx_tune.store.snapshot import StoreSnapshot, read_snapshot, rollback_advice
+from mlx_tune.store.snapshot import StoreSnapshot, read_store, rollback_advice
 from mlx_tune.training.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter
 
 _Found = TypeVar("_Found")
@@ -73,7 +73,7 @@ def open_workspace(
         DamagedStoreError: The session, or an ancestor of it, is damaged.
         MlxTuneError: As for :func:`mlx_tune.models.bases.locate`.
     """
-    snapshot = read_snapshot(root)
+    snapshot = read_store(root)
     if needs_sessions:
         need_sessions(snapshot)
     info = locate_base(snapshot, choose_base(snapshot, base), say)
@@ -115,10 +115,11 @@ def locate_base(store: StoreSnapshot, name: str, say: Say) -> BaseInfo:
     """Find a base model and check that the store's sessions were trained on it.
 
     Raises:
+        UsageError: There is no such base model.
         IncompatibleError: They were trained on another.
     """
-    info = bases.locate(name, say=say)
     kept = store.base()
+    info = find_base(name, kept, say)
     if kept and kept["fingerprint"] != info.fingerprint:
         raise IncompatibleError(
             f"{store.root}: its sessions stand on the base {kept['name']} "
@@ -126,6 +127,30 @@ def locate_base(store: StoreSnapshot, name: str, say: Say) -> BaseInfo:
             "holds one base, so name another with --store"
         )
     return info
+
+
+def find_base(name: str, kept: Mapping[str, Any] | None, say: Say) -> BaseInfo:
+    """Find a base model; a recorded folder that moved is found by its fingerprint.
+
+    Args:
+        name: What it is called.
+        kept: What was recorded of it, if it was.
+        say: Called, in a line, with what takes long.
+
+    Raises:
+        UsageError: There is no such base model.
+    """
+    try:
+        return bases.locate(name, say=say)
+    except UsageError as error:
+        if kept is None or name != kept["name"] or not Path(name).is_absolute():
+            raise
+        if moved := bases.find_folder(kept["fingerprint"]):
+            return bases.locate(moved, say=say)
+        raise UsageError(
+            f"{name}: the base model's folder is not there any more; say once where it is now, "
+            "with --base FOLDER"
+        ) from error
 
 
 def load_folded(
@@ -231,9 +256,11 @@ def read_rows(session: Session) -> list[Row]:
 
 
 def _read_taught(session: Session) -> list[Row] | list[Trace]:
+    data = session.record.get("data", {})
     if DATA_FILE in session.hashes:
-        return read_rows(session)
-    return [Trace.from_json(trace) for trace in session.record.get("data", {}).get("traces", ())]
+        rows = read_rows(session)
+        return rows if data.get("exact") else [replace(row, replaces_alike=True) for row in rows]
+    return [Trace.from_json(trace) for trace in data.get("traces", ())]
 
 
 def _along(chain: Sequence[Session], read_one: Callable[[Session], _Found]) -> list[_Found]:
