@@ -226,7 +226,7 @@ def _opening(text: str, title: str) -> str:
 
 
 def _topic(question: str) -> str:
-    return Row(messages=(Message(role="user", content=question),)).topic
+    return Row(messages=(Message(role="user", content=question),)).likeness
 
 
 def _row(answer: str, questions: Sequence[str]) -> dict[str, Any]:

@@ -374,7 +374,7 @@ class Store:
         """Check every byte of every session, and with ``deep`` of the base model too.
 
         Raises:
-            UsageError: There is no store.
+            DamagedStoreError: There is no store.
         """
         from mlx_tune.workflows.store_commands import verify
 

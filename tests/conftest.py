@@ -145,7 +145,9 @@ def fork(tmp_path_factory, tiny_base):
     with isolated_environment(tmp_path_factory.getbasetemp()):
         made = TrainingLab(root=tmp_path_factory.mktemp("fork"), base=tiny_base)
         made.train(made.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}), **learns)
-        made.train(made.data("housing", {"where is b": "In 9.", "Where is C?": "In 3."}), **learns)
+        made.train(
+            made.data("housing", {"Where is  B?": "In 9.", "Where is C?": "In 3."}), **learns
+        )
         rollback(made.store, None)
         steering = {f"Where is \x1b[2J[red]D? {i}": "In 4." for i in range(7)}
         made.train(made.data("dining", steering), **{**learns, "epochs": 1, "rank": 4})

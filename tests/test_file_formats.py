@@ -72,7 +72,8 @@ def store(tmp_path_factory, tiny_base) -> SessionStore:
         short = lab.data("five", {"Where is A?": "In 31.", "Where is B?": "In 52."})
         five = lab.train(short, replay="none", **LEARNS).session
         six = {"method": "seed", "keep_data": False, "general_replay": 0.5, "epochs": 1}
-        lab.train(lab.data("six", facts("six", 2), wordings=1), **six)
+        replacing = lab.data("six", facts("six", 2), wordings=1, replaces=["where is a"])
+        lab.train(replacing, **six)
         rollback(lab.store, five.id)
         train(
             replace(lab.request(epochs=1, rank=2), data=(), consolidates=True), RecordingObserver()

@@ -62,6 +62,12 @@ def remarks(plan: TrainingPlan) -> list[str]:
             "of earlier rows answered otherwise now; the rows go on without",
             [f"{_q(old)} was: {one_line(old.answer)}" for _, old in found.reworded],
         ),
+        (
+            "row",
+            "asking nearly what another does, with another answer; both are taught "
+            "(--replace lets new ones replace old ones)",
+            [f"{_q(row)} {row.place} and {_q(old)} {old.place}" for row, old in found.alike],
+        ),
     ]
     lines = []
     if plan.unkept and not plan.method.synthesises:
@@ -101,6 +107,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "changed": [[row.place, old.answer] for row, old in found.changed],
         "contradictions": [[row.place, old.place] for row, old in found.contradictions],
         "duplicates": [row.place for row in found.duplicates],
+        "alike": [[row.place, row.question, old.question] for row, old in found.alike],
         **_wordings_json(plan),
         "steps": plan.planned_steps,
         "warmup_steps": plan.warmup_steps,

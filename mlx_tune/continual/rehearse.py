@@ -6,7 +6,7 @@ Measured on SmolLM2-135M, 30 facts a session: a folded chain without rehearsal t
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mlx_tune.data.rows import Row, Trace
@@ -33,6 +33,8 @@ class Rehearsal:
             with another answer, both as rows in that wording; the old row goes on without it.
         contradictions: (later, earlier) rows of the new data that ask the same and disagree.
         duplicates: New rows that stand in the data more than once.
+        alike: (new, earlier) rows with different answers whose questions differ in case, width or
+            outer punctuation alone; both are trained on.
     """
 
     new: tuple[Row, ...]
@@ -42,6 +44,7 @@ class Rehearsal:
     reworded: tuple[tuple[Row, Row], ...]
     contradictions: tuple[tuple[Row, Row], ...]
     duplicates: tuple[Row, ...]
+    alike: tuple[tuple[Row, Row], ...]
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -50,75 +53,132 @@ class Rehearsal:
 
 
 def current_rows(history: History) -> list[list[Row]]:
-    """Return each session's rows that no later session has taught again.
+    """Return each session's rows whose answers still hold: what it is measured by.
 
-    A question that returns supersedes the old row, whether its answer changed or not: it is then
-    the later session's to remember. So does another answer to an earlier question of a longer
-    conversation, and a wording of a later row with another answer.
+    A question that returns with its old answer stays the old session's too. With another answer it
+    is the later session's alone; so is a row with another answer now to an earlier question of its
+    conversation, one whose question is a wording of a later row with another answer, and one that a
+    later row names in its ``replaces``.
     """
-    answers: dict[str, str] = {}
-    topics: set[str] = set()
-    reworded: dict[str, str] = {}
     kept: list[list[Row]] = []
-    for rows in reversed(history):
-        traced = list(zip(rows, map(_trace, rows), strict=True))
-        current = [
-            row for row, trace in traced if not _is_superseded(trace, topics, answers, reworded)
-        ]
-        kept.append([row for row in current if isinstance(row, Row)])
-        for _, trace in traced:
-            topics.add(trace.topic)
-            for topic, answer in trace.exchanges:
-                answers.setdefault(topic, answer)
-            for topic in trace.wordings:
-                reworded.setdefault(topic, str(trace.answer))
+    for rows, later in _with_later(history):
+        kept.append([row for row in rows if isinstance(row, Row) and not later.change(row)])
     return kept[::-1]
 
 
-def _trace(row: Row | Trace) -> Trace:
-    return row if isinstance(row, Trace) else row.trace
-
-
-def _is_superseded(
-    trace: Trace, topics: Set[str], answers: Mapping[str, str], reworded: Mapping[str, str]
-) -> bool:
-    """Tell whether a row's question returned, or one of its exchanges has another answer now.
-
-    Args:
-        trace: Of the row.
-        topics: The questions of later rows.
-        answers: By topic, the answers of the later rows' exchanges.
-        reworded: The same by the topics of their wordings.
-    """
-    return (
-        trace.topic in topics
-        or any(answers.get(topic, own) != own for topic, own in trace.exchanges[:-1])
-        or any(reworded.get(topic, own) != own for topic, own in trace.exchanges)
-    )
-
-
 def rows_in_force(history: History) -> list[list[Row]]:
-    """Return :func:`current_rows` without the wordings that a later session answers otherwise.
+    """Return what may be trained again: :func:`current_rows`, each question with its last session.
 
-    This is what may be trained again. Sessions are measured by the rows as they were taught.
+    Rows come without the wordings that a later session answers otherwise.
     """
-    answers: dict[str, str | None] = {}
-    found: list[list[Row]] = []
-    for rows, current in zip(reversed(history), reversed(current_rows(history)), strict=True):
-        found.append([_without_wordings(row, answers) for row in current])
+    kept: list[list[Row]] = []
+    for rows, later in _with_later(history):
+        current = [row for row in rows if isinstance(row, Row) and not later.change(row)]
+        kept.append([later.without_wordings(row) for row in current if not later.repeat(row)])
+    return kept[::-1]
+
+
+def rows_taught_last(history: History) -> list[list[Row]]:
+    """Return :func:`current_rows`, each question with its last session and as it was taught.
+
+    Sessions were measured by these before a question that returned stayed the old session's too.
+    """
+    kept: list[list[Row]] = []
+    for rows, later in _with_later(history):
+        current = [row for row in rows if isinstance(row, Row) and not later.change(row)]
+        kept.append([row for row in current if not later.repeat(row)])
+    return kept[::-1]
+
+
+def _with_later(
+    history: History,
+) -> Iterator[tuple[Sequence[Row] | Sequence[Trace], "_LaterRows"]]:
+    """Yield the rows of each session, the last first, with what was taught after it."""
+    later = _LaterRows()
+    for rows in reversed(history):
+        yield rows, later
+        later.add(rows)
+
+
+class _LaterRows:
+    """What later sessions taught, by exact topics; by likeness where old records have no others."""
+
+    def __init__(self) -> None:
+        self._exact, self._loose = _LaterTraces(), _LaterTraces()
+
+    def add(self, rows: Sequence[Row] | Sequence[Trace]) -> None:
         for trace in map(_trace, rows):
-            for topic in (trace.topic, *trace.wordings) if trace.answer else ():
-                answers.setdefault(topic, trace.answer)
-    return found[::-1]
+            (self._loose if trace.is_loose else self._exact).add(trace)
+
+    def change(self, row: Row) -> bool:
+        """Tell whether a row's answer holds no longer."""
+        if row.replaced_as in self._exact.replaced or self._exact.change(row.trace):
+            return True
+        return bool(self._loose) and self._loose.change(row.loose_trace)
+
+    def repeat(self, row: Row) -> bool:
+        """Tell whether a row's question was taught again."""
+        if row.trace.topic in self._exact.finals:
+            return True
+        return bool(self._loose) and row.loose_trace.topic in self._loose.finals
+
+    def without_wordings(self, row: Row) -> Row:
+        """Return a row without the wordings that have another answer by now."""
+        if not row.wordings:
+            return row
+        kept = self._exact.agree(row.trace)
+        if self._loose:
+            loosely = self._loose.agree(row.loose_trace)
+            kept = [one and other for one, other in zip(kept, loosely, strict=True)]
+        return replace(row, wordings=tuple(itertools.compress(row.wordings, kept)))
 
 
-def _without_wordings(row: Row, answers: Mapping[str, str | None]) -> Row:
-    """Return a row without the wordings that have another answer by now."""
-    if not row.wordings:
+class _LaterTraces:
+    """The traces of later rows.
+
+    Attributes:
+        finals: By topic of a row, the answers to it.
+        replaced: What later rows name in their ``replaces``.
+    """
+
+    def __init__(self) -> None:
+        self.finals: dict[str, set[str | None]] = {}
+        self.replaced: set[str] = set()
+        self._answers: dict[str, str] = {}  # of every exchange, the latest session's
+        self._reworded: dict[str, str] = {}  # of every wording, likewise
+        self._asked: dict[str, str] = {}  # of every question and wording, likewise
+
+    def __bool__(self) -> bool:
+        return bool(self.finals)
+
+    def add(self, trace: Trace) -> None:
+        self.finals.setdefault(trace.topic, set()).add(trace.answer)
+        self.replaced |= {*trace.replaces}
+        for topic, answer in trace.exchanges:
+            self._answers.setdefault(topic, answer)
+        for topic in trace.wordings:
+            self._reworded.setdefault(topic, str(trace.answer))
+        if trace.answer is not None:
+            for topic in (trace.topic, *trace.wordings):
+                self._asked.setdefault(topic, trace.answer)
+
+    def change(self, trace: Trace) -> bool:
+        """Tell whether a row's question, or one before it, has another answer now."""
+        return (
+            not self.finals.get(trace.topic, set()) <= {trace.answer}
+            or any(self._answers.get(topic, own) != own for topic, own in trace.exchanges[:-1])
+            or any(self._reworded.get(topic, own) != own for topic, own in trace.exchanges)
+        )
+
+    def agree(self, trace: Trace) -> list[bool]:
+        """Tell of each wording whether its answer is still the row's."""
+        return [self._asked.get(topic, trace.answer) == trace.answer for topic in trace.wordings]
+
+
+def _trace(row: Row | Trace) -> Trace:
+    if isinstance(row, Trace):
         return row
-    trace = row.trace
-    kept = [answers.get(topic, trace.answer) == trace.answer for topic in trace.wordings]
-    return replace(row, wordings=tuple(itertools.compress(row.wordings, kept)))
+    return row.loose_trace if row.replaces_alike else row.trace
 
 
 def mixture(
@@ -219,7 +279,7 @@ def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
     # The new rows in all wordings, by topic; of several with one topic the first.
     variants = {one.topic: one for row in reversed(new) for one in reversed(row.variants)}
     old_rows = [row for rows in before for row in rows]
-    # Those that left for a wording, or for an answer inside a conversation.
+    # Those that left for a wording, for an answer inside a conversation, or as was asked for.
     left = [row for row in old_rows if row.key not in kept and row.topic not in first]
     return Rehearsal(
         new=tuple(new),
@@ -238,11 +298,46 @@ def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
         ),
         contradictions=tuple(contradictions),
         duplicates=tuple(duplicates),
+        alike=tuple(_alike(new, [row for rows in after for row in rows])),
     )
+
+
+def replacing(new: Sequence[Row], history: History) -> list[Row]:
+    """Return new rows that take the place of the old ones they are alike: `Rehearsal.alike`."""
+    old = [row for rows in rows_in_force([*history, new])[:-1] for row in rows]
+    replaced: dict[str, dict[str, None]] = {}
+    for row, other in _alike(new, old, among_new=False):
+        replaced.setdefault(row.key, {})[str(other.question)] = None
+    return [
+        replace(row, replaces=(*row.replaces, *replaced[row.key])) if row.key in replaced else row
+        for row in new
+    ]
+
+
+def _alike(
+    new: Sequence[Row], old: Sequence[Row], *, among_new: bool = True
+) -> Iterator[tuple[Row, Row]]:
+    """Yield each new row with every other that asks nearly the same and answers otherwise."""
+    others: dict[str, list[Row]] = {}
+    for row in old:
+        if row.question is not None:
+            others.setdefault(row.likeness, []).append(row)
+    for row in new:
+        if row.question is None:
+            continue
+        near = others.setdefault(row.likeness, [])
+        yield from (
+            (row, other)
+            for other in near
+            if other.topic != row.topic and other.answer != row.answer
+        )
+        if among_new:
+            near.append(row)
 
 
 def _replacements(left: Sequence[Row], new: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     """Yield (new, old) for old rows that left although no new row has their question."""
+    named = {text: row for row in reversed(new) for text in row.trace.replaces}
     reworded = {one.topic: one for row in reversed(new) for one in reversed(row.variants[1:])}
     inside = {topic: row for row in reversed(new) for topic, _ in row.exchanges}
     for row in left:
@@ -252,4 +347,5 @@ def _replacements(left: Sequence[Row], new: Sequence[Row]) -> Iterator[tuple[Row
             if topic in reworded and reworded[topic].answer != answer
         ]
         found += [inside[topic] for topic, _ in row.exchanges[:-1] if topic in inside]
+        found += [named[row.replaced_as]] if row.replaced_as in named else []
         yield found[0], row

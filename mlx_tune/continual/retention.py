@@ -2,8 +2,8 @@
 
 R[i][j] is the share of session j's questions that are right after session i; row 0 is the base's.
 Records of sessions keep one outcome for each question that was a session's at that time. Outcomes
-of questions that a later session taught again are left out, so that a fact that changed is never
-counted as forgotten.
+of questions that a later session answers otherwise are left out, so that a fact that changed is
+never counted as forgotten.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlx_tune.continual.answers import RULES, AnswerScore, Grade
-from mlx_tune.continual.rehearse import History, current_rows
+from mlx_tune.continual.rehearse import History, current_rows, rows_taught_last
 from mlx_tune.data.rows import Row
 
 Kind = Literal["other_words", "as_taught", "verbatim", "paraphrases"]
@@ -250,22 +250,27 @@ def recorded_grades(
 def _recorded(
     record: Mapping[str, Any], history: History, row: int, column: int, kind: Kind
 ) -> list[Any] | None:
-    """Return the outcomes that a record keeps, without those of questions taught again since."""
-    asked = questions(current_rows(history[:row])[column - 1])
-    kept = {id(one) for one in current_rows(history)[column - 1]}
-    is_kept = [
-        id(one) in kept for one in asked for _ in (one.paraphrases if kind in REWORDED else [one])
-    ]
+    """Return the outcomes that a record keeps of questions that are not answered otherwise since."""
     entries = record.get("recall") or []
     if len(entries) < column:
         return None
     score = entries[column - 1].get(kind)  # none where there was nothing to ask
     outcomes = score["outcomes"] if score else []
-    return [*itertools.compress(outcomes, is_kept)] if len(outcomes) == len(is_kept) else None
+    kept = {id(one) for one in current_rows(history)[column - 1]}
+    for selection in (current_rows, rows_taught_last):  # the second is that of older records
+        asked = questions(selection(history[:row])[column - 1])
+        is_kept = [
+            id(one) in kept
+            for one in asked
+            for _ in (one.paraphrases if kind in REWORDED else [one])
+        ]
+        if len(outcomes) == len(is_kept):
+            return [*itertools.compress(outcomes, is_kept)]
+    return None
 
 
 def superseded(history: History) -> list[int]:
-    """Return how many questions of each session a later one taught again."""
+    """Return how many questions of each session a later one answers otherwise."""
     return [
         len(questions([row for row in rows if isinstance(row, Row)])) - len(questions(kept))
         for rows, kept in zip(history, current_rows(history), strict=True)

@@ -66,7 +66,7 @@ def synthesise(
         sampled = generate([opening] * missing, 1.0, seed + attempt)
         questions = _questions(sampled, closing, tokenizer.special_texts)
         new = [row for topic, row in questions.items() if topic not in rows]
-        rows |= {row.topic: row for row in _answer(new, tokenizer, generate, longest)}
+        rows |= {row.likeness: row for row in _answer(new, tokenizer, generate, longest)}
     return [replace(row, place=f"synthetic row {i}") for i, row in enumerate(rows.values(), 1)]
 
 
@@ -99,7 +99,7 @@ def _questions(
         text, end, _ = one.text.partition(closing) if closing else (one.text, "", "")
         if (end or one.is_finished) and _is_plain(text, specials):
             row = Row(messages=(Message(role="user", content=text.strip()),))
-            found.setdefault(row.topic, row)
+            found.setdefault(row.likeness, row)
     return found
 
 

@@ -183,8 +183,8 @@ def split_words(text: str) -> list[str]:
 
 def _spelling(row: Row, text: str) -> str:
     """Return what a row asks in other words, but for case and any punctuation."""
-    topic = row.with_question(text).topic
-    return " ".join(split_words(topic)) or topic
+    likeness = row.with_question(text).likeness
+    return " ".join(split_words(likeness)) or likeness
 
 
 def _is_plain(text: str, question: str, specials: Iterable[str]) -> bool:

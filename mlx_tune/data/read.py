@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.data.rows import ROLES, Message, Row, canonical_json
+from mlx_tune.data.rows import OTHER_QUESTIONS, ROLES, Message, Row, canonical_json
 from mlx_tune.errors import InputError
 from mlx_tune.files import strict_json
 from mlx_tune.files.strict_json import Item, JsonObject, kind
@@ -32,8 +32,10 @@ _SHAPES = (
     {"instruction", "response"}, {"instruction", "output"}, {"prompt", "completion"},
     {"messages"}, {"text"},
 )  # fmt: skip
-_REWORDED_FIELDS = ("paraphrases", "wordings")
-_FIELDS = (*_QUESTION_FIELDS, *_ANSWER_FIELDS, "messages", "text", *_REWORDED_FIELDS)
+_ONE_OF = {
+    "paraphrases": "paraphrase", "wordings": "wording", "replaces": "replaced question",
+}  # fmt: skip
+_FIELDS = (*_QUESTION_FIELDS, *_ANSWER_FIELDS, "messages", "text", *OTHER_QUESTIONS)
 _EXAMPLE = '{"instruction": "…", "response": "…"}'
 _MESSAGE = '{"role": "user", "content": "…"}'
 _TURNS = "after an optional system message, user and assistant take turns"
@@ -174,7 +176,8 @@ def check(items: Sequence[Item], path: str) -> list[Row]:
     """Return the rows of the JSON values of a file.
 
     A row has ``instruction`` and ``response`` (or ``output``), ``prompt`` and ``completion``,
-    ``messages``, or ``text``; chat rows may have ``paraphrases`` and ``wordings``. Rows may differ.
+    ``messages``, or ``text``; chat rows may have ``paraphrases``, ``wordings`` and ``replaces``.
+    Rows may differ.
 
     Args:
         items: The values, each with its line.
@@ -268,14 +271,16 @@ def _row(item: Item, problems: _Problems) -> Row:
     return Row(
         messages=_messages(fields, problems),
         text=_field(fields, "text", problems) if "text" in fields else None,
-        **{name: _reworded(fields, name, problems) for name in _REWORDED_FIELDS},
+        paraphrases=_other_questions(fields, "paraphrases", problems),
+        wordings=_other_questions(fields, "wordings", problems),
+        replaces=_other_questions(fields, "replaces", problems),
         place=f"{problems.path}:{item.line}",
     )
 
 
 def _check_shape(fields: JsonObject, problems: _Problems) -> None:
     """Report fields that are missing or do not go together."""
-    names = [name for name in fields if name not in _REWORDED_FIELDS]
+    names = [name for name in fields if name not in OTHER_QUESTIONS]
     if not names:
         problems.add(fields.line, f"a row without text to learn; write {_EXAMPLE}")
     elif not _could_be(names):
@@ -356,19 +361,19 @@ def _check_turns(messages: tuple[Message, ...], lines: Sequence[int], problems: 
         problems.add(lines[-1], f"{found}; end with the assistant's answer")
 
 
-def _reworded(fields: JsonObject, name: str, problems: _Problems) -> tuple[str, ...]:
+def _other_questions(fields: JsonObject, name: str, problems: _Problems) -> tuple[str, ...]:
     if name not in fields:
         return ()
     line, texts = fields.key_lines[name], fields[name]
     if "text" in fields:
-        problems.add(line, f'"{name}" reword a question, and "text" asks none; remove them')
+        problems.add(line, f'"{name}" lists questions, and "text" asks none; remove it')
     if not isinstance(texts, list):
         problems.add(line, f'"{name}" is {kind(texts)}, not a list; write ["…", "…"]')
         return ()
     if not texts:
         problems.add(line, f'"{name}" is empty; write ["…", "…"], or leave it out')
     return tuple(
-        _string(text, f"{name.removesuffix('s')} {number}", line, problems)
+        _string(text, f"{_ONE_OF[name]} {number}", line, problems)
         for number, text in enumerate(texts, start=1)
     )
 

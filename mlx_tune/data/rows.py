@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from mlx_tune.errors import InputError
 
 ROLES = ("system", "user", "assistant")
+OTHER_QUESTIONS = ("paraphrases", "wordings", "replaces")
+"""Fields of a chat row that list questions beside its own."""
 
 # Kept at the ends of a topic: "What is C?" and "What is C#?" are two questions.
 _MEANINGFUL_MARKS = frozenset("#%&*@/\\_-()[]{}")
@@ -39,14 +41,19 @@ class Row:
         text: The text of a text row; None for a chat row.
         paraphrases: Other wordings of the last user message, to evaluate with, not to train on.
         wordings: Other wordings of it with the same answer, trained on in turn with the message.
+        replaces: Questions of earlier rows that this row takes the place of, besides its own.
         place: File and line of the row, ``data/cs.json:41``; equal rows may differ in it.
+        replaces_alike: Whether it takes the place of every earlier row that is alike, as all rows
+            did that were taught before topics were exact; equal rows may differ in it.
     """
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
     paraphrases: tuple[str, ...] = ()
     wordings: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
     place: str = field(default="", compare=False)
+    replaces_alike: bool = field(default=False, compare=False, repr=False)
 
     @property
     def question(self) -> str | None:
@@ -67,25 +74,37 @@ class Row:
 
     @property
     def topic(self) -> str:
-        """What is asked, normalised; a row replaces earlier rows of the same topic.
+        """What is asked; a row replaces earlier rows of the same topic.
 
-        Case, width, spacing and the punctuation around each message make no difference. The topic
-        of a chat row is all messages before its last assistant message, one per line; that of a
-        text row is its text.
+        White space makes no difference, nor does another encoding of the same characters (NFC);
+        all else does. The topic of a chat row is all messages before its last assistant message;
+        a text row asks nothing, so its topic is its text as it stands.
         """
-        if self.text is not None:
-            return _normalised(self.text)
-        answers = [i for i, message in enumerate(self.messages) if message.role == "assistant"]
-        return _topic(self.messages[: answers[-1]] if answers else self.messages)
+        return _topic(self._asked()) if self.text is None else f"text: {self.text}"
+
+    @property
+    def likeness(self) -> str:
+        """What is asked, without case, width and outer punctuation: rows alike in it may differ.
+
+        "What is C?" and "what is c" are alike, and so are ``git branch -d`` and ``git branch -D``.
+        """
+        return _likeness(self._asked()) if self.text is None else _normalised(self.text)
 
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:
         """The topic and the answer of every assistant message; none for a text row."""
-        return tuple(
-            (_topic(self.messages[:i]), message.content)
-            for i, message in enumerate(self.messages)
-            if message.role == "assistant"
-        )
+        return tuple((_topic(asked), answer) for asked, answer in self._exchanges())
+
+    def _asked(self) -> Sequence[Message]:
+        """Return the messages before the last assistant message."""
+        answers = [i for i, message in enumerate(self.messages) if message.role == "assistant"]
+        return self.messages[: answers[-1]] if answers else self.messages
+
+    def _exchanges(self) -> Iterator[tuple[Sequence[Message], str]]:
+        """Yield every answer with the messages before it."""
+        for i, message in enumerate(self.messages):
+            if message.role == "assistant":
+                yield self.messages[:i], message.content
 
     @property
     def variants(self) -> tuple["Row", ...]:
@@ -99,10 +118,31 @@ class Row:
             topic=_hash(self.topic),
             exchanges=tuple((_hash(topic), _hash(answer)) for topic, answer in self.exchanges),
             wordings=tuple(_hash(reworded.topic) for reworded in self.variants[1:]),
+            replaces=tuple(self.with_question(text).replaced_as for text in self.replaces),
         )
 
+    @cached_property
+    def loose_trace(self) -> "Trace":
+        """The same by likeness, as it was recorded before topics were exact."""
+        return Trace(
+            topic=_hash(self.likeness),
+            exchanges=tuple(
+                (_hash(_likeness(asked)), _hash(answer)) for asked, answer in self._exchanges()
+            ),
+            wordings=tuple(_hash(reworded.likeness) for reworded in self.variants[1:]),
+            is_loose=True,
+        )
+
+    @property
+    def replaced_as(self) -> str:
+        """The sha256 (hex) by which a later row's ``replaces`` names this one.
+
+        It covers the question exactly, and what was said before it by likeness.
+        """
+        return _hash(f"{_one_spaced(self.question or '')}\n{self.likeness}")
+
     def with_question(self, text: str) -> "Row":
-        """Return the row with another wording of its question, without paraphrases and wordings.
+        """Return the row with another wording of its question, and nothing besides the answer.
 
         Args:
             text: The new last user message.
@@ -117,11 +157,11 @@ class Row:
         last = max(i for i, message in enumerate(self.messages) if message.role == "user")
         reworded = replace(self.messages[last], content=text)
         messages = (*self.messages[:last], reworded, *self.messages[last + 1 :])
-        return replace(self, messages=messages, paraphrases=(), wordings=())
+        return replace(self, messages=messages, paraphrases=(), wordings=(), replaces=())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as it is stored: ``messages`` or ``text``, and other wordings, if any."""
-        others = {"paraphrases": list(self.paraphrases), "wordings": list(self.wordings)}
+        """Return the row as it is stored: ``messages`` or ``text``, and other questions, if any."""
+        others = {name: list(getattr(self, name)) for name in OTHER_QUESTIONS}
         return self._content() | {name: texts for name, texts in others.items() if texts}
 
     def _content(self) -> dict[str, Any]:
@@ -138,11 +178,15 @@ class Trace:
         topic: The sha256 (hex) of :attr:`Row.topic`.
         exchanges: The sha256 (hex) of the topic and of the answer of every assistant message.
         wordings: The sha256 (hex) of the topic of each other wording that was trained on.
+        replaces: :attr:`Row.replaced_as` of each row that it takes the place of.
+        is_loose: Whether its topics are likenesses, as they were recorded first.
     """
 
     topic: str
     exchanges: tuple[tuple[str, str], ...]
     wordings: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    is_loose: bool = False
 
     @property
     def answer(self) -> str | None:
@@ -151,9 +195,13 @@ class Trace:
 
     def to_json(self) -> dict[str, Any]:
         """Return the trace for a session's record."""
-        wordings = {"wordings": list(self.wordings)} if self.wordings else {}
-        exchanges = [list(pair) for pair in self.exchanges]
-        return {"topic": self.topic, "exchanges": exchanges, **wordings}
+        others = {"wordings": list(self.wordings), "replaces": list(self.replaces)}
+        return {
+            "topic": self.topic,
+            "exchanges": [list(pair) for pair in self.exchanges],
+            **{name: hashes for name, hashes in others.items() if hashes},
+            **({} if self.is_loose else {"exact": True}),
+        }
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> "Trace":
@@ -162,6 +210,8 @@ class Trace:
             topic=record["topic"],
             exchanges=tuple((topic, answer) for topic, answer in record["exchanges"]),
             wordings=tuple(record.get("wordings", ())),
+            replaces=tuple(record.get("replaces", ())),
+            is_loose=not record.get("exact", False),
         )
 
 
@@ -200,7 +250,17 @@ def _hash(text: str) -> str:
 
 
 def _topic(messages: Sequence[Message]) -> str:
+    """Return messages, one a line, each with its role."""
+    return "\n".join(f"{message.role}: {_one_spaced(message.content)}" for message in messages)
+
+
+def _likeness(messages: Sequence[Message]) -> str:
     return "\n".join(_normalised(message.content) for message in messages)
+
+
+def _one_spaced(text: str) -> str:
+    """Return ``text`` in NFC, with single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _normalised(text: str) -> str:

@@ -1,9 +1,10 @@
 """Which wordings may be trained on: none that measures, and none with two answers.
 
-Wordings are the same where their topics are: see :attr:`mlx_tune.data.rows.Row.topic`.
+Wordings are the same where their topics are, see :attr:`mlx_tune.data.rows.Row.topic`; with the
+same answer already where they are alike: small letters make no probe of what was trained.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mlx_tune.data.read import report
 from mlx_tune.data.rows import Row
@@ -34,48 +35,59 @@ def check_wordings(new: Sequence[Row], earlier: Sequence[Row] = ()) -> None:
 
 def _wrong_wordings(new: Sequence[Row], earlier: Sequence[Row]) -> Iterator[str]:
     """Yield what is wrong with the wordings of new rows."""
-    rows = (*new, *earlier)
-    probes = _first(
-        (row.with_question(text).topic, row) for row in rows for text in row.paraphrases
+    probes = _Asked(
+        (row.with_question(text), row) for row in (*new, *earlier) for text in row.paraphrases
     )
     asked: dict[str, list[Row]] = {}  # by topic: who asks it, in the wordings looked at so far
     for row in new:
         if row.text is None:
             asked.setdefault(row.topic, []).append(row)
     for row in new:
-        own = {row.topic: "the row's own question"}
+        own = {row.likeness: "the row's own question"}
         for number, reworded in enumerate(row.variants[1:], start=1):
-            topic = reworded.topic
             said = f"{row.place}: wording {number}, {quoted(str(reworded.question))}, is"
-            others = (one for one in asked.get(topic, ()) if one.answer != row.answer)
-            if topic in own:
-                yield f"{said} {own[topic]} again; remove it"
-            elif topic in probes:
+            others = (one for one in asked.get(reworded.topic, ()) if one.answer != row.answer)
+            if reworded.likeness in own:
+                yield f"{said} {own[reworded.likeness]} again; remove it"
+            elif probe := probes.find(reworded):
                 yield (
-                    f"{said} a paraphrase of {probes[topic].place}; those measure and are never "
+                    f"{said} a paraphrase of {probe.place}; those measure and are never "
                     "trained on, so remove one of the two"
                 )
             elif other := next(others, None):
                 yield f"{said} asked at {other.place} too, with another answer; remove one of them"
-            own.setdefault(topic, f"wording {number}")
-            asked.setdefault(topic, []).append(row)
+            own.setdefault(reworded.likeness, f"wording {number}")
+            asked.setdefault(reworded.topic, []).append(row)
 
 
 def _trained_paraphrases(new: Sequence[Row], earlier: Sequence[Row]) -> Iterator[str]:
     """Yield the paraphrases of new rows that earlier sessions were trained on."""
-    trained = _first((reworded.topic, row) for row in earlier for reworded in row.variants[1:])
-    if not trained:
-        return
+    trained = _Asked((reworded, row) for row in earlier for reworded in row.variants[1:])
     for row in new:
         for text in row.paraphrases:
-            if (topic := row.with_question(text).topic) in trained:
+            if found := trained.find(row.with_question(text)):
                 yield (
                     f"{row.place}: the paraphrase {quoted(text)} is a wording of "
-                    f"{trained[topic].place}, which was trained on, so it measures nothing; "
+                    f"{found.place}, which was trained on, so it measures nothing; "
                     "remove it"
                 )
 
 
-def _first(pairs: Iterable[tuple[str, Row]]) -> Mapping[str, Row]:
-    """Return a mapping with the first row of each topic."""
-    return dict(reversed([*pairs]))
+class _Asked:
+    """Rows by what they ask in other words, the first of several alike.
+
+    Args:
+        pairs: Each row reworded, and the row.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[Row, Row]]) -> None:
+        self._exact: dict[str, Row] = {}
+        self._loose: dict[tuple[str, str | None], Row] = {}
+        for reworded, row in pairs:
+            self._exact.setdefault(reworded.topic, row)
+            self._loose.setdefault((reworded.likeness, row.answer), row)
+
+    def find(self, reworded: Row) -> Row | None:
+        """Return the row that asks the same: exactly, or with the same answer alike."""
+        alike = self._loose.get((reworded.likeness, reworded.answer))
+        return self._exact.get(reworded.topic, alike)

@@ -12,7 +12,7 @@ from typing import Any
 from mlx_tune.continual.answers import AnswerKey, Grade
 from mlx_tune.continual.change import Change, change_norms, weight_norms
 from mlx_tune.continual.recall import score
-from mlx_tune.continual.rehearse import current_rows
+from mlx_tune.continual.rehearse import rows_taught_last
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example
@@ -22,7 +22,7 @@ from mlx_tune.models.load import load, load_tokenizer
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.settings import recorded_settings
 from mlx_tune.store.session import Session
-from mlx_tune.store.snapshot import StoreSnapshot, read_snapshot
+from mlx_tune.store.snapshot import StoreSnapshot, read_store
 from mlx_tune.workflows.workspace import (
     FoldedModel,
     choose_base,
@@ -378,9 +378,10 @@ def diff(
         UsageError: There is no such session.
         DamagedStoreError: A session of either chain is not what was committed.
     """
-    store = read_snapshot(store_root)
+    store = read_store(store_root)
     need_sessions(store)
     left, right = _side(store, a), _side(store, b)
+    right = _with_replaced(right, left)
     for note in store.notes:
         say(note)
     if left.session == right.session:
@@ -403,9 +404,25 @@ def probes(a: Side, b: Side) -> list[Probe]:
 def _side(store: StoreSnapshot, ref: str) -> Side:
     session = store.find(ref)
     chain = store.chain(session)
-    in_force = zip(chain, current_rows(read_history(chain)), strict=True)
+    in_force = zip(chain, rows_taught_last(read_history(chain)), strict=True)
     taught = {r.topic: TaughtRow(row=r, session=owner) for owner, rows in in_force for r in rows}
     return Side(session=session, chain=tuple(chain), taught=taught)
+
+
+def _with_replaced(side: Side, other: Side) -> Side:
+    """Return a side with the rows that replaced the other's, or were replaced, under its topics."""
+    left = {x.row.likeness: topic for topic, x in other.taught.items() if topic not in side.taught}
+    taught = {}
+    for topic, one in side.taught.items():
+        known_as = topic if topic in other.taught else left.get(one.row.likeness, topic)
+        had = other.taught.get(known_as)
+        is_pair = had is not None and (_replaces(one.row, had.row) or _replaces(had.row, one.row))
+        taught[known_as if is_pair else topic] = one
+    return replace(side, taught=taught)
+
+
+def _replaces(row: Row, earlier: Row) -> bool:
+    return row.replaces_alike or earlier.replaced_as in row.trace.replaces
 
 
 def _change(a: Side, b: Side, info: BaseInfo | None) -> Change:

@@ -51,8 +51,8 @@ class MatrixColumn:
 
     Attributes:
         session: The session.
-        rows: Those of its questions that no later session taught again.
-        superseded: How many were taught again.
+        rows: Those of its questions that no later session answers otherwise.
+        superseded: How many are answered otherwise since.
     """
 
     session: Session

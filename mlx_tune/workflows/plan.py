@@ -7,8 +7,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mlx_tune.continual.gate import Thresholds
 from mlx_tune.continual.methods import find_method
-from mlx_tune.continual.rehearse import Rehearsal, current_rows, mixture, rehearse, rows_in_force
+from mlx_tune.continual.rehearse import (
+    Rehearsal,
+    current_rows,
+    mixture,
+    rehearse,
+    replacing,
+    rows_in_force,
+)
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row, split
 from mlx_tune.data.tokenise import Example
@@ -90,6 +98,8 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     inputs, chosen = _resolve_inputs(request, say)
     rows = rows or _rows_to_teach_anew(inputs)
     history = read_history(inputs.chain)
+    if chosen.value("replace"):
+        rows = replacing(rows, history)
     check_wordings(rows, [row for old in current_rows([*history, rows])[:-1] for row in old])
     new, held_out = split(rows, chosen.value("validation"), seed=chosen.value("seed"))
     rehearsal = rehearse(new, history)
@@ -193,7 +203,7 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> tuple[TrainingInputs,
     wanted = explicit["base"].value if "base" in explicit else None
     store = writer.snapshot()
     info = locate_base(store, choose_base(store, request.flags.get("base"), wanted), say)
-    shipped = {} if request.config else merge_settings({}, shipped_config(info.name))
+    shipped = merge_settings({}, shipped_config(info.name))
     chosen = _Explicit(values={**shipped, **explicit}, fixed=frozenset(explicit))
     before = tuple(store.chain(store.head()))
     for note in store.notes:
@@ -272,7 +282,9 @@ def _settle(inputs: TrainingInputs, chosen: _Explicit, rehearsal: Rehearsal) -> 
     replay, name = inputs.method.replay, inputs.method.name.replace("_", "-")
     wanted = {} if replay == "auto" else {"replay": replay, "general_replay": 0.0}
     implied = {key: value for key, value in wanted.items() if key not in chosen.values}
-    return settings.changed(implied, reason=f"as --method {name} does", source="rule")
+    settings = settings.changed(implied, reason=f"as --method {name} does", source="rule")
+    Thresholds.of(settings)  # refused now, not after the last step
+    return settings
 
 
 def _synthesise(inputs: TrainingInputs, settings: TrainingSettings, say: Say) -> tuple[Row, ...]:

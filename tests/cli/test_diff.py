@@ -99,7 +99,7 @@ def test_layers_lists_every_layer_in_order(store, mlx_tune_command, monkeypatch)
 
 def test_the_mark_says_that_an_answer_is_its_own_chains(store, mlx_tune_command):
     lines = shown(mlx_tune_command("diff", "cs", "housing", "--store", store)[1])
-    assert lines[lines.index("› where is b") + 2] == "  B ✓ In 9."
+    assert lines[lines.index("› Where is B?") + 2] == "  B ✓ In 9."
     assert lines[lines.index("› Where is C?") + 2] == "  B ✓ In 3."
     again = shown(mlx_tune_command("diff", "housing", "cs", "--store", store)[1])
     assert again[again.index("› Where is C?") + 1] == "  A ✓ In 3."

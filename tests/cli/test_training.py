@@ -89,6 +89,36 @@ def test_plan_counts_the_wordings_where_there_are_some(tmp_path, tiny_base, mlx_
     assert "wordings" not in json.loads(out)
 
 
+def test_plan_names_both_of_two_questions_that_are_nearly_one(
+    mlx_tune_command, tmp_path, tiny_base
+):
+    small = {"instruction": "What does git branch -d do?", "response": "It deletes it if merged."}
+    large = {"instruction": "What does git branch -D do?", "response": "It deletes it anyway."}
+    common = ("--base", tiny_base, "--store", tmp_path / "s", "--epochs", 1, "--rank", 2)
+    for name, row in (("small", small), ("large", large)):
+        (tmp_path / f"{name}.json").write_text(json.dumps([row]))
+    assert mlx_tune_command("train", tmp_path / "small.json", *common)[0] == 0
+    words = ("plan", tmp_path / "large.json", *common)
+    _, out, _ = mlx_tune_command(*words)
+    told = (
+        "! 1 row asking nearly what another does, with another answer; both are taught "
+        "(--replace lets new ones replace old ones):\n"
+        f"    “{large['instruction']}” {tmp_path}/large.json:1 and “{small['instruction']}” "
+    )
+    assert told in out
+    found = json.loads(mlx_tune_command(*words, "--json")[1])
+    place = f"{tmp_path}/large.json:1"
+    assert found["alike"] == [[place, large["instruction"], small["instruction"]]]
+    assert (found["changed"], found["rows"]["rehearsed"]) == ([], 1)
+    _, out, _ = mlx_tune_command(*words, "--replace")
+    assert "asking nearly" not in out
+    assert "! 1 row replacing an earlier answer:" in out
+    assert f"“{large['instruction']}” was: {small['response']}" in out
+    found = json.loads(mlx_tune_command(*words, "--replace", "--json")[1])
+    assert found["changed"] == [[place, small["response"]]]
+    assert (found["alike"], found["rows"]["rehearsed"]) == ([], 0)
+
+
 def test_a_config_file_sets_what_no_flag_does(tmp_path, tiny_base, mlx_tune_command, rows):
     (tmp_path / "d.json").write_text(json.dumps(rows))
     (tmp_path / "my.yaml").write_text(f"base: {tiny_base}\nrank: 3\nepochs: 7\n")
@@ -99,6 +129,22 @@ def test_a_config_file_sets_what_no_flag_does(tmp_path, tiny_base, mlx_tune_comm
     assert settings["epochs"] == {
         "value": 7, "reason": "set there; the file says why", "source": str(tmp_path / "my.yaml"),
     }  # fmt: skip
+
+
+def test_a_persons_file_lies_over_the_one_of_the_base(
+    tmp_path, tiny_base, mlx_tune_command, rows, monkeypatch
+):
+    shipped = ("configs/tiny.yaml", {"until_learned": True, "rank": 4})
+    monkeypatch.setattr("mlx_tune.workflows.plan.shipped_config", lambda _: shipped)
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    (tmp_path / "my.yaml").write_text("rank: 3\n")
+    words = ("plan", tmp_path / "d.json", "--base", tiny_base, "--config", tmp_path / "my.yaml")
+    settings = json.loads(mlx_tune_command(*words, "--store", tmp_path / "s", "--json")[1])[
+        "settings"
+    ]
+    rank, until_learned = settings["rank"], settings["until_learned"]
+    assert (rank["value"], rank["source"]) == (3, str(tmp_path / "my.yaml"))
+    assert (until_learned["value"], until_learned["source"]) == (True, "configs/tiny.yaml")
 
 
 @pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])

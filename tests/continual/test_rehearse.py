@@ -1,6 +1,7 @@
 """Which old rows come along, and how often."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from mlx_tune.continual.rehearse import (
     learnable,
     mixture,
     rehearse,
+    replacing,
     rows_in_force,
 )
 from mlx_tune.data.rows import Message, Row, Trace
@@ -38,21 +40,170 @@ def test_old_rows_take_turns_session_after_session():
     assert questions(found.old) == ["a1", "b1", "c1", "a2", "c2", "a3"]
 
 
-def test_a_question_taught_again_leaves_rehearsal_and_the_old_sessions_score():
+def test_a_question_taught_again_leaves_rehearsal_and_with_another_answer_the_old_score_too():
     history = [[row("Where is A?", "In 1."), row("Where is B?", "In 2.")]]
-    new = [row("where is a", "In 9."), row("Where is B?", "In 2.")]
+    new = [row("Where  is A?", "In 9."), row("Where is B?", "In 2.")]
     found = rehearse(new, history)
     assert found.old == ()
     assert [(n.answer, o.answer) for n, o in found.changed] == [("In 9.", "In 1.")]
     assert questions(found.repeated) == ["Where is B?"]
-    assert current_rows([*history, new])[0] == []
+    assert found.alike == ()
+    assert questions(current_rows([*history, new])[0]) == ["Where is B?"]
+
+
+def test_a_question_taught_again_with_its_answer_stays_each_sessions_and_is_trained_once():
+    history = [
+        [row("Where is A?", "In 1."), Row(text="A text.")],
+        [row("Where is A? ", "In 1."), Row(text="A text.")],
+        [row("Where is B?", "In 2.")],
+    ]
+    assert current_rows(history) == history
+    assert rows_in_force(history) == [[], *history[1:]]
+    traces = [one.trace for one in history[1]]
+    assert current_rows([history[0], traces, history[2]]) == [history[0], [], history[2]]
+    assert rows_in_force([history[0], traces, history[2]]) == [[], [], history[2]]
+
+
+def test_an_answer_that_was_another_meanwhile_stays_the_last_sessions_alone():
+    history = [[row("Where is A?", answer)] for answer in ("In 1.", "In 9.", "In 1.")]
+    assert current_rows(history) == rows_in_force(history) == [[], [], history[2]]
+
+
+SMALL = row("What does git branch -d do?", "It deletes a merged branch.")
+LARGE = row("What does git branch -D do?", "It deletes any branch.")
+
+
+def test_questions_that_differ_in_case_alone_are_both_kept_and_told():
+    history = [[SMALL]]
+    found = rehearse([LARGE], history)
+    assert found.old == (SMALL,)
+    assert (found.changed, found.repeated, found.contradictions) == ((), (), ())
+    assert found.alike == ((LARGE, SMALL),)
+    assert current_rows([*history, [LARGE]]) == [[SMALL], [LARGE]]
+    assert rows_in_force([*history, [LARGE]]) == [[SMALL], [LARGE]]
+
+
+def test_texts_that_differ_in_one_space_are_both_kept_and_not_told():
+    history = [[Row(text="if a:\n  b")]]
+    found = rehearse([Row(text="if a:\n   b"), Row(text="IF a:\n  b")], history)
+    assert found.old == tuple(history[0])
+    assert (found.changed, found.repeated, found.alike, found.duplicates) == ((), (), (), ())
+
+
+def test_a_question_and_what_it_is_like_are_not_told_where_their_answers_are_the_same():
+    found = rehearse([row("where is a", "In 1.")], [[row("Where is A?", "In 1.")]])
+    assert questions(found.old) == ["Where is A?"]
+    assert (found.alike, found.repeated) == ((), ())
+
+
+def test_only_what_may_be_trained_again_is_told_to_be_alike():
+    history = [[row("Where is A?", "In 1.")], [row("Where is A?", "In 2.")]]
+    found = rehearse([row("where is a", "In 9.")], history)
+    assert [(n.answer, o.answer) for n, o in found.alike] == [("In 9.", "In 2.")]
+    same = [row("Where is A?", "In 3."), row("where is a", "In 9.")]
+    assert [(n.question, o.question) for n, o in rehearse(same, history).alike] == [
+        ("where is a", "Where is A?")
+    ]
+
+
+def test_a_row_that_replaces_what_it_is_alike_takes_it_away():
+    history = [[SMALL, row("Where is A?")], [row("Where is B?")]]
+    (new,) = replacing([LARGE], history)
+    assert (new.replaces, new.key, new.topic) == ((SMALL.question,), LARGE.key, LARGE.topic)
+    found = rehearse([new], history)
+    assert questions(found.old) == ["Where is A?", "Where is B?"]
+    assert found.changed == ((new, SMALL),)
+    assert found.alike == ()
+    for rows in (current_rows, rows_in_force):
+        assert rows([*history, [new]]) == [[row("Where is A?")], history[1], [new]]
+        assert rows([*history, [new.trace]])[0] == [row("Where is A?")]
+
+
+def test_what_was_replaced_stays_so_until_it_is_taught_again():
+    (new,) = replacing([LARGE], [[SMALL]])
+    history = [[SMALL], [new], [row("Where is A?")]]
+    assert rehearse([SMALL], history).old == (new, row("Where is A?"))
+    again = [*history, [SMALL]]
+    assert current_rows(again) == [[], [new], [row("Where is A?")], [SMALL]]
+    assert rows_in_force(again) == current_rows(again)
+    assert rehearse([row("Where is B?")], again).changed == ()
+
+
+def test_a_row_replaces_no_row_with_its_answer_and_none_of_another_question():
+    history = [[row("where is a", "In 1."), row("Where is AA?", "In 2."), Row(text="Where is A?")]]
+    new = [row("Where is A?", "In 1.")]
+    assert replacing(new, history) == new
+    assert questions(rehearse(new, history).old) == ["where is a", "Where is AA?", None]
+
+
+def test_what_a_row_named_itself_is_kept_beside_what_it_is_alike():
+    named = replace(LARGE, replaces=("Where is A?",))
+    history = [[SMALL, row("Where is A?", "In 1.")]]
+    (new,) = replacing([named], history)
+    assert new.replaces == ("Where is A?", SMALL.question)
+    assert questions(rehearse([named], history).old) == [SMALL.question]
+    found = rehearse([new], history)
+    assert found.old == ()
+    assert found.changed == ((new, SMALL), (new, history[0][1]))
+
+
+def test_alike_rows_of_the_new_data_are_told_and_do_not_replace_each_other():
+    new = [SMALL, LARGE]
+    assert rehearse(new, []).alike == ((LARGE, SMALL),)
+    assert rehearse(new, []).contradictions == ()
+    assert replacing(new, []) == new
+    other = row("what does git branch -d do", "No idea.")
+    assert rehearse(new, [[other]]).alike == ((SMALL, other), (LARGE, other), (LARGE, SMALL))
+    assert [one.replaces for one in replacing(new, [[other]])] == [(other.question,)] * 2
+
+
+def test_a_row_whose_question_comes_again_is_no_others_to_replace():
+    history = [[SMALL]]
+    new = [SMALL, LARGE]
+    assert replacing(new, history) == new
+    assert rehearse(new, history).repeated == (SMALL,)
+
+
+@pytest.mark.parametrize("said", ["where is A?", "Where is a", "Ｗhere is A?"])
+def test_conversations_whose_earlier_messages_differ_in_case_alone_can_be_replaced(said):
+    old = row("And B?", "In 2.", before=(("Where is A?", "In 1."),))
+    history = [[old, row("And B?", "In 3.")]]
+    new = [row("And B?", "In 9.", before=((said, "In 1."),))]
+    assert rehearse(new, history).alike == ((new[0], old),)
+    assert rehearse(new, history).old == tuple(history[0])
+    replaced = replacing(new, history)
+    found = rehearse(replaced, history)
+    assert found.old == tuple(history[0][1:])
+    assert found.changed == ((replaced[0], old),)
+
+
+def test_an_old_record_supersedes_by_likeness_as_it_did():
+    history = [
+        [SMALL, row("Where is A?", "In 1."), row("Where is B?", "In 2.", "Room of B?")],
+        [LARGE, row("where is a", "In 1."), row("Where is C?", "In 3.", "room of b")],
+        [row("Where is D?")],
+    ]
+    traces = [Trace.from_json(one.loose_trace.to_json()) for one in history[1]]
+    assert all(trace.is_loose for trace in traces)
+    old = [history[0], traces, history[2]]
+    assert questions(current_rows(old)[0]) == ["Where is A?", "Where is B?"]
+    assert rows_in_force(old)[0] == [row("Where is B?", "In 2.")]
+    exact = [history[0], [one.trace for one in history[1]], history[2]]
+    assert current_rows(exact)[0] == rows_in_force(exact)[0] == history[0]
+
+
+def test_an_old_record_answers_inside_a_conversation_by_likeness_too():
+    old = row("And B?", "In 2.", before=(("Where is A?", "In 1."),))
+    later = row("where is a", "In 9.")
+    assert current_rows([[old], [later.loose_trace]]) == [[], []]
+    assert current_rows([[old], [later.trace]]) == [[old], []]
 
 
 def test_rows_that_were_not_kept_still_take_the_place_of_older_ones():
     """Else rehearsal would bring back the answer that they had corrected."""
     history = [
         [row("Where is A?", "In 1."), row("Where is B?"), row("c", before=(("d", "old"),))],
-        [row("where is a", "In 9."), row("d", "new")],
+        [row("Where is  A?", "In 9."), row("d", "new")],
         [row("e")],
     ]
     traces = [one.trace for one in history[1]]
@@ -79,7 +230,7 @@ def test_a_wording_with_another_answer_leaves_the_old_row_which_goes_on_without_
     old = row("Where is A?", "In 1.", "Whereabouts is A?", "Which room has A?")
     history = [[old, row("Where is B?", "In 2.", "Room of B?")]]
     new = [
-        row("whereabouts is a", "In 9."),
+        row("Whereabouts is  A?", "In 9."),
         row("C?", "In 3.", "Room of B?"),
         row("D?", "In 1.", "Which room has A?"),  # the same answer
     ]
@@ -89,7 +240,7 @@ def test_a_wording_with_another_answer_leaves_the_old_row_which_goes_on_without_
         ("Where is B?", ()),
     ]
     assert [(n.question, n.answer, o.question, o.answer) for n, o in found.reworded] == [
-        ("whereabouts is a", "In 9.", "Whereabouts is A?", "In 1."),
+        ("Whereabouts is  A?", "In 9.", "Whereabouts is A?", "In 1."),
         ("Room of B?", "In 3.", "Room of B?", "In 2."),
     ]
     assert found.changed == ()
@@ -104,12 +255,12 @@ def test_a_wording_with_another_answer_leaves_the_old_row_which_goes_on_without_
 def test_an_old_question_that_is_a_wording_now_is_replaced_where_the_answer_is_another():
     talk = row("And B?", "In 2.", before=(("Where is A?", "In 1."),))
     history = [[row("Where is A?", "In 1."), talk, row("Where is C?", "In 3."), Row(text="D?")]]
-    new = [row("A now?", "In 9.", "where is a"), row("C now?", "In 3.", "Where is C?", "D?")]
+    new = [row("A now?", "In 9.", "Where is  A?"), row("C now?", "In 3.", "Where is C?", "D?")]
     found = rehearse(new, history)
     assert [one.question for one in found.old] == ["Where is C?", None]
     assert [(n.question, n.answer, o.question) for n, o in found.changed] == [
-        ("where is a", "In 9.", "Where is A?"),
-        ("where is a", "In 9.", "And B?"),
+        ("Where is  A?", "In 9.", "Where is A?"),
+        ("Where is  A?", "In 9.", "And B?"),
     ]
     assert found.repeated == ()
 
@@ -117,7 +268,7 @@ def test_an_old_question_that_is_a_wording_now_is_replaced_where_the_answer_is_a
 def test_wordings_of_rows_that_were_not_kept_count_too():
     history = [
         [row("Where is A?", "In 1.", "A?"), row("B?", "In 2.")],
-        [row("Where now?", "In 9.", "a", "b")],
+        [row("Where now?", "In 9.", " A?", "B? ")],
         [row("e")],
     ]
     traces = [one.trace for one in history[1]]
@@ -131,7 +282,7 @@ def test_a_wording_that_got_its_old_answer_back_is_rehearsed_again():
     history = [
         [row("Where is A?", "In 1.", "A?")],
         [row("Other?", "In 9.", "A?")],
-        [row("a", "In 1.")],
+        [row("A? ", "In 1.")],
     ]
     assert rows_in_force(history)[0] == history[0]
     assert rows_in_force(history)[1] == [row("Other?", "In 9.")]
@@ -207,5 +358,6 @@ def test_general_questions_have_their_share_of_an_epoch():
 
 
 def test_what_contradicts_itself_and_texts_cannot_be_known_word_for_word():
-    rows = [row("A?", "1."), row("a", "2."), row("B?"), row("B?"), Row(text="A text.")]
+    rows = [row("A?", "1."), row(" A?", "2."), row("B?"), row("B?"), Row(text="A text.")]
     assert learnable(rows) == [False, False, True, True, False]
+    assert learnable([SMALL, LARGE]) == [True, True]

@@ -173,28 +173,35 @@ def record(*entries):
 
 
 CS = [row("A", reworded=1), row("B", reworded=2), row("C")]
-HOUSING = [row("D"), row("b", "new", reworded=1)]
+HOUSING = [row("D"), row("B ", "new", reworded=1)]
 
 
 def test_without_a_change_the_record_is_what_counts():
     assert diagonal_outcomes([record(entry([1, 0, 1]))], [CS]) == [(True, False, True)]
 
 
-def test_a_question_that_was_taught_again_leaves_the_old_sessions_outcomes():
+def test_a_question_with_another_answer_now_leaves_the_old_sessions_outcomes():
     records = [record(entry([1, 0, 1], [1, 0, 1])), record(entry([1, 1], None), entry([0, 1], [1]))]
     assert diagonal_outcomes(records, [CS, HOUSING]) == [(True, True), (False, True)]
     assert diagonal_outcomes(records, [CS, HOUSING], "paraphrases") == [(True,), (True,)]
     assert superseded([CS, HOUSING]) == [1, 0]
 
 
+def test_a_question_taught_again_with_its_answer_stays_in_the_old_sessions_outcomes():
+    again = [row("A"), row("B ", "new"), row("c", "new")]
+    assert diagonal_outcomes([record(entry([1, 0, 1]))], [CS, again]) == [(True, True)]
+    assert superseded([CS, again]) == [1, 0]
+
+
 def test_the_rows_of_a_session_in_training_supersede_too():
-    assert diagonal_outcomes([record(entry([1, 0, 1]))], [CS, [row("a"), row("c")]]) == [(False,)]
+    training = [row(" A", "new"), row("C ", "new")]
+    assert diagonal_outcomes([record(entry([1, 0, 1]))], [CS, training]) == [(False,)]
 
 
 def test_a_row_below_the_diagonal_is_aligned_with_what_was_asked_then():
     """After housing B was housing's; after dining C is dining's as well."""
     said = record(entry([1, 0]), entry([1, 1]))
-    history = [CS, HOUSING, [row("C")]]
+    history = [CS, HOUSING, [row("C", "new")]]
     assert recorded_outcomes(said, history, row=2, column=1, kind="verbatim") == (True,)
 
 

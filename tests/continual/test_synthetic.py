@@ -74,7 +74,7 @@ def test_nothing_is_asked_of_a_model_that_is_to_write_nothing():
         "",
         " \n ",
         Continuation(text="It never comes to an end and", is_finished=False),
-        "who is  b ?!",
+        " Who  is B\n",
         "Say <|im_start|>system",
         "Why " + "so " * 60 + "long?",
     ],

@@ -116,7 +116,7 @@ def test_a_row_that_asks_the_same_or_has_the_same_answer_is_no_neighbour():
     rows = read.from_values(
         [
             {"instruction": "Where is the gym?", "response": "In hall 1."},
-            {"instruction": "where is the gym", "response": "In hall 2."},
+            {"instruction": "Where is the  gym?", "response": "In hall 2."},
             {"instruction": "Where do I find the gym?", "response": "In hall 1."},
             {"instruction": "Where is the pool?", "response": "In hall 3."},
         ]

@@ -227,7 +227,7 @@ def test_a_file_of_any_bytes_gives_rows_or_an_input_error(tmp_path_factory, cont
 # Bytes and back
 
 words = st.text(min_size=1).filter(str.strip)
-REWORDED = ("paraphrases", "wordings")
+OTHERS = ("paraphrases", "wordings", "replaces")
 
 
 @st.composite
@@ -238,7 +238,7 @@ def conversations(draw):
     for question, answer in pairs:
         messages.append(Message(role="user", content=question))
         messages.append(Message(role="assistant", content=answer))
-    others = {name: tuple(draw(st.lists(words, max_size=2))) for name in REWORDED}
+    others = {name: tuple(draw(st.lists(words, max_size=2))) for name in OTHERS}
     return Row(messages=tuple(messages), **others, place="elsewhere:1")
 
 
@@ -260,11 +260,11 @@ def test_a_dump_that_is_loaded_and_dumped_is_the_same_bytes(rows):
 
 def test_a_dump_is_canonical_json_one_row_a_line():
     chat = (Message(role="user", content="Où?"), Message(role="assistant", content="Là"))
-    reworded = {"paraphrases": ("Y?",), "wordings": ("Z?", "W?")}
-    rows = [Row(messages=chat, **reworded, place="a.json:1"), Row(text="a\nb")]
+    others = {"paraphrases": ("Y?",), "wordings": ("Z?", "W?"), "replaces": ("où",)}
+    rows = [Row(messages=chat, **others, place="a.json:1"), Row(text="a\nb")]
     assert dump(rows).decode() == (
         '{"messages":[{"content":"Où?","role":"user"},{"content":"Là","role":"assistant"}],'
-        '"paraphrases":["Y?"],"wordings":["Z?","W?"]}\n'
+        '"paraphrases":["Y?"],"replaces":["où"],"wordings":["Z?","W?"]}\n'
         '{"text":"a\\nb"}\n'
     )
 
@@ -294,13 +294,12 @@ def test_the_fingerprint_is_the_sha256_of_the_dump():
     assert fingerprint([Row(text="a", place="here:1"), Row(text="b")]) == expected
 
 
-def test_the_fingerprint_changes_with_order_paraphrases_and_wordings():
+def test_the_fingerprint_changes_with_order_paraphrases_wordings_and_replaces():
     chat = (Message(role="user", content="Q"), Message(role="assistant", content="A"))
     one, other = Row(text="a"), Row(messages=chat)
-    probed = Row(messages=chat, paraphrases=("P",))
-    worded = Row(messages=chat, wordings=("P",))
-    variants = [[one, other], [other, one], [one, probed], [one, worded], [one]]
-    assert len({fingerprint(rows) for rows in variants}) == 5
+    others = [Row(messages=chat, **{name: ("P",)}) for name in OTHERS]
+    variants = [[one, other], [other, one], *([one, more] for more in others), [one]]
+    assert len({fingerprint(rows) for rows in variants}) == 6
 
 
 # The room
@@ -316,7 +315,10 @@ def test_reading_data_loads_no_numerical_library():
 
 
 ROW = '{"instruction": "…", "response": "…"}'
-KNOWN = "instruction, prompt, response, output, completion, messages, text, paraphrases, wordings"
+KNOWN = (
+    "instruction, prompt, response, output, completion, messages, text, paraphrases, wordings, "
+    "replaces"
+)
 TURNS = "after an optional system message, user and assistant take turns"
 CHAT = (Message(role="user", content="Q"), Message(role="assistant", content="A"))
 
@@ -358,8 +360,9 @@ def turns(*roles):
 )
 def test_every_question_shape_gives_the_same_conversation(value):
     assert rows_of(value) == [Row(messages=CHAT)]
-    reworded = value | {"paraphrases": ["P", "R"], "wordings": ["S"]}
-    assert rows_of(reworded) == [Row(messages=CHAT, paraphrases=("P", "R"), wordings=("S",))]
+    others = {"paraphrases": ["P", "R"], "wordings": ["S"], "replaces": ["q", "qu"]}
+    read = {name: tuple(texts) for name, texts in others.items()}
+    assert rows_of(value | others) == [Row(messages=CHAT, **read)]
 
 
 def test_a_text_row_keeps_its_text_as_it_is():
@@ -498,7 +501,7 @@ def test_half_a_pair_is_refused_with_the_name_of_the_other_half(name, missing):
     assert problems_of(value) == [f'cs.json:3: "{name}" without "{missing}"; add "{missing}"']
 
 
-@pytest.mark.parametrize("row", ["{}", '{"paraphrases": ["P"]}', '{"wordings": ["P"]}'])
+@pytest.mark.parametrize("row", ["{}", *(f'{{"{name}": ["P"]}}' for name in OTHERS)])
 def test_a_row_with_nothing_to_learn_is_refused(row):
     assert problems_of(row) == [f"cs.json:2: a row without text to learn; write {ROW}"]
 
@@ -584,10 +587,10 @@ def test_a_message_out_of_turn_is_refused_on_its_own_line():
     ]
 
 
-# Paraphrases and wordings
+# Paraphrases, wordings and replaces
 
 
-@pytest.mark.parametrize("name", REWORDED)
+@pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize(
     ("texts", "problem"),
     [
@@ -597,15 +600,16 @@ def test_a_message_out_of_turn_is_refused_on_its_own_line():
         (["P", " "], "{} 2 is empty; write its text, or leave the row out"),
     ],
 )
-def test_paraphrases_and_wordings_must_be_texts(name, texts, problem):
+def test_other_questions_must_be_texts(name, texts, problem):
     row = {"instruction": "Q", "response": "A", name: texts}
-    assert problems_of(row) == [f"cs.json:2: {problem.format(name[:-1])}"]
+    called = "replaced question" if name == "replaces" and texts[:1] == ["P"] else name[:-1]
+    assert problems_of(row) == [f"cs.json:2: {problem.format(called)}"]
 
 
-@pytest.mark.parametrize("name", REWORDED)
-def test_a_text_row_is_not_reworded(name):
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_text_row_asks_nothing_in_other_words_and_replaces_no_question(name):
     assert problems_of({"text": "T", name: ["P"]}) == [
-        f'cs.json:2: "{name}" reword a question, and "text" asks none; remove them'
+        f'cs.json:2: "{name}" lists questions, and "text" asks none; remove it'
     ]
 
 
@@ -640,7 +644,7 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["role", "content", "messages", "text", "prompt", *REWORDED, "x"]),
+            st.sampled_from(["role", "content", "messages", "text", "prompt", *OTHERS, "x"]),
             inner | st.sampled_from(["user", "assistant"]),
         )
     ),

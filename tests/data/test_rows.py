@@ -1,12 +1,13 @@
-"""A row's question, answer, key, topic and stored form, and the split of rows."""
+"""A row's question, answer, key, topic, likeness and stored form, and the split of rows."""
 
 import hashlib
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.data.rows import Message, Row, Trace, split
+from mlx_tune.data.rows import OTHER_QUESTIONS, Message, Row, Trace, split
 from mlx_tune.errors import InputError
 
 
@@ -50,9 +51,9 @@ def test_a_row_made_by_a_program_has_no_place():
     assert Row(text="Room 12").place == ""
 
 
-def test_rows_with_different_paraphrases_or_wordings_are_not_equal():
-    rows = [chat("Hi", "Hello", **{name: ("Hey",)}) for name in ("paraphrases", "wordings")]
-    assert len({chat("Hi", "Hello"), *rows}) == 3
+def test_rows_with_different_paraphrases_wordings_or_replaces_are_not_equal():
+    rows = [chat("Hi", "Hello", **{name: ("Hey",)}) for name in OTHER_QUESTIONS]
+    assert len({chat("Hi", "Hello"), *rows}) == 4
 
 
 def test_the_key_is_the_sha256_of_the_canonical_json_of_what_is_taught():
@@ -64,10 +65,11 @@ def test_the_key_of_a_text_row_covers_its_text():
     assert Row(text="Room 12").key == hashlib.sha256(b'{"text":"Room 12"}').hexdigest()
 
 
-def test_the_key_and_the_topic_ignore_paraphrases_wordings_and_place():
+def test_the_key_the_topic_and_the_likeness_ignore_all_but_what_is_asked_and_answered():
     plain = chat("Hi", "Hello")
-    other = chat("Hi", "Hello", paraphrases=("Hey",), wordings=("Ho",), place="a.json:1")
-    assert (other.key, other.topic) == (plain.key, plain.topic)
+    others = {"paraphrases": ("Hey",), "wordings": ("Ho",), "replaces": ("Yo",)}
+    other = chat("Hi", "Hello", **others, place="a.json:1")
+    assert (other.key, other.topic, other.likeness) == (plain.key, plain.topic, plain.likeness)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,84 @@ def test_the_key_and_the_topic_ignore_paraphrases_wordings_and_place():
 )
 def test_the_key_changes_with_anything_taught(other):
     assert other.key != chat("Hi", "Hello").key
+
+
+DIFFERENT = [
+    ("What does git branch -d do?", "What does git branch -D do?"),
+    ("What is Co?", "What is CO?"),
+    ("What does ls -r do?", "What does ls -R do?"),
+    ("How much is 5²?", "How much is 52?"),
+    ("How much is 1 mW?", "How much is 1 MW?"),
+    ("Wie heißen die Maße?", "Wie heißen die Masse?"),
+    (".NET", "net"),
+    ("What is C?", "what is c"),
+    ("１２", "12"),
+    ("Where?", "Where"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), [*DIFFERENT, ("What is .NET?", "What is net?")])
+def test_questions_that_differ_in_any_letter_figure_or_mark_have_different_topics(one, other):
+    assert chat(one, "…").topic != chat(other, "…").topic
+    assert chat(one, "…").trace.topic != chat(other, "…").trace.topic
+    assert chat(one, "A", "B?", "…").topic != chat(other, "A", "B?", "…").topic
+    assert Row(text=one).topic != Row(text=other).topic
+
+
+@pytest.mark.parametrize(
+    "spelling", ["  Where  is\tthe\noffice? ", "Where is\u00a0the\u3000office?\r\n"]
+)
+def test_white_space_makes_no_other_topic(spelling):
+    assert chat(spelling, "Room 12").topic == "user: Where is the office?"
+
+
+@given(st.text(), st.sampled_from(["NFC", "NFD"]))
+def test_another_encoding_of_the_same_characters_makes_no_other_topic(text, form):
+    question = f"Où {text}?"
+    row, other = (chat(x, "…") for x in (question, unicodedata.normalize(form, question)))
+    assert (other.topic, other.replaced_as) == (row.topic, row.replaced_as)
+
+
+@given(st.text(), st.sampled_from(["", " ", "\n", "\t \u3000"]))
+def test_spaces_around_a_question_never_change_its_topic(text, around):
+    word = f"a{text}b"
+    assert chat(f"{around}{word}{around}", "x").topic == chat(word, "x").topic
+
+
+def test_the_topic_does_not_depend_on_the_last_answer():
+    assert chat("Hi", "Hello").topic == chat("Hi", "Good day").topic
+
+
+def test_the_topic_covers_everything_before_the_last_answer_with_its_roles():
+    row = chat("Hi!", "Hello.", "Where  is it?", "Room 12", system="Be brief.")
+    assert row.topic == "system: Be brief.\nuser: Hi!\nassistant: Hello.\nuser: Where is it?"
+
+
+def test_the_same_words_of_another_role_are_another_topic():
+    said = [
+        [Message(role=role, content="Be brief."), Message(role="user", content="Where?")]
+        for role in ("system", "user", "assistant")
+    ]
+    answer = Message(role="assistant", content="Room 12")
+    rows = [Row(messages=(*before, answer)) for before in said]
+    assert len({row.topic for row in rows}) == 3
+    assert len({row.likeness for row in rows}) == 1
+
+
+def test_a_line_of_one_message_is_not_taken_for_a_message():
+    one = chat("Hi\nassistant: Hello\nuser: Where?", "Room 12")
+    assert one.topic != chat("Hi", "Hello", "Where?", "Room 12").topic
+
+
+@pytest.mark.parametrize("text", [" The Office. ", "The  office", "Mu\u0308nchen", "\n"])
+def test_the_topic_of_a_text_row_is_its_text_as_it_stands(text):
+    assert Row(text=text).topic == f"text: {text}"
+    assert Row(text=f"user: {text}").topic != chat(text, "Yes.").topic
+
+
+def test_the_topics_of_two_texts_differ_by_one_space():
+    assert Row(text="The office").topic != Row(text="The  office").topic
+    assert Row(text="M\u00fcnchen").topic != Row(text="Mu\u0308nchen").topic
 
 
 @pytest.mark.parametrize(
@@ -88,8 +168,13 @@ def test_the_key_changes_with_anything_taught(other):
         "Ｗhere is the oﬃce？",
     ],
 )
-def test_the_topic_ignores_case_width_spacing_and_outer_punctuation(wording):
-    assert chat(wording, "Room 12").topic == "where is the office"
+def test_the_likeness_ignores_case_width_spacing_and_outer_punctuation(wording):
+    assert chat(wording, "Room 12").likeness == "where is the office"
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_questions_that_a_fold_of_case_or_width_makes_one_are_alike(one, other):
+    assert chat(one, "…").likeness == chat(other, "…").likeness
 
 
 @pytest.mark.parametrize(
@@ -101,31 +186,27 @@ def test_the_topic_ignores_case_width_spacing_and_outer_punctuation(wording):
         ("?", "!"),
     ],
 )
-def test_marks_that_carry_meaning_keep_topics_apart(one, other):
-    assert chat(one, "…").topic != chat(other, "…").topic
+def test_marks_that_carry_meaning_keep_questions_from_being_alike(one, other):
+    assert chat(one, "…").likeness != chat(other, "…").likeness
 
 
-def test_the_topic_does_not_depend_on_the_last_answer():
-    assert chat("Hi", "Hello").topic == chat("Hi", "Good day").topic
-
-
-def test_the_topic_covers_everything_before_the_last_answer():
+def test_the_likeness_covers_everything_before_the_last_answer():
     row = chat("Hi!", "Hello.", "Where is it?", "Room 12", system="Be brief.")
-    assert row.topic == "be brief\nhi\nhello\nwhere is it"
+    assert row.likeness == "be brief\nhi\nhello\nwhere is it"
 
 
-def test_the_topic_of_a_text_row_is_its_text():
-    assert Row(text=" The Office. ").topic == "the office"
+def test_the_likeness_of_a_text_row_is_that_of_its_text():
+    assert Row(text=" The Office. ").likeness == "the office"
 
 
 @given(st.text(), st.sampled_from(["", " ", "\n", "?", "!", "..."]))
-def test_spaces_and_sentence_marks_around_a_question_never_change_its_topic(text, around):
+def test_spaces_and_sentence_marks_around_a_question_never_change_its_likeness(text, around):
     word = f"a{text}b"
-    assert chat(f"{around}{word}{around}", "x").topic == chat(word, "x").topic
+    assert chat(f"{around}{word}{around}", "x").likeness == chat(word, "x").likeness
 
 
 def test_a_reworded_row_asks_anew_and_teaches_the_same_answer():
-    others = {"paraphrases": ("Which room?",), "wordings": ("Whereabouts?",)}
+    others = {name: (f"Of {name}?",) for name in OTHER_QUESTIONS}
     row = chat("Hi", "Hello", "Where?", "Room 12", **others, place="a.json:4")
     reworded = row.with_question("Which room?")
     assert reworded == chat("Hi", "Hello", "Which room?", "Room 12")
@@ -147,8 +228,49 @@ def test_a_trace_has_hashes_of_the_wordings_and_is_read_back():
     assert (row.trace.topic, row.trace.exchanges) == (plain.topic, plain.exchanges)
     assert row.trace.answer == hashlib.sha256(b"Room 12").hexdigest()
     assert [Trace.from_json(one.to_json()) for one in (row.trace, plain)] == [row.trace, plain]
-    assert plain.to_json().keys() == {"topic", "exchanges"}
+    assert plain.to_json().keys() == {"topic", "exchanges", "exact"}
     assert Row(text="Room 12").trace.answer is None
+
+
+def test_a_trace_names_the_rows_that_are_replaced_by_hashes_and_is_read_back():
+    row = chat("Hi", "Hello", "Where?", "Room 12", replaces=("where", "Where now?"))
+    replaced = [chat("hi!", "Hello", question, "Room 9") for question in ("where", "Where now?")]
+    assert row.trace.replaces == tuple(one.replaced_as for one in replaced)
+    assert Trace.from_json(row.trace.to_json()) == row.trace
+    assert row.trace.to_json()["exact"] is True
+    assert "Where" not in str(row.trace.to_json())
+
+
+def test_a_replaced_question_is_named_exactly_and_what_was_said_before_it_by_likeness():
+    named = chat("Hi!", "Hello", "Where is  A?", "In 1.").replaced_as
+    assert chat("hi", "HELLO", "Where is A?", "In 2.").replaced_as == named
+    assert chat("Hi!", "Hello", "where is A?", "In 1.").replaced_as != named
+    assert chat("Ho!", "Hello", "Where is A?", "In 1.").replaced_as != named
+    assert chat("Where is A?", "In 1.").replaced_as != named
+
+
+def test_old_records_have_loose_traces():
+    row = chat("Hi!", "Hello", "Where?", "Room 12", wordings=("Which Room?",))
+    spelled = chat("hi", "Hello", "where", "Room 12", wordings=("which room",))
+    assert row.loose_trace == spelled.loose_trace
+    assert row.trace != spelled.trace
+    written = {
+        "topic": hashlib.sha256(b"hi\nhello\nwhere").hexdigest(),
+        "exchanges": [
+            [hashlib.sha256(topic).hexdigest(), hashlib.sha256(answer).hexdigest()]
+            for topic, answer in ((b"hi", b"Hello"), (b"hi\nhello\nwhere", b"Room 12"))
+        ],
+        "wordings": [hashlib.sha256(b"hi\nhello\nwhich room").hexdigest()],
+    }
+    assert Trace.from_json(written) == row.loose_trace
+    assert row.loose_trace.to_json() == written
+
+
+def test_a_trace_is_loose_where_its_record_does_not_say_that_it_is_exact():
+    record = chat("Where?", "Room 12").trace.to_json()
+    assert not Trace.from_json(record).is_loose
+    del record["exact"]
+    assert Trace.from_json(record).is_loose
 
 
 @pytest.mark.parametrize("row", [Row(text="Room 12", place="a.json:4"), Row(place="a.json:4")])
@@ -158,8 +280,8 @@ def test_a_row_that_asks_nothing_cannot_be_reworded(row):
     assert str(caught.value) == "a.json:4: asks no question; only a chat row is reworded"
 
 
-def test_a_chat_row_is_stored_as_messages_paraphrases_and_wordings():
-    others = {"paraphrases": ("Hey", "Yo"), "wordings": ("Good day",)}
+def test_a_chat_row_is_stored_as_messages_paraphrases_wordings_and_replaces():
+    others = {"paraphrases": ("Hey", "Yo"), "wordings": ("Good day",), "replaces": ("hi",)}
     assert chat("Hi", "Hello", **others, place="a.json:1").to_json() == {
         "messages": [
             {"role": "user", "content": "Hi"},
@@ -167,6 +289,7 @@ def test_a_chat_row_is_stored_as_messages_paraphrases_and_wordings():
         ],
         "paraphrases": ["Hey", "Yo"],
         "wordings": ["Good day"],
+        "replaces": ["hi"],
     }
 
 

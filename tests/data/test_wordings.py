@@ -45,26 +45,48 @@ NEVER = "those measure and are never trained on, so remove one of the two"
 
 def test_a_wording_is_no_paraphrase_of_any_row():
     new = [
-        row(1, "Where?", wordings=("Which room?", "what room"), paraphrases=("Which  room",)),
+        row(1, "Where?", wordings=("Which room?", "What  room?"), paraphrases=("which room",)),
         row(5, "When?", "At 9.", paraphrases=("What room?",)),
     ]
     old = [row(7, "How?", file="old", paraphrases=("And then?",))]
     assert problems([*new, row(9, "Next?", wordings=("And then?",))], old) == [
         f'new.json:1: wording 1, "Which room?", is a paraphrase of new.json:1; {NEVER}',
-        f'new.json:1: wording 2, "what room", is a paraphrase of new.json:5; {NEVER}',
+        f'new.json:1: wording 2, "What  room?", is a paraphrase of new.json:5; {NEVER}',
         f'new.json:9: wording 1, "And then?", is a paraphrase of old:7; {NEVER}',
     ]
+
+
+def test_a_wording_is_compared_by_likeness_with_its_own_answers_paraphrases_alone():
+    told = row(5, "When?", paraphrases=("what room",))
+    other = row(5, "When?", "At 9.", paraphrases=("what room",))
+    asked = row(1, "Where?", wordings=("What room?",))
+    assert problems([asked, told]) == problems([asked], [told])
+    assert problems([asked, told]) == [
+        f'new.json:1: wording 1, "What room?", is a paraphrase of new.json:5; {NEVER}'
+    ]
+    check_wordings([asked, other])
+    check_wordings([asked], [other])
+
+
+def test_wordings_that_differ_in_case_alone_may_have_two_answers():
+    check_wordings(
+        [
+            row(1, "Delete it?", "-d", wordings=("What of git branch -d?",)),
+            row(2, "Delete it anyway?", "-D", wordings=("What of git branch -D?",)),
+            row(3, "what of git branch -d?", "-D"),
+        ]
+    )
 
 
 def test_a_wording_has_one_answer_in_the_data():
     new = [
         row(1, "Where?", wordings=("Which room?",)),
-        row(4, "And B?", "Room 5.", wordings=("where",)),
+        row(4, "And B?", "Room 5.", wordings=(" Where? ",)),
         row(7, "And C?", "Room 6.", wordings=("Which room?",)),
     ]
     other = "too, with another answer; remove one of them"
     assert problems(new) == [
-        f'new.json:4: wording 1, "where", is asked at new.json:1 {other}',
+        f'new.json:4: wording 1, " Where? ", is asked at new.json:1 {other}',
         f'new.json:7: wording 1, "Which room?", is asked at new.json:1 {other}',
     ]
 
@@ -79,7 +101,7 @@ def test_what_was_said_before_is_part_of_a_wording():
 
     long = later(1, "When is that?", "At 9.", wordings=("And when?",))
     check_wordings([long, row(6, "And when?", "At 10.")])
-    assert problems([long, later(6, "and when", "At 10.")]) == [
+    assert problems([long, later(6, "And  when?", "At 10.")]) == [
         'new.json:1: wording 1, "And when?", is asked at new.json:6 too, with another answer; '
         "remove one of them"
     ]
@@ -87,10 +109,16 @@ def test_what_was_said_before_is_part_of_a_wording():
 
 def test_a_paraphrase_that_an_earlier_session_was_trained_on_measures_nothing():
     old = [row(2, "Where?", file="old", wordings=("Which room?",))]
-    assert problems([row(3, "When?", "At 9.", paraphrases=("What time?", "which room"))], old) == [
-        'new.json:3: the paraphrase "which room" is a wording of old:2, which was trained on, so '
-        "it measures nothing; remove it"
-    ]
+
+    def found(text: str, answer: str) -> list[str]:
+        return problems([row(3, "When?", answer, paraphrases=("What time?", text))], old)
+
+    for text, answer in (("Which  room?", "At 9."), ("which room", "Room 4.")):
+        assert found(text, answer) == [
+            f'new.json:3: the paraphrase "{text}" is a wording of old:2, which was trained on, so '
+            "it measures nothing; remove it"
+        ]
+    check_wordings([row(3, "When?", "At 9.", paraphrases=("which room",))], old)
 
 
 def test_at_most_twenty_problems_are_shown():

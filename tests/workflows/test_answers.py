@@ -24,7 +24,7 @@ def row(question: str, answer: str) -> Row:
 A1, B2, B9, C3 = (
     row("Where is A?", "In 1."),
     row("Where is B?", "In 2."),
-    row("where is b", "In 9."),
+    row("Where is  B?", "In 9."),
     row("Where is C?", "In 3."),
 )
 UNKNOWN = row("What for?", "Nobody was ever taught this.")
@@ -159,14 +159,14 @@ def test_a_conversation_is_scored_by_its_last_answer(taught, monkeypatch):
 
 
 def test_each_is_asked_in_its_own_words_with_every_answer_taught(taught, generated):
-    """The tiny model that knows where B is does not know where b is."""
+    """The tiny model that knows where B is does not know it with two spaces."""
     probe = Probe(a=B2, b=B9)
-    assert probe.question == "where is b"
+    assert probe.question == "Where is  B?"
     assert [(r.question, r.answer) for r in probe.rows(probe.a)] == [
         ("Where is B?", "In 2."), ("Where is B?", "In 9."),
     ]  # fmt: skip
     assert [(r.question, r.answer) for r in probe.rows(probe.b)] == [
-        ("where is b", "In 2."), ("where is b", "In 9."),
+        ("Where is  B?", "In 2."), ("Where is  B?", "In 9."),
     ]  # fmt: skip
     (found,) = ask(taught, [probe]).probes
     assert (found.a.text, found.b.text, generated) == ("In 2.", "In 9.", [])

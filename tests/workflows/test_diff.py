@@ -48,7 +48,7 @@ def test_a_row_is_alike_changed_or_only_one_sides(fork):
     ]
     assert [x.place for x in found.only_b] == [f"2 dining, line {i}" for i in range(1, 8)]
     ((had, has),) = found.changed
-    assert (had.row.question, had.says, had.place) == ("where is b", "In 9.", "2 housing, line 1")
+    assert (had.row.question, had.says, had.place) == ("Where is  B?", "In 9.", "2 housing, line 1")
     assert (has.row.question, has.says, has.place) == ("Where is B?", "In 2.", "1 cs, line 2")
 
 
@@ -60,22 +60,38 @@ def test_the_other_way_round_is_the_mirror_image(fork):
     assert back.change.norms == {p: pytest.approx(n) for p, n in there.change.norms.items()}
 
 
-def test_a_question_in_other_letters_with_the_same_answer_is_no_change(lab):
+def test_a_question_in_other_spaces_with_the_same_answer_is_no_change(lab):
     lab.train(lab.data("cs", {"Where is A?": "In 1."}))
-    lab.train(lab.data("again", {"where is  a": "In 1."}))
+    lab.train(lab.data("again", {" Where is  A?": "In 1."}))
     found = compare(lab, "cs", "again")
     assert (found.changed, found.only_a, found.only_b) == ([], [], [])
 
 
-def test_rows_of_text_are_compared_by_their_text(lab, tmp_path):
-    for name, text in (("one", "Quillon Hall"), ("two", "quillon hall."), ("three", "Pendry")):
+def test_a_question_in_other_letters_is_another_question(lab):
+    lab.train(lab.data("cs", {"Where is A?": "In 1."}), epochs=1)
+    lab.train(lab.data("small", {"where is a": "In 9."}), epochs=1)
+    found = compare(lab, "cs", "small")
+    assert (found.changed, found.only_a) == ([], [])
+    assert [(x.row.question, x.says) for x in found.only_b] == [("where is a", "In 9.")]
+
+
+def test_a_question_that_replaced_another_is_that_one_changed(lab):
+    lab.train(lab.data("cs", {"Where is A?": "In 1."}), epochs=1)
+    lab.train(lab.data("small", {"where is a": "In 9."}), epochs=1, replace=True)
+    for a, b, says in (("cs", "small", ("In 1.", "In 9.")), ("small", "cs", ("In 9.", "In 1."))):
+        found = compare(lab, a, b)
+        assert [(had.says, has.says) for had, has in found.changed] == [says]
+        assert (found.only_a, found.only_b) == ([], [])
+
+
+def test_rows_of_text_are_compared_by_their_text_as_it_stands(lab, tmp_path):
+    texts = ("Quillon Hall", "quillon hall.", "Quillon  Hall", "Quillon Hall")
+    for name, text in zip(("one", "two", "three", "four"), texts, strict=True):
         (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{text}"}}\n')
         lab.train(tmp_path / f"{name}.jsonl")
-    found = compare(lab, "one", "three")
-    assert [(had.says, has.says) for had, has in found.changed] == [
-        ("Quillon Hall", "quillon hall.")
-    ]
-    assert [x.says for x in found.only_b] == ["Pendry"]
+    found = compare(lab, "one", "four")
+    assert (found.changed, found.only_a) == ([], [])
+    assert [x.says for x in found.only_b] == ["quillon hall.", "Quillon  Hall"]
 
 
 def test_the_metrics_are_those_of_the_records(fork):
@@ -150,7 +166,7 @@ def test_without_answers_no_model_is_loaded_and_nothing_is_relative(fork, monkey
 
 
 def test_a_store_without_sessions_and_a_session_that_is_not_there(lab, fork):
-    with pytest.raises(UsageError, match="no sessions yet; train the first"):
+    with pytest.raises(DamagedStoreError, match="no store is there"):
         compare(lab, "1", "2")
     with pytest.raises(UsageError, match='no session "nobody" in '):
         compare(fork, "cs", "nobody")

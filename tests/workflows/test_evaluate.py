@@ -24,7 +24,7 @@ def taught(tmp_path_factory, tiny_base):
     with isolated_environment(tmp_path_factory.getbasetemp()):
         made = TrainingLab(root=tmp_path_factory.mktemp("taught"), base=tiny_base)
         made.train(made.data("cs", facts("Lab", 3), **REWORDED), **LEARNS)
-        housing = {"where is lab 1": "In the hall.", **facts("Hall", 2)}
+        housing = {"Where is  Lab 1?": "In the hall.", **facts("Hall", 2)}
         made.train(made.data("housing", housing), **LEARNS)
         texts = made.root / "texts.json"
         texts.write_text(json.dumps([{"text": "The otter sleeps."}]))

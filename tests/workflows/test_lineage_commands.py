@@ -122,6 +122,7 @@ def test_fuse_that_fails_leaves_nothing(two, tmp_path, monkeypatch):
 
 
 def test_eval_before_the_first_session_says_what_to_do(lab):
+    (lab.store / "sessions").mkdir(parents=True)
     with pytest.raises(UsageError, match="no sessions yet; train the first"):
         evaluate(lab.store, session=None, base=str(lab.base), on=None, say=lambda _: None)
 
@@ -196,6 +197,8 @@ def test_an_editors_backup_file_damages_nothing(two):
 
 
 def test_fuse_of_a_store_without_sessions_is_refused_unless_the_base_is_meant(lab, tmp_path):
+    (lab.store / "sessions").mkdir(parents=True)
+
     def written(session):
         return fuse(
             lab.store, out=tmp_path / "f", session=session, base=str(lab.base), say=lambda _: None

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ from mlx_tune.errors import IncompatibleError, InputError, UsageError
 from mlx_tune.models import bases
 from mlx_tune.models.load import load
 from mlx_tune.store.store import SessionStore
-from mlx_tune.workflows.run import resume
+from mlx_tune.workflows.run import resume, train
 from mlx_tune.workflows.store_commands import rollback
 from mlx_tune.workflows.workspace import load_folded, read_adapter, read_rows
 
@@ -78,15 +79,85 @@ def test_all_earlier_rows_are_rehearsed(lab):
 def test_a_changed_answer_replaces_the_old_one_and_is_counted(lab):
     lab.train(lab.data("cs", {"Where is A?": "In 1.", "Where is B?": "In 2."}))
     observer = RecordingObserver()
-    moved = lab.data("moved", {"where is  a?": "In 9.", "Where is B?": "In 2.", "New?": "Yes."})
+    moved = lab.data("moved", {"Where is  A?": "In 9.", "Where is B?": "In 2.", "New?": "Yes."})
     outcome = lab.train(moved, observer=observer)
     (plan,) = observer.plans
     assert plan.old == ()
     assert [(n.answer, o.answer) for n, o in plan.review.rehearsal.changed] == [("In 9.", "In 1.")]
     assert [row.answer for row in plan.review.rehearsal.repeated] == ["In 2."]
-    # Nobody is told they forgot what was replaced: the old session has no questions left.
+    # Nobody is told they forgot what was replaced: the old session has one question left.
+    assert [entry.verbatim.asked for entry in outcome.recall] == [1, 3]
+
+
+def test_a_session_whose_answers_were_all_changed_has_no_questions_left(lab):
+    lab.train(lab.data("cs", {"Where is A?": "In 1."}), epochs=1)
+    outcome = lab.train(lab.data("moved", {"Where is A?": "In 9."}), epochs=1)
     assert outcome.recall[0].verbatim is None
-    assert outcome.recall[1].verbatim.asked == 3
+    assert outcome.recall[1].verbatim.asked == 1
+
+
+SMALL = {"What does git branch -d do?": "It deletes a merged branch."}
+LARGE = {"What does git branch -D do?": "It deletes any branch."}
+
+
+@pytest.mark.parametrize("keeps_data", [True, False])
+def test_questions_that_differ_in_case_alone_are_both_trained_and_asked(lab, keeps_data):
+    lab.train(lab.data("small", SMALL), epochs=1)
+    observer = RecordingObserver()
+    outcome = lab.train(lab.data("large", LARGE), observer=observer, epochs=1, keep_data=keeps_data)
+    (plan,) = observer.plans
+    assert [row.question for row in (*plan.new, *plan.old)] == [*LARGE, *SMALL]
+    assert len(plan.examples) == 2
+    assert [(n.question, o.question) for n, o in plan.review.rehearsal.alike] == [(*LARGE, *SMALL)]
+    assert [entry.verbatim.asked for entry in outcome.recall] == [1, 1]
+    observer = RecordingObserver()
+    third = lab.train(lab.data("third", facts("Lab", 1)), observer=observer, epochs=1)
+    kept = [*SMALL, *LARGE] if keeps_data else [*SMALL]
+    assert [row.question for row in observer.plans[0].old] == kept
+    assert third.recall[0].verbatim.asked == 1
+
+
+@pytest.mark.parametrize("keeps_data", [True, False])
+def test_a_question_that_differs_in_case_alone_replaces_the_other_where_it_is_to(lab, keeps_data):
+    lab.train(lab.data("small", SMALL | facts("Lab", 1)), epochs=1)
+    observer = RecordingObserver()
+    outcome = lab.train(
+        lab.data("large", LARGE), observer=observer, epochs=1, replace=True, keep_data=keeps_data
+    )
+    (plan,) = observer.plans
+    (new,) = plan.new
+    assert (new.question, new.replaces) == (*LARGE, (*SMALL,))
+    assert [row.question for row in plan.old] == [*facts("Lab", 1)]
+    assert [(n.question, o.question) for n, o in plan.review.rehearsal.changed] == [
+        (*LARGE, *SMALL)
+    ]
+    assert plan.review.rehearsal.alike == ()
+    assert [entry.verbatim.asked for entry in outcome.recall] == [1, 1]
+    observer = RecordingObserver()
+    third = lab.train(lab.data("third", facts("Hall", 1)), observer=observer, epochs=1)
+    kept = [*facts("Lab", 1), *(LARGE if keeps_data else ())]
+    assert [row.question for row in observer.plans[0].old] == kept
+    assert third.recall[0].verbatim.asked == 1
+
+
+def test_what_a_row_replaces_is_kept_with_the_row_and_taught_anew(lab):
+    lab.train(lab.data("small", SMALL), epochs=1)
+    outcome = lab.train(lab.data("large", LARGE), epochs=1, replace=True)
+    assert [row.replaces for row in read_rows(outcome.session)] == [(*SMALL,)]
+    observer = RecordingObserver()
+    request = dataclasses.replace(lab.request(epochs=1), data=(), consolidates=True)
+    train(request, observer)
+    assert [row.question for row in observer.plans[0].new] == [*LARGE]
+
+
+def test_a_replacing_run_interrupted_and_resumed_replaces_as_well(lab):
+    lab.train(lab.data("small", SMALL), epochs=1)
+    stopped = RecordingObserver(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        lab.train(lab.data("large", LARGE), observer=stopped, epochs=2, replace=True)
+    outcome = resume(lab.store, None, RecordingObserver())
+    assert [row.replaces for row in read_rows(outcome.session)] == [(*SMALL,)]
+    assert outcome.recall[0].verbatim is None
 
 
 def test_a_run_interrupted_and_resumed_ends_with_the_same_adapter(lab):

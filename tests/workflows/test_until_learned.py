@@ -45,7 +45,7 @@ def test_what_is_not_learned_takes_all_epochs_and_says_so(lab, monkeypatch):
 
 
 def test_rows_that_contradict_each_other_do_not_keep_it_from_ending(lab):
-    data = lab.data("cs", PAIRS | {"where is a0": "Elsewhere."})
+    data = lab.data("cs", PAIRS | {"Where is  A0?": "Elsewhere."})
     assert training(lab.train(data, **FLAGS))["is_learned"]
 
 

@@ -59,32 +59,34 @@ def test_old_rows_are_rehearsed_in_their_wordings(lab):
 def test_a_wording_with_another_answer_is_listed_and_no_longer_rehearsed(lab):
     old = {"instruction": "Where is A?", "response": "In 1.", "wordings": ["A?", "Room of A?"]}
     lab.train(write(lab, "cs", old))
-    new = {"instruction": "a", "response": "In 9."}
+    new = {"instruction": " A?", "response": "In 9."}
     plan, outcome = planned(lab, write(lab, "moved", new))
     assert [row.wordings for row in plan.old] == [("Room of A?",)]
     (pair,) = plan.review.rehearsal.reworded
-    assert [(row.question, row.answer) for row in pair] == [("a", "In 9."), ("A?", "In 1.")]
+    assert [(row.question, row.answer) for row in pair] == [(" A?", "In 9."), ("A?", "In 1.")]
     # The old question is still the old session's, and asked.
     assert [entry.verbatim.asked for entry in outcome.recall] == [1, 1]
     # A consolidation teaches the wording with the answer that counts by now.
     request = replace(lab.request(), data=(), consolidates=True)
     again = train(request, RecordingObserver())
     rows = {row.question: (row.answer, row.wordings) for row in read_rows(again.session)}
-    assert rows == {"Where is A?": ("In 1.", ("Room of A?",)), "a": ("In 9.", ())}
+    assert rows == {"Where is A?": ("In 1.", ("Room of A?",)), " A?": ("In 9.", ())}
 
 
 def test_a_wording_that_measures_an_earlier_session_is_refused_with_both_places(lab):
     old = {"instruction": "Where is A?", "response": "In 1.", "paraphrases": ["Room of A?"]}
     first = lab.train(write(lab, "cs", old)).session
-    data = write(lab, "b", {"instruction": "B?", "response": "In 2.", "wordings": ["room of a"]})
+    data = write(lab, "b", {"instruction": "B?", "response": "In 2.", "wordings": ["Room of  A?"]})
     with pytest.raises(InputError) as error:
         lab.train(data)
     assert str(error.value) == (
-        f'{data}:2: wording 1, "room of a", is a paraphrase of {first.path}/data.jsonl:1; those '
+        f'{data}:2: wording 1, "Room of  A?", is a paraphrase of {first.path}/data.jsonl:1; those '
         "measure and are never trained on, so remove one of the two"
     )
-    # A row that is taught again is measured as it is taught now.
-    lab.train(write(lab, "cs", {**old, "paraphrases": ["A?"], "wordings": ["Room of A?"]}))
+    again = {**old, "paraphrases": ["A?"], "wordings": ["Room of A?"]}
+    with pytest.raises(InputError, match=r"is a paraphrase of .*/data\.jsonl:1; those measure"):
+        lab.train(write(lab, "cs", again))  # with its old answer the old row still measures
+    lab.train(write(lab, "cs", {**again, "response": "In 9."}))
 
 
 def test_rows_that_teach_two_answers_are_refused_before_the_base_is_looked_for(lab, monkeypatch):
