@@ -219,10 +219,11 @@ def test_another_base_tokenizer_or_template_is_refused(own, call, named, kind, c
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_resume_on_another_base_is_refused(own, call, kind):
     interrupted(own)
+    was = SessionStore.open(own.store).snapshot().base()["fingerprint"]
     spoil(own.base, kind)
     code, _, error, _ = call("resume")
     assert code == 5
-    assert error.startswith(f"s: its sessions stand on the base {own.base} (")
+    assert f": began on the base {was[:12]}, {own.base} is now " in error
 
 
 EVERY = {

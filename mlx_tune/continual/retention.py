@@ -250,7 +250,7 @@ def recorded_grades(
 def _recorded(
     record: Mapping[str, Any], history: History, row: int, column: int, kind: Kind
 ) -> list[Any] | None:
-    """Return the outcomes that a record keeps of questions that are not answered otherwise since."""
+    """Return the outcomes that a record keeps of questions whose answers still hold."""
     entries = record.get("recall") or []
     if len(entries) < column:
         return None

@@ -137,9 +137,9 @@ def test_log_lists_sessions_newest_first_with_head_marked(trained_store, mlx_tun
     assert logged["head"] == logged["sessions"][0]["id"]
 
 
-def test_log_of_no_store_is_no_error(tmp_path, mlx_tune_command):
-    code, out, _ = mlx_tune_command("log", "--store", tmp_path / "none")
-    assert (code, out) == (0, f"{tmp_path / 'none'}: no sessions yet\n")
+def test_log_before_the_first_session_is_no_error(tmp_path, mlx_tune_command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert mlx_tune_command("log")[:2] == (0, "adapters: no sessions yet\n")
 
 
 def test_log_lists_what_is_sound_before_it_complains(trained_store, mlx_tune_command):
@@ -158,6 +158,7 @@ def test_log_lists_what_is_sound_before_it_complains(trained_store, mlx_tune_com
 def test_a_leading_tilde_is_the_home_folder(tmp_path, mlx_tune_command, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "sessions").mkdir(parents=True)
     assert mlx_tune_command("log", "--store=~/mine")[1] == f"{tmp_path}/mine: no sessions yet\n"
 
 
