@@ -131,9 +131,13 @@ class ValidationScore:
 def best_score(scores: Sequence[ValidationScore]) -> ValidationScore | None:
     """Return the score with the highest recall, then the lowest loss, then the fewest steps.
 
-    One whose loss is not finite is never the best; None where no other is left.
+    One whose loss is not finite is never the best; None where no other is left. None too where no
+    row was ever right: of facts that were not taught the loss rises while the taught ones are
+    learned, so the lowest would undo the training.
     """
     finite = [one for one in scores if one.loss is not None and math.isfinite(one.loss)]
+    if not any(one.right for one in finite):
+        return None
     return max(finite, key=lambda one: (one.right, -(one.loss or 0), -one.step), default=None)
 
 

@@ -1,11 +1,10 @@
 """Runs a training from its plan to a committed session, or on from its newest checkpoint."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.continual.early_stopping import ValidationScore, best_score
+from mlx_tune.continual.early_stopping import best_score
 from mlx_tune.data import read
 from mlx_tune.errors import IncompatibleError, InputError, LockedError, UsageError
 from mlx_tune.models import runtime
@@ -233,16 +232,17 @@ def _session_record(
             "seconds": round(sum(line["seconds"] for line in metrics), 1),
             "peak_memory_bytes": max(line["peak_memory_bytes"] for line in metrics),
         },
-        **_validation(trained.scores),
+        **_validation(trained),
         "recall": [entry.to_json() for entry in result.recall],
         **({"fidelity": result.fidelity.to_json()} if result.fidelity else {}),
         "versions": runtime.versions(),
     }
 
 
-def _validation(scores: Sequence[ValidationScore]) -> dict[str, Any]:
-    if not scores:
+def _validation(trained: TrainingResult) -> dict[str, Any]:
+    if not trained.scores:
         return {}
-    best = best_score(scores)
-    kept = {"scores": list(map(vars, scores)), "best_step": best.step if best else None}
+    # Where training goes on until everything is learned, they choose nothing.
+    best = best_score(trained.scores) if trained.is_learned is None else None
+    kept = {"scores": list(map(vars, trained.scores)), "best_step": best.step if best else None}
     return {"validation": kept}

@@ -89,7 +89,10 @@ def take_steps(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Trai
             break
     observer.ended()
     is_learned = stopping.is_met(trainer.steps_done) if stopping.rows else None
-    _take_best(run, trainer, scores, observer)
+    if stopping.rows and scores:
+        observer.say("note: the held-out rows chose no checkpoint; the last one knows the rows")
+    else:
+        _take_best(run, trainer, scores, observer)
     return TrainingResult(
         adapter=trainer.adapter(),
         num_layers=len(trainer.model.layers),
@@ -157,7 +160,7 @@ def _save(
         files[SCORES_FILE] = scores_to_json(scores)
     if stopping.step:  # and ends where the run would have ended
         files[STOPPING_FILE] = stopping.to_json()
-    chosen = best_score(scores)
+    chosen = None if stopping.rows else best_score(scores)
     run.save_checkpoint(step.number, files, best=chosen.step if chosen else None)
 
 
@@ -181,6 +184,10 @@ def _take_best(
 ) -> None:
     """Go back to the best checkpoint, where held-out rows chose one."""
     chosen = best_score(scores)
+    if chosen is None and scores:
+        observer.say(
+            "note: no held-out row was ever right, so they chose no checkpoint; the last one is kept"
+        )
     if chosen is None or chosen.step == trainer.steps_done:
         return
     try:

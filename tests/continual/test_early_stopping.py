@@ -85,9 +85,15 @@ def score(step: int, right: int, loss: float | None) -> ValidationScore:
 
 @pytest.mark.parametrize("wrong", [None, math.nan, math.inf, -math.inf])
 def test_a_score_without_a_finite_loss_is_never_the_best(wrong):
-    assert best_score([score(1, 0, 9.0), score(2, 4, wrong)]) == score(1, 0, 9.0)
+    assert best_score([score(1, 1, 9.0), score(2, 4, wrong)]) == score(1, 1, 9.0)
     assert best_score([score(2, 4, wrong)]) is None
     assert best_score([]) is None
+
+
+def test_where_no_row_is_ever_right_nothing_is_best():
+    """Their loss rises while the taught rows are learned."""
+    assert best_score([score(1, 0, 7.1), score(2, 0, 7.9)]) is None
+    assert best_score([score(1, 0, 0.1), score(2, 1, 7.9)]) == score(2, 1, 7.9)
 
 
 def test_scores_read_back_as_they_were_written():

@@ -154,14 +154,8 @@ SCENARIOS: dict[str, tuple[Step, ...]] = {
         trains("train-soup", "tennis", "--epochs", "2", "--rank", "2", "--guard", "0", "--method",
                "soup", "--rslora"),
     ),
-    "validation": (
-        trains("train-validation", "tennis", "--epochs", "40", "--rank", "4", "--guard", "0",
-               "--validation", "0.25", "--dropout", "0.1", "--until-learned", *PASSES),
-    ),
     "resuming": (
         asks("resume", "resume"),
-        asks("resume-branch", "resume", "{held-out}"),
-        asks("show-branch", "show", "held-out"),
         asks("log-resumed", "log"),
     ),
     "consolidating": (

@@ -234,7 +234,7 @@ def after(lab, data, step: int) -> bytes:
         ([(1, 0.5), (2, 0.9), (1, 0.1)], 2),  # recall first
         ([(1, 0.5), (1, 0.2), (1, 0.3)], 2),  # then the loss
         ([(1, 0.5), (1, 0.5), (1, 0.5)], 1),  # then the fewest steps
-        ([None, (0, 9.0), None], 2),  # a NaN is never best
+        ([None, (1, 9.0), None], 2),  # a NaN is never best
     ],
 )
 def test_the_best_checkpoint_by_recall_then_loss_is_committed(lab, monkeypatch, values, best):
@@ -269,6 +269,25 @@ def test_with_no_finite_score_the_last_checkpoint_is_committed(lab, monkeypatch)
     scored(monkeypatch, None, None, None)
     outcome = lab.train(lab.data("cs", facts("Lab", 5)), **FLAGS)
     assert outcome.session.record["validation"]["best_step"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "values", "said"),
+    [
+        ({}, [(0, 0.1), (0, 1.0), (0, 2.0)], "no held-out row was ever right"),
+        ({"until_learned": True}, [(2, 0.1), (0, 1.0), (0, 2.0)], "the last one knows the rows"),
+    ],
+)
+def test_held_out_rows_do_not_undo_a_training(lab, monkeypatch, flags, values, said):
+    monkeypatch.setattr(steps, "_check_rows", lambda stopping, trainer, plan: stopping)
+    scored(monkeypatch, *values)
+    observer = RecordingObserver()
+    data = lab.data("cs", facts("Lab", 5))
+    outcome = lab.train(data, observer=observer, **FLAGS, **flags)
+    assert outcome.session.record["validation"]["best_step"] is None
+    assert any(said in line for line in observer.lines)
+    last = observer.run.checkpoint(3).read(WEIGHTS_FILE)
+    assert outcome.session.read(WEIGHTS_FILE) == last
 
 
 def test_a_damaged_best_checkpoint_is_said_and_the_last_one_taken(lab, monkeypatch):
