@@ -43,9 +43,18 @@ RENAMED_KEYS: dict[str, str] = {}
 REWORDED: dict[str, str] = {}
 """Whole texts, such as the reason for a setting."""
 
-ADDED_KEYS = {"as_taught", "other_words", "other_words_before", "wrong", "grade", "alike", "exact"}
+ADDED_KEYS = {
+    "as_taught",
+    "other_words",
+    "other_words_before",
+    "wrong",
+    "grade",
+    "alike",
+    "exact",
+    "files",
+}
 """Keys of what ``--json`` prints that came since: what is right however it is asked, and questions
-that are nearly one or exactly one. Tests of their own say what they hold."""
+that are nearly one or exactly one; the files. Tests of their own say what they hold."""
 
 REMOVED_KEYS = {"facts"}
 """Keys that went: `eval --facts` is now part of every evaluation, under other names."""

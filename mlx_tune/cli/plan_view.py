@@ -102,6 +102,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
             "an_epoch": dict(zip(("new", "old", "general"), an_epoch, strict=True)),
             "held_out": len(plan.held_out),
         },
+        "files": [{**vars(file), "path": str(file.path)} for file in review.files],
         "too_long": [row.place for row in review.too_long],
         "repeated": len(found.repeated),
         "changed": [[row.place, old.answer] for row, old in found.changed],
@@ -149,6 +150,7 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
         ("session", f"{len(plan.chain) + 1} · {plan.name}"),
         ("base", f"{base.name} · {base.fingerprint[:12]} · {size(base.weights_bytes)}"),
         ("chain", names or "none yet: a first session"),
+        *([("data", files)] if (files := _files(plan)) else []),
         ("rows", _mixture(plan)),
         *([("wordings", wordings)] if (wordings := _wordings(plan)) else []),
         (
@@ -215,6 +217,15 @@ def _settings(plan: TrainingPlan) -> Table:
         words = (name.replace("_", " "), setting_value(chosen.value), chosen.reason, chosen.source)
         table.add_row(*map(escape, words))
     return table
+
+
+def _files(plan: TrainingPlan) -> str:
+    """Return what each file of a folder is for; nothing where every file was named."""
+    files = plan.review.files if plan.review else ()
+    if [str(file.path) for file in files] == list(plan.sources):
+        return ""
+    uses = {"train": "", "hold out": " held out", "leave": " left alone"}
+    return ", ".join(f"{one.path}: {counted(one.rows, 'row')}{uses[one.use]}" for one in files)
 
 
 def _q(row: Row) -> str:

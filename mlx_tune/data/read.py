@@ -9,8 +9,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mlx_tune.data.rows import OTHER_QUESTIONS, ROLES, Message, Row, canonical_json
 from mlx_tune.errors import InputError
@@ -56,6 +57,92 @@ def read(paths: Sequence[Path]) -> list[Row]:
         raise InputError(f"no data was named; accepted are {FORMATS}")
     with _shortened():
         return _read_all(paths)
+
+
+Use = Literal["train", "hold out", "leave"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """A file that was read.
+
+    Attributes:
+        path: Its place.
+        rows: How many rows it holds.
+        use: What they are for.
+    """
+
+    path: Path
+    rows: int
+    use: Use
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """The rows of files and folders.
+
+    Attributes:
+        rows: To train on, at least one.
+        held_out: To choose the best checkpoint by.
+        files: Every file, in the order in which they were read.
+    """
+
+    rows: list[Row]
+    held_out: list[Row]
+    files: list[DataFile]
+
+
+def read_set(paths: Sequence[Path]) -> DataSet:
+    """Return the rows of files and folders, as :func:`read` does, each file with its use.
+
+    A folder with a file ``train`` is laid out as mlx-lm's and Hugging Face's are: its ``valid`` (or
+    ``validation``) is held out, its ``test`` is checked and left alone, and so is nothing else.
+
+    Raises:
+        InputError: As for :func:`read`; or such a folder has further files.
+    """
+    if not paths:
+        raise InputError(f"no data was named; accepted are {FORMATS}")
+    found = [part for path in paths for part in _with_uses(path)]
+    with _shortened():
+        each = _read_each([path for path, _ in found])
+    uses = [use for _, use in found]
+    return DataSet(
+        rows=[row for rows, use in zip(each, uses, strict=True) if use == "train" for row in rows],
+        held_out=[
+            row for rows, use in zip(each, uses, strict=True) if use == "hold out" for row in rows
+        ],
+        files=[
+            DataFile(path=path, rows=len(rows), use=use)
+            for (path, use), rows in zip(found, each, strict=True)
+        ],
+    )
+
+
+_USES: Mapping[str, Use] = {
+    "train": "train", "valid": "hold out", "validation": "hold out", "test": "leave",
+}  # fmt: skip
+"""By the name of a file of a folder that is split already."""
+
+
+def _with_uses(path: Path) -> list[tuple[Path, Use]]:
+    """Return the files of a path, each with its use."""
+    try:
+        files = _data_files(path) if path.is_dir() else []
+    except InputError:  # told with the problems of the others
+        files = []
+    if not files:
+        return [(path, "train")]
+    names = [file.stem.lower() for file in files]
+    if "train" not in names:
+        return [(file, "train") for file in files]
+    others = [file.name for file, name in zip(files, names, strict=True) if name not in _USES]
+    if others:
+        raise InputError(
+            f"{path}: {', '.join(others[:3])} beside train, of which it is not known whether to "
+            "train on it; name the files to train on one by one"
+        )
+    return [(file, _USES[name]) for file, name in zip(files, names, strict=True)]
 
 
 def load(data: bytes, place: str) -> list[Row]:
@@ -200,19 +287,23 @@ def report(problems: Sequence[str]) -> str:
 
 
 def _read_all(paths: Sequence[Path]) -> list[Row]:
-    """Read all paths, or raise one InputError with the problems of all."""
-    rows: list[Row] = []
+    return [row for rows in _read_each(paths) for row in rows]
+
+
+def _read_each(paths: Sequence[Path]) -> list[list[Row]]:
+    """Return the rows of each path, or raise one InputError with the problems of all."""
+    found: list[list[Row]] = []
     problems: list[str] = []
     for path in paths:
         try:
-            rows += _read_all(_data_files(path)) if path.is_dir() else _read_file(path)
+            found.append(_read_all(_data_files(path)) if path.is_dir() else _read_file(path))
         except InputError as error:
             problems.append(str(error))
         except OSError as error:
             problems.append(f"{path}: {error.strerror}; make it readable")
     if problems:
         raise InputError("\n".join(problems))
-    return rows
+    return found
 
 
 def _data_files(folder: Path) -> list[Path]:

@@ -93,7 +93,9 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         UsageError: A flag cannot.
         IncompatibleError: The base is not the one the store's sessions stand on.
     """
-    rows = request.rows or ([] if request.consolidates else read.read(request.data))
+    has_rows = request.rows or request.consolidates
+    data = None if has_rows else read.read_set(request.data)
+    rows = data.rows if data else request.rows
     check_wordings(rows)  # before anything is fetched
     inputs, chosen = _resolve_inputs(request, say)
     rows = rows or _rows_to_teach_anew(inputs)
@@ -102,6 +104,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         rows = replacing(rows, history)
     check_wordings(rows, [row for old in current_rows([*history, rows])[:-1] for row in old])
     new, held_out = split(rows, chosen.value("validation"), seed=chosen.value("seed"))
+    held_out = [*held_out, *(data.held_out if data else ())]
     rehearsal = rehearse(new, history)
     replay = chosen.values.get("replay")
     if inputs.method.synthesises or (replay.value if replay else inputs.method.replay) == "none":
@@ -157,6 +160,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         general=general,
         sources=tuple(map(str, request.data)),
         review=DataReview(
+            files=tuple(data.files) if data else (),
             rehearsal=rehearsal,
             too_long=fresh.too_long,
             long_wordings=fresh.long_wordings,

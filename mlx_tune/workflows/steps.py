@@ -186,7 +186,7 @@ def _take_best(
     chosen = best_score(scores)
     if chosen is None and scores:
         observer.say(
-            "note: no held-out row was ever right, so they chose no checkpoint; the last one is kept"
+            "note: no held-out row was ever right, so they chose no checkpoint; the last is kept"
         )
     if chosen is None or chosen.step == trainer.steps_done:
         return

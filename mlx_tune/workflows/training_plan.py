@@ -16,6 +16,7 @@ from typing import Any
 from mlx_tune.continual.methods import Method, find_method
 from mlx_tune.continual.rehearse import Rehearsal
 from mlx_tune.data import read, tokenise
+from mlx_tune.data.read import DataFile
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import IncompatibleError
@@ -44,6 +45,7 @@ class DataReview:
     """What a person should know of the data before it is trained on.
 
     Attributes:
+        files: What was read; none for rows of a program.
         rehearsal: New rows and old ones, and where they meet.
         too_long: Rows left out because they exceed the length limit.
         long_wordings: Wordings left out for that of rows that are not, each as a row.
@@ -51,6 +53,7 @@ class DataReview:
         disk: What the run will write, and what is free.
     """
 
+    files: tuple[DataFile, ...]
     rehearsal: Rehearsal
     too_long: tuple[Row, ...]
     long_wordings: tuple[Row, ...]

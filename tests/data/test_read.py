@@ -22,6 +22,7 @@ from mlx_tune.data.read import (
     read,
     read_items,
     read_questions,
+    read_set,
     report,
 )
 from mlx_tune.data.rows import Message, Row
@@ -772,3 +773,51 @@ def test_no_wording_is_asked_twice_in_the_three_subjects():
     times = Counter(wording for row in rows for wording in wordings(row))
     assert [wording for wording, count in times.items() if count > 1] == []
     assert len(times) >= 3 * sum(SIZES.values())
+
+
+# A folder that is split already
+
+
+def split_folder(tmp_path, *names):
+    for number, name in enumerate(names, start=1):
+        rows = [{"prompt": f"{name} {i}?", "completion": f"{i}."} for i in range(number)]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_a_folder_of_train_valid_and_test_trains_on_the_first_alone(tmp_path):
+    folder = split_folder(tmp_path, "test.jsonl", "train.jsonl", "valid.jsonl")
+    found = read_set([folder])
+    assert [row.question for row in found.rows] == ["train.jsonl 0?", "train.jsonl 1?"]
+    assert len(found.held_out) == 3
+    assert [(file.path.name, file.rows, file.use) for file in found.files] == [
+        ("test.jsonl", 1, "leave"), ("train.jsonl", 2, "train"), ("valid.jsonl", 3, "hold out"),
+    ]  # fmt: skip
+
+
+def test_files_of_any_other_folder_and_files_that_are_named_are_trained_on(tmp_path):
+    folder = split_folder(tmp_path, "a.jsonl", "test.jsonl")
+    assert [file.use for file in read_set([folder]).files] == ["train", "train"]
+    assert [file.use for file in read_set([folder / "test.jsonl"]).files] == ["train"]
+
+
+def test_what_a_split_folder_has_besides_is_not_guessed_at(tmp_path):
+    folder = split_folder(tmp_path, "train.json", "more.jsonl", "valid.jsonl")
+    (folder / "train.json").write_text('[{"text": "T"}]')
+    with pytest.raises(InputError) as caught:
+        read_set([folder])
+    assert str(caught.value) == (
+        f"{folder}: more.jsonl beside train, of which it is not known whether to train on it; "
+        "name the files to train on one by one"
+    )
+
+
+def test_the_problems_of_every_file_of_a_set_are_told(tmp_path):
+    folder = split_folder(tmp_path, "train.jsonl", "valid.jsonl")
+    (folder / "valid.jsonl").write_text("7\n")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError) as caught:
+        read_set([folder, tmp_path / "none.json", tmp_path / "empty"])
+    assert [line.split(": ")[0] for line in str(caught.value).split("\n")] == [
+        f"{folder}/valid.jsonl:1", f"{tmp_path}/none.json", f"{tmp_path}/empty",
+    ]  # fmt: skip

@@ -315,6 +315,22 @@ def test_held_out_rows_are_kept_and_never_trained_on(lab):
     assert b"Where is Lab" in outcome.session.read("held-out.jsonl")
 
 
+def test_a_folder_that_is_split_already_holds_out_what_it_calls_valid(lab, tmp_path):
+    folder = tmp_path / "split"
+    folder.mkdir()
+    for name, subject, count in (("train", "Lab", 4), ("valid", "Hall", 2), ("test", "Gym", 3)):
+        lab.data(name, facts(subject, count)).rename(folder / f"{name}.json")
+    observer = RecordingObserver()
+    outcome = lab.train(folder, observer=observer, epochs=2)
+    (plan,) = observer.plans
+    assert (len(plan.new), len(plan.held_out)) == (4, 2)
+    assert {file.path.name: file.use for file in plan.review.files} == {
+        "train.json": "train", "valid.json": "hold out", "test.json": "leave",
+    }  # fmt: skip
+    assert outcome.session.record["data"]["held_out"] == 2
+    assert b"Gym" not in outcome.session.read("data.jsonl") + outcome.session.read("held-out.jsonl")
+
+
 def test_holding_out_all_rows_is_refused(lab):
     with pytest.raises(InputError, match=r"--validation 0.5 of 1 row leaves none to train on"):
         lab.train(lab.data("cs", facts("Lab", 1)), validation=0.5)
