@@ -229,8 +229,10 @@ def _page_routes() -> APIRouter:
     return router
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
+async def _answer_error(request: Request, error: Exception) -> Response:
     failure = _as_api_error(error)
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        failure.message += _where_to_go(request.url.path)
     headers = {name.decode(): value.decode() for name, value in failure.fields}
     return JSONResponse(failure.to_json(), status_code=failure.status, headers=headers or None)
 
@@ -240,7 +242,7 @@ def _as_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case RequestValidationError():
-            return _invalid(error.errors()[0])
+            return _invalid(_telling(error.errors()))
         case HTTPException(status_code=status, detail=detail, headers=headers):
             codes = {404: "not_found", 405: "method_not_allowed"}
             fields = tuple((k.encode(), v.encode()) for k, v in (headers or {}).items())
@@ -252,9 +254,48 @@ def _as_api_error(error: Exception) -> ApiError:
             return internal_error()
 
 
+_OFFERED = ("/chat/completions", "/completions", "/models")
+
+
+def _where_to_go(path: str) -> str:
+    """Return what a program that asked a path that there is not may have meant."""
+    if path.startswith("/v1/v1/"):
+        return "; the base URL ends in /v1 already, so leave one of the two out"
+    if path.startswith(_OFFERED):
+        return f"; ask /v1{path}, with a base URL that ends in /v1"
+    if path.startswith(("/v1/responses", "/responses")):
+        return "; the Responses API is not offered, use /v1/chat/completions"
+    if path.startswith(("/api/chat", "/api/generate", "/api/tags", "/v1/messages")):
+        return "; only OpenAI's API is offered, use /v1/chat/completions"
+    return ""
+
+
+def _telling(problems: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the first problem; of a value that fits no branch of several, the nearest one's."""
+    first = problems[0]
+    *field, branch = first["loc"]
+    if not _is_branch(branch):
+        return first
+    others = [one for one in problems if list(one["loc"][: len(field)]) == field]
+    return max(others, key=lambda one: (len(one["loc"]), one["type"] == "literal_error"))
+
+
+def _is_branch(part: str | int) -> bool:
+    """Tell whether a part of a problem's place names a type, not a field."""
+    return part in ("str", "int", "float", "bool") or "[" in str(part)
+
+
+_UNREAD = {"image_url": "images are", "input_image": "images are", "input_audio": "sounds are",
+           "file": "files are", "input_file": "files are", "video_url": "videos are"}  # fmt: skip
+
+
 def _invalid(problem: dict[str, Any]) -> ApiError:
     """Return the reply to a body that its schema refuses."""
-    place = ".".join(str(part) for part in problem["loc"] if part != "body") or None
+    parts = [part for part in problem["loc"] if part != "body" and not _is_branch(part)]
+    place = ".".join(map(str, parts)) or None
+    if problem["type"] == "literal_error" and parts[-3:-2] == ["content"]:
+        what = _UNREAD.get(str(problem["input"]), f"{problem['input']!r} is")
+        return ApiError(f"{place}: {what} not read, only texts are", param=place)
     code, what = "invalid_value", str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         code = "unknown_field"

@@ -311,6 +311,38 @@ def test_embeddings_and_unknown_paths_are_refused_in_the_same_shape(server):
     error_json(server.client.get("/docs"), 404)
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/chat/completions", "ask /v1/chat/completions, with a base URL that ends in /v1"),
+        ("/models", "ask /v1/models, with a base URL that ends in /v1"),
+        ("/v1/v1/chat/completions", "the base URL ends in /v1 already"),
+        ("/v1/responses", "the Responses API is not offered, use /v1/chat/completions"),
+        ("/api/generate", "only OpenAI's API is offered"),
+    ],
+)
+def test_a_path_beside_the_point_says_where_to_go(server, path, hint):
+    for reply in (server.post(path, model="base"), server.client.get(path)):
+        assert hint in error_json(reply, 404)["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "said"),
+    [
+        ([IMAGE], "messages.0.content.0.type", "images are not read, only texts are"),
+        ([{"type": "text", "text": "a"}, {"type": "input_audio"}], "messages.0.content.1.type",
+         "sounds are not read, only texts are"),
+        ([{"type": "hologram"}], "messages.0.content.0.type", "'hologram' is not read"),
+        ([{"type": "text", "text": 5}], "messages.0.content.0.text", "valid string"),
+    ],
+)  # fmt: skip
+def test_a_part_that_is_not_read_is_named(server, content, place, said):
+    error = error_json(server.post(CHAT, **chat(messages=[{"role": "user", "content": content}])))
+    assert error["param"] == place
+    assert error["message"].startswith(f"{place}: ")
+    assert said in error["message"]
+
+
 def test_a_refusal_names_the_field_and_says_that_none_is_ignored(server):
     error = error_json(server.post(CHAT, **chat(repetition_penalty=1.1)))
     assert error == {
