@@ -21,7 +21,11 @@ from mlx_tune.workflows.fuse import fuse
 from mlx_tune.workflows.run import train
 from mlx_tune.workflows.store_commands import rollback
 
-ANY_NAME = {"sizing": "SETTING", "fidelity.layers": "LAYER", "gate.skipped": "SESSION"}
+ANY_NAME = {
+    "sizing": "SETTING", "fidelity.layers": "LAYER", "gate.skipped": "SESSION",
+    "gate.general.kinds": "KIND", "general.kinds": "KIND", "quantised.general.kinds": "KIND",
+    "quantised.general_before.kinds": "KIND",
+}  # fmt: skip
 LEARNS = {"learning_rate": 0.02, "epochs": 5, "rank": 16}
 PAGE = (Path(__file__).parents[1] / "docs" / "file-formats.md").read_text(encoding="utf-8")
 

@@ -44,17 +44,12 @@ REWORDED: dict[str, str] = {}
 """Whole texts, such as the reason for a setting."""
 
 ADDED_KEYS = {
-    "as_taught",
-    "other_words",
-    "other_words_before",
-    "wrong",
-    "grade",
-    "alike",
-    "exact",
-    "files",
-}
-"""Keys of what ``--json`` prints that came since: what is right however it is asked, and questions
-that are nearly one or exactly one; the files. Tests of their own say what they hold."""
+    "as_taught", "other_words", "other_words_before", "wrong", "grade", "alike", "exact", "files",
+    "passed_over", "losses", "kinds",
+}  # fmt: skip
+"""Keys of what ``--json`` prints that came since: what is right however it is asked, questions that
+are nearly one or exactly one, what was read, and what the gate looks at. Tests of their own say
+what they hold."""
 
 REMOVED_KEYS = {"facts"}
 """Keys that went: `eval --facts` is now part of every evaluation, under other names."""

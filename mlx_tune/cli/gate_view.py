@@ -77,13 +77,19 @@ def _fell(decision: Decision) -> list[SessionRetention]:
 
 def _fell_in_other_words(decision: Decision) -> list[SessionRetention]:
     """Return those that lost more wordings than they gained: some come and go each time."""
-    return [kept for kept in decision.other_words.sessions if kept.share < 1]
+    fell = decision.other_words.sessions
+    return [kept for kept in fell if kept.changes.worse > kept.changes.better]
 
 
 def _show_scores(decision: Decision, console: Console) -> None:
     _show_retained(decision.verbatim, _fell(decision), "word for word", "lost nothing", console)
     reworded = _fell_in_other_words(decision)
     _show_retained(decision.other_words, reworded, "in other words", "no fewer", console)
+    if decision.losses:
+        name, most = max(decision.losses.items(), key=lambda one: one[1].nats_per_token)
+        if most.nats_per_token > 0:
+            rise = nats(most.nats_per_token)
+            _line(f"taught answers: loss +{rise} nats a token at most ({name})", console)
     if (general := decision.general) is not None:
         sign = "" if general.nats_per_token < 0 else "+"
         over_all = counted(general.asked, "question")
@@ -111,7 +117,7 @@ def _show_retained(
     if worst:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(score, header_style="dim", overflow="fold")
-        for heading in ("kept", "known now", "when learned"):
+        for heading in ("kept", "known now", "at best"):
             table.add_column(heading, header_style="dim", no_wrap=True)
         for kept in worst:
             now, then = (f"{known} of {kept.asked}" for known in (kept.after, kept.before))

@@ -1,14 +1,16 @@
 """The gate: decides from what earlier sessions lost whether a new session is put in use.
 
-It measures retention (each earlier session's score now over that when it was trained) and backward
-transfer, both twice: word for word, and in other words than the taught ones; and the loss on
-general questions. Shares are fractions, so that a limit is exact.
+It compares each earlier session with its best score on record, question by question: what it knew
+and no longer knows, word for word and in other words than the taught ones; the loss of its taught
+answers; and the loss on general questions, of all and of each kind. Forgetting more never improves
+a verdict, and no gain makes up for a loss. Shares are fractions, so that a limit is exact.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 from mlx_tune.continual.recall import GeneralChange, PairedChanges, mcnemar
@@ -24,13 +26,14 @@ def label(number: int, name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionOutcomes:
-    """How one earlier session's questions came out, when it was trained and with the new model.
+    """How one earlier session's questions came out, at its best and with the new model.
 
     Attributes:
         number: Its place in the chain.
         name: What it is called.
-        before: One flag a question that no later session answers otherwise: was it right when
-            the session was trained? None for one that was not asked.
+        before: One flag a question that no later session answers otherwise: was it right in the
+            best score on record, of this session's own training or a later one's? None for one
+            that was not asked.
         after: The same questions in the same order, asked of the new model. Those that were asked
             both times are compared.
         wordings: How each was asked, where that is not as taught; empty where it is.
@@ -48,7 +51,7 @@ class SessionOutcomes:
     def __post_init__(self) -> None:
         if len(self.before) != len(self.after):
             raise ValueError(
-                f"{label(self.number, self.name)}: {len(self.before)} questions when learned, "
+                f"{label(self.number, self.name)}: {len(self.before)} questions on record, "
                 f"{len(self.after)} now"
             )
 
@@ -67,8 +70,9 @@ class SessionRetention:
         number: Its place in the chain.
         name: What it is called.
         asked: Its questions that were compared.
-        before: How many were right when it was trained; at least one.
-        lost: Which of them, as indices from 0, were right then and are not now.
+        before: How many were right at its best; at least one.
+        lost: Which of them, as indices from 0, were right then and are not now. What was gained
+            instead makes up for none: who asks for what was lost gets a wrong answer.
         lost_wordings: How these were asked, where that is not as taught.
         changes: How many are wrong now and were right, and the other way round: McNemar's test.
     """
@@ -104,8 +108,8 @@ class SessionRetention:
 
     @property
     def share(self) -> Fraction:
-        """Its score now over that when it was trained; above 1 where it gained."""
-        return Fraction(self.after, self.before)
+        """The share of what it knew that it still knows, 0 to 1."""
+        return 1 - Fraction(len(self.lost), self.before)
 
     def to_json(self) -> dict[str, Any]:
         """Return what a session's record keeps."""
@@ -119,8 +123,10 @@ class BackwardTransfer:
     """Backward transfer over the sessions that were measured.
 
     Attributes:
-        mean: Mean over the sessions of score now − score when trained, each 0 to 1; negative
+        mean: Mean over the sessions of score now − score at best, each 0 to 1; negative
             where they forgot.
+        lost: Mean over the sessions of the share of their questions that was lost; what is decided
+            by, for gains elsewhere make up for nothing.
         sessions: How many.
         asked: Their questions together.
         changes: Of all questions together, for McNemar's test.
@@ -130,6 +136,7 @@ class BackwardTransfer:
     """
 
     mean: Fraction
+    lost: Fraction
     sessions: int
     asked: int
     changes: PairedChanges
@@ -142,6 +149,8 @@ class BackwardTransfer:
         changes = [Fraction(one.after - one.before, one.asked) for one in sessions]
         return BackwardTransfer(
             mean=sum(changes, start=Fraction()) / len(changes),
+            lost=sum((Fraction(len(one.lost), one.asked) for one in sessions), start=Fraction())
+            / len(sessions),
             sessions=len(changes),
             asked=sum(one.asked for one in sessions),
             changes=PairedChanges(
@@ -212,6 +221,9 @@ class Retained:
         }
 
 
+_KIND_SLACK = 2.0
+"""A kind of general question is refused where its loss rises by so many times what all may."""
+
 SEVERITY: Mapping[Verdict, int] = {PROMOTE: 0, ASK: 1, REFUSE: 2}
 
 
@@ -281,6 +293,7 @@ class Decision:
         reasons: One line a value that stands in the way; none where the verdict is *promote*.
         verbatim: What earlier sessions retained, word for word.
         other_words: What they retained in other words than the taught ones.
+        losses: By an earlier session's label, how the loss of its taught answers changed.
         general: None where it was not measured.
         thresholds: What was decided by.
     """
@@ -289,6 +302,7 @@ class Decision:
     reasons: tuple[str, ...]
     verbatim: Retained
     other_words: Retained
+    losses: Mapping[str, GeneralChange]
     general: GeneralChange | None
     thresholds: Thresholds
 
@@ -302,7 +316,7 @@ class Decision:
     def measures_nothing(self) -> bool:
         """Tell whether there was nothing to decide by."""
         sessions = (*self.verbatim.sessions, *self.other_words.sessions)
-        return not sessions and self.general is None
+        return not sessions and not self.losses and self.general is None
 
     def to_json(self) -> dict[str, Any]:
         """Return what a session's record keeps."""
@@ -312,6 +326,10 @@ class Decision:
             "reasons": list(self.reasons),
             **self.verbatim.to_json(),
             "other_words": self.other_words.to_json(),
+            "losses": [
+                {"session": name, **change.to_json(), "p": change.changes.p}
+                for name, change in self.losses.items()
+            ],
             "general": general and {**general.to_json(), "p": general.changes.p},
             "thresholds": asdict(self.thresholds),
         }
@@ -325,6 +343,7 @@ def decide(
     verbatim: Retained,
     *,
     other_words: Retained = NOTHING,
+    losses: Mapping[str, GeneralChange] = MappingProxyType({}),
     general: GeneralChange | None,
     thresholds: Thresholds,
 ) -> Decision:
@@ -333,6 +352,8 @@ def decide(
     Args:
         verbatim: What earlier sessions retained, word for word.
         other_words: What they retained in other words.
+        losses: By an earlier session's label, how the loss of its taught answers changed since it
+            was lowest. It tells what a session forgets that never recited its answers.
         general: None where it was not measured.
         thresholds: The limits, the same for both scores.
 
@@ -346,13 +367,18 @@ def decide(
         *_grade_retained(verbatim, "word for word", thresholds, doubtful=ASK),
         *_grade_retained(other_words, "in other words", thresholds, doubtful=PROMOTE),
     ]
+    for name, change in losses.items():
+        about = f"{name}, taught answers"
+        first, second = thresholds.general, thresholds.ask_general
+        grades.append(_grade_rise(about, change, first, second, thresholds))
     if general is not None:
-        grades.append(_grade_general(general, thresholds))
+        grades += _grade_general(general, thresholds)
     return Decision(
         verdict=max((verdict for verdict, _ in grades), key=SEVERITY.__getitem__, default=PROMOTE),
         reasons=tuple(words for verdict, words in grades if verdict != PROMOTE),
         verbatim=verbatim,
         other_words=other_words,
+        losses=losses,
         general=general,
         thresholds=thresholds,
     )
@@ -392,11 +418,12 @@ def _grade_retained(
         doubtful: The verdict on a loss that may be chance.
     """
     for session in retained.sessions:
-        counts = f"{session.after} of {session.asked} right, {session.before} when learned"
+        gained = f", {session.changes.better} gained" if session.changes.better else ""
+        counts = f"{len(session.lost)} lost of the {session.before} known at best{gained}"
         name = label(session.number, session.name)
         first, second = _exact(limits.kept), _exact(limits.ask_kept)
         yield _grade(
-            f"{name} keeps {percent(session.share)} of its score {score} ({counts})",
+            f"{name} keeps {percent(session.share)} of what it knew {score} ({counts})",
             (session.share >= first, f"at least {percent(first)}"),
             (session.share >= second, percent(second)),
             session.changes,
@@ -407,26 +434,41 @@ def _grade_retained(
         plural = "s" * (backward.sessions != 1)
         over = f"{backward.sessions} session{plural}, {backward.asked} questions"
         first, second = _exact(limits.backward), _exact(limits.ask_backward)
-        lost = f"earlier sessions lost {points(-backward.mean)} on average {score} ({over})"
+        lost = f"earlier sessions lost {points(backward.lost)} on average {score} ({over})"
         yield _grade(
             lost,
-            (-backward.mean <= first, f"at most {points(first)}"),
-            (-backward.mean <= second, points(second)),
+            (backward.lost <= first, f"at most {points(first)}"),
+            (backward.lost <= second, points(second)),
             backward.changes,
             limits,
             doubtful,
         )
 
 
-def _grade_general(general: GeneralChange, limits: Thresholds) -> _Grade:
-    worse, better = general.changes.worse, general.changes.better
-    over = f"worse on {worse} of {general.asked} questions, better on {better}"
-    rise = general.nats_per_token  # may be a NaN, which is within no limit
+def _grade_general(general: GeneralChange, limits: Thresholds) -> Iterator[_Grade]:
+    """Grade ΔG, and where it is worse that of a kind, which may reach the second limit."""
+    first, second = limits.general, limits.ask_general
+    whole = _grade_rise("general ability", general, first, second, limits)
+    yield whole
+    for kind, change in general.kinds.items():
+        about = f"general ability, {kind} questions"
+        verdict, words = _grade_rise(about, change, second, _KIND_SLACK * second, limits)
+        if SEVERITY[verdict] > SEVERITY[whole[0]]:
+            yield verdict, words
+
+
+def _grade_rise(
+    about: str, change: GeneralChange, first: float, second: float, limits: Thresholds
+) -> _Grade:
+    """Grade a rise of losses by two limits, nats a token."""
+    worse, better = change.changes.worse, change.changes.better
+    over = f"worse on {worse} of {change.asked} questions, better on {better}"
+    rise = change.nats_per_token  # may be a NaN, which is within no limit
     return _grade(
-        f"general ability: the loss rose by {nats(rise)} nats a token ({over})",
-        (rise <= limits.general, f"at most {limits.general:g}"),
-        (rise <= limits.ask_general, f"{limits.ask_general:g}"),
-        general.changes,
+        f"{about}: the loss rose by {nats(rise)} nats a token ({over})",
+        (rise <= first, f"at most {first:g}"),
+        (rise <= second, f"{second:g}"),
+        change.changes,
         limits,
         ASK,
     )

@@ -7,8 +7,8 @@ tokens differently; in float32, on tiny models and on the real one, tests found 
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -260,6 +260,7 @@ class GeneralChange:
         nats_per_token: ΔG; 0 of no tokens.
         asked: How many probes it is measured on.
         changes: How many probes have a higher loss than with the base, and how many a lower one.
+        kinds: The same of each kind of probe alone, by its name; empty where they have none.
 
     Source:
         After the general-ability delta of Wang et al. 2023 (TRACE), arXiv:2310.06762, in nats
@@ -269,30 +270,41 @@ class GeneralChange:
     nats_per_token: float
     asked: int
     changes: PairedChanges
+    kinds: Mapping[str, "GeneralChange"] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return what a record keeps."""
         own = {"nats_per_token": self.nats_per_token, "asked": self.asked}
-        return {**own, "rose": self.changes.worse, "fell": self.changes.better}
+        kinds = {name: change.nats_per_token for name, change in self.kinds.items()}
+        changes = {"rose": self.changes.worse, "fell": self.changes.better}
+        return {**own, **changes, **({"kinds": kinds} if kinds else {})}
 
 
 def general_change(
-    base: Sequence[float], now: Sequence[float], tokens: Sequence[int]
+    base: Sequence[float],
+    now: Sequence[float],
+    tokens: Sequence[int],
+    kinds: Sequence[str] = (),
 ) -> GeneralChange:
-    """Return how the loss of general answers changed from the base to a model.
+    """Return how the loss of answers changed from one model to another.
 
     Args:
         base: The base's loss of each probe's answer, nats, summed over its tokens.
         now: The model's, likewise.
         tokens: How many tokens each answer has.
+        kinds: Of each probe, to be told apart by; none to tell none apart.
 
     Raises:
-        ValueError: The three are not of one length.
+        ValueError: They are not of one length.
     """
     rises = [after - before for before, after, _ in zip(base, now, tokens, strict=True)]
     total = sum(tokens)
+    parts: dict[str, list[tuple[float, float, int]]] = {}
+    for kind, before, after, count in zip(kinds, base, now, tokens, strict=True) if kinds else ():
+        parts.setdefault(kind, []).append((before, after, count))
     return GeneralChange(
         nats_per_token=math.fsum(rises) / total if total else 0.0,
         asked=len(rises),
         changes=sign_test(base, now),
+        kinds={kind: general_change(*zip(*part, strict=True)) for kind, part in parts.items()},
     )

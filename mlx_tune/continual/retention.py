@@ -8,7 +8,7 @@ never counted as forgotten.
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -184,8 +184,12 @@ def wilson(right: float, asked: float) -> tuple[float, float]:
 
 
 def questions(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that ask something; the others teach a text."""
-    return [row for row in rows if row.question is not None]
+    """Return the rows that ask something, each question once; the others teach a text."""
+    first: dict[tuple[str, str | None], Row] = {}
+    for row in rows:
+        if row.question is not None:
+            first.setdefault((row.topic, row.answer), row)
+    return list(first.values())
 
 
 def diagonal_outcomes(
@@ -247,26 +251,89 @@ def recorded_grades(
     return None if score and score["rules"] != RULES else tuple(recorded)
 
 
+def _asked_then(history: History, column: int) -> Iterator[list[Row]]:
+    """Yield what a session's questions were for a record; the second is so for older records."""
+    yield questions(current_rows(history)[column - 1])
+    yield [row for row in rows_taught_last(history)[column - 1] if row.question is not None]
+
+
 def _recorded(
-    record: Mapping[str, Any], history: History, row: int, column: int, kind: Kind
+    record: Mapping[str, Any],
+    history: History,
+    row: int,
+    column: int,
+    kind: Kind,
+    values: str = "outcomes",
 ) -> list[Any] | None:
     """Return the outcomes that a record keeps of questions whose answers still hold."""
     entries = record.get("recall") or []
     if len(entries) < column:
         return None
     score = entries[column - 1].get(kind)  # none where there was nothing to ask
-    outcomes = score["outcomes"] if score else []
-    kept = {id(one) for one in current_rows(history)[column - 1]}
-    for selection in (current_rows, rows_taught_last):  # the second is that of older records
-        asked = questions(selection(history[:row])[column - 1])
-        is_kept = [
-            id(one) in kept
-            for one in asked
-            for _ in (one.paraphrases if kind in REWORDED else [one])
-        ]
-        if len(outcomes) == len(is_kept):
-            return [*itertools.compress(outcomes, is_kept)]
+    outcomes = score.get(values, []) if score else []
+    wanted = questions(current_rows(history)[column - 1])
+    kept = {id(one) for one in wanted}
+    for asked in _asked_then(history[:row], column):
+        is_kept = [id(one) in kept for one in asked for _ in range(_wordings(one, kind))]
+        found = [*itertools.compress(outcomes, is_kept)]
+        # An older record leaves out what was taught again: it does not tell of those.
+        if len(outcomes) == len(is_kept) and len(found) == sum(_wordings(r, kind) for r in wanted):
+            return found
     return None
+
+
+def _wordings(row: Row, kind: Kind) -> int:
+    """Return how often a row is asked for a kind of score."""
+    return len(row.paraphrases) if kind in REWORDED else 1
+
+
+def best_outcomes(
+    records: Sequence[Mapping[str, Any]], history: History, kind: Kind = "verbatim"
+) -> list[tuple[bool | None, ...] | None]:
+    """Return, for each session, the best that any record says of its questions.
+
+    Args:
+        records: As for :func:`diagonal_outcomes`.
+        history: Likewise.
+        kind: Likewise.
+
+    Returns:
+        As of :func:`diagonal_outcomes`; of the records with most right answers the first.
+    """
+    best: list[tuple[bool | None, ...] | None] = []
+    for column in range(1, len(records) + 1):
+        found = [
+            outcomes
+            for row in range(column, len(records) + 1)
+            if (
+                outcomes := recorded_outcomes(
+                    records[row - 1], history, row=row, column=column, kind=kind
+                )
+            )
+            is not None
+        ]
+        best.append(max(found, key=lambda outcomes: outcomes.count(True), default=None))
+    return best
+
+
+def lowest_losses(
+    records: Sequence[Mapping[str, Any]], history: History
+) -> list[tuple[float, ...] | None]:
+    """Return, for each session, the losses of its taught answers when they were lowest together.
+
+    Returns:
+        For each the sum over every answer's tokens, nats, in the order of its questions; None where
+        no record has them.
+    """
+    lowest: list[tuple[float, ...] | None] = []
+    for column in range(1, len(records) + 1):
+        found = [
+            tuple(losses)
+            for row in range(column, len(records) + 1)
+            if (losses := _recorded(records[row - 1], history, row, column, "verbatim", "losses"))
+        ]
+        lowest.append(min(found, key=sum, default=None))
+    return lowest
 
 
 def superseded(history: History) -> list[int]:

@@ -9,9 +9,9 @@ from mlx_tune.continual.answers import AnswerKey
 from mlx_tune.continual.fidelity import Fidelity
 from mlx_tune.continual.gate import Decision, Retained, SessionOutcomes, Thresholds
 from mlx_tune.continual.methods import BETAS, scaled, search_beta
-from mlx_tune.continual.recall import GeneralChange
+from mlx_tune.continual.recall import GeneralChange, general_change
 from mlx_tune.continual.rehearse import current_rows
-from mlx_tune.continual.retention import diagonal_outcomes, questions
+from mlx_tune.continual.retention import best_outcomes, lowest_losses, questions
 from mlx_tune.data.rows import Row
 from mlx_tune.store.runs import GATE, Run
 from mlx_tune.store.session import ASK, PROMOTE, Session
@@ -92,9 +92,10 @@ class _Evaluator:
         rows: The questions that are still each earlier session's, in order.
         questions: The same in tokens, and the new ones last.
         key: All their answers.
-        verbatim: How the earlier ones came out, word for word, when they were learned; None where
-            no record tells.
+        verbatim: How the earlier ones came out, word for word, at their best; None where no record
+            tells.
         other_words: How they came out in other words.
+        losses: The losses of their taught answers when they were lowest; likewise.
     """
 
     plan: TrainingPlan
@@ -105,6 +106,7 @@ class _Evaluator:
     key: AnswerKey
     verbatim: tuple[_Outcomes, ...]
     other_words: tuple[_Outcomes, ...]
+    losses: tuple[tuple[float, ...] | None, ...]
 
     @staticmethod
     def of(plan: TrainingPlan, general: GeneralSet, adapter: Adapter) -> "_Evaluator":
@@ -124,8 +126,9 @@ class _Evaluator:
             rows=tuple(rows),
             questions=tuple(prepared),
             key=AnswerKey([row for several in every for row in several]),
-            verbatim=tuple(diagonal_outcomes(records, history, "verbatim")),
-            other_words=tuple(diagonal_outcomes(records, history, "other_words")),
+            verbatim=tuple(best_outcomes(records, history, "verbatim")),
+            other_words=tuple(best_outcomes(records, history, "other_words")),
+            losses=tuple(lowest_losses(records, history)),
         )
 
     def best(self, betas: Sequence[float]) -> GateResult:
@@ -179,12 +182,13 @@ class _Evaluator:
         return gate.decide(
             self._verbatim(recall),
             other_words=self._other_words(recall),
+            losses=self._losses(recall),
             general=general if general.asked else None,
             thresholds=Thresholds.of(self.plan.settings),
         )
 
     def _verbatim(self, recall: Sequence[SessionRecall]) -> Retained:
-        """Compare what earlier sessions recite with what they did when they were learned."""
+        """Compare what earlier sessions recite with what they did at their best."""
         measured, skipped = [], {}
         for session, now, before in zip(self.plan.before, recall, self.verbatim, strict=False):
             label = gate.label(session.number, session.name)
@@ -197,6 +201,18 @@ class _Evaluator:
             else:
                 skipped[label] = "it has no questions of its own"
         return Retained.of(measured, skipped)
+
+    def _losses(self, recall: Sequence[SessionRecall]) -> dict[str, GeneralChange]:
+        """Compare the losses of their taught answers with the lowest on record."""
+        found = {}
+        earlier = zip(self.plan.before, recall, self.questions, self.losses, strict=False)
+        for session, now, asked, before in earlier:
+            if now.verbatim is None or before is None or session in self.plan.without:
+                continue
+            tokens = [sum(example.supervised) for example in asked.verbatim]
+            label = gate.label(session.number, session.name)
+            found[label] = general_change(before, now.verbatim.losses, tokens)
+        return found
 
     def _other_words(self, recall: Sequence[SessionRecall]) -> Retained:
         """Compare what they answer in other words; one without other wordings is not named."""

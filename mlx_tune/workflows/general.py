@@ -56,9 +56,16 @@ class GeneralSet:
         """How many tokens of each probe are its answer."""
         return tuple(sum(probe.supervised) for probe in self.probes)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of which kind each probe is."""
+        by_place = {_place(question): question.kind for question in general_questions.probes()}
+        return tuple(by_place[probe.place] for probe in self.probes)
+
     def change(self, model: nn.Module) -> GeneralChange:
         """Return ΔG of a model."""
-        return general_change(self.base_losses, score(model, self.probes).losses, self.tokens)
+        now = score(model, self.probes).losses
+        return general_change(self.base_losses, now, self.tokens, self.kinds)
 
 
 def general_set(info: BaseInfo, *, say: Say) -> GeneralSet:
@@ -125,7 +132,7 @@ def _ask(info: BaseInfo, probes: Sequence[Question], replayed: Sequence[Question
         folded.model, folded.tokenizer, [prompts[i] for i in fits], max_tokens=MAX_TOKENS
     )
     examples = {
-        i: _example(prompts[i], answer, place=f'the general question "{questions[i].text}"')
+        i: _example(prompts[i], answer, place=_place(questions[i]))
         for i, answer in zip(fits, answers, strict=True)
         if not folded.tokenizer.end_ids.issuperset(answer)
     }
@@ -145,6 +152,10 @@ def _prompts(tokenizer: Tokenizer, questions: Sequence[Question]) -> list[list[i
     except InputError:  # no template, or one that wants more than a question; rows may still fit
         return [tokenizer.encode_plain(question.text) for question in questions]
     return [tokenizer.encode(text) for text in rendered]
+
+
+def _place(question: Question) -> str:
+    return f'the general question "{question.text}"'
 
 
 def _example(prompt: Sequence[int], answer: Sequence[int], place: str) -> Example:

@@ -284,6 +284,7 @@ def _recall_json(recall: Recall | None) -> dict[str, Any] | None:
         "outcomes": [int(right) for right in recall.verbatim],
         "token_accuracy": recall.token_accuracy,
         "loss": recall.loss,
+        **({"losses": [round(nats, 4) for nats in recall.losses]} if recall.losses else {}),
     }
 
 
@@ -294,4 +295,5 @@ def _read_recall(record: Mapping[str, Any] | None) -> Recall | None:
         verbatim=tuple(map(bool, record["outcomes"])),
         token_accuracy=record["token_accuracy"],
         loss=record["loss"],
+        losses=tuple(record.get("losses", ())),
     )

@@ -76,7 +76,7 @@ def test_a_promotion_is_a_few_lines():
         nats_per_token=-0.0123, changes=PairedChanges(worse=20, better=100), asked=120
     )
     assert shown(session(1, "cs", 106, 1, 104), session(2, "x", 50, 0), general=general) == [
-        "word for word  kept  known now   when learned",
+        "word for word  kept  known now   at best",
         "1 cs           99 %  103 of 106  104 of 106",
         "lost nothing word for word: 1 session",
         "backward transfer word for word: -0.5 points (2 sessions, 156 questions)",
@@ -102,16 +102,16 @@ def test_what_cannot_be_measured_is_named_and_not_called_kept():
 def test_a_session_held_back_shows_what_was_lost_and_what_can_be_done():
     lines = shown(session(1, "cs", 8, 1), session(2, LONG, 60, 20), width=100)
     assert lines == [
-        "word for word                               kept    known now  when learned",
+        "word for word                               kept    known now  at best",
         "1 cs                                        87.5 %  7 of 8     8 of 8",
         f"2 {LONG}  66.6 %  40 of 60   60 of 60",
         "backward transfer word for word: -23 points (2 sessions, 68 questions)",
         "✗ the gate refuses it, too much of what was known before is lost:",
-        "  1 cs keeps 87.5 % of its score word for word (7 of 8 right, 8 when learned); at least "
+        "  1 cs keeps 87.5 % of what it knew word for word (1 lost of the 8 known at best); at least "
         "95 % is",
         "  wanted",
-        f"  2 {LONG} keeps 66.6 % of its score word for word (40 of 60",
-        "  right, 60 when learned); the limit is 85 %, and that is hardly chance (p < 0.001)",
+        f"  2 {LONG} keeps 66.6 % of what it knew word for word (20 lost of",
+        "  the 60 known at best); the limit is 85 %, and that is hardly chance (p < 0.001)",
         "  earlier sessions lost 23 points on average word for word (2 sessions, 68 questions); "
         "the limit is",
         "  5 points, and that is hardly chance (p < 0.001)",
@@ -143,14 +143,14 @@ def test_what_is_recited_and_no_longer_answered_in_other_words_is_told_apart():
     assert lines[: lines.index("")] == [
         "lost nothing word for word: 2 sessions",
         "backward transfer word for word: 0 points (2 sessions, 16 questions)",
-        "in other words  kept  known now  when learned",
+        "in other words  kept  known now  at best",
         "1 cs            50 %  20 of 40   40 of 40",
         "no fewer in other words: 1 session",
         "backward transfer in other words: -25 points (2 sessions, 104 questions)",
         "✗ the gate refuses it, too much of what was known before is lost:",
-        "  1 cs keeps 50 % of its score in other words (20 of 40 right, 40 when learned);",
-        "  the limit is 85 %, and that is hardly chance (p < 0.001)",
-        "  earlier sessions lost 25 points on average in other words (2 sessions, 104",
+        "  1 cs keeps 50 % of what it knew in other words (20 lost of the 40 known at",
+        "  best); the limit is 85 %, and that is hardly chance (p < 0.001)",
+        "  earlier sessions lost 26.6 points on average in other words (2 sessions, 104",
         "  questions); the limit is 5 points, and that is hardly chance (p < 0.001)",
         "1 cs no longer answers:",
         *(f"  “And number {i}, in other words?”" for i in range(5)),
@@ -216,7 +216,7 @@ def test_every_width_says_the_same_words(width):
     lines = shown(session(1, "cs", 60, 20), questions={}, width=width)
     words = " ".join(" ".join(lines).split())
     assert (
-        "1 cs keeps 66.6 % of its score word for word (40 of 60 right, 60 when learned); the limit"
+        "1 cs keeps 66.6 % of what it knew word for word (20 lost of the 60 known at best); the limit"
         in words
     )
 

@@ -10,7 +10,10 @@ from mlx_tune.continual.retention import (
     RECITED,
     REWORDED,
     RetentionMatrix,
+    best_outcomes,
     diagonal_outcomes,
+    lowest_losses,
+    questions,
     recorded_outcomes,
     superseded,
     wilson,
@@ -203,6 +206,48 @@ def test_a_row_below_the_diagonal_is_aligned_with_what_was_asked_then():
     said = record(entry([1, 0]), entry([1, 1]))
     history = [CS, HOUSING, [row("C", "new")]]
     assert recorded_outcomes(said, history, row=2, column=1, kind="verbatim") == (True,)
+
+
+def test_the_best_score_on_record_is_that_of_any_later_session():
+    later = [row("D"), row("E")]
+    records = [
+        record(entry([1, 0, 0], [1, 0, 0])),
+        record(entry([1, 1, 0], [0, 0, 0]), entry([1, 1])),
+        record(entry([0, 0, 1], None), entry([1, 0]), entry([1])),
+    ]
+    history = [CS, later, [row("F")]]
+    assert best_outcomes(records, history) == [(True, True, False), (True, True), (True,)]
+    assert best_outcomes(records, history, "paraphrases")[0] == (True, False, False)
+    assert best_outcomes(records, [CS, later, [row("B", "new")]])[0] == (True, False)
+    assert best_outcomes([record(), record()], [CS, later]) == [None, None]
+
+
+def test_losses_are_those_of_the_record_where_they_were_lowest_together():
+    def lost(*losses):
+        return {"verbatim": {"outcomes": [0] * len(losses), "losses": list(losses)}}
+
+    records = [record(lost(5.0, 4.0, 3.0)), record(lost(1.0, 6.0, 1.0), lost(2.0))]
+    assert lowest_losses(records, [CS, [row("D")]]) == [(1.0, 6.0, 1.0), (2.0,)]
+    assert lowest_losses([record(entry([1, 0, 1]))], [CS]) == [None]
+
+
+def test_a_question_counts_once_however_often_it_stands_in_the_data():
+    rows = [*(row("A") for _ in range(5)), row("B"), row("A", "other"), Row(text="t")]
+    assert [(one.question, one.answer) for one in questions(rows)] == [
+        ("A", "a"), ("B", "a"), ("A", "other"),
+    ]  # fmt: skip
+    older = record(entry([1, 1, 1, 1, 1, 0, 0]))  # from when each stood for itself
+    assert diagonal_outcomes([older], [rows]) == [(True, False, False)]
+
+
+def test_what_older_records_left_out_is_not_told_by_them():
+    """A question taught again with its answer was not asked of the old session any more."""
+    again = [row("A", reworded=1), row("D")]
+    older = record(entry([1, 0], [1, 0]), entry([1, 1], [1]))
+    assert recorded_outcomes(older, [CS, again], row=2, column=1, kind="verbatim") is None
+    newer = record(entry([0, 1, 0], [1, 1, 0]), entry([1, 1], [1]))
+    found = recorded_outcomes(newer, [CS, again], row=2, column=1, kind="verbatim")
+    assert found == (False, True, False)
 
 
 def test_grades_are_flags_and_what_was_not_asked_is_neither():

@@ -89,11 +89,38 @@ def test_one_that_forgets_is_committed_with_its_verdict_and_head_stays(learned):
     assert (outcome.is_head, store.snapshot().head()) == (False, before)
     assert outcome.session.record["verdict"] == "refuse"
     assert verdicts(learned) == ["promote", "refuse"]
-    assert outcome.session.record["gate"]["reasons"][0].startswith("1 cs keeps 0 % of its score")
+    assert outcome.session.record["gate"]["reasons"][0].startswith("1 cs keeps 0 % of what it knew")
     assert observer.decisions == []  # nobody is asked
     assert outcome.gate.questions == {1: list(facts("A"))}
     assert promote(learned.store, outcome.session.id).session == outcome.session
     assert SessionStore.open(learned.store).snapshot().head() == outcome.session
+
+
+def test_old_rows_that_return_are_still_measured(learned):
+    """The commonest way to work: the file that was taught, grown by two rows, badly trained."""
+    grown = learned.data("cs", facts("A") | facts("B", 2))
+    broken = {**FORGETS, "learning_rate": 1.0, "epochs": 2}
+    outcome = learned.train(grown, **broken, **GENERAL)
+    gate = outcome.session.record["gate"]
+    assert [(s["name"], s["asked"], s["learned"]) for s in gate["sessions"]] == [("cs", 6, 6)]
+    assert gate["verdict"] == "refuse"
+    assert gate["losses"][0]["nats_per_token"] > 0.25
+    well = learned.train(grown, **LEARNS, **GENERAL).session.record
+    assert (well["verdict"], well["data"]["rehearsed"]) == ("promote", 0)
+    assert [entry["verbatim"]["right"] for entry in well["recall"]] == [6, 8]
+
+
+def test_a_session_that_never_recited_its_answers_is_measured_by_their_loss(lab):
+    half = {**LEARNS, "epochs": 12}
+    first = lab.train(lab.data("cs", facts("A", 20)), **half, **GENERAL)
+    assert first.recall[0].verbatim.right < 20
+    forgets = {**FORGETS, "learning_rate": 0.05, "gate_general": 0.5, "gate_general_most": 1.0}
+    gate = lab.train(lab.data("more", facts("B", 20)), **forgets).session.record["gate"]
+    (loss,) = gate["losses"]
+    assert (loss["session"], loss["asked"]) == ("1 cs", 20)
+    assert loss["nats_per_token"] > 1
+    assert gate["verdict"] == "refuse"
+    assert any("1 cs, taught answers: the loss rose by" in reason for reason in gate["reasons"])
 
 
 ASKS = Thresholds(ask_kept=0, ask_backward=1, general=100, ask_general=100)
@@ -199,7 +226,7 @@ def test_what_is_recited_but_no_longer_answered_in_other_words_is_refused(lab, g
     assert [(s["learned"], s["now"]) for s in gate["other_words"]["sessions"]] == [(12, 0)]
     assert (gate["verdict"], outcome.is_head) == ("refuse", False)
     assert [reason.split(" (")[0] for reason in gate["reasons"]] == [
-        "1 cs keeps 0 % of its score in other words",
+        "1 cs keeps 0 % of what it knew in other words",
         "earlier sessions lost 100 points on average in other words",
     ]
     (lost,) = outcome.gate.decision.other_words.sessions
