@@ -45,7 +45,7 @@ REWORDED: dict[str, str] = {}
 
 ADDED_KEYS = {
     "as_taught", "other_words", "other_words_before", "wrong", "grade", "alike", "exact", "files",
-    "passed_over", "losses", "kinds",
+    "passed_over", "losses", "kinds", "first_loss",
 }  # fmt: skip
 """Keys of what ``--json`` prints that came since: what is right however it is asked, questions that
 are nearly one or exactly one, what was read, and what the gate looks at. Tests of their own say

@@ -227,6 +227,7 @@ def _session_record(
             "steps": len(metrics),
             "epochs": metrics[-1]["epoch"],
             "is_learned": trained.is_learned,
+            "first_loss": metrics[0]["loss"],
             "last_loss": metrics[-1]["loss"],
             "tokens": sum(line["tokens"] for line in metrics),
             "seconds": round(sum(line["seconds"] for line in metrics), 1),

@@ -11,6 +11,7 @@ from mlx_tune.continual.recall import Recall
 from mlx_tune.training.loop import Step
 from mlx_tune.workflows.scoring import SessionRecall
 
+TRAINING = {"epochs": 27, "first_loss": 4.9, "last_loss": 0.3}
 LONGER = "; 27 epochs were too few, try --epochs 34"
 
 
@@ -26,10 +27,20 @@ LONGER = "; 27 epochs were too few, try --epochs 34"
     ],
 )
 def test_the_new_session_is_told_when_more_epochs_may_help(right, is_learned, word, advice):
-    first, second = told(right, {"epochs": 27, "is_learned": is_learned})
+    first, second = told(right, TRAINING | {"is_learned": is_learned})
     assert first == f"{'✓' if word == 'learned' else '!'} cs {word}: right {right} of 60 as taught"
     assert f"({right} of 60) " in second
     assert second.endswith(f"word for word{advice}")
+
+
+def test_a_training_that_diverged_is_told_of_its_rate_and_not_to_go_on():
+    _, *more = told(0, TRAINING | {"is_learned": False, "last_loss": 33.2})
+    said = " ".join(" ".join(more).split())
+    assert said.endswith(
+        "; the loss rose from 4.90 to 33.20, so the rate is too high; try a quarter of "
+        "--learning-rate"
+    )
+    assert "epochs" not in said
 
 
 def test_an_earlier_session_is_kept_or_faded():
@@ -45,7 +56,7 @@ def test_what_is_right_however_asked_comes_first():
         facts_found=53,
         facts_asked=200,
     )
-    assert told(60, {"epochs": 27, "is_learned": True}, other_words=reworded) == [
+    assert told(60, TRAINING | {"is_learned": True}, other_words=reworded) == [
         "✓ cs learned: right 60 of 60 as taught, 12 of 64 in other words, confused 9",
         "  100 % (60 of 60) word for word; 53 of 200 key facts in other words",
     ]
@@ -53,7 +64,7 @@ def test_what_is_right_however_asked_comes_first():
 
 def test_right_in_other_words_than_the_taught_ones_is_learned():
     recited = (True,) * 40 + (False,) * 20
-    first, second = told(60, {"epochs": 27, "is_learned": None}, verbatim=recited)
+    first, second = told(60, TRAINING | {"is_learned": None}, verbatim=recited)
     assert first == "✓ cs learned: right 60 of 60 as taught"
     assert second == "  67 % (40 of 60) word for word"
 
@@ -63,7 +74,7 @@ def test_a_session_of_an_earlier_version_is_told_word_for_word():
 
 
 def test_a_long_name_goes_on_in_the_next_line_and_is_no_markup():
-    lines = told(60, {"epochs": 27, "is_learned": True}, name="[red]" + "x" * 60)
+    lines = told(60, TRAINING | {"is_learned": True}, name="[red]" + "x" * 60)
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith("✓ [red]xxx")
 
