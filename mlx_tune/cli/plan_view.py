@@ -80,6 +80,12 @@ def remarks(plan: TrainingPlan) -> list[str]:
         lines.append(
             "! general questions come on top: `train` asks the base for its answers first, once"
         )
+    if review.passed_over:
+        fields = [
+            f"{one_line(name, 40) or '(no name)'} ({counted(rows, 'row')})"
+            for name, rows in review.passed_over.items()
+        ]
+        lines.append(f"! fields that teach nothing were passed over: {', '.join(fields)}")
     for noun, heading, listed in groups:
         if listed:
             lines.append(f"! {counted(len(listed), noun)} {heading}:")
@@ -103,6 +109,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
             "held_out": len(plan.held_out),
         },
         "files": [{**vars(file), "path": str(file.path)} for file in review.files],
+        "passed_over": dict(review.passed_over),
         "too_long": [row.place for row in review.too_long],
         "repeated": len(found.repeated),
         "changed": [[row.place, old.answer] for row, old in found.changed],
@@ -229,7 +236,8 @@ def _files(plan: TrainingPlan) -> str:
 
 
 def _q(row: Row) -> str:
-    return f"“{one_line(row.question or row.text)}”"
+    # Of a conversation that asks nothing, its end.
+    return f"“{one_line(row.question or row.text or row.messages[-1].content)}”"
 
 
 def _listed(lines: list[str]) -> list[str]:

@@ -1,57 +1,51 @@
-"""Reads data files and lists of questions; every problem is reported with its file and line.
+"""Reads data files, folders and lists of questions; every problem is told with its file and line.
 
-The checks of a row report a problem and return a placeholder, so that the rest of the row is
-checked too. No placeholder is returned to a caller: a file with problems raises an error.
+What a row is, and what is wrong with one that is none, is in `shapes`; tables are in `tables`.
 """
 
-import difflib
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlx_tune.data.rows import OTHER_QUESTIONS, ROLES, Message, Row, canonical_json
+from mlx_tune.data import tables
+from mlx_tune.data.rows import Message, Row, canonical_json
+from mlx_tune.data.shapes import EXAMPLE, Problems, read_row
 from mlx_tune.errors import InputError
 from mlx_tune.files import strict_json
-from mlx_tune.files.strict_json import Item, JsonObject, kind
+from mlx_tune.files.strict_json import Item
 from mlx_tune.text import quoted
 
 MAX_FILE_BYTES = 1024**3
 SUFFIXES = (".json", ".jsonl")
-FORMATS = ".json (one array of rows) and .jsonl (one row a line)"
+"""Of the data files that are written as well as read."""
+
+READ_SUFFIXES = (*SUFFIXES, *tables.CSV_SUFFIXES, tables.PARQUET_SUFFIX)
+FORMATS = ".json (one array of rows), .jsonl (one row a line), .csv, .tsv and .parquet"
 MAX_PROBLEMS_SHOWN = 20
 MAX_QUESTIONS_BYTES = 16 * 1024**2
 """Size limit of a list of questions, about 200,000 questions."""
 
-_QUESTIONS_FIX = "write one question a line, or name a .json or .jsonl data file"
-_QUESTION_FIELDS = ("instruction", "prompt")
-_ANSWER_FIELDS = ("response", "output", "completion")
-_SHAPES = (
-    {"instruction", "response"}, {"instruction", "output"}, {"prompt", "completion"},
-    {"messages"}, {"text"},
-)  # fmt: skip
-_ONE_OF = {
-    "paraphrases": "paraphrase", "wordings": "wording", "replaces": "replaced question",
-}  # fmt: skip
-_FIELDS = (*_QUESTION_FIELDS, *_ANSWER_FIELDS, "messages", "text", *OTHER_QUESTIONS)
-_EXAMPLE = '{"instruction": "…", "response": "…"}'
-_MESSAGE = '{"role": "user", "content": "…"}'
-_TURNS = "after an optional system message, user and assistant take turns"
+_QUESTIONS_FIX = f"write one question a line, or name a data file: {', '.join(READ_SUFFIXES)}"
+# Hugging Face writes a split in parts: train-00000-of-00002.parquet.
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def read(paths: Sequence[Path]) -> list[Row]:
     """Return the rows of files and folders, at least one, in the order given.
 
     Args:
-        paths: ``.json`` and ``.jsonl`` files, and folders, whose ``.json`` and ``.jsonl`` files are
+        paths: Files with one of ``READ_SUFFIXES``, and folders, whose files with such a suffix are
             read in the order of names.
 
     Raises:
         InputError: A file is missing or empty, or a value is no row: at most
-            ``MAX_PROBLEMS_SHOWN`` problems, one per line.
+            ``MAX_PROBLEMS_SHOWN`` problems, one per line; equal ones of a file are one.
     """
     if not paths:
         raise InputError(f"no data was named; accepted are {FORMATS}")
@@ -85,11 +79,13 @@ class DataSet:
         rows: To train on, at least one.
         held_out: To choose the best checkpoint by.
         files: Every file, in the order in which they were read.
+        passed_over: Of every field that teaches nothing, in how many rows of all files it stands.
     """
 
     rows: list[Row]
     held_out: list[Row]
     files: list[DataFile]
+    passed_over: Mapping[str, int]
 
 
 def read_set(paths: Sequence[Path]) -> DataSet:
@@ -116,7 +112,13 @@ def read_set(paths: Sequence[Path]) -> DataSet:
             DataFile(path=path, rows=len(rows), use=use)
             for (path, use), rows in zip(found, each, strict=True)
         ],
+        passed_over=count_passed_over(row for rows in each for row in rows),
     )
+
+
+def count_passed_over(rows: Iterable[Row]) -> Mapping[str, int]:
+    """Return, of every field that teaches nothing, in how many rows it stands."""
+    return dict(Counter(name for row in rows for name in row.passed_over))
 
 
 _USES: Mapping[str, Use] = {
@@ -133,7 +135,7 @@ def _with_uses(path: Path) -> list[tuple[Path, Use]]:
         files = []
     if not files:
         return [(path, "train")]
-    names = [file.stem.lower() for file in files]
+    names = [_SHARD.sub("", file.stem.lower()) for file in files]
     if "train" not in names:
         return [(file, "train") for file in files]
     others = [file.name for file, name in zip(files, names, strict=True) if name not in _USES]
@@ -153,11 +155,14 @@ def load(data: bytes, place: str) -> list[Row]:
         place: The name of the file, for messages and for the places of the rows.
 
     Raises:
-        InputError: A line is not strict JSON, or no row: at most ``MAX_PROBLEMS_SHOWN`` problems,
-            one per line.
+        InputError: A line is not strict JSON, or no row, or has a field that teaches nothing, which
+            :func:`dump` never writes: at most ``MAX_PROBLEMS_SHOWN`` problems, one per line.
     """
-    with _shortened():
-        return check(strict_json.parse_jsonl(data, place), place)
+    rows = _loads(data, place)
+    for row in rows:
+        for name in row.passed_over:
+            raise InputError(f"{row.place}: {quoted(name)} is not a field of a stored row")
+    return rows
 
 
 def from_values(values: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -176,8 +181,8 @@ def from_values(values: Iterable[Mapping[str, Any]]) -> list[Row]:
     except (TypeError, ValueError) as error:
         raise InputError(f"rows: {error}; a row holds what JSON can") from error
     if not lines:
-        raise InputError(f"rows: none were given; a row is {_EXAMPLE}")
-    return load("\n".join(lines).encode(), "rows")
+        raise InputError(f"rows: none were given; a row is {EXAMPLE}")
+    return _loads("\n".join(lines).encode(), "rows")
 
 
 def dump(rows: Iterable[Row]) -> bytes:
@@ -194,13 +199,13 @@ def read_questions(path: Path) -> list[Row]:
     """Return the questions of a file, at least one; a row ends with it or the expected answer.
 
     Args:
-        path: A ``.json`` or ``.jsonl`` file, a folder of such files, or a text file with a question
-            on each line. Text rows have no question and are left out.
+        path: A data file, a folder of such files, or a text file with a question on each line.
+            Text rows have no question and are left out.
 
     Raises:
         InputError: There is no such file, it has no question, or it cannot be read.
     """
-    if path.is_dir() or path.suffix.lower() in SUFFIXES:
+    if path.is_dir() or path.suffix.lower() in READ_SUFFIXES:
         return _not_empty([row for row in read([path]) if row.question is not None], str(path))
     if not path.exists():
         raise InputError(f"{path}: does not exist; {_QUESTIONS_FIX}")
@@ -237,44 +242,48 @@ def parse_questions(data: bytes, place: str) -> list[Row]:
 
 
 def read_items(path: Path) -> list[Item]:
-    """Return the elements of a ``.json`` array, or the lines of a ``.jsonl`` file; maybe none.
+    """Return what a data file holds as JSON values, each with its line; maybe none.
+
+    Of JSON these are the elements of the array, of JSON Lines the lines, of a table its rows, each
+    an object whose keys are the names of the columns.
 
     Args:
         path: A file of at most ``MAX_FILE_BYTES``.
 
     Raises:
-        InputError: The suffix is another, the file is too large, or not strict JSON. One problem
+        InputError: The suffix is another, the file is too large, or not of its format. One problem
             per line: the first of an array, the first of every line of JSON Lines.
         OSError: The file cannot be read.
     """
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    if suffix not in READ_SUFFIXES:
         raise InputError(f"{path}: not a data format; accepted are {FORMATS}")
     if not path.is_file():  # reading a FIFO would wait for ever
         raise InputError(f"{path}: not a regular file; accepted are {FORMATS}")
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise InputError(f"{path}: {size:,} bytes; the limit is {MAX_FILE_BYTES:,}, so split it")
-    parse = strict_json.parse_json if suffix == ".json" else strict_json.parse_jsonl
-    return parse(path.read_bytes(), str(path))
+    if suffix == tables.PARQUET_SUFFIX:
+        return tables.read_parquet(path, limit=MAX_FILE_BYTES)
+    data, place = path.read_bytes(), str(path)
+    if suffix == ".json":
+        return strict_json.parse_json(data, place)
+    return _parse_jsonl(data, place) if suffix == ".jsonl" else tables.parse_csv(data, place)
 
 
 def check(items: Sequence[Item], path: str) -> list[Row]:
-    """Return the rows of the JSON values of a file.
-
-    A row has ``instruction`` and ``response`` (or ``output``), ``prompt`` and ``completion``,
-    ``messages``, or ``text``; chat rows may have ``paraphrases``, ``wordings`` and ``replaces``.
-    Rows may differ.
+    """Return the rows of the JSON values of a file, as :func:`mlx_tune.data.shapes.read_row` does.
 
     Args:
         items: The values, each with its line.
         path: The name of the file, for messages and for the places of the rows.
 
     Raises:
-        InputError: Some values are no rows; every problem of the file, one per line.
+        InputError: Some values are no rows; every problem of the file, one per line; equal ones
+            are one, with the first place and their number.
     """
-    problems = _Problems(path)
-    rows = [_row(item, problems) for item in items]
+    problems = Problems(path)
+    rows = [read_row(item, problems) for item in items]
     problems.raise_if_any()
     return rows
 
@@ -284,6 +293,27 @@ def report(problems: Sequence[str]) -> str:
     shown = list(problems[:MAX_PROBLEMS_SHOWN])
     rest = len(problems) - len(shown)
     return "\n".join(shown + ([f"… and {rest:,} more"] if rest else []))
+
+
+def _loads(data: bytes, place: str) -> list[Row]:
+    with _shortened():
+        return check(_parse_jsonl(data, place), place)
+
+
+def _parse_jsonl(data: bytes, place: str) -> list[Item]:
+    """Return the values of JSON Lines; equal problems of several lines are told as one."""
+    try:
+        return strict_json.parse_jsonl(data, place)
+    except InputError as error:
+        problems, found = Problems(place), str(error).split("\n")
+        if not all(problem.startswith(f"{place}:") for problem in found):
+            raise  # a path with a line break in it
+        for problem in found:
+            where, _, what = problem.removeprefix(f"{place}:").partition(": ")
+            line, *column = where.split(":")
+            problems.add(int(line), what, column="".join(f":{one}" for one in column))
+        problems.raise_if_any()
+        raise
 
 
 def _read_all(paths: Sequence[Path]) -> list[Row]:
@@ -309,7 +339,9 @@ def _read_each(paths: Sequence[Path]) -> list[list[Row]]:
 def _data_files(folder: Path) -> list[Path]:
     # macOS writes "._cs.json" beside cs.json on disks of other systems; it is not JSON.
     shown = (path for path in folder.iterdir() if not path.name.startswith("."))
-    files = sorted(path for path in shown if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(
+        path for path in shown if path.suffix.lower() in READ_SUFFIXES and path.is_file()
+    )
     if not files:
         raise InputError(f"{folder}: a folder without data; accepted are {FORMATS}")
     return files
@@ -336,161 +368,3 @@ def _not_empty(rows: list[Row], place: str) -> list[Row]:
     if not rows:
         raise InputError(f"{place}: asks nothing; {_QUESTIONS_FIX}")
     return rows
-
-
-class _Problems:
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.found: list[tuple[int, str]] = []
-
-    def add(self, line: int, problem: str) -> None:
-        self.found.append((line, f"{self.path}:{line}: {problem}"))
-
-    def raise_if_any(self) -> None:
-        if self.found:
-            by_line = sorted(self.found, key=lambda found: found[0])
-            raise InputError("\n".join(problem for _, problem in by_line))
-
-
-def _row(item: Item, problems: _Problems) -> Row:
-    fields = item.value
-    if not isinstance(fields, JsonObject):
-        problems.add(item.line, f"a row is an object, not {kind(fields)}; write {_EXAMPLE}")
-        return Row()
-    if _has_known_fields(fields, _FIELDS, problems):
-        _check_shape(fields, problems)
-    return Row(
-        messages=_messages(fields, problems),
-        text=_field(fields, "text", problems) if "text" in fields else None,
-        paraphrases=_other_questions(fields, "paraphrases", problems),
-        wordings=_other_questions(fields, "wordings", problems),
-        replaces=_other_questions(fields, "replaces", problems),
-        place=f"{problems.path}:{item.line}",
-    )
-
-
-def _check_shape(fields: JsonObject, problems: _Problems) -> None:
-    """Report fields that are missing or do not go together."""
-    names = [name for name in fields if name not in OTHER_QUESTIONS]
-    if not names:
-        problems.add(fields.line, f"a row without text to learn; write {_EXAMPLE}")
-    elif not _could_be(names):
-        # The first name that no shape has together with all names before it.
-        cut = next(i for i in range(len(names)) if not _could_be(names[: i + 1]))
-        mixed = f'"{names[cut - 1]}" and "{names[cut]}" in one row'
-        problems.add(fields.key_lines[names[cut]], f"{mixed}; keep the fields of one shape")
-    elif set(names) not in _SHAPES:
-        (missing,) = next(shape for shape in _SHAPES if names[0] in shape) - {names[0]}
-        problem = f'"{names[0]}" without "{missing}"; add "{missing}"'
-        problems.add(fields.key_lines[names[0]], problem)
-
-
-def _could_be(names: Sequence[str]) -> bool:
-    """Return whether the rows of one shape have all these fields."""
-    return any(shape.issuperset(names) for shape in _SHAPES)
-
-
-def _messages(fields: JsonObject, problems: _Problems) -> tuple[Message, ...]:
-    """Return the conversation of a row of any shape; empty for a text row."""
-    if "messages" not in fields:
-        return tuple(
-            Message(role=role, content=_field(fields, name, problems))
-            for role, names in (("user", _QUESTION_FIELDS), ("assistant", _ANSWER_FIELDS))
-            for name in names
-            if name in fields
-        )
-    line, entries = fields.key_lines["messages"], fields["messages"]
-    if not isinstance(entries, list) or not entries:
-        found = f"is {kind(entries)}, not a list" if not isinstance(entries, list) else "is empty"
-        example = f'[{_MESSAGE}, {{"role": "assistant", "content": "…"}}]'
-        problems.add(line, f'"messages" {found}; write {example}')
-        return ()
-    lines = [entry.line if isinstance(entry, JsonObject) else line for entry in entries]
-    messages = tuple(
-        _message(entry, number, lines[number - 1], problems)
-        for number, entry in enumerate(entries, start=1)
-    )
-    if all(message.role in ROLES for message in messages):
-        _check_turns(messages, lines, problems)
-    return messages
-
-
-def _message(entry: object, number: int, line: int, problems: _Problems) -> Message:
-    if not isinstance(entry, JsonObject):
-        problems.add(line, f"message {number} is {kind(entry)}, not an object; write {_MESSAGE}")
-        return Message(role="", content="")
-    known = _has_known_fields(entry, ("role", "content"), problems)
-    for name in ("role", "content"):
-        if known and name not in entry:
-            problems.add(line, f'message {number} has no "{name}"; add it')
-    role = _role(entry, problems) if "role" in entry else ""
-    content = _field(entry, "content", problems) if "content" in entry else ""
-    return Message(role=role, content=content)
-
-
-def _role(entry: JsonObject, problems: _Problems) -> str:
-    line, role = entry.key_lines["role"], entry["role"]
-    if not isinstance(role, str):
-        problems.add(line, f'"role" is {kind(role)}, not text; use one of {", ".join(ROLES)}')
-        return ""
-    if role not in ROLES:
-        problems.add(line, f"{quoted(role)} is not a role; {_nearest(role, ROLES)}")
-    return role
-
-
-def _check_turns(messages: tuple[Message, ...], lines: Sequence[int], problems: _Problems) -> None:
-    """Report the first message whose role is not the expected one, or a missing last answer."""
-    first = 1 if messages[0].role == "system" else 0
-    for index in range(first, len(messages)):
-        role, expected = messages[index].role, ("user", "assistant")[(index - first) % 2]
-        if role != expected:
-            found = f'message {index + 1} is "{role}" where "{expected}" belongs'
-            problems.add(lines[index], f"{found}; {_TURNS}")
-            return
-    if messages[-1].role != "assistant":
-        found = f'the last message is "{messages[-1].role}"'
-        problems.add(lines[-1], f"{found}; end with the assistant's answer")
-
-
-def _other_questions(fields: JsonObject, name: str, problems: _Problems) -> tuple[str, ...]:
-    if name not in fields:
-        return ()
-    line, texts = fields.key_lines[name], fields[name]
-    if "text" in fields:
-        problems.add(line, f'"{name}" lists questions, and "text" asks none; remove it')
-    if not isinstance(texts, list):
-        problems.add(line, f'"{name}" is {kind(texts)}, not a list; write ["…", "…"]')
-        return ()
-    if not texts:
-        problems.add(line, f'"{name}" is empty; write ["…", "…"], or leave it out')
-    return tuple(
-        _string(text, f"{_ONE_OF[name]} {number}", line, problems)
-        for number, text in enumerate(texts, start=1)
-    )
-
-
-def _field(fields: JsonObject, name: str, problems: _Problems) -> str:
-    return _string(fields[name], f'"{name}"', fields.key_lines[name], problems)
-
-
-def _string(value: object, name: str, line: int, problems: _Problems) -> str:
-    if not isinstance(value, str):
-        problems.add(line, f"{name} is {kind(value)}, not text; write it in quotes")
-        return ""
-    if not value.strip():
-        problems.add(line, f"{name} is empty; write its text, or leave the row out")
-    return value
-
-
-def _has_known_fields(fields: JsonObject, known: Sequence[str], problems: _Problems) -> bool:
-    unknown = [name for name in fields if name not in known]
-    for name in unknown:
-        line = fields.key_lines[name]
-        problems.add(line, f"{quoted(name)} is not a field; {_nearest(name, known)}")
-    return not unknown
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    # difflib is quadratic, and no known name is longer than a dozen characters.
-    near = difflib.get_close_matches(name[:40].casefold(), known, n=1)
-    return f'did you mean "{near[0]}"?' if near else f"known are {', '.join(known)}"

@@ -26,10 +26,17 @@ class Message:
     Attributes:
         role: One of ``ROLES``.
         content: Its text.
+        is_taught: False for an answer that is given, as what was said before, and not trained on.
     """
 
     role: str
     content: str
+    is_taught: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the message as it is stored; a ``weight`` of 0 says that it is not taught."""
+        own = {"role": self.role, "content": self.content}
+        return own if self.is_taught else {**own, "weight": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,8 @@ class Row:
         place: File and line of the row, ``data/cs.json:41``; equal rows may differ in it.
         replaces_alike: Whether it takes the place of every earlier row that is alike, as all rows
             did that were taught before topics were exact; equal rows may differ in it.
+        passed_over: Names of the fields that it came with and that teach nothing; equal rows may
+            differ in them.
     """
 
     messages: tuple[Message, ...] = ()
@@ -54,18 +63,19 @@ class Row:
     replaces: tuple[str, ...] = ()
     place: str = field(default="", compare=False)
     replaces_alike: bool = field(default=False, compare=False, repr=False)
+    passed_over: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def question(self) -> str | None:
-        """The last user message; None where the row does not end with an assistant message."""
-        if not self.messages or self.messages[-1].role != "assistant":
+        """The last user message; None where the row does not end with an answer that is taught."""
+        if not self.messages or not _is_answer(self.messages[-1]):
             return None
         return next((m.content for m in reversed(self.messages) if m.role == "user"), None)
 
     @property
     def answer(self) -> str | None:
-        """The last assistant message; None where there is none."""
-        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), None)
+        """The last assistant message that is taught; None where there is none."""
+        return next((m.content for m in reversed(self.messages) if _is_answer(m)), None)
 
     @property
     def key(self) -> str:
@@ -77,8 +87,9 @@ class Row:
         """What is asked; a row replaces earlier rows of the same topic.
 
         White space makes no difference, nor does another encoding of the same characters (NFC);
-        all else does. The topic of a chat row is all messages before its last assistant message;
-        a text row asks nothing, so its topic is its text as it stands.
+        all else does. The topic of a chat row is all messages before the last answer it teaches; a
+        text row asks nothing, so its topic is its text as it stands, and a conversation without a
+        user's message asks nothing either, so its topic is all of it.
         """
         return _topic(self._asked()) if self.text is None else f"text: {self.text}"
 
@@ -92,18 +103,22 @@ class Row:
 
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:
-        """The topic and the answer of every assistant message; none for a text row."""
+        """The topic and the text of every answer that is taught; none for a text row."""
         return tuple((_topic(asked), answer) for asked, answer in self._exchanges())
 
     def _asked(self) -> Sequence[Message]:
-        """Return the messages before the last assistant message."""
-        answers = [i for i, message in enumerate(self.messages) if message.role == "assistant"]
-        return self.messages[: answers[-1]] if answers else self.messages
+        """Return the messages before the last answer, or all of them where nobody asked."""
+        answers = [i for i, message in enumerate(self.messages) if _is_answer(message)]
+        before = self.messages[: answers[-1]] if answers else self.messages
+        return before if _has_question(before) else self.messages
 
     def _exchanges(self) -> Iterator[tuple[Sequence[Message], str]]:
-        """Yield every answer with the messages before it."""
+        """Yield every answer to somebody with the messages before it.
+
+        A greeting is none: rows that begin with different ones would contradict each other.
+        """
         for i, message in enumerate(self.messages):
-            if message.role == "assistant":
+            if _is_answer(message) and _has_question(self.messages[:i]):
                 yield self.messages[:i], message.content
 
     @property
@@ -148,7 +163,8 @@ class Row:
             text: The new last user message.
 
         Raises:
-            InputError: The row has no question: it is a text, or does not end with an answer.
+            InputError: The row has no question: it is a text, or does not end with an answer that
+                is taught.
         """
         if self.question is None:
             raise InputError(
@@ -167,7 +183,7 @@ class Row:
     def _content(self) -> dict[str, Any]:
         if self.text is not None:
             return {"text": self.text}
-        return {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
+        return {"messages": [message.to_json() for message in self.messages]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +192,7 @@ class Trace:
 
     Attributes:
         topic: The sha256 (hex) of :attr:`Row.topic`.
-        exchanges: The sha256 (hex) of the topic and of the answer of every assistant message.
+        exchanges: The sha256 (hex) of each of :attr:`Row.exchanges`.
         wordings: The sha256 (hex) of the topic of each other wording that was trained on.
         replaces: :attr:`Row.replaced_as` of each row that it takes the place of.
         is_loose: Whether its topics are likenesses, as they were recorded first.
@@ -243,6 +259,15 @@ def split(rows: Sequence[Row], share: float, *, seed: int) -> tuple[list[Row], l
 def canonical_json(value: object) -> str:
     """Return the canonical JSON of a value: sorted keys, no spaces, no escaped characters."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _is_answer(message: Message) -> bool:
+    """Tell whether a message is an answer that is taught."""
+    return message.role == "assistant" and message.is_taught
+
+
+def _has_question(messages: Sequence[Message]) -> bool:
+    return any(message.role == "user" for message in messages)
 
 
 def _hash(text: str) -> str:

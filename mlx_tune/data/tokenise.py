@@ -1,7 +1,7 @@
 """Turns rows into tokens, with a flag for each token that is supervised."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,9 @@ from mlx_tune.data.rows import Row
 from mlx_tune.errors import InputError
 from mlx_tune.models.tokenizer import Tokenizer
 
+_Conversation = tuple[Row, list[dict[str, str]]]
+"""What is rendered, with the row that it is of."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
@@ -17,7 +20,8 @@ class Example:
 
     Attributes:
         tokens: Token ids of the row, up to its last supervised token.
-        supervised: A flag for each token: True for an answer and the token that ends it.
+        supervised: A flag for each token: True for an answer that is taught and the token that
+            ends it.
         place: File and line of the row.
     """
 
@@ -51,7 +55,7 @@ class Example:
 
 
 def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
-    """Tokenise rows; every assistant message and the token that ends it is supervised.
+    """Tokenise rows; every answer that is taught and the token that ends it is supervised.
 
     A chat row is rendered with the base model's chat template. As in generation, no token has
     characters of both a prompt and its answer.
@@ -64,16 +68,16 @@ def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
         An example for each row, in order.
 
     Raises:
-        InputError: A row contains the text of a special token; or the rendered prompt of an answer
-            is not a prefix of the rendered conversation; or no end token of the model ends an
-            answer.
+        InputError: A row contains the text of a special token; or the template refuses a
+            conversation; or the rendered prompt of an answer is not a prefix of the rendered
+            conversation; or no end token of the model ends an answer.
     """
     _refuse_special_texts(rows, tokenizer)
     chats = [row for row in rows if row.text is None]
     numbered = ((row, i, message) for row in chats for i, message in enumerate(row.messages))
-    turns = [(row, i) for row, i, message in numbered if message.role == "assistant"]
-    wholes = tokenizer.render([_messages(row) for row in chats], add_generation_prompt=False)
-    prompts = tokenizer.render([_messages(row)[:i] for row, i in turns], add_generation_prompt=True)
+    turns = [(row, i) for row, i, one in numbered if one.role == "assistant" and one.is_taught]
+    wholes = _render([(row, _messages(row)) for row in chats], tokenizer, prompts=False)
+    prompts = _render([(row, _messages(row)[:i]) for row, i in turns], tokenizer, prompts=True)
     starts: dict[int, list[str]] = {}
     for (row, _), prompt in zip(turns, prompts, strict=True):
         starts.setdefault(id(row), []).append(prompt)
@@ -216,6 +220,44 @@ def _refuse_special_texts(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
                     f"{row.place}: {special!r} is a special token of the base model; a row that "
                     "spells it would forge the end of a turn, so reword it"
                 )
+
+
+def _render(
+    conversations: Sequence[_Conversation], tokenizer: Tokenizer, *, prompts: bool
+) -> list[str]:
+    """Render conversations, all at once; where the template refuses one, say of which row."""
+
+    def render(part: Sequence[_Conversation]) -> list[str]:
+        return tokenizer.render([messages for _, messages in part], add_generation_prompt=prompts)
+
+    try:
+        return render(conversations)
+    except InputError:
+        if tokenizer.template is None:
+            raise
+        row, messages = conversations[_first_refused(conversations, render)]
+        try:
+            render([(row, messages)])
+        except InputError as error:
+            raise InputError(f"{row.place}: {error}" if row.place else str(error)) from None
+        raise  # none by itself, but all together
+
+
+def _first_refused(
+    conversations: Sequence[_Conversation], render: Callable[[Sequence[_Conversation]], object]
+) -> int:
+    """Return the index of the first conversation that a template refuses, of some it refuses."""
+    # First the first alone: a template that loops for ever does so for any, at ten seconds each.
+    begin, middle, end = 0, 1, len(conversations)
+    while end - begin > 1:
+        try:
+            render(conversations[begin:middle])
+        except InputError:
+            end = middle
+        else:
+            begin = middle
+        middle = (begin + end) // 2
+    return begin
 
 
 def _messages(row: Row) -> list[dict[str, str]]:

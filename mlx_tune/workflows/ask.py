@@ -119,7 +119,7 @@ def _prompts(rows: Sequence[Row], tokenizer: Tokenizer) -> list[_Prompt]:
     """Tokenise questions, all of a kind at once: each time starts a process for the template."""
     examples = iter(tokenise.encode([row for row in rows if row.question is not None], tokenizer))
     bare = [row.messages for row in rows if row.question is None]
-    turns = [[vars(message) for message in messages] for messages in bare]
+    turns = [[message.to_json() for message in messages] for messages in bare]
     texts = iter(tokenizer.render(turns, add_generation_prompt=True))
     prompts = []
     for row in rows:

@@ -161,6 +161,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         sources=tuple(map(str, request.data)),
         review=DataReview(
             files=tuple(data.files) if data else (),
+            passed_over=data.passed_over if data else read.count_passed_over(request.rows),
             rehearsal=rehearsal,
             too_long=fresh.too_long,
             long_wordings=fresh.long_wordings,

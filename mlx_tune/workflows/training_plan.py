@@ -7,7 +7,7 @@ configuration.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -46,6 +46,7 @@ class DataReview:
 
     Attributes:
         files: What was read; none for rows of a program.
+        passed_over: Of every field that teaches nothing, in how many rows it stands.
         rehearsal: New rows and old ones, and where they meet.
         too_long: Rows left out because they exceed the length limit.
         long_wordings: Wordings left out for that of rows that are not, each as a row.
@@ -54,6 +55,7 @@ class DataReview:
     """
 
     files: tuple[DataFile, ...]
+    passed_over: Mapping[str, int]
     rehearsal: Rehearsal
     too_long: tuple[Row, ...]
     long_wordings: tuple[Row, ...]

@@ -89,6 +89,24 @@ def test_plan_counts_the_wordings_where_there_are_some(tmp_path, tiny_base, mlx_
     assert "wordings" not in json.loads(out)
 
 
+def test_plan_names_the_fields_that_are_passed_over_in_one_line(
+    tmp_path, tiny_base, mlx_tune_command
+):
+    rows = [{"id": n, "question": f"{n}?", "answer": f"{n}."} for n in range(3)]
+    rows[2]["source"] = "web"
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    words = ("plan", tmp_path / "d.json", "--base", tiny_base, "--store", tmp_path / "s")
+    told = "! fields that teach nothing were passed over: id (3 rows), source (1 row)"
+    _, out, _ = mlx_tune_command(*words)
+    assert out.splitlines().count(told) == 1
+    found = json.loads(mlx_tune_command(*words, "--json")[1])
+    assert found["passed_over"] == {"id": 3, "source": 1}
+    assert told in found["remarks"]
+    (tmp_path / "d.json").write_text(json.dumps([{"question": "Q?", "answer": "A."}]))
+    assert "passed over" not in mlx_tune_command(*words)[1]
+    assert json.loads(mlx_tune_command(*words, "--json")[1])["passed_over"] == {}
+
+
 def test_plan_names_both_of_two_questions_that_are_nearly_one(
     mlx_tune_command, tmp_path, tiny_base
 ):

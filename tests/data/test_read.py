@@ -1,4 +1,4 @@
-"""Which objects are rows, what is said of those that are not, and rows and questions of files."""
+"""Rows and questions of files and folders, and what is said of those that cannot be read."""
 
 import hashlib
 import json
@@ -14,9 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlx_tune.data.read import (
-    check,
+    count_passed_over,
     dump,
     fingerprint,
+    from_values,
     load,
     parse_questions,
     read,
@@ -27,9 +28,11 @@ from mlx_tune.data.read import (
 )
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.errors import InputError
-from mlx_tune.files.strict_json import Item, parse_json
+from mlx_tune.files.strict_json import Item
 
-ACCEPTED = "accepted are .json (one array of rows) and .jsonl (one row a line)"
+ACCEPTED = (
+    "accepted are .json (one array of rows), .jsonl (one row a line), .csv, .tsv and .parquet"
+)
 
 
 def refusal(*paths):
@@ -83,7 +86,7 @@ def test_files_are_read_by_their_suffix_in_either_case(tmp_path):
 
 
 def test_another_suffix_is_refused_with_the_formats_accepted(tmp_path):
-    path = tmp_path / "cs.csv"
+    path = tmp_path / "cs.xlsx"
     with pytest.raises(InputError) as caught:
         read_items(path)
     assert str(caught.value) == f"{path}: not a data format; {ACCEPTED}"
@@ -146,12 +149,12 @@ def test_an_empty_file_or_array_is_refused_with_the_formats(tmp_path, name, cont
 
 
 def test_a_folder_without_data_is_refused_with_the_formats(tmp_path):
-    file(tmp_path, "cs.csv", "Q,A")
+    file(tmp_path, "cs.txt", "Q,A")
     assert refusal(tmp_path) == f"{tmp_path}: a folder without data; {ACCEPTED}"
 
 
 def test_a_file_of_another_format_is_refused_with_the_formats(tmp_path):
-    path = file(tmp_path, "cs.csv", "Q,A")
+    path = file(tmp_path, "cs.xlsx", "Q,A")
     assert refusal(path) == f"{path}: not a data format; {ACCEPTED}"
 
 
@@ -187,13 +190,37 @@ def test_the_problems_of_all_files_are_told_at_once(tmp_path):
     ]
 
 
+MISSPELT = [f'{{"text": "T", "text{n}": 1}}' for n in range(15)]
+
+
 def test_at_most_twenty_problems_of_all_files_are_shown(tmp_path):
-    first = file(tmp_path, "a.jsonl", "x\n" * 15)
-    second = file(tmp_path, "b.jsonl", '{"text": ""}\n' * 15)
+    first = file(tmp_path, "a.jsonl", "\n".join(MISSPELT))
+    second = file(tmp_path, "b.jsonl", "\n".join(MISSPELT))
     lines = refusal(first, second).split("\n")
-    assert lines[:15] == [f"{first}:{n}:1: expected a value" for n in range(1, 16)]
-    empty = '"text" is empty; write its text, or leave the row out'
-    assert lines[15:] == [*(f"{second}:{n}: {empty}" for n in range(1, 6)), "… and 10 more"]
+    hint = 'is not a field; "text" is there already, so remove it'
+    assert lines[:15] == [f'{first}:{n + 1}: "text{n}" {hint}' for n in range(15)]
+    assert lines[15:20] == [f'{second}:{n + 1}: "text{n}" {hint}' for n in range(5)]
+    assert lines[20:] == ["… and 10 more"]
+
+
+def test_equal_problems_of_a_file_are_one_line_with_the_first_place_and_their_number(tmp_path):
+    empty = '"response" is empty; write its text, or leave the row out'
+    row = '{"instruction": "Q", "response": ""}\n'
+    first = file(tmp_path, "a.jsonl", row * 2990 + '{"text": 7}\n' + row * 2990)
+    second = file(tmp_path, "b.jsonl", text_lines("fine") + "\n" + row)
+    assert refusal(first, second).split("\n") == [
+        f"{first}:1: {empty} (5,980 times)",
+        f'{first}:2991: "text" is a number, not text; write it in quotes',
+        f"{second}:2: {empty}",
+    ]
+
+
+def test_lines_that_are_no_json_for_one_reason_are_one_line(tmp_path):
+    path = file(tmp_path, "a.jsonl", "\n{}x\n" * 3 + "{\n")
+    assert refusal(path).split("\n") == [
+        f"{path}:2:3: more text after the end of the value (3 times)",
+        f"{path}:7:2: expected a key in double quotes",
+    ]
 
 
 def mangled(data, position, byte):
@@ -207,10 +234,13 @@ any_bytes = st.binary() | st.builds(
 )
 
 
-@given(any_bytes, st.sampled_from(["any.json", "any.jsonl"]))
+@given(any_bytes, st.sampled_from(["any.json", "any.jsonl", "any.csv", "any.parquet"]))
 @example(SOUND, "any.json")
 @example(SOUND[1:-2], "any.jsonl")
 @example(b"[" * 10_000, "any.json")
+@example(b'text\r\n"T', "any.csv")
+@example(b"text\xff", "any.csv")
+@example(b"PAR1PAR1", "any.parquet")
 @example(b'[{"text": ' + b"9" * 5_000 + b"}]", "any.json")
 def test_a_file_of_any_bytes_gives_rows_or_an_input_error(tmp_path_factory, content, name):
     folder = tmp_path_factory.getbasetemp()
@@ -285,9 +315,15 @@ def test_loading_what_is_no_dump_names_its_place():
 
 def test_loading_shows_at_most_twenty_problems():
     with pytest.raises(InputError) as caught:
-        load(b"x\n" * 22, "data.jsonl")
-    lines = [f"data.jsonl:{n}:1: expected a value" for n in range(1, 21)]
-    assert str(caught.value).split("\n") == [*lines, "… and 2 more"]
+        load("\n".join([*MISSPELT, *(one.upper() for one in MISSPELT)]).encode(), "data.jsonl")
+    lines = str(caught.value).split("\n")
+    assert (len(lines), lines[-1]) == (21, "… and 11 more")
+
+
+def test_a_stored_row_has_no_field_that_is_passed_over():
+    with pytest.raises(InputError) as caught:
+        load(b'{"text":"a"}\n{"text":"b","id":7}\n', "data.jsonl")
+    assert str(caught.value) == 'data.jsonl:2: "id" is not a field of a stored row'
 
 
 def test_the_fingerprint_is_the_sha256_of_the_dump():
@@ -307,326 +343,16 @@ def test_the_fingerprint_changes_with_order_paraphrases_wordings_and_replaces():
 
 
 def test_reading_data_loads_no_numerical_library():
-    heavy = "{'mlx', 'mlx_lm', 'numpy', 'transformers', 'tokenizers'}"
-    program = f"import sys, mlx_tune.data.read; print(sorted({heavy} & set(sys.modules)))"
+    heavy = "{'mlx', 'mlx_lm', 'numpy', 'pyarrow', 'transformers', 'tokenizers'}"
+    program = (
+        "import sys; from mlx_tune.data import read\n"
+        "read.tables.parse_csv(b'text\\nT\\n', 'd.csv')\n"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
-
-
-ROW = '{"instruction": "…", "response": "…"}'
-KNOWN = (
-    "instruction, prompt, response, output, completion, messages, text, paraphrases, wordings, "
-    "replaces"
-)
-TURNS = "after an optional system message, user and assistant take turns"
-CHAT = (Message(role="user", content="Q"), Message(role="assistant", content="A"))
-
-
-def rows_of(*values):
-    """The rows of an array that starts on line 1 and has one value a line from line 2 on."""
-    lines = [value if isinstance(value, str) else json.dumps(value) for value in values]
-    text = "[\n" + ",\n".join(lines) + "\n]"
-    return check(parse_json(text.encode(), "cs.json"), "cs.json")
-
-
-def problems_of(*values):
-    with pytest.raises(InputError) as caught:
-        rows_of(*values)
-    return str(caught.value).split("\n")
-
-
-def turns(*roles):
-    return {"messages": [{"role": role, "content": "x"} for role in roles]}
-
-
-# What is a row
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"instruction": "Q", "response": "A"},
-        {"instruction": "Q", "output": "A"},
-        {"prompt": "Q", "completion": "A"},
-        {"completion": "A", "prompt": "Q"},
-        {
-            "messages": [
-                {"role": "user", "content": "Q"},
-                {"content": "A", "role": "assistant"},
-            ]
-        },
-    ],
-)
-def test_every_question_shape_gives_the_same_conversation(value):
-    assert rows_of(value) == [Row(messages=CHAT)]
-    others = {"paraphrases": ["P", "R"], "wordings": ["S"], "replaces": ["q", "qu"]}
-    read = {name: tuple(texts) for name, texts in others.items()}
-    assert rows_of(value | others) == [Row(messages=CHAT, **read)]
-
-
-def test_a_text_row_keeps_its_text_as_it_is():
-    assert rows_of({"text": " a\nb "}) == [Row(text=" a\nb ")]
-
-
-@pytest.mark.parametrize(
-    "roles",
-    [
-        ("user", "assistant"),
-        ("system", "user", "assistant"),
-        ("user", "assistant", "user", "assistant"),
-        ("system", "user", "assistant", "user", "assistant"),
-    ],
-)
-def test_a_conversation_may_have_a_system_message_and_many_turns(roles):
-    (row,) = rows_of(turns(*roles))
-    assert tuple(message.role for message in row.messages) == roles
-
-
-def test_each_row_may_have_its_own_shape_and_knows_its_place():
-    rows = rows_of({"text": "T"}, {"prompt": "Q", "completion": "A"})
-    assert rows == [Row(text="T"), Row(messages=CHAT)]
-    assert [row.place for row in rows] == ["cs.json:2", "cs.json:3"]
-
-
-def test_no_items_are_no_rows():
-    assert check([], "cs.json") == []
-
-
-# Names
-
-
-def test_a_misspelt_field_is_named_with_its_own_line_and_the_nearest_known_name():
-    value = '{"instruction": "Q",\n\n"respose": "A"}'
-    assert problems_of(value) == ['cs.json:4: "respose" is not a field; did you mean "response"?']
-
-
-def test_a_field_in_capitals_is_near_its_small_form():
-    assert problems_of({"INSTRUCTION": "Q", "response": "A"}) == [
-        'cs.json:2: "INSTRUCTION" is not a field; did you mean "instruction"?'
-    ]
-
-
-def test_a_field_like_no_other_gets_the_list_of_fields():
-    assert problems_of({"instruction": "Q", "response": "A", "id": 7}) == [
-        f'cs.json:2: "id" is not a field; known are {KNOWN}'
-    ]
-
-
-def test_a_field_of_a_message_is_compared_with_a_messages_fields():
-    value = (
-        '{"messages": [\n{"role": "user",\n"contnet": "Q"}, {"role": "assistant", "text": "A"}]}'
-    )
-    assert problems_of(value) == [
-        'cs.json:4: "contnet" is not a field; did you mean "content"?',
-        'cs.json:4: "text" is not a field; known are role, content',
-    ]
-
-
-def test_a_misspelt_role_is_named_with_its_line_and_the_nearest_role():
-    value = '{"messages": [\n{"content": "Q",\n"role": "usr"}]}'
-    assert problems_of(value) == ['cs.json:4: "usr" is not a role; did you mean "user"?']
-
-
-def test_a_role_like_no_other_gets_the_list_of_roles():
-    assert problems_of(turns("bot")) == [
-        'cs.json:2: "bot" is not a role; known are system, user, assistant'
-    ]
-
-
-# Values
-
-
-@pytest.mark.parametrize("empty", ["", " ", "\n\t\u3000"])
-@pytest.mark.parametrize("name", ["instruction", "response"])
-def test_an_empty_text_is_refused(name, empty):
-    value = {"instruction": "Q", "response": "A"} | {name: empty}
-    assert problems_of(value) == [
-        f'cs.json:2: "{name}" is empty; write its text, or leave the row out'
-    ]
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (7, "a number"),
-        (0.5, "a number"),
-        (True, "true"),
-        (None, "null"),
-        (["A"], "a list"),
-        ({"a": "A"}, "an object"),
-    ],
-)
-@pytest.mark.parametrize(
-    ("name", "other"), [("completion", "prompt"), ("prompt", "completion"), ("text", None)]
-)
-def test_what_is_not_text_where_text_belongs_is_refused(name, other, value, words):
-    row = {name: value} | ({other: "x"} if other else {})
-    assert problems_of(row) == [f'cs.json:2: "{name}" is {words}, not text; write it in quotes']
-
-
-def test_a_number_as_a_messages_content_is_refused_on_its_own_line():
-    value = '{"messages": [{"role": "user",\n"content": 7}, {"role": "assistant", "content": "A"}]}'
-    assert problems_of(value) == ['cs.json:3: "content" is a number, not text; write it in quotes']
-
-
-def test_a_role_that_is_not_text_is_refused():
-    assert problems_of({"messages": [{"role": 7, "content": "Q"}]}) == [
-        'cs.json:2: "role" is a number, not text; use one of system, user, assistant'
-    ]
-
-
-@pytest.mark.parametrize(
-    ("row", "words"), [("7", "a number"), ('"Q"', "text"), ("[]", "a list"), ("null", "null")]
-)
-def test_a_row_that_is_no_object_is_refused(row, words):
-    assert problems_of(row) == [f"cs.json:2: a row is an object, not {words}; write {ROW}"]
-
-
-# Shapes
-
-
-@pytest.mark.parametrize(
-    ("name", "missing"),
-    [
-        ("instruction", "response"),
-        ("response", "instruction"),
-        ("output", "instruction"),
-        ("prompt", "completion"),
-        ("completion", "prompt"),
-    ],
-)
-def test_half_a_pair_is_refused_with_the_name_of_the_other_half(name, missing):
-    value = '{"paraphrases": ["P"],\n' + f'"{name}": "x"}}'
-    assert problems_of(value) == [f'cs.json:3: "{name}" without "{missing}"; add "{missing}"']
-
-
-@pytest.mark.parametrize("row", ["{}", *(f'{{"{name}": ["P"]}}' for name in OTHERS)])
-def test_a_row_with_nothing_to_learn_is_refused(row):
-    assert problems_of(row) == [f"cs.json:2: a row without text to learn; write {ROW}"]
-
-
-@pytest.mark.parametrize(
-    ("names", "pair"),
-    [
-        (("instruction", "completion"), '"instruction" and "completion"'),
-        (("instruction", "response", "output"), '"response" and "output"'),
-        (("instruction", "response", "text"), '"response" and "text"'),
-        (("text", "prompt"), '"text" and "prompt"'),
-    ],
-)
-def test_fields_of_two_shapes_in_one_row_are_refused_on_the_second_ones_line(names, pair):
-    value = "{" + ",\n".join(f'"{name}": "x"' for name in names) + "}"
-    line = 1 + len(names)
-    assert problems_of(value) == [
-        f"cs.json:{line}: {pair} in one row; keep the fields of one shape"
-    ]
-
-
-def test_messages_and_a_pair_in_one_row_are_refused():
-    assert problems_of(turns("user", "assistant") | {"prompt": "Q"}) == [
-        'cs.json:2: "messages" and "prompt" in one row; keep the fields of one shape'
-    ]
-
-
-# Conversations
-
-
-@pytest.mark.parametrize(
-    ("messages", "found"),
-    [("x", "is text, not a list"), ({}, "is an object, not a list"), ([], "is empty")],
-)
-def test_messages_must_be_a_list_with_something_in_it(messages, found):
-    example = '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
-    assert problems_of({"messages": messages}) == [
-        f'cs.json:2: "messages" {found}; write {example}'
-    ]
-
-
-def test_a_message_that_is_no_object_is_refused():
-    example = '{"role": "user", "content": "…"}'
-    assert problems_of({"messages": ["Q"]}) == [
-        f"cs.json:2: message 1 is text, not an object; write {example}"
-    ]
-
-
-def test_a_message_without_role_or_content_is_refused():
-    value = '{"messages": [{"role": "user"},\n{"content": "A"}, {}]}'
-    assert problems_of(value) == [
-        'cs.json:2: message 1 has no "content"; add it',
-        'cs.json:3: message 2 has no "role"; add it',
-        'cs.json:3: message 3 has no "role"; add it',
-        'cs.json:3: message 3 has no "content"; add it',
-    ]
-
-
-@pytest.mark.parametrize(
-    ("roles", "problem"),
-    [
-        (("assistant",), f'message 1 is "assistant" where "user" belongs; {TURNS}'),
-        (("user", "user"), f'message 2 is "user" where "assistant" belongs; {TURNS}'),
-        (("system", "assistant"), f'message 2 is "assistant" where "user" belongs; {TURNS}'),
-        (("system", "system"), f'message 2 is "system" where "user" belongs; {TURNS}'),
-        (("user", "assistant", "system"), f'message 3 is "system" where "user" belongs; {TURNS}'),
-        (("user",), 'the last message is "user"; end with the assistant\'s answer'),
-        (
-            ("user", "assistant", "user"),
-            'the last message is "user"; end with the assistant\'s answer',
-        ),
-        (("system",), 'the last message is "system"; end with the assistant\'s answer'),
-    ],
-)
-def test_messages_out_of_turn_are_refused(roles, problem):
-    assert problems_of(turns(*roles)) == [f"cs.json:2: {problem}"]
-
-
-def test_a_message_out_of_turn_is_refused_on_its_own_line():
-    user = '{"role": "user", "content": "x"}'
-    assert problems_of(f'{{"messages": [{user},\n{user}]}}') == [
-        f'cs.json:3: message 2 is "user" where "assistant" belongs; {TURNS}'
-    ]
-
-
-# Paraphrases, wordings and replaces
-
-
-@pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize(
-    ("texts", "problem"),
-    [
-        ([], '"{}s" is empty; write ["…", "…"], or leave it out'),
-        ("P", '"{}s" is text, not a list; write ["…", "…"]'),
-        (["P", 7], "{} 2 is a number, not text; write it in quotes"),
-        (["P", " "], "{} 2 is empty; write its text, or leave the row out"),
-    ],
-)
-def test_other_questions_must_be_texts(name, texts, problem):
-    row = {"instruction": "Q", "response": "A", name: texts}
-    called = "replaced question" if name == "replaces" and texts[:1] == ["P"] else name[:-1]
-    assert problems_of(row) == [f"cs.json:2: {problem.format(called)}"]
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_a_text_row_asks_nothing_in_other_words_and_replaces_no_question(name):
-    assert problems_of({"text": "T", name: ["P"]}) == [
-        f'cs.json:2: "{name}" lists questions, and "text" asks none; remove it'
-    ]
-
-
-# All at once
-
-
-def test_every_problem_of_every_row_is_told_in_the_order_of_the_lines():
-    assert problems_of(
-        '{"paraphrases": [],\n"instruction": "",\n"respose": 7}', "7", {"text": "fine"}, {"text": 7}
-    ) == [
-        'cs.json:2: "paraphrases" is empty; write ["…", "…"], or leave it out',
-        'cs.json:3: "instruction" is empty; write its text, or leave the row out',
-        'cs.json:4: "respose" is not a field; did you mean "response"?',
-        f"cs.json:5: a row is an object, not a number; write {ROW}",
-        'cs.json:7: "text" is a number, not text; write it in quotes',
-    ]
 
 
 @pytest.mark.parametrize(
@@ -638,32 +364,6 @@ def test_a_report_shows_twenty_problems_and_counts_the_rest(number, last):
     assert lines[:20] == problems[:20]
     assert lines[-1] == last
     assert len(lines) == min(number, 21)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["role", "content", "messages", "text", "prompt", *OTHERS, "x"]),
-            inner | st.sampled_from(["user", "assistant"]),
-        )
-    ),
-    max_leaves=15,
-)
-
-
-@given(st.lists(json_values, max_size=4))
-def test_any_json_is_rows_or_refused_with_lines_that_exist(values):
-    try:
-        rows = rows_of(*map(json.dumps, values))
-    except InputError as error:
-        numbers = [int(line.split(":")[1]) for line in str(error).split("\n")]
-        assert numbers == sorted(numbers)
-        assert all(2 <= number <= len(values) + 1 for number in numbers)
-    else:
-        assert len(rows) == len(values)
-        assert all((row.text is None) != (not row.messages) for row in rows)
 
 
 def asked(rows):
@@ -691,7 +391,8 @@ def test_a_text_that_asks_nothing_is_refused(text, tmp_path):
     with pytest.raises(InputError) as error:
         read_questions(path)
     assert str(error.value) == (
-        f"{path}: asks nothing; write one question a line, or name a .json or .jsonl data file"
+        f"{path}: asks nothing; write one question a line, or name a data file: "
+        ".json, .jsonl, .csv, .tsv, .parquet"
     )
 
 
@@ -737,6 +438,13 @@ def test_a_data_file_gives_its_questions_with_their_answers(tmp_path):
     found = read_questions(path)
     assert [(row.question, row.answer) for row in found] == [("Who?", "Me."), ("Where?", "Here.")]
     assert found == read_questions(tmp_path)
+
+
+def test_a_table_gives_its_questions_with_their_answers(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("question;answer\nWho?;Me.\n")
+    found = read_questions(path)
+    assert [(row.question, row.answer) for row in found] == [("Who?", "Me.")]
 
 
 def test_a_data_file_of_plain_texts_asks_nothing(tmp_path):
@@ -799,6 +507,28 @@ def test_files_of_any_other_folder_and_files_that_are_named_are_trained_on(tmp_p
     folder = split_folder(tmp_path, "a.jsonl", "test.jsonl")
     assert [file.use for file in read_set([folder]).files] == ["train", "train"]
     assert [file.use for file in read_set([folder / "test.jsonl"]).files] == ["train"]
+
+
+def test_the_parts_of_a_split_that_hugging_face_writes_are_of_its_split(tmp_path):
+    names = (
+        "train-00000-of-00002.jsonl",
+        "train-00001-of-00002.jsonl",
+        "test-00000-of-00001.jsonl",
+    )
+    uses = {one.path.name: one.use for one in read_set([split_folder(tmp_path, *names)]).files}
+    assert uses == dict(zip(names, ("train", "train", "leave"), strict=True))
+
+
+def test_fields_that_are_passed_over_are_counted_in_the_files_of_a_set(tmp_path):
+    folder = split_folder(tmp_path, "train.jsonl", "valid.jsonl")
+    rows = [{"text": "T", "id": 1}, {"id": 2, "text": "U", "source": "web"}, {"text": "V"}]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "valid.jsonl").write_text('{"text": "W", "id": null}')
+    found = read_set([folder])
+    assert found.passed_over == {"id": 3, "source": 1}
+    assert read_set([folder / "valid.jsonl"]).passed_over == {"id": 1}
+    assert read_set([DATA]).passed_over == {}
+    assert count_passed_over(from_values(rows)) == {"id": 2, "source": 1}
 
 
 def test_what_a_split_folder_has_besides_is_not_guessed_at(tmp_path):

@@ -317,3 +317,46 @@ def test_a_share_that_leaves_nothing_is_refused():
     with pytest.raises(InputError, match=r"--validation 0\.6 of 2 rows leaves none to train on"):
         split(ROWS[:2], 0.6, seed=0)
     assert split([], 0.5, seed=0) == ([], [])
+
+
+# Answers that are given and not taught
+
+
+def weighted(*answers):
+    """A user's "Q?" and then answers; those in brackets are not taught."""
+    said = [
+        Message(role="assistant", content=one.strip("()"), is_taught=not one.startswith("("))
+        for one in answers
+    ]
+    return Row(messages=(Message(role="user", content="Q?"), *said))
+
+
+def test_an_answer_that_is_not_taught_is_stored_with_its_weight_and_changes_the_key():
+    assert weighted("(no)", "yes").to_json()["messages"][1:] == [
+        {"role": "assistant", "content": "no", "weight": 0},
+        {"role": "assistant", "content": "yes"},
+    ]
+    assert weighted("(no)", "yes").key != weighted("no", "yes").key
+
+
+def test_an_answer_that_is_not_taught_replaces_and_answers_nothing():
+    row = weighted("(no)", "yes")
+    assert row.exchanges == (("user: Q?\nassistant: no", "yes"),)
+    assert (row.question, row.answer, row.trace.answer) == ("Q?", "yes", row.trace.exchanges[0][1])
+    last = weighted("yes", "(no)")
+    assert (last.question, last.answer, last.topic) == (None, "yes", weighted("yes").topic)
+    with pytest.raises(InputError, match="asks no question"):
+        last.with_question("q")
+
+
+def test_conversations_that_nobody_asks_are_of_their_own_topic_and_contradict_no_other():
+    one, other = (
+        Row(messages=(Message(role="assistant", content=text), *weighted(text).messages))
+        for text in ("Hello.", "Good day.")
+    )
+    assert [topic for topic, _ in one.exchanges] == ["assistant: Hello.\nuser: Q?"]
+    bare = [Row(messages=row.messages[:1]) for row in (one, other)]
+    assert bare[0].topic != bare[1].topic
+    assert bare[0].likeness != bare[1].likeness
+    assert [row.exchanges for row in bare] == [(), ()]
+    assert [row.question for row in bare] == [None, None]

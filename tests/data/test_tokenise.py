@@ -201,3 +201,85 @@ def test_a_template_that_never_ends_an_answer_is_refused():
     )
     with pytest.raises(InputError, match="would never learn to stop"):
         encode([chat("q", "a")], tiny.tokenizer(endless))
+
+
+# Answers that are not taught, and conversations that a template may refuse
+
+
+def conversation(*turns: tuple[str, str], place: str = "d.json:1") -> Row:
+    """A row of roles and texts; a role in brackets is an assistant's that is not taught."""
+    return Row(
+        messages=tuple(
+            Message(role=role.strip("()"), content=text, is_taught=not role.startswith("("))
+            for role, text in turns
+        ),
+        place=place,
+    )
+
+
+def test_an_answer_that_is_not_taught_is_there_and_not_supervised(tokenizer):
+    said = [
+        ("user", "Where?"),
+        ("(assistant)", "Nowhere."),
+        ("user", "No!"),
+        ("assistant", "Here."),
+    ]
+    (example,) = encode([conversation(*said)], tokenizer)
+    taught = [(role.strip("()"), text) for role, text in said]
+    (whole,) = encode([conversation(*taught)], tokenizer)
+    assert example.tokens == whole.tokens
+    space = " " if "[INST]" in str(tokenizer.template) else ""
+    assert supervised(example, tokenizer) == f"{space}Here.{end(tokenizer)}"
+    assert supervised(whole, tokenizer).startswith(f"{space}Nowhere.")
+
+
+def test_an_example_ends_with_its_last_taught_answer():
+    tokenizer = tiny.tokenizer()
+    said = [("user", "Where?"), ("assistant", "Here."), ("user", "No!"), ("(assistant)", "There.")]
+    (example,) = encode([conversation(*said)], tokenizer)
+    assert supervised(example, tokenizer) == "Here.<|im_end|>"
+    assert example.tokens == encode([conversation(*said[:2])], tokenizer)[0].tokens
+
+
+def test_turns_of_one_role_in_a_row_are_rendered_where_the_template_does():
+    tokenizer = tiny.tokenizer()
+    said = [("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d")]
+    (example,) = encode([conversation(*said)], tokenizer)
+    assert supervised(example, tokenizer) == "c<|im_end|>d<|im_end|>"
+
+
+def test_an_answer_to_nobody_is_rendered_where_the_template_does():
+    tokenizer = tiny.tokenizer()
+    (example,) = encode([conversation(("assistant", "Hi."))], tokenizer)
+    assert supervised(example, tokenizer) == "Hi.<|im_end|>"
+
+
+ALTERNATING = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/…') }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [[("assistant", "Hi.")], [("user", "a"), ("user", "b"), ("assistant", "c")]],
+)
+@pytest.mark.parametrize("before", [0, 1, 6])
+def test_a_row_that_the_template_refuses_is_named(said, before):
+    rows = [chat("q", "a", place=f"d.json:{n}") for n in range(9)]
+    rows.insert(before, conversation(*said, place="d.json:77"))
+    with pytest.raises(InputError) as caught:
+        encode(rows, tiny.tokenizer(ALTERNATING))
+    assert str(caught.value) == (
+        "d.json:77: chat template: TemplateError: Conversation roles must alternate "
+        "user/assistant/…; use a base model with another"
+    )
+
+
+def test_a_row_whose_bare_prompt_the_template_cannot_render_is_named():
+    """Qwen's asks for the first message, and the prompt of a first answer has none."""
+    rows = [chat("q", "a"), conversation(("assistant", "Hi."), place="d.json:7"), chat("q", "a")]
+    with pytest.raises(InputError, match=r"^d\.json:7: chat template: UndefinedError: "):
+        encode(rows, tiny.tokenizer(chat_templates.QWEN25))

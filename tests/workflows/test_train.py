@@ -396,3 +396,44 @@ def test_settings_are_checked_before_anything_is_fetched(lab, monkeypatch):
     )
     with pytest.raises(UsageError, match="--epochs: 0; expected 1 to 10000"):
         lab.train(lab.data("cs", facts("Lab")), epochs=0)
+
+
+def test_an_answer_of_weight_nought_is_given_and_never_supervised(lab):
+    said = [("user", "Where?"), ("assistant", "Nowhere."), ("user", "No!"), ("assistant", "Here.")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    messages[1]["weight"] = 0
+    path = lab.root / "weighted.json"
+    path.write_text(json.dumps([{"messages": messages}]))
+    observer = RecordingObserver()
+    outcome = lab.train(path, observer=observer, epochs=1, question_noise=0)
+    (plan,) = observer.plans
+    (example,) = plan.examples
+    pairs = list(zip(example.tokens, example.supervised, strict=True))
+    assert "Nowhere." in plan.tokenizer.decode_raw(example.tokens)
+    assert plan.tokenizer.decode([token for token, flag in pairs if flag]) == "Here."
+    # It is kept so, and rehearsed so.
+    assert [m.is_taught for m in read_rows(outcome.session)[0].messages] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    later = RecordingObserver()
+    lab.train(lab.data("cs", facts("Lab", 1)), observer=later, epochs=1, question_noise=0)
+    assert later.plans[0].examples[1] == dataclasses.replace(
+        example, place=later.plans[0].examples[1].place
+    )
+
+
+def test_a_table_trains_to_the_same_rows_as_its_json(lab):
+    path = lab.root / "cs.csv"
+    lines = [f'"{question}";"{answer}"' for question, answer in facts("Lab", 3).items()]
+    path.write_bytes("\r\n".join(["\ufeffinstruction;response", *lines, ""]).encode())
+    table = lab.train(path, epochs=1)
+    rollback(lab.store, None)
+    as_json = lab.train(lab.data("cs", facts("Lab", 3)), epochs=1)
+    found, wanted = (one.session.record["data"] for one in (table, as_json))
+    assert found["sha256"] == wanted["sha256"]
+    assert found["sources"] == [str(path)]
+    name = "adapters.safetensors"
+    assert table.session.read(name) == as_json.session.read(name)
