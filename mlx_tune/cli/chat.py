@@ -139,8 +139,8 @@ def ask(
 ) -> None:
     """Ask the model a list of questions and print its answers.
 
-    Blank lines and lines that begin with # are skipped. The answers of a data file (.json, .jsonl, .csv, …)
-    are compared with the model's: ✓ is word for word the same.
+    Blank lines and lines that begin with # are skipped. The answers of a data file (.json, .jsonl,
+    .csv, …) are compared with the model's: ✓ is word for word the same.
     """
     from mlx_tune.data import read
     from mlx_tune.workflows import ask as workflow
