@@ -11,7 +11,6 @@ import hashlib
 import random
 import re
 from collections.abc import Sequence, Set
-from functools import reduce
 
 MAX_WORDS = 40
 """Longer questions are left alone: they bring their own text, and every word of it may matter."""
@@ -58,7 +57,7 @@ def noised_questions(
             text = short[attempt % len(short)]
             version = _noised(text, _random(seed, attempt, text))
             is_new = version not in texts and version not in reserved
-            if is_new and index.owners(version) <= {row}:
+            if is_new and not index.is_anothers(version, row):
                 versions[version] = None
             if len(versions) == count:
                 break
@@ -70,20 +69,27 @@ class _Index:
     """Which rows a noised version may come from: those with a question that has all its words."""
 
     def __init__(self, origins: Sequence[Sequence[str]]) -> None:
-        self._questions: list[int] = []
-        self._having: dict[str, set[int]] = {}
+        self._rows: list[int] = []  # of each question
+        self._words: list[set[str]] = []
+        self._having: dict[str, list[int]] = {}
         for row, texts in enumerate(origins):
             for text in texts:
-                for word in _bare(text):
-                    self._having.setdefault(word, set()).add(len(self._questions))
-                self._questions.append(row)
+                words = _bare(text)
+                for word in words:
+                    self._having.setdefault(word, []).append(len(self._rows))
+                self._rows.append(row)
+                self._words.append(words)
 
-    def owners(self, version: str) -> set[int]:
-        """Return the rows, as indices."""
-        having = [self._having.get(word, set()) for word in _bare(version)]
-        if not having:
-            return set(self._questions)
-        return {self._questions[i] for i in reduce(set.intersection, having)}
+    def is_anothers(self, version: str, row: int) -> bool:
+        """Tell whether a version of a row's question may come from another row too.
+
+        Only questions with its rarest word are looked at, and none after the first that has all, so
+        that the time does not grow with the rows.
+        """
+        words = _bare(version)
+        having = [self._having.get(word, []) for word in words]
+        candidates = min(having, key=len) if having else range(len(self._rows))
+        return any(self._rows[i] != row and words <= self._words[i] for i in candidates)
 
 
 def _random(seed: int, attempt: int, text: str) -> random.Random:

@@ -1,7 +1,10 @@
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlx_tune.data import noise
 from mlx_tune.data.noise import MAX_WORDS, noised_questions
 
 WHERE = "Where is the main office of the Computer Science department?"
@@ -77,3 +80,21 @@ def test_any_text_can_be_noised(wordings, count):
     found = noised_questions(wordings, count, seed=0)
     assert [len(versions) <= count for versions in found] == [True] * len(wordings)
     assert all(version.strip() for versions in found for version in versions)
+
+
+def test_a_questions_versions_take_no_longer_among_many_rows(monkeypatch):
+    """Every question has the words of all others but one."""
+    looked = Counter()
+
+    class Counted(set):
+        def __le__(self, other):
+            looked["at"] += 1
+            return super().__le__(other)
+
+    monkeypatch.setattr(noise, "_bare", lambda text: Counted(text.casefold().split()))
+    counts = []
+    for rows in (50, 400):
+        looked.clear()
+        noised_questions([[f"What is the name of fact w{i}"] for i in range(rows)], 4, seed=0)
+        counts.append(looked["at"] / rows)
+    assert counts[1] < 1.5 * counts[0]
