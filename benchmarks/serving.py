@@ -76,6 +76,7 @@ def main(words: Sequence[str]) -> int:
     folder = bases.locate(args.base).folder
     found: dict[tuple[bool, int, str], list[Turn]] = {}
     with tempfile.TemporaryDirectory() as empty, contextlib.ExitStack() as servers:
+        Path(empty, "sessions").mkdir()  # a store, of no session: the base answers
         urls = {
             "ours": (servers.enter_context(_ours(args.base, Path(empty))), "base"),
             "mlx-lm": (servers.enter_context(_theirs(folder)), str(folder)),

@@ -19,22 +19,24 @@ def command(*words):
     return [sys.executable, "-m", "mlx_tune.cli.main", *map(str, words)]
 
 
-def said(*words):
+def said(*words, at=None):
     return subprocess.run(
-        command(*words), capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
-    )
+        command(*words),
+        cwd=at, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    """No session yet: HEAD is the bare base."""
-    return tmp_path_factory.mktemp("real") / "store"
+def folder(tmp_path_factory) -> Path:
+    """A folder without a store: HEAD is the bare base."""
+    return tmp_path_factory.mktemp("real")
 
 
 @pytest.fixture(scope="module")
-def url(store):
+def url(folder):
     popen = subprocess.Popen(
-        command("serve", "--store", store, "--port", 0),
+        command("serve", "--port", 0),
+        cwd=folder,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -57,8 +59,8 @@ def test_every_check_of_an_openai_server_passes(url):
     assert int(asked) > 15
 
 
-def test_the_server_says_what_chat_says(url, store):
-    chat = said("chat", "--store", store, "--prompt", QUESTION)
+def test_the_server_says_what_chat_says(url, folder):
+    chat = said("chat", "--prompt", QUESTION, at=folder)
     assert chat.returncode == 0, chat.stderr
     body = {
         "model": "head",
