@@ -221,10 +221,11 @@ def show_verdict(
         facts = f"{reworded.facts_found} of {reworded.facts_asked}"
         more.append(f"{facts} key facts in other words")
     cut_short = training and training["is_learned"] is False and known.right < known.asked
-    if training and training["last_loss"] > training.get("first_loss", math.inf):
+    fell_short = training and (cut_short or not good)
+    if training and fell_short and training["last_loss"] > training.get("first_loss", math.inf):
         rose = f"the loss rose from {training['first_loss']:.2f} to {training['last_loss']:.2f}"
         more.append(f"{rose}, so the rate is too high; try a quarter of --learning-rate")
-    elif training and (cut_short or not good):
+    elif training and fell_short:
         longer = math.ceil(training["epochs"] * _LONGER)
         more.append(f"{training['epochs']} epochs were too few, try --epochs {longer}")
     elif not good:

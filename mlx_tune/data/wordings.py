@@ -62,6 +62,8 @@ def _wrong_wordings(new: Sequence[Row], earlier: Sequence[Row]) -> Iterator[str]
 
 def _trained_paraphrases(new: Sequence[Row], earlier: Sequence[Row]) -> Iterator[str]:
     """Yield the paraphrases of new rows that earlier sessions were trained on."""
+    if not any(row.wordings for row in earlier):
+        return
     trained = _Asked((reworded, row) for row in earlier for reworded in row.variants[1:])
     for row in new:
         for text in row.paraphrases:

@@ -1,6 +1,5 @@
 """The cache of base models on this machine, and the record beside each."""
 
-import contextlib
 import json
 import os
 import re
@@ -51,10 +50,7 @@ class Record:
     @staticmethod
     def read(source: str) -> "Record | None":
         """Return the record of a source; None where there is none that can be read."""
-        try:
-            return Record(**json.loads((entry(source) / RECORD).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
+        return _read(entry(source))
 
     def write(self) -> None:
         """Write the record; a concurrent reader gets the old or the new one, never a part."""
@@ -65,11 +61,16 @@ class Record:
         fresh.replace(folder / RECORD)
 
 
+def _read(folder: Path) -> Record | None:
+    try:
+        return Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def records() -> Iterator[Record]:
     """Yield the records of all base models on this machine that can be read."""
-    for folder in sorted((cache_dir() / "bases").glob("*/")):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            yield Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    yield from filter(None, map(_read, sorted((cache_dir() / "bases").glob("*/"))))
 
 
 def forget(source: str) -> None:

@@ -43,6 +43,12 @@ def test_a_training_that_diverged_is_told_of_its_rate_and_not_to_go_on():
     assert "epochs" not in said
 
 
+def test_a_training_that_began_with_what_was_known_did_not_diverge():
+    """Rows that were taught before begin at next to no loss."""
+    known = {"is_learned": True, "first_loss": 0.01, "last_loss": 0.02}
+    assert "loss" not in " ".join(told(60, TRAINING | known))
+
+
 def test_an_earlier_session_is_kept_or_faded():
     assert told(60, None)[0] == "✓ cs kept: right 60 of 60 as taught"
     first, second = told(40, None)
