@@ -206,6 +206,7 @@ def _memory(plan: MemoryPlan) -> str:
     """Return the memory plan in one line."""
     parts = {
         "weights": plan.weights_bytes,
+        "chain": plan.chain_bytes,
         "adapter": plan.adapter_bytes,
         "layers": plan.activations_bytes,
         "logits": plan.loss_bytes,

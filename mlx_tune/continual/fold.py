@@ -19,7 +19,7 @@ _Term = tuple[mx.array, mx.array, float]
 
 
 class UnmergedLinear(nn.Module):
-    """A linear layer with a chain's factors unmerged beside it: one adapter of rank Σ r, exact.
+    """A linear layer with a chain's factors unmerged beside it: one adapter of rank Σ r.
 
     Folding into 4-bit weights would keep 3–5 % of the change, so they are left as they are; and
     layers of any type can share their weights with others that have another chain.
@@ -29,7 +29,7 @@ class UnmergedLinear(nn.Module):
         super().__init__()
         self.linear = linear
         # (in, Σ r) and (Σ r, out), scales inside. The underscore keeps them out of the model's
-        # parameters: they stay float32 when those are cast.
+        # parameters: they stay as they are when those are cast.
         self._chain_a, self._chain_b = lora_a, lora_b
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -61,6 +61,7 @@ def fold(
     *,
     rounded: bool = True,
     unmerged: bool = False,
+    unmerged_dtype: mx.Dtype = mx.float32,
     meter: FidelityMeter | None = None,
 ) -> None:
     """Fold a chain of adapters into a freshly loaded base, in place.
@@ -70,6 +71,8 @@ def fold(
         chain: The adapters from the root to HEAD.
         rounded: Round each sum once to the stored type; False keeps float32, for comparisons.
         unmerged: Leave all weights as they are, with the factors beside them.
+        unmerged_dtype: Type of the factors that are left beside weights: the one computed in, for
+            a long chain in float32 may be as large as a 4-bit base.
         meter: Counts how much of each layer's change is kept; None saves the time.
 
     Raises:
@@ -84,28 +87,33 @@ def fold(
         # A GPU's float32 product may be TF32, and a fold must not depend on the device.
         with mx.stream(mx.cpu):
             if unmerged or isinstance(modules[path], nn.QuantizedLinear):
-                _add_unmerged(modules, path, terms, meter)
+                _add_unmerged(modules, path, terms, unmerged_dtype, meter)
             else:
                 _fold_layer(modules[path], path, terms, meter, rounded)
     model.freeze()
 
 
 def _add_unmerged(
-    modules: dict[str, nn.Module], path: str, terms: Sequence[_Term], meter: FidelityMeter | None
+    modules: dict[str, nn.Module],
+    path: str,
+    terms: Sequence[_Term],
+    dtype: mx.Dtype,
+    meter: FidelityMeter | None,
 ) -> None:
     linear = modules[path]
-    lora_a, lora_b = _side_by_side(terms)
+    lora_a, lora_b = _side_by_side(terms, dtype)
     parent, _, leaf = path.rpartition(".")
     setattr(modules[parent], leaf, UnmergedLinear(linear, lora_a, lora_b))
-    mx.eval(lora_a, lora_b)
     if meter is not None:
-        meter.add_unmerged(path, linear, delta(lora_a, lora_b, 1.0))
+        meter.add_unmerged(path, linear, delta(*_side_by_side(terms, mx.float32), 1.0))
 
 
-def _side_by_side(terms: Sequence[_Term]) -> tuple[mx.array, mx.array]:
-    """Return float32 (in_dims, Σ rank) and (Σ rank, out_dims), the scales inside the second."""
-    lora_b = mx.concatenate([scale * b for _, b, scale in terms], axis=0)
-    return mx.concatenate([a for a, _, _ in terms], axis=1), lora_b
+def _side_by_side(terms: Sequence[_Term], dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
+    """Return (in_dims, Σ rank) and (Σ rank, out_dims) of a type, the scales inside the second."""
+    lora_a = mx.concatenate([a for a, _, _ in terms], axis=1).astype(dtype)
+    lora_b = mx.concatenate([scale * b for _, b, scale in terms], axis=0).astype(dtype)
+    mx.eval(lora_a, lora_b)
+    return lora_a, lora_b
 
 
 def _fold_layer(
@@ -118,7 +126,7 @@ def _fold_layer(
         total = total + term
         if meter is not None:
             change = change + term
-            mx.eval(total, change)  # or the terms of a long chain would be there at once
+        mx.eval(total, change)  # or the terms of a long chain would be there at once
     linear.weight = total.astype(before.dtype) if rounded else total
     if not mx.isfinite(linear.weight).all().item():
         raise InputError(
@@ -129,21 +137,23 @@ def _fold_layer(
         meter.add(path, before, change, linear.weight)
 
 
-def negated_factors(chain: Sequence[Adapter], *, scale: float) -> Factors:
+def negated_factors(
+    chain: Sequence[Adapter], *, scale: float, dtype: mx.Dtype = mx.float32
+) -> Factors:
     """Return the factors that make a folded model its base again, but for the fold's rounding.
 
     Args:
         chain: What was folded.
         scale: Multiplier that the factors will have.
+        dtype: Type of the factors; a forward pass casts them to the one it computes in.
 
     Returns:
-        By module path, side by side: float32 (in_dims, Σ rank) and (Σ rank, out_dims).
+        By module path, side by side: (in_dims, Σ rank) and (Σ rank, out_dims).
     """
     found = {}
     for path in sorted({path for adapter in chain for path in adapter.factors}):
         terms = [(*a.factors[path], -a.scale / scale) for a in chain if path in a.factors]
-        found[path] = _side_by_side(terms)
-    mx.eval(found)
+        found[path] = _side_by_side(terms, dtype)
     return found
 
 

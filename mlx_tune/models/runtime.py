@@ -7,6 +7,8 @@ from functools import cache
 from importlib.metadata import version
 
 import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 import mlx_tune
 from mlx_tune import blas
@@ -28,6 +30,17 @@ def compute_dtype() -> mx.Dtype | None:
     return None if on_gpu() else mx.float32
 
 
+def dtype_of(model: nn.Module) -> mx.Dtype:
+    """Return the type a model computes in on this machine: of what its weights leave unquantised.
+
+    Args:
+        model: As stored, or widened already.
+    """
+    arrays = (array for _, array in tree_flatten(model.parameters()))
+    floats = (array.dtype for array in arrays if mx.issubdtype(array.dtype, mx.floating))
+    return compute_dtype() or max(floats, key=lambda dtype: dtype.size)
+
+
 def can_compile() -> bool:
     """Return whether MLX can compile; on a CPU it calls g++."""
     return on_gpu() or shutil.which("g++") is not None
@@ -37,8 +50,9 @@ def memory_bytes() -> int:
     """Return the memory that a model may use: the GPU's, or the machine's; bytes."""
     if on_gpu():
         info = mx.device_info()
-        size = info.get("max_recommended_working_set_size", info.get("memory_size"))
-        if size:
+        if "free_memory" in info:  # CUDA: other programs' is not ours
+            return int(info["free_memory"]) + mx.get_active_memory() + mx.get_cache_memory()
+        if size := info.get("max_recommended_working_set_size", info.get("memory_size")):
             return int(size)
     return _physical_bytes()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mlx_tune.data.tokenise import Example
 from mlx_tune.settings import TRAINING_FIELDS, TrainingSettings, kind
 from mlx_tune.training.batches import Batches, shared_prefix
-from mlx_tune.training.mixture import Mixture
+from mlx_tune.training.mixture import LABELS, Mixture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class TrainingConfig:
     @property
     def distils(self) -> bool:
         """Whether some rows are trained towards the distribution of a model."""
-        return self.mixture is not None and self.mixture.has_teachers
+        return self.mixture is not None and self.mixture.teachers != {LABELS}
 
     def planned_steps(self, rows: int) -> int:
         """Return the number of optimizer updates: ⌈rows per epoch / effective batch⌉ · epochs.

@@ -27,7 +27,7 @@ _LOSS_ARRAYS, _DIVERGENCE_ARRAYS = 7, 15
 # Rows of a chunk of the loss: with more the head's product is no faster, and memory grows.
 _CHUNK_ROWS_CPU, _CHUNK_ROWS_GPU = 64, 256
 _LEAST_CACHE_BYTES = 64 << 20
-_FREE_SHARE = 0.1  # of the memory of a machine without a GPU, for all other programs
+_FREE_SHARE = 0.1  # of the memory: for all other programs, and where a prediction is too low
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class Dimensions:
         weights_bytes: Size of all weights in memory.
         activation_bytes: Size of one activation: 4, or 2 on a GPU.
         is_packed: Whether the network computes packed rows, layer by layer.
+        chain_bytes: Size of the earlier adapters that are kept beside the weights.
     """
 
     layers: int
@@ -57,6 +58,7 @@ class Dimensions:
     weights_bytes: int
     activation_bytes: int
     is_packed: bool
+    chain_bytes: int = 0
 
     @staticmethod
     def of(config: Mapping[str, Any], *, weights_bytes: int, activation_bytes: int) -> "Dimensions":
@@ -91,6 +93,7 @@ class MemoryPlan:
 
     Attributes:
         weights_bytes: The base's weights.
+        chain_bytes: The earlier adapters that are kept beside the weights.
         adapter_bytes: The adapter, both moments of the optimizer, and gradients.
         activations_bytes: Activations kept for the backward pass, and working memory of a layer.
         loss_bytes: Logits of a chunk of the loss.
@@ -99,6 +102,7 @@ class MemoryPlan:
     """
 
     weights_bytes: int
+    chain_bytes: int
     adapter_bytes: int
     activations_bytes: int
     loss_bytes: int
@@ -108,7 +112,8 @@ class MemoryPlan:
     @property
     def peak_bytes(self) -> int:
         """The predicted peak of memory in use, without MLX's cache."""
-        return self.weights_bytes + self.adapter_bytes + self.activations_bytes + self.loss_bytes
+        kept = self.weights_bytes + self.chain_bytes + self.adapter_bytes
+        return kept + self.activations_bytes + self.loss_bytes
 
     @property
     def fits(self) -> bool:
@@ -117,9 +122,8 @@ class MemoryPlan:
 
 
 def limit_bytes() -> int:
-    """Return the memory a training may use: a GPU's limit, or 90 % of the machine's memory."""
-    size = runtime.memory_bytes()
-    return size if runtime.on_gpu() else int(size * (1 - _FREE_SHARE))
+    """Return the memory a training may use: 90 % of a GPU's limit, or of the machine's memory."""
+    return int(runtime.memory_bytes() * (1 - _FREE_SHARE))
 
 
 def loss_chunk() -> int:
@@ -143,9 +147,11 @@ def predict(
     activations, loss = max((_of_micro_batch(model, config, shape) for shape in shapes), key=sum)
     # During an update the old factors and moments are in memory beside the new ones.
     activations = max(activations, 3 * adapter - loss)
-    peak = model.weights_bytes + 3 * adapter + gradients + activations + loss
+    kept = model.weights_bytes + model.chain_bytes + 3 * adapter + gradients
+    peak = kept + activations + loss
     return MemoryPlan(
         weights_bytes=model.weights_bytes,
+        chain_bytes=model.chain_bytes,
         adapter_bytes=3 * adapter + gradients,
         activations_bytes=activations,
         loss_bytes=loss,

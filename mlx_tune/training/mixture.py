@@ -161,9 +161,9 @@ class Mixture:
         return any(source.depends_on_losses for source in self.sources)
 
     @property
-    def has_teachers(self) -> bool:
-        """Whether some rows are trained towards the distribution of a model."""
-        return any(source.teacher != LABELS and source.per_epoch for source in self.sources)
+    def teachers(self) -> frozenset[Teacher]:
+        """What the rows of an epoch are trained towards."""
+        return frozenset(source.teacher for source in self.sources if source.per_epoch)
 
     def source_of(self, example: int) -> DataSource:
         """Return the source of an example, given by its index."""

@@ -4,18 +4,22 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
+from mlx_tune.continual.methods import Method
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import DiskError, UsageError
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo
 from mlx_tune.settings import TrainingSettings
 from mlx_tune.store.runs import KEPT_CHECKPOINTS
+from mlx_tune.store.session import Session
 from mlx_tune.training import memory
+from mlx_tune.training.adapter import WEIGHTS_FILE
 from mlx_tune.training.batches import Batches
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.memory import Dimensions, MemoryPlan
-from mlx_tune.training.mixture import Mixture
+from mlx_tune.training.mixture import BASE, Mixture
 from mlx_tune.training.shapes import Shape
 
 _SLACK_BYTES = 32 << 20  # metrics, records, what the file system adds
@@ -81,15 +85,44 @@ _USEFUL_TOKENS = 64  # shorter rows teach little
 _FOUR_BIT_SHARE = 0.3  # of 16-bit weights: 4.5 bits a number, and what is not quantised
 
 
-def dimensions(info: BaseInfo) -> Dimensions:
-    """Return the sizes of a base model as this machine holds it."""
-    dtype = runtime.compute_dtype()
+class Foundation(Protocol):
+    """What a training stands on: a base, the sessions folded into it, and a method."""
+
+    @property
+    def info(self) -> BaseInfo:
+        """The base model."""
+
+    @property
+    def method(self) -> Method:
+        """How earlier sessions are remembered."""
+
+    @property
+    def stands_on(self) -> tuple[Session, ...]:
+        """The sessions that are folded underneath it, root first."""
+
+
+def dimensions(under: Foundation, mixture: Mixture) -> Dimensions:
+    """Return the sizes of a model as this machine holds it while it is trained.
+
+    Args:
+        under: Its base, its chain and the method.
+        mixture: The rows; some may need the base without the chain for their teacher.
+    """
+    info, dtype = under.info, runtime.compute_dtype()
     number = dtype.size if dtype else None
-    return Dimensions.of(
+    found = Dimensions.of(
         {**info.config, "hidden_size": info.hidden_size},
         weights_bytes=info.held_bytes(number),
         activation_bytes=number or info.float_bytes,
     )
+    stored = sum((session.path / WEIGHTS_FILE).stat().st_size for session in under.stands_on)
+    computed = stored * found.activation_bytes // 4
+    kept = (
+        computed * ("quantization" in info.config),  # which nothing can be folded into
+        computed * (BASE in mixture.teachers),
+        stored * bool(under.method.penalty_weight),
+    )
+    return replace(found, chain_bytes=sum(kept))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +145,7 @@ class Fitted:
 
 
 def fit(
-    info: BaseInfo,
+    under: Foundation,
     settings: TrainingSettings,
     mixture: Mixture,
     examples: Sequence[Example],
@@ -121,7 +154,7 @@ def fit(
     """Change settings until the training fits the machine.
 
     Args:
-        info: The base model.
+        under: What it stands on.
         settings: As wanted.
         mixture: Which rows come in which epoch.
         examples: The rows, new ones first.
@@ -130,7 +163,7 @@ def fit(
     Raises:
         UsageError: None do; the message says what needs how much, and what would fit.
     """
-    model, limit = dimensions(info), memory.limit_bytes()
+    model, limit = dimensions(under, mixture), memory.limit_bytes()
     wanted = TrainingConfig.of(settings, mixture)
     config, plan, batches = memory.fit(model, wanted, examples, limit, fixed=fixed)
     if not plan.fits:
@@ -153,10 +186,10 @@ def fit(
 
 
 def predict(
-    info: BaseInfo, settings: TrainingSettings, mixture: Mixture, examples: Sequence[Example]
+    under: Foundation, settings: TrainingSettings, mixture: Mixture, examples: Sequence[Example]
 ) -> Fitted:
     """Return what follows from settings that stay as they are, as of a run that is resumed."""
-    model = dimensions(info)
+    model = dimensions(under, mixture)
     config = TrainingConfig.of(settings, mixture)
     batches = config.batches(examples, share_prefix=model.is_packed)
     plan = memory.predict(model, config, {*batches.shapes.values()}, memory.limit_bytes())
@@ -188,6 +221,7 @@ def _too_large(
     )
     parts = (
         f"weights {gigabytes(plan.weights_bytes)}",
+        *([f"earlier adapters {gigabytes(plan.chain_bytes)}"] if plan.chain_bytes else []),
         f"adapter and optimizer {gigabytes(plan.adapter_bytes)}",
         f"activations {gigabytes(plan.activations_bytes)}",
         f"logits {gigabytes(plan.loss_bytes)}",

@@ -146,7 +146,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     # The limit bounds memory, for these as for the others.
     scored = zip(held_out, tokenise.encode(held_out, tokenizer), strict=True)
     validation = [(row, one) for row, one in scored if len(one.tokens) <= settings.max_length]
-    fitted = fitting.fit(inputs.info, settings, rows_of_epoch, examples, chosen.fixed)
+    fitted = fitting.fit(inputs, settings, rows_of_epoch, examples, chosen.fixed)
     return TrainingPlan(
         **vars(inputs),
         **vars(fitted),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import mlx.core as mx
+
 from mlx_tune.continual.early_stopping import (
     EarlyStopping,
     ValidationScore,
@@ -18,6 +20,7 @@ from mlx_tune.continual.recall import Recall, score
 from mlx_tune.continual.rehearse import learnable
 from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import DamagedStoreError, InputError, Interrupted
+from mlx_tune.models import runtime
 from mlx_tune.store.runs import Checkpoint, Run
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.training.loop import Objective, Step, Trainer
@@ -56,7 +59,7 @@ def take_steps(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Trai
     """
     folded = load_folded(plan.info, plan.stands_on)
     observer.merged(plan.stands_on)
-    objective = _objective(plan)
+    objective = _objective(plan, runtime.dtype_of(folded.model))
     trainer = Trainer(
         folded.model, plan.examples, plan.config, objective=objective, batches=plan.batches
     )
@@ -101,13 +104,20 @@ def take_steps(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Trai
     )
 
 
-def _objective(plan: TrainingPlan) -> Objective:
-    """Return what the method minimises besides the taught tokens' loss."""
-    past = read_adapters(plan.stands_on)
-    penalised = past and plan.method.penalty_weight
+def _objective(plan: TrainingPlan, dtype: mx.Dtype) -> Objective:
+    """Return what the method minimises besides the taught tokens' loss.
+
+    Args:
+        plan: The training.
+        dtype: Of the teacher's factors: the one that the model computes in.
+    """
+    penalised = bool(plan.stands_on and plan.method.penalty_weight)
+    has_teacher = BASE in plan.mixture.teachers
+    past = read_adapters(plan.stands_on) if penalised or has_teacher else []
+    teacher = negated_factors(past if has_teacher else [], scale=plan.settings.scale, dtype=dtype)
     return Objective(
         penalty=partial(plan.method.penalty, past=past) if penalised else None,
-        teachers={BASE: negated_factors(past, scale=plan.settings.scale)},
+        teachers={BASE: teacher},
     )
 
 

@@ -244,9 +244,7 @@ def read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) ->
     taught = in_all_forms(tokenise.encode_variants([*new, *old], tokenizer), noised)
     examples = (*taught, *_read_general(run))
     mixture = Mixture.from_json(record["mixture"])
-    fitted = fitting.predict(info, settings, mixture, examples)
-    return TrainingPlan(
-        **vars(fitted),
+    inputs = TrainingInputs(
         name=record["name"],
         store=writer,
         info=info,
@@ -254,6 +252,11 @@ def read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) ->
         replaced=_sessions(store, record["replaces"]),
         without=_sessions(store, record["without"]),
         method=find_method(settings.method),
+    )
+    fitted = fitting.predict(inputs, settings, mixture, examples)
+    return TrainingPlan(
+        **vars(inputs),
+        **vars(fitted),
         tokenizer=tokenizer,
         mixture=mixture,
         new=tuple(new),

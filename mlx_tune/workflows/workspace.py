@@ -170,7 +170,8 @@ def load_folded(
     """
     base = load(info)
     meter = FidelityMeter() if measured else None
-    fold(base.model, [*read_adapters(chain), *extra], meter=meter)
+    dtype = runtime.dtype_of(base.model)
+    fold(base.model, [*read_adapters(chain), *extra], unmerged_dtype=dtype, meter=meter)
     widen(base.model)
     base.model.eval()
     return FoldedModel(
@@ -192,7 +193,7 @@ def load_beside(base: nn.Module, info: BaseInfo, chain: Sequence[Session]) -> nn
     """
     model = load(info).model  # read lazily, so its own arrays never are
     model.update(base.parameters())
-    fold(model, read_adapters(chain), unmerged=True)
+    fold(model, read_adapters(chain), unmerged=True, unmerged_dtype=runtime.dtype_of(base))
     model.eval()
     return model
 

@@ -196,3 +196,15 @@ def test_a_folded_chain_with_its_negated_factors_is_the_base():
     with_chain = np.array(PackedForward(folded).logits({}, batch))
     assert np.abs(with_chain - wanted).max() > 0.1 * np.abs(wanted).max()
     assert negated_factors([], scale=scale) == {}
+
+
+def test_a_fold_holds_the_terms_of_a_long_chain_one_at_a_time():
+    wide = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 1}
+    model = tiny.model(**wide)
+    chain = [tiny.adapter_for(model, seed=seed) for seed in range(40)]
+    largest = 512 * 1024 * 4
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    fold(model, chain)
+    assert mx.get_peak_memory() - before < 6 * largest

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -171,14 +172,25 @@ def assert_same(found, wanted, tolerance: float = 1e-5) -> None:
         assert np.abs(found[1][name] - gradient).max() <= tolerance * size, name
 
 
-def base_folder(folder: Path, *, seed: int = 0, dtype=mx.float32, template: str | None = CHATML):
-    """Write a tiny model as an MLX folder, as `--base` takes one."""
+def base_folder(
+    folder: Path,
+    *,
+    seed: int = 0,
+    dtype=mx.float32,
+    bits: int | None = None,
+    template: str | None = CHATML,
+    **changes,
+):
+    """Write a tiny model as an MLX folder, as `--base` takes one; quantised if it has bits."""
     from mlx_lm.utils import save_model
 
     folder.mkdir(parents=True, exist_ok=True)
-    made = model(seed)
+    made, settings = model(seed, **changes), config(**changes)
     made.set_dtype(dtype)
+    if bits:
+        settings["quantization"] = {"group_size": 32, "bits": bits}
+        nn.quantize(made, **settings["quantization"])
     save_model(folder, made)
-    (folder / "config.json").write_text(json.dumps(config()))
+    (folder / "config.json").write_text(json.dumps(settings))
     hf_tokenizer(template).save_pretrained(folder)
     return folder

@@ -16,12 +16,15 @@ def test_on_a_cpu_everything_is_computed_in_float32(monkeypatch):
     [
         ({"max_recommended_working_set_size": 11, "memory_size": 16}, 11),  # Metal
         ({"memory_size": 16}, 16),
+        ({"total_memory": 80, "free_memory": 30}, 30 + 7 + 2),  # CUDA: what is free, and ours
         ({}, 4096 * 5),  # a GPU that tells nothing: the machine's memory
     ],
 )
 def test_a_gpu_says_how_much_memory_a_model_may_use(monkeypatch, info, expected):
     monkeypatch.setattr(runtime, "on_gpu", lambda: True)
     monkeypatch.setattr(mx, "device_info", lambda: info)
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 7)
+    monkeypatch.setattr(mx, "get_cache_memory", lambda: 2)
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 5}.__getitem__)
     assert runtime.memory_bytes() == expected
 

@@ -1,15 +1,18 @@
 """A training that does not fit is refused before anything is loaded, with what would fit."""
 
 import re
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
 
 from helpers import tiny
 from helpers.training_lab import RecordingObserver, facts
+from mlx_tune.continual.methods import find_method
 from mlx_tune.errors import UsageError
 from mlx_tune.models import bases, runtime
 from mlx_tune.training import memory
+from mlx_tune.training.mixture import Mixture
 from mlx_tune.workflows import fitting, steps
 
 
@@ -30,7 +33,11 @@ def test_the_plan_says_where_the_bytes_go(lab):
     assert plan.weights_bytes == bases.locate(str(lab.base)).held_bytes(4)
     assert plan.fits
     assert plan.peak_bytes == (
-        plan.weights_bytes + plan.adapter_bytes + plan.activations_bytes + plan.loss_bytes
+        plan.weights_bytes
+        + plan.chain_bytes
+        + plan.adapter_bytes
+        + plan.activations_bytes
+        + plan.loss_bytes
     )
 
 
@@ -79,17 +86,18 @@ def test_with_less_memory_micro_batches_are_halved_and_the_reason_is_told(lab, m
     assert settings.origins["batch_size"].reason.startswith("so that it fits: ")
 
 
-def test_without_a_gpu_a_tenth_of_the_machine_stays_free(monkeypatch):
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_tenth_of_the_memory_stays_free(monkeypatch, on_gpu):
     monkeypatch.setattr(runtime, "memory_bytes", lambda: 1000)
+    monkeypatch.setattr(runtime, "on_gpu", lambda: on_gpu)
     assert memory.limit_bytes() == 900
-    monkeypatch.setattr(runtime, "on_gpu", lambda: True)
-    assert memory.limit_bytes() == 1000
 
 
 def test_on_a_gpu_weights_and_activations_are_as_stored(tmp_path, monkeypatch):
     info = bases.locate(str(tiny.base_folder(tmp_path / "half", dtype=mx.bfloat16)))
     monkeypatch.setattr(runtime, "on_gpu", lambda: True)
-    found = fitting.dimensions(info)
+    under = SimpleNamespace(info=info, stands_on=(), method=find_method("rehearsal"))
+    found = fitting.dimensions(under, Mixture.of_all(1))
     assert (found.activation_bytes, found.weights_bytes) == (2, info.held_bytes(None))
 
 

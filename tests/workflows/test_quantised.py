@@ -3,15 +3,13 @@
 import json
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_lm import load as mlx_lm_load
-from mlx_lm.utils import save_config, save_model
 
 from helpers import tiny
 from helpers.training_lab import LogitsRecorder, facts
-from mlx_tune.models import bases
+from mlx_tune.models import bases, runtime
 from mlx_tune.workflows.fuse import fuse
 from mlx_tune.workflows.workspace import load_beside, load_folded
 
@@ -21,13 +19,7 @@ TOKENS = mx.array([[40, 50, 60, 70]])
 @pytest.fixture
 def quantised(lab, tmp_path):
     """The lab on a 4-bit base."""
-    folder = tiny.base_folder(tmp_path / "four-bit")
-    model = tiny.model()
-    nn.quantize(model, group_size=32, bits=4)
-    save_model(folder, model)
-    quantisation = {"group_size": 32, "bits": 4}
-    save_config(tiny.config() | {"quantization": quantisation}, folder / "config.json")
-    lab.base = folder
+    lab.base = tiny.base_folder(tmp_path / "four-bit", bits=4)
     return lab
 
 
@@ -47,13 +39,10 @@ def test_three_sessions_on_a_four_bit_base(quantised, tmp_path):
     assert np.abs(theirs - found).max() <= 1e-3 * np.abs(found).max()
 
 
-def test_the_chain_beside_quantised_weights_stays_float32_on_a_gpu(quantised, monkeypatch):
-    from mlx_tune.models import runtime
-
-    model = tiny.model()
-    model.set_dtype(mx.bfloat16)
-    nn.quantize(model, group_size=32, bits=4)
-    save_model(quantised.base, model)
+def test_the_chain_beside_quantised_weights_is_of_the_type_a_gpu_computes_in(
+    quantised, monkeypatch
+):
+    tiny.base_folder(quantised.base, bits=4, dtype=mx.bfloat16)
     monkeypatch.setattr(runtime, "on_gpu", lambda: True)
     chain = [
         quantised.train(quantised.data(name, facts(name)), rank=16).session
@@ -61,7 +50,7 @@ def test_the_chain_beside_quantised_weights_stays_float32_on_a_gpu(quantised, mo
     ]
     folded = load_folded(bases.locate(str(quantised.base)), chain)
     layer = folded.model.model.layers[0].mlp.up_proj
-    assert layer._chain_a.dtype == layer._chain_b.dtype == mx.float32
+    assert layer._chain_a.dtype == layer._chain_b.dtype == mx.bfloat16
     assert folded.model.model.norm.weight.dtype == mx.bfloat16  # however long the chain
 
 
