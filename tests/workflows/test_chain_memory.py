@@ -61,8 +61,8 @@ def test_the_plan_counts_the_chain(fork, lab, tmp_path, kind):
         lab.root = tmp_path / f"{length}-{general_replay}"
         commit_chain(lab, length, recorded)
         observer = PeakRecorder()
+        settings = {"general_replay": general_replay, "replay": "none", "rank": RANK}
         with pytest.raises(KeyboardInterrupt):
-            settings = {"general_replay": general_replay, "replay": "none", "rank": RANK}
             lab.train(data, observer=observer, epochs=1, **settings)
         plan = observer.plans[0].memory
         assert plan.peak_bytes == pytest.approx(observer.peak_bytes, rel=0.15), length
