@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlx_tune.data import tables
+from mlx_tune.data.fields import Problems
 from mlx_tune.data.rows import Message, Row, canonical_json
-from mlx_tune.data.shapes import EXAMPLE, Problems, read_row
+from mlx_tune.data.shapes import EXAMPLE, read_row
 from mlx_tune.errors import InputError
 from mlx_tune.files import strict_json
 from mlx_tune.files.strict_json import Item

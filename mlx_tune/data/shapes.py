@@ -1,22 +1,15 @@
 """One row from one object, in any of the shapes that instruction data comes in.
 
-The checks of a row report a problem and return a placeholder, so that the rest of the row is
-checked too. No placeholder is returned to a caller: a file with problems raises an error.
-
 Nothing is dropped without a word: a field that teaches nothing is named in `Row.passed_over`, and
 one that is spelt nearly as a known one, or that would change what is taught, is refused.
 """
 
-import difflib
-import json
-import re
 from collections.abc import Collection, Sequence
-from functools import lru_cache
 
-from mlx_tune.data.rows import OTHER_QUESTIONS, ROLES, Message, Row
-from mlx_tune.errors import InputError
+from mlx_tune.data.fields import FieldReader, Problems, is_nothing
+from mlx_tune.data.messages import ConversationReader
+from mlx_tune.data.rows import OTHER_QUESTIONS, Message, Row
 from mlx_tune.files.strict_json import Item, JsonObject, kind
-from mlx_tune.text import one_line, quoted
 
 EXAMPLE = '{"instruction": "…", "response": "…"}'
 PARTS = {
@@ -39,56 +32,12 @@ _USUAL_PAIRS = {
     "instruction": "response", "response": "instruction", "output": "instruction",
     "prompt": "completion", "completion": "prompt", "question": "answer", "answer": "question",
 }  # fmt: skip
-_ROLE_OF = {
-    **{role: role for role in ROLES},
-    "human": "user",
-    **dict.fromkeys(("gpt", "chatgpt", "model", "bot"), "assistant"),
-}
-_ROLE_FIELDS, _CONTENT_FIELDS = ("role", "from"), ("content", "value")
-_MESSAGE_FIELDS = (*_ROLE_FIELDS, *_CONTENT_FIELDS, "weight")
-_TEXT_PARTS = ("text", "input_text", "output_text")
 _TOOL_FIELDS = ("tools", "functions", "tool_calls", "function_call")
 _TOOL_ROLES = ("tool", "function", "observation", "function_call")
 _NO_TOOLS = "tools and calls are not read yet; leave the row out"
 _ONE_OF = {
     "paraphrases": "paraphrase", "wordings": "wording", "replaces": "replaced question",
 }  # fmt: skip
-_MESSAGE = '{"role": "user", "content": "…"}'
-_PART = '{"type": "text", "text": "…"}'
-_NEAR = 0.8
-"""From this likeness on (difflib's ratio) a name is taken for a misspelling of another."""
-
-
-class Problems:
-    """The problems of one file; equal ones are one, at its first place.
-
-    Attributes:
-        path: The name of the file, for messages.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._found: dict[str, tuple[int, str, int]] = {}  # first line, its place, how many
-
-    def add(self, line: int, problem: str, *, column: str = "") -> None:
-        """Add a problem of a line, and of a column, such as ``:7``, where it is known."""
-        first, place, count = self._found.get(problem, (line, f"{line}{column}", 0))
-        self._found[problem] = (first, place, count + 1)
-
-    def raise_if_any(self) -> None:
-        """Raise what was added, in the order of the lines.
-
-        Raises:
-            InputError: There were problems; one per line.
-        """
-        if self._found:
-            by_line = sorted(self._found.items(), key=lambda found: found[1][0])
-            raise InputError(
-                "\n".join(
-                    f"{self.path}:{place}: {problem}" + (f" ({n:,} times)" if n > 1 else "")
-                    for problem, (_, place, n) in by_line
-                )
-            )
 
 
 def read_row(item: Item, problems: Problems) -> Row:
@@ -110,20 +59,20 @@ def read_row(item: Item, problems: Problems) -> Row:
     return Row()
 
 
-class _RowReader:
+class _RowReader(FieldReader):
     def __init__(self, fields: JsonObject, problems: Problems) -> None:
-        self.fields, self.problems = fields, problems
-        self.passed_over: dict[str, None] = {}
+        super().__init__(problems, {})
+        self.fields = fields
 
     def read(self, place: str) -> Row:
         if line := _line_of_tools(self.fields):
             self.problems.add(line, _NO_TOOLS)
             return Row()
         names = self._names()
-        is_known = self._has_known_fields(self.fields, FIELDS)
+        is_known = self.has_known_fields(self.fields, FIELDS)
         messages: tuple[Message, ...] = ()
         if chat := next((name for name in names if PART_OF[name] == "conversation"), None):
-            messages = self._conversation(chat)
+            messages = ConversationReader(self.problems, self.passed_over).read(self.fields, chat)
         names = self._without_repeated(names, messages)
         if is_known:
             self._check_shape(names)
@@ -152,7 +101,7 @@ class _RowReader:
         table that holds rows of two shapes has the columns of both.
         """
         names = [name for name in self.fields if name in PART_OF]
-        filled = [name for name in names if not _is_nothing(self.fields[name])]
+        filled = [name for name in names if not is_nothing(self.fields[name])]
         return [
             name
             for name in names
@@ -177,24 +126,6 @@ class _RowReader:
             ):
                 self.passed_over[name] = None
         return [name for name in names if name not in self.passed_over]
-
-    def _has_known_fields(self, found: JsonObject, known: tuple[str, ...], at: str = "") -> bool:
-        """Pass over the fields that are not known, and report those nearly spelt as a known one."""
-        is_known = True
-        for name in found:
-            if name in known:
-                continue
-            near = None if found[name] is None else _near(name, known)
-            if near is None:
-                self.passed_over[at + name] = None
-                continue
-            is_known = False
-            stands = near in found and not _is_nothing(found[near])
-            fix = (
-                f'"{near}" is there already, so remove it' if stands else f'did you mean "{near}"?'
-            )
-            self.problems.add(found.key_lines[name], f"{quoted(name)} is not a field; {fix}")
-        return is_known
 
     def _check_shape(self, names: Sequence[str]) -> None:
         """Report fields that are missing or do not go together."""
@@ -257,125 +188,9 @@ class _RowReader:
                 continue
             for role, said, text in zip(("user", "assistant"), ("question", "answer"), turn,
                                         strict=True):  # fmt: skip
-                content = self._string(text, f'{said} {number} of "{name}"', line)
+                content = self.string(text, f'{said} {number} of "{name}"', line)
                 messages.append(Message(role=role, content=content))
         return messages
-
-    def _conversation(self, name: str) -> tuple[Message, ...]:
-        line, entries = self.fields.key_lines[name], self.fields[name]
-        if not isinstance(entries, list) or not entries:
-            is_list = isinstance(entries, list)
-            found = "is empty" if is_list else f"is {kind(entries)}, not a list"
-            example = f'[{_MESSAGE}, {{"role": "assistant", "content": "…"}}]'
-            self.problems.add(line, f'"{name}" {found}; write {example}')
-            return ()
-        lines = [entry.line if isinstance(entry, JsonObject) else line for entry in entries]
-        messages = tuple(
-            self._message(entry, number, lines[number - 1], at=f"{name}[].")
-            for number, entry in enumerate(entries, start=1)
-        )
-        if all(message.role in ROLES for message in messages):
-            self._check_turns(messages, lines)
-        return messages
-
-    def _check_turns(self, messages: Sequence[Message], lines: Sequence[int]) -> None:
-        """Report what no template renders, or what teaches nothing."""
-        for number, (message, line) in enumerate(zip(messages, lines, strict=True), start=1):
-            if message.role == "system" and number > 1:
-                found = f'message {number} is "system"; only the first may be'
-                self.problems.add(line, f"{found}, so join them or leave it out")
-        if messages[-1].role != "assistant":
-            found = f'the last message is "{messages[-1].role}"'
-            self.problems.add(lines[-1], f"{found}; end with the assistant's answer")
-        elif not any(one.role == "assistant" and one.is_taught for one in messages):
-            found = 'every answer has "weight" 0, so none is taught'
-            self.problems.add(lines[-1], f"{found}; give one 1, or leave the row out")
-
-    def _message(self, entry: object, number: int, line: int, *, at: str) -> Message:
-        if not isinstance(entry, JsonObject):
-            found = f"message {number} is {kind(entry)}, not an object"
-            self.problems.add(line, f"{found}; write {_MESSAGE}")
-            return Message(role="", content="")
-        is_known = self._has_known_fields(entry, _MESSAGE_FIELDS, at)
-        role_field = self._one_field(entry, _ROLE_FIELDS)
-        content_field = self._one_field(entry, _CONTENT_FIELDS)
-        is_sharegpt = "from" in entry or "value" in entry
-        for name, names in ((role_field, _ROLE_FIELDS), (content_field, _CONTENT_FIELDS)):
-            if name is None and is_known:
-                missing = f'message {number} has no "{names[is_sharegpt]}"'
-                self.problems.add(line, f"{missing}; add it")
-        role = self._role(entry, role_field) if role_field else ""
-        content = ""
-        if content_field:
-            content = self._content(entry, content_field, number, role, at)
-        return Message(role=role, content=content, is_taught=self._is_taught(entry, number, role))
-
-    def _one_field(self, entry: JsonObject, names: Sequence[str]) -> str | None:
-        """Return which of two names a message has."""
-        found = [name for name in names if name in entry]
-        if len(found) > 1:
-            found = [name for name in found if entry[name] is not None] or found[:1]
-        if len(found) > 1:
-            both = " and ".join(f'"{name}"' for name in found)
-            self.problems.add(entry.key_lines[found[1]], f"{both} in one message; keep one")
-        return found[0] if found else None
-
-    def _role(self, entry: JsonObject, name: str) -> str:
-        line, role = entry.key_lines[name], entry[name]
-        if not isinstance(role, str):
-            known = ", ".join(ROLES)
-            self.problems.add(line, f'"{name}" is {kind(role)}, not text; use one of {known}')
-            return ""
-        if role not in _ROLE_OF:
-            near = _near(role, tuple(_ROLE_OF))
-            fix = f'did you mean "{near}"?' if near else f"known are {', '.join(_ROLE_OF)}"
-            self.problems.add(line, f"{quoted(role)} is not a role; {fix}")
-        return _ROLE_OF.get(role, "")
-
-    def _content(self, entry: JsonObject, name: str, number: int, role: str, at: str) -> str:
-        line, content = entry.key_lines[name], entry[name]
-        if isinstance(content, list):
-            parts = [self._part(part, number, line, at=f"{at}{name}[].") for part in content]
-            texts = [part for part in parts if part is not None]
-            if len(texts) < len(parts):
-                return ""
-            content = "".join(texts)
-        leave_out = "the message" if role == "system" else "the row"
-        return self._string(content, f'"{name}"', line, leave_out=leave_out)
-
-    def _part(self, part: object, number: int, line: int, *, at: str) -> str | None:
-        """Return the text of a part of a message's content; None where it is none."""
-        if not isinstance(part, JsonObject):
-            found = f"a part of message {number} is {kind(part)}, not an object"
-            self.problems.add(line, f"{found}; write {_PART}")
-            return None
-        what, text = part.get("type"), part.get("text")
-        if isinstance(what, str) and what not in _TEXT_PARTS:
-            found = f"message {number}: {quoted(what)} is not read"
-            self.problems.add(part.key_lines["type"], f"{found}; only texts are")
-            return None
-        if what is None or not isinstance(text, str):
-            self.problems.add(part.line, f"a part of message {number} is no text; write {_PART}")
-            return None
-        for name in part:
-            if name not in ("type", "text"):
-                self.passed_over[at + name] = None
-        return text
-
-    def _is_taught(self, entry: JsonObject, number: int, role: str) -> bool:
-        """Return what ``weight`` says of a message: 0 for given, not taught."""
-        weight = entry.get("weight")
-        if weight is None or (role != "assistant" and weight == 0):
-            return True
-        line = entry.key_lines["weight"]
-        if not isinstance(weight, int | float) or weight not in (0, 1):
-            found = f'the "weight" of message {number} is {one_line(json.dumps(weight), 20)}'
-            self.problems.add(line, f"{found}; write 0 or 1")
-            return True
-        if role not in ("assistant", ""):
-            found = f'message {number} is "{role}" with "weight" {json.dumps(weight)}'
-            self.problems.add(line, f"{found}, and only answers are taught; leave it out")
-        return bool(weight)
 
     def _other_questions(self, name: str, asks_none: str) -> tuple[str, ...]:
         if name not in self.fields:
@@ -389,20 +204,12 @@ class _RowReader:
         if not texts:
             self.problems.add(line, f'"{name}" is empty; write ["…", "…"], or leave it out')
         return tuple(
-            self._string(text, f"{_ONE_OF[name]} {number}", line, leave_out="it")
+            self.string(text, f"{_ONE_OF[name]} {number}", line, leave_out="it")
             for number, text in enumerate(texts, start=1)
         )
 
     def _text(self, name: str) -> str:
-        return self._string(self.fields[name], f'"{name}"', self.fields.key_lines[name])
-
-    def _string(self, value: object, name: str, line: int, *, leave_out: str = "the row") -> str:
-        if not isinstance(value, str):
-            self.problems.add(line, f"{name} is {kind(value)}, not text; write it in quotes")
-            return ""
-        if not value.strip():
-            self.problems.add(line, f"{name} is empty; write its text, or leave {leave_out} out")
-        return value
+        return self.string(self.fields[name], f'"{name}"', self.fields.key_lines[name])
 
 
 def _line_of_tools(fields: JsonObject) -> int | None:
@@ -411,16 +218,12 @@ def _line_of_tools(fields: JsonObject) -> int | None:
     entries = [entry for chat in chats if isinstance(chat, list) for entry in chat]
     for found in (fields, *(entry for entry in entries if isinstance(entry, JsonObject))):
         for name in _TOOL_FIELDS:
-            if not (_is_nothing(found.get(name)) or found[name] in ({}, "[]")):
+            if not (is_nothing(found.get(name)) or found[name] in ({}, "[]")):
                 return found.key_lines[name]
-        for name in () if found is fields else _ROLE_FIELDS:
+        for name in () if found is fields else ("role", "from"):
             if found.get(name) in _TOOL_ROLES:
                 return found.key_lines[name]
     return None
-
-
-def _is_nothing(value: object) -> bool:
-    return value is None or value == [] or (isinstance(value, str) and not value.strip())
 
 
 def _is_in(value: object, text: str) -> bool:
@@ -444,20 +247,3 @@ def _other_half(name: str, names: Collection[str]) -> str:
     if name == "question" and "system_prompt" in names:
         return "response"  # as OpenOrca has it
     return _USUAL_PAIRS[name]
-
-
-@lru_cache(maxsize=1024)  # every row of a file has the same names
-def _near(name: str, known: tuple[str, ...]) -> str | None:
-    """Return the known name of which another is likely a misspelling.
-
-    ``prompt_id`` is none of ``prompt``, nor is ``conversationId`` of ``conversations``: they are
-    names of something else about it.
-    """
-    # difflib is quadratic, and no known name is longer than a dozen characters.
-    spelt = re.sub(r"(?<=[a-z])(?=[A-Z])|[-.\s]+", "_", name[:40]).casefold()
-    for near in difflib.get_close_matches(spelt, known, n=len(known), cutoff=_NEAR):
-        stems = (near, near.removesuffix("s"))
-        about = any(spelt.startswith(f"{one}_") or spelt.endswith(f"_{one}") for one in stems)
-        if not (about or near.startswith(f"{spelt}_") or near.endswith(f"_{spelt}")):
-            return near
-    return None

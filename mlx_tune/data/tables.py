@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mlx_tune.data.fields import Problems
 from mlx_tune.data.rows import OTHER_QUESTIONS
-from mlx_tune.data.shapes import FIELDS, PART_OF, PARTS, Problems
+from mlx_tune.data.shapes import FIELDS, PART_OF, PARTS
 from mlx_tune.errors import InputError
 from mlx_tune.files.strict_json import Item, JsonObject
 from mlx_tune.text import quoted
