@@ -135,6 +135,40 @@ def test_an_unknown_field_or_role_an_empty_answer_and_a_number_are_named(bad, ro
     assert all(word in error for word in words), error
 
 
+ASKED = {"role": "user", "content": "How is it?"}
+CALLED = {"name": "weather", "arguments": '{"city": "Brno"}'}
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (
+            {"messages": [ASKED, {"role": "assistant", "tool_calls": [{"function": {}}]}]},
+            'message 2: call 1 has no "name"; add it',
+        ),
+        (
+            {"messages": [ASKED, {"role": "tool", "content": "7"}, {"role": "assistant"}]},
+            "message 2 answers no call before it; name its call, or leave the row out",
+        ),
+        (
+            {**GOOD[0], "tools": {"name": "weather"}},
+            '"tools" is an object, not a list; write [{"type": "function", "function": {"name": '
+            '"…", "parameters": {…}}}]',
+        ),
+        # Nothing is wrong with it, but the base has no tools.
+        (
+            {"messages": [ASKED, {"role": "assistant", "tool_calls": [{"function": CALLED}]}]},
+            'the base\'s chat template leaves out the call of "weather" in message 2; use a base '
+            "model whose template has it, or leave the row out",
+        ),
+    ],
+)
+def test_tools_and_calls_that_cannot_be_taught_are_named_with_what_to_do(bad, row, problem):
+    code, error = bad(f"[{json.dumps(row)}]")
+    assert code == 3
+    assert error.splitlines()[0] == f"error: data.json:1: {problem}"
+
+
 def test_rows_that_are_too_long_are_refused_unless_allowed(bad):
     code, error = bad([*GOOD, {"instruction": "a", "response": "b" * 900}])
     assert code == 3

@@ -245,7 +245,7 @@ def _show_answers(answers: ComparedAnswers, printer: Console) -> None:
 
 
 def _asked(row: Row) -> str:
-    return f"“{one_line(row.question or row.text or row.messages[-1].content)}”"
+    return f"“{one_line(row.question or row.text or row.messages[-1].text)}”"
 
 
 def _name(side: Side) -> str:

@@ -238,7 +238,7 @@ def _files(plan: TrainingPlan) -> str:
 
 def _q(row: Row) -> str:
     # Of a conversation that asks nothing, its end.
-    return f"“{one_line(row.question or row.text or row.messages[-1].content)}”"
+    return f"“{one_line(row.question or row.text or row.messages[-1].text)}”"
 
 
 def _listed(lines: list[str]) -> list[str]:

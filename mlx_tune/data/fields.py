@@ -6,8 +6,10 @@ placeholder is returned to a caller: a file with problems raises an error.
 
 import difflib
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
+from mlx_tune.data import calls
 from mlx_tune.errors import InputError
 from mlx_tune.files.strict_json import JsonObject, kind
 from mlx_tune.text import quoted
@@ -76,6 +78,13 @@ class FieldReader:
             )
             self.problems.add(found.key_lines[name], f"{quoted(name)} is not a field; {fix}")
         return is_known
+
+    def check_place(self, found: JsonObject, names: Sequence[str], where: str, fix: str) -> None:
+        """Report fields of tools or calls that stand where they say nothing."""
+        for name in names:
+            # A request may say in words whether anything is to be called.
+            if not calls.is_nothing(found.get(name)) and found[name] not in ("auto", "none"):
+                self.problems.add(found.key_lines[name], f'"{name}" stands in {where}; {fix}')
 
     def string(self, value: object, name: str, line: int, *, leave_out: str = "the row") -> str:
         """Return a text; report what is none, or empty.

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Sequence
 
-from mlx_tune.data.fields import FieldReader, nearest
+from mlx_tune.data import calls
+from mlx_tune.data.calls import CALL_FIELDS, TOOL_FIELDS, CallError, CallReader, ToolCall
+from mlx_tune.data.fields import FieldReader, Problems, is_nothing, nearest
 from mlx_tune.data.rows import ROLES, Message
 from mlx_tune.files.strict_json import JsonObject, kind
 from mlx_tune.text import one_line, quoted
@@ -11,17 +13,28 @@ from mlx_tune.text import one_line, quoted
 _ROLE_OF = {
     **{role: role for role in ROLES},
     "human": "user",
-    **dict.fromkeys(("gpt", "chatgpt", "model", "bot"), "assistant"),
+    **dict.fromkeys(("gpt", "chatgpt", "model", "bot", "function_call"), "assistant"),
+    **dict.fromkeys(("function", "observation"), "tool"),
 }
 _ROLE_FIELDS, _CONTENT_FIELDS = ("role", "from"), ("content", "value")
-_MESSAGE_FIELDS = (*_ROLE_FIELDS, *_CONTENT_FIELDS, "weight")
+_MESSAGE_FIELDS = (*_ROLE_FIELDS, *_CONTENT_FIELDS, "weight", *CALL_FIELDS, "tool_call_id")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _MESSAGE = '{"role": "user", "content": "…"}'
 _PART = '{"type": "text", "text": "…"}'
 
 
 class ConversationReader(FieldReader):
-    """Reads the messages of one row."""
+    """Reads the messages of one row.
+
+    Args:
+        problems: As for :class:`FieldReader`.
+        passed_over: Likewise.
+    """
+
+    def __init__(self, problems: Problems, passed_over: dict[str, None]) -> None:
+        super().__init__(problems, passed_over)
+        self._reader = CallReader(lambda name: passed_over.update({name: None}))
+        self._has_bad_call = False  # then nobody knows which results are of none
 
     def read(self, fields: JsonObject, name: str) -> tuple[Message, ...]:
         """Return the messages of a row.
@@ -64,19 +77,78 @@ class ConversationReader(FieldReader):
             found = f"message {number} is {kind(entry)}, not an object"
             self.problems.add(line, f"{found}; write {_MESSAGE}")
             return Message(role="", content="")
-        is_known = self.has_known_fields(entry, _MESSAGE_FIELDS, at)
         role_field = self._one_field(entry, _ROLE_FIELDS)
+        role = self._role(entry, role_field) if role_field else ""
+        # The name of the tool says which call a result is of, where no id does.
+        own = ("name",) if role == "tool" and not entry.get("tool_call_id") else ()
+        is_known = self.has_known_fields(entry, (*_MESSAGE_FIELDS, *own), at)
+        self.check_place(entry, TOOL_FIELDS, f"message {number}", "put it beside the messages")
         content_field = self._one_field(entry, _CONTENT_FIELDS)
+        is_call = role_field is not None and entry[role_field] == "function_call"
+        called = self._calls(entry, number, role, content_field if is_call else None, at)
         is_sharegpt = "from" in entry or "value" in entry
-        for name, names in ((role_field, _ROLE_FIELDS), (content_field, _CONTENT_FIELDS)):
+        needed = [(role_field, _ROLE_FIELDS)]
+        needed += [(content_field, _CONTENT_FIELDS)] if called is None else []
+        for name, names in needed:
             if name is None and is_known:
                 missing = f'message {number} has no "{names[is_sharegpt]}"'
                 self.problems.add(line, f"{missing}; add it")
-        role = self._role(entry, role_field) if role_field else ""
         content = ""
-        if content_field:
-            content = self._content(entry, content_field, number, role, at)
-        return Message(role=role, content=content, is_taught=self._is_taught(entry, number, role))
+        if content_field and not is_call:
+            is_silent = called is not None and is_nothing(entry[content_field])
+            content = "" if is_silent else self._content(entry, content_field, number, role, at)
+        return Message(
+            role=role,
+            content=content,
+            is_taught=self._is_taught(entry, number, role),
+            tool_calls=called or (),
+            tool_call_id=self._answered(entry, number, role, line),
+        )
+
+    def _calls(
+        self, entry: JsonObject, number: int, role: str, content_field: str | None, at: str
+    ) -> tuple[ToolCall, ...] | None:
+        """Return what a message calls; None where it has no calls.
+
+        ``content_field`` is where a message has them whose role says that it is a call.
+        """
+        found = [name for name in CALL_FIELDS if not calls.is_nothing(entry.get(name))]
+        found += [content_field] if content_field else []
+        if not found:
+            return None
+        name, line = found[0], entry.key_lines[found[0]]
+        if len(found) > 1:
+            both = f'"{name}" and "{found[1]}" in one message'
+            self.problems.add(entry.key_lines[found[1]], f"{both}; keep one")
+        elif role not in ("assistant", ""):
+            problem = f'message {number} is "{role}" with "{name}", and only the assistant calls'
+            self.problems.add(line, f"{problem}; leave it out")
+        else:
+            try:
+                return self._reader.read(entry[name], name, at=f"{at}{name}")
+            except CallError as error:
+                self.problems.add(line, f"message {number}: {error}")
+        self._has_bad_call = True
+        return ()
+
+    def _answered(self, entry: JsonObject, number: int, role: str, line: int) -> str:
+        """Return the id of the call whose result a message is; empty for no result."""
+        given = {name: entry[name] for name in ("tool_call_id", "name") if entry.get(name)}
+        if role == "tool":
+            texts = {
+                name: self.string(value, f'"{name}"', entry.key_lines[name])
+                for name, value in given.items()
+            }
+            try:
+                return self._reader.answer(texts.get("tool_call_id"), texts.get("name"))
+            except CallError as error:
+                if not self._has_bad_call:
+                    self.problems.add(line, f"message {number} {error}")
+        elif "tool_call_id" in given and role:
+            found = f'message {number} is "{role}" with "tool_call_id"'
+            problem = f"{found}, and only a call's result has one; leave it out"
+            self.problems.add(entry.key_lines["tool_call_id"], problem)
+        return ""
 
     def _one_field(self, entry: JsonObject, names: Sequence[str]) -> str | None:
         """Return which of two names a message has."""
@@ -108,6 +180,8 @@ class ConversationReader(FieldReader):
             if len(texts) < len(parts):
                 return ""
             content = "".join(texts)
+        if role == "tool" and content == "":
+            return ""  # a tool may return nothing
         leave_out = "the message" if role == "system" else "the row"
         return self.string(content, f'"{name}"', line, leave_out=leave_out)
 

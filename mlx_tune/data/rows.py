@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from mlx_tune.data.calls import ToolCall
 from mlx_tune.errors import InputError
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 OTHER_QUESTIONS = ("paraphrases", "wordings", "replaces")
 """Fields of a chat row that list questions beside its own."""
 
@@ -25,18 +26,41 @@ class Message:
 
     Attributes:
         role: One of ``ROLES``.
-        content: Its text.
+        content: Its text; may be empty beside calls, and where a tool returned nothing.
         is_taught: False for an answer that is given, as what was said before, and not trained on.
+        tool_calls: What an answer calls.
+        tool_call_id: Of a tool's message: the call whose result it is; empty for others.
     """
 
     role: str
     content: str
     is_taught: bool = True
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+    @property
+    def text(self) -> str:
+        """Its content, and each call on a line of its own: see :attr:`ToolCall.text`."""
+        lines = [self.content] if self.content or not self.tool_calls else []
+        return "\n".join([*lines, *(call.text for call in self.tool_calls)])
 
     def to_json(self) -> dict[str, Any]:
         """Return the message as it is stored; a ``weight`` of 0 says that it is not taught."""
-        own = {"role": self.role, "content": self.content}
+        own = self._shaped([call.to_json() for call in self.tool_calls])
         return own if self.is_taught else {**own, "weight": 0}
+
+    def for_template(self) -> dict[str, Any]:
+        """Return the message as chat templates take it."""
+        return self._shaped([call.for_template() for call in self.tool_calls])
+
+    def _shaped(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
+        # Llama's template asks whether a message has the field, not whether there is a call in it.
+        return {
+            "role": self.role,
+            "content": self.content,
+            **({"tool_calls": calls} if calls else {}),
+            **({"tool_call_id": self.tool_call_id} if self.tool_call_id else {}),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +70,8 @@ class Row:
     Attributes:
         messages: The messages of a chat row; empty for a text row.
         text: The text of a text row; None for a chat row.
+        tools: What the answers may call, as the JSON text of a list in OpenAI's shape; empty for
+            nothing.
         paraphrases: Other wordings of the last user message, to evaluate with, not to train on.
         wordings: Other wordings of it with the same answer, trained on in turn with the message.
         replaces: Questions of earlier rows that this row takes the place of, besides its own.
@@ -58,6 +84,7 @@ class Row:
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
+    tools: str = ""
     paraphrases: tuple[str, ...] = ()
     wordings: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
@@ -74,12 +101,22 @@ class Row:
 
     @property
     def answer(self) -> str | None:
-        """The last assistant message that is taught; None where there is none."""
-        return next((m.content for m in reversed(self.messages) if _is_answer(m)), None)
+        """The last assistant message that is taught, calls as JSON; None where there is none."""
+        return next((m.text for m in reversed(self.messages) if _is_answer(m)), None)
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether tools may be called in it, or were."""
+        return bool(self.tools) or any(message.tool_calls for message in self.messages)
+
+    def tools_for_template(self) -> list[dict[str, Any]]:
+        """Return its tools as chat templates take them, in OpenAI's format."""
+        tools: list[dict[str, Any]] = json.loads(self.tools or "[]")
+        return tools
 
     @property
     def key(self) -> str:
-        """The sha256 (hex) of the messages or the text; nothing else of the row changes it."""
+        """The sha256 (hex) of messages and tools, or the text; nothing else of it changes that."""
         return _hash(canonical_json(self._content()))
 
     @property
@@ -87,11 +124,12 @@ class Row:
         """What is asked; a row replaces earlier rows of the same topic.
 
         White space makes no difference, nor does another encoding of the same characters (NFC);
-        all else does. The topic of a chat row is all messages before the last answer it teaches; a
-        text row asks nothing, so its topic is its text as it stands, and a conversation without a
-        user's message asks nothing either, so its topic is all of it.
+        all else does. The topic of a chat row is its tools and all messages before the last answer
+        it teaches, with their calls; a text row asks nothing, so its topic is its text as it
+        stands, and a conversation without a user's message asks nothing either, so its topic is all
+        of it.
         """
-        return _topic(self._asked()) if self.text is None else f"text: {self.text}"
+        return self._topic(self._asked()) if self.text is None else f"text: {self.text}"
 
     @property
     def likeness(self) -> str:
@@ -99,12 +137,12 @@ class Row:
 
         "What is C?" and "what is c" are alike, and so are ``git branch -d`` and ``git branch -D``.
         """
-        return _likeness(self._asked()) if self.text is None else _normalised(self.text)
+        return self._likeness(self._asked()) if self.text is None else _normalised(self.text)
 
     @property
     def exchanges(self) -> tuple[tuple[str, str], ...]:
         """The topic and the text of every answer that is taught; none for a text row."""
-        return tuple((_topic(asked), answer) for asked, answer in self._exchanges())
+        return tuple((self._topic(asked), answer) for asked, answer in self._exchanges())
 
     def _asked(self) -> Sequence[Message]:
         """Return the messages before the last answer, or all of them where nobody asked."""
@@ -119,7 +157,16 @@ class Row:
         """
         for i, message in enumerate(self.messages):
             if _is_answer(message) and _has_question(self.messages[:i]):
-                yield self.messages[:i], message.content
+                yield self.messages[:i], message.text
+
+    def _topic(self, messages: Sequence[Message]) -> str:
+        """Return tools and messages, one a line, each message with its role."""
+        tools = [f"tools: {_one_spaced(self.tools)}"] if self.tools else []
+        return "\n".join([*tools, *(f"{m.role}: {_one_spaced(m.text)}" for m in messages)])
+
+    def _likeness(self, messages: Sequence[Message]) -> str:
+        tools = [_normalised(self.tools)] if self.tools else []
+        return "\n".join([*tools, *(_normalised(message.text) for message in messages)])
 
     @property
     def variants(self) -> tuple["Row", ...]:
@@ -142,7 +189,7 @@ class Row:
         return Trace(
             topic=_hash(self.likeness),
             exchanges=tuple(
-                (_hash(_likeness(asked)), _hash(answer)) for asked, answer in self._exchanges()
+                (_hash(self._likeness(asked)), _hash(answer)) for asked, answer in self._exchanges()
             ),
             wordings=tuple(_hash(reworded.likeness) for reworded in self.variants[1:]),
             is_loose=True,
@@ -176,14 +223,15 @@ class Row:
         return replace(self, messages=messages, paraphrases=(), wordings=(), replaces=())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as it is stored: ``messages`` or ``text``, and other questions, if any."""
+        """Return the row as it is stored: ``messages`` or ``text``, and what else it has."""
         others = {name: list(getattr(self, name)) for name in OTHER_QUESTIONS}
         return self._content() | {name: texts for name, texts in others.items() if texts}
 
     def _content(self) -> dict[str, Any]:
         if self.text is not None:
             return {"text": self.text}
-        return {"messages": [message.to_json() for message in self.messages]}
+        tools = {"tools": self.tools} if self.tools else {}
+        return {"messages": [message.to_json() for message in self.messages], **tools}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,15 +320,6 @@ def _has_question(messages: Sequence[Message]) -> bool:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _topic(messages: Sequence[Message]) -> str:
-    """Return messages, one a line, each with its role."""
-    return "\n".join(f"{message.role}: {_one_spaced(message.content)}" for message in messages)
-
-
-def _likeness(messages: Sequence[Message]) -> str:
-    return "\n".join(_normalised(message.content) for message in messages)
 
 
 def _one_spaced(text: str) -> str:

@@ -6,6 +6,8 @@ one that is spelt nearly as a known one, or that would change what is taught, is
 
 from collections.abc import Collection, Sequence
 
+from mlx_tune.data import calls
+from mlx_tune.data.calls import CALL_FIELDS, TOOL_FIELDS, CallError
 from mlx_tune.data.fields import FieldReader, Problems, is_nothing
 from mlx_tune.data.messages import ConversationReader
 from mlx_tune.data.rows import OTHER_QUESTIONS, Message, Row
@@ -20,21 +22,22 @@ PARTS = {
     "history": ("history",),
     "conversation": ("messages", "conversations"),
     "text": ("text",),
+    "tools": TOOL_FIELDS,
 }
 """What rows are made of, and the fields that may be each part: of one part a row has one."""
 
 PART_OF = {name: part for part, names in PARTS.items() for name in names}
 FIELDS = (*PART_OF, *OTHER_QUESTIONS)
 
-_OPTIONAL = ("context", "system", "history")
-_TOGETHER = ("question", "answer", "context", "system", "history"), ("conversation", "system")
+_OPTIONAL = ("context", "system", "history", "tools")
+_TOGETHER = (
+    ("question", "answer", "context", "system", "history", "tools"),
+    ("conversation", "system", "tools"),
+)
 _USUAL_PAIRS = {
     "instruction": "response", "response": "instruction", "output": "instruction",
     "prompt": "completion", "completion": "prompt", "question": "answer", "answer": "question",
 }  # fmt: skip
-_TOOL_FIELDS = ("tools", "functions", "tool_calls", "function_call")
-_TOOL_ROLES = ("tool", "function", "observation", "function_call")
-_NO_TOOLS = "tools and calls are not read yet; leave the row out"
 _ONE_OF = {
     "paraphrases": "paraphrase", "wordings": "wording", "replaces": "replaced question",
 }  # fmt: skip
@@ -46,7 +49,8 @@ def read_row(item: Item, problems: Problems) -> Row:
     It has a question (``instruction``, ``prompt`` or ``question``) and an answer (``response``,
     ``output``, ``completion`` or ``answer``), perhaps with ``input`` or ``context``, ``system`` or
     ``system_prompt``, and ``history``; or ``messages`` or ``conversations``, perhaps with a
-    ``system``; or ``text``. Chat rows may have ``paraphrases``, ``wordings`` and ``replaces``.
+    ``system``; or ``text``. Chat rows may have ``tools`` or ``functions``, ``paraphrases``,
+    ``wordings`` and ``replaces``.
 
     Args:
         item: The value, with its line.
@@ -65,9 +69,7 @@ class _RowReader(FieldReader):
         self.fields = fields
 
     def read(self, place: str) -> Row:
-        if line := _line_of_tools(self.fields):
-            self.problems.add(line, _NO_TOOLS)
-            return Row()
+        self.check_place(self.fields, CALL_FIELDS, "no message", "put it into the assistant's")
         names = self._names()
         is_known = self.has_known_fields(self.fields, FIELDS)
         messages: tuple[Message, ...] = ()
@@ -85,6 +87,7 @@ class _RowReader(FieldReader):
         return Row(
             messages=messages,
             text=self._text("text") if "text" in part else None,
+            tools=self._tools(part["tools"]) if "tools" in part else "",
             paraphrases=self._other_questions("paraphrases", asks_none),
             wordings=self._other_questions("wordings", asks_none),
             replaces=self._other_questions("replaces", asks_none),
@@ -101,7 +104,7 @@ class _RowReader(FieldReader):
         table that holds rows of two shapes has the columns of both.
         """
         names = [name for name in self.fields if name in PART_OF]
-        filled = [name for name in names if not is_nothing(self.fields[name])]
+        filled = [name for name in names if not _is_empty(name, self.fields[name])]
         return [
             name
             for name in names
@@ -208,22 +211,20 @@ class _RowReader(FieldReader):
             for number, text in enumerate(texts, start=1)
         )
 
+    def _tools(self, name: str) -> str:
+        try:
+            return calls.read_tools(self.fields[name], name)
+        except CallError as error:
+            self.problems.add(self.fields.key_lines[name], str(error))
+            return ""
+
     def _text(self, name: str) -> str:
         return self.string(self.fields[name], f'"{name}"', self.fields.key_lines[name])
 
 
-def _line_of_tools(fields: JsonObject) -> int | None:
-    """Return the line of the first that has to do with tools; None where nothing has."""
-    chats = (fields.get(name) for name in PARTS["conversation"])
-    entries = [entry for chat in chats if isinstance(chat, list) for entry in chat]
-    for found in (fields, *(entry for entry in entries if isinstance(entry, JsonObject))):
-        for name in _TOOL_FIELDS:
-            if not (is_nothing(found.get(name)) or found[name] in ({}, "[]")):
-                return found.key_lines[name]
-        for name in () if found is fields else ("role", "from"):
-            if found.get(name) in _TOOL_ROLES:
-                return found.key_lines[name]
-    return None
+def _is_empty(name: str, value: object) -> bool:
+    """Tell whether a field of a row says nothing."""
+    return calls.is_nothing(value) if name in TOOL_FIELDS else is_nothing(value)
 
 
 def _is_in(value: object, text: str) -> bool:

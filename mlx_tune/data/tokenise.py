@@ -1,16 +1,18 @@
 """Turns rows into tokens, with a flag for each token that is supervised."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_tune.data.calls import holds, tool_parts
 from mlx_tune.data.noise import noised_questions
-from mlx_tune.data.rows import Row
+from mlx_tune.data.rows import Message, Row
 from mlx_tune.errors import InputError
 from mlx_tune.models.tokenizer import Tokenizer
+from mlx_tune.text import quoted
 
-_Conversation = tuple[Row, list[dict[str, str]]]
+_Conversation = tuple[Row, Sequence[Message]]
 """What is rendered, with the row that it is of."""
 
 
@@ -57,8 +59,8 @@ class Example:
 def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
     """Tokenise rows; every answer that is taught and the token that ends it is supervised.
 
-    A chat row is rendered with the base model's chat template. As in generation, no token has
-    characters of both a prompt and its answer.
+    A chat row is rendered with the base model's chat template, with its tools. As in generation, no
+    token has characters of both a prompt and its answer.
 
     Args:
         rows: Chat rows or text rows.
@@ -69,15 +71,16 @@ def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Example]:
 
     Raises:
         InputError: A row contains the text of a special token; or the template refuses a
-            conversation; or the rendered prompt of an answer is not a prefix of the rendered
-            conversation; or no end token of the model ends an answer.
+            conversation, or leaves out a tool, a call or its result; or the rendered prompt of an
+            answer is not a prefix of the rendered conversation; or no end token of the model ends
+            an answer.
     """
     _refuse_special_texts(rows, tokenizer)
     chats = [row for row in rows if row.text is None]
     numbered = ((row, i, message) for row in chats for i, message in enumerate(row.messages))
     turns = [(row, i) for row, i, one in numbered if one.role == "assistant" and one.is_taught]
-    wholes = _render([(row, _messages(row)) for row in chats], tokenizer, prompts=False)
-    prompts = _render([(row, _messages(row)[:i]) for row, i in turns], tokenizer, prompts=True)
+    wholes = _render([(row, row.messages) for row in chats], tokenizer, prompts=False)
+    prompts = _render([(row, row.messages[:i]) for row, i in turns], tokenizer, prompts=True)
     starts: dict[int, list[str]] = {}
     for (row, _), prompt in zip(turns, prompts, strict=True):
         starts.setdefault(id(row), []).append(prompt)
@@ -181,6 +184,7 @@ def _encode_chat(row: Row, whole: str, prompts: Sequence[str], tokenizer: Tokeni
                 "end tokens, so it would never learn to stop; use a base model with another"
             )
         flags += [True] * (ending + 1)
+    _refuse_left_out(row, whole, prompts, tokenizer)
     # Tokens after the last answer are not supervised.
     return Example(tokens=tuple(tokens[: len(flags)]), supervised=tuple(flags), place=row.place)
 
@@ -213,7 +217,9 @@ def _not_separable(row: Row) -> InputError:
 
 def _refuse_special_texts(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
     for row in rows:
-        text = "\n".join([*(m.content for m in row.messages), row.text or ""])
+        said = [m.text for m in row.messages]
+        ids = [call.id for m in row.messages for call in m.tool_calls]
+        text = "\n".join([*said, *ids, row.tools, row.text or ""])
         for special in sorted(tokenizer.special_texts):
             if special in text:
                 raise InputError(
@@ -222,13 +228,49 @@ def _refuse_special_texts(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
                 )
 
 
+def _refuse_left_out(row: Row, whole: str, prompts: Sequence[str], tokenizer: Tokenizer) -> None:
+    """Refuse a row with tools of which the base's template does not render all."""
+    if not row.has_tools:
+        return
+    for what in _left_out(row, whole, prompts, tokenizer):
+        raise InputError(
+            f"{row.place}: the base's chat template leaves out {what}; use a base model whose "
+            "template has it, or leave the row out"
+        )
+
+
+def _left_out(row: Row, whole: str, prompts: Sequence[str], tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield what a rendered conversation does not say of its tools, their calls and results."""
+    ends = [tokenizer.decode_raw([token]) for token in tokenizer.end_ids]
+    begins = iter(prompts)
+    for name, parts in tool_parts(row.tools):
+        if not holds(prompts[0], parts):
+            yield f"the tool {quoted(name)}"
+    for number, message in enumerate(row.messages, start=1):
+        text = whole
+        if message.role == "assistant" and message.is_taught:
+            text = whole[len(next(begins)) :]
+            text = min((text.partition(end)[0] for end in ends), key=len)  # the answer alone
+        for call in message.tool_calls:
+            if not holds(text, call.parts):
+                yield f"the call of {quoted(call.name)} in message {number}"
+        if (message.tool_calls or message.tool_call_id) and not holds(
+            text, [message.content.strip()]
+        ):
+            yield f"the text of message {number}"
+
+
 def _render(
     conversations: Sequence[_Conversation], tokenizer: Tokenizer, *, prompts: bool
 ) -> list[str]:
     """Render conversations, all at once; where the template refuses one, say of which row."""
 
     def render(part: Sequence[_Conversation]) -> list[str]:
-        return tokenizer.render([messages for _, messages in part], add_generation_prompt=prompts)
+        return tokenizer.render(
+            [[message.for_template() for message in messages] for _, messages in part],
+            add_generation_prompt=prompts,
+            tools=[row.tools_for_template() for row, _ in part],
+        )
 
     try:
         return render(conversations)
@@ -258,7 +300,3 @@ def _first_refused(
             begin = middle
         middle = (begin + end) // 2
     return begin
-
-
-def _messages(row: Row) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in row.messages]

@@ -9,6 +9,7 @@ from mlx_tune.models import template as template_module
 from mlx_tune.models.template import Renderer
 
 Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
 
 _VARIABLES = ("bos_token", "eos_token", "unk_token", "pad_token")  # that a template may print
 
@@ -62,14 +63,15 @@ class Tokenizer:
         conversations: Sequence[Messages],
         *,
         add_generation_prompt: bool,
-        tools: Sequence[Mapping[str, Any]] = (),
+        tools: Sequence[Tools] = (),
     ) -> list[str]:
         """Return the text of each conversation, rendered with the chat template.
 
         Args:
-            conversations: Lists of messages, each with ``role`` and ``content``.
+            conversations: Lists of messages, each with ``role`` and ``content``; ``tool_calls``
+                and ``tool_call_id`` as in OpenAI's format, but for arguments, which are values.
             add_generation_prompt: Whether to end with the beginning of the assistant's turn.
-            tools: Tools for all conversations, in OpenAI's format.
+            tools: Those of each conversation, in OpenAI's format; nothing where none has any.
 
         Raises:
             InputError: There is no template, or it fails; see `template.render`.
@@ -87,14 +89,16 @@ class Tokenizer:
                 {
                     "messages": list(map(dict, conversation)),
                     "add_generation_prompt": add_generation_prompt,
-                    **({"tools": list(map(dict, tools))} if tools else {}),
+                    **({"tools": list(map(dict, own))} if own else {}),
                 }
-                for conversation in conversations
+                for conversation, own in zip(
+                    conversations, tools or [()] * len(conversations), strict=True
+                )
             ],
             variables={name: getattr(self.wrapper, name, None) for name in _VARIABLES},
             renderer=self.renderer,
         )
 
-    def prompt(self, messages: Messages, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+    def prompt(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Return the token ids of a conversation, up to the beginning of the assistant's turn."""
-        return self.encode(self.render([messages], add_generation_prompt=True, tools=tools)[0])
+        return self.encode(self.render([messages], add_generation_prompt=True, tools=[tools])[0])

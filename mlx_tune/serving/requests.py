@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from mlx_tune.data.calls import ToolCall
+from mlx_tune.data.rows import Message
 from mlx_tune.errors import InputError, MlxTuneError
 from mlx_tune.inference import Sampling, TokenBytes
 from mlx_tune.inference.grammar import Grammar, GrammarCompiler
@@ -20,8 +22,8 @@ from mlx_tune.serving.schemas import (
     ChatRequest,
     CompletionRequest,
     RequestMessage,
+    RequestToolCall,
     ResponseFormat,
-    ToolCall,
 )
 from mlx_tune.serving.tools import ToolCallFormat, ToolSet
 
@@ -179,24 +181,22 @@ class RequestParser:
 
 
 def _template_message(message: RequestMessage) -> dict[str, Any]:
-    """Return a message as templates take it: arguments as values, not as text."""
-    role = "system" if message.role == "developer" else message.role
-    turn: dict[str, Any] = {"role": role, "content": message.text}
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    if message.tool_calls is not None:
-        turn["tool_calls"] = [_template_call(call) for call in message.tool_calls]
-    return turn
+    """Return a message as templates take it: as a row of the same conversation is trained on."""
+    return Message(
+        role="system" if message.role == "developer" else message.role,
+        content=message.text,
+        tool_calls=tuple(map(_tool_call, message.tool_calls or ())),
+        tool_call_id=message.tool_call_id or "",
+    ).for_template()
 
 
-def _template_call(call: ToolCall) -> dict[str, Any]:
+def _tool_call(call: RequestToolCall) -> ToolCall:
     try:
-        arguments = json.loads(call.function.arguments)
+        json.loads(call.function.arguments)
     except ValueError as error:
         message = f"tool_calls: the arguments of {call.id} are no JSON"
         raise ApiError(message, param="messages") from error
-    function = {"name": call.function.name, "arguments": arguments}
-    return {"id": call.id, "type": "function", "function": function}
+    return ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
 
 
 def _token_id(text: str) -> int:

@@ -119,7 +119,7 @@ class FunctionCall(StrictModel):
     arguments: str
 
 
-class ToolCall(StrictModel):
+class RequestToolCall(StrictModel):
     """A call that the model made."""
 
     harmless: ClassVar[Harmless] = harmless.TOOL_CALL
@@ -136,7 +136,9 @@ class RequestMessage(StrictModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
-    tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=MOST_TOOLS)] | None = None
+    tool_calls: (
+        Annotated[list[RequestToolCall], Field(min_length=1, max_length=MOST_TOOLS)] | None
+    ) = None
     tool_call_id: str | None = Field(None, min_length=1, max_length=64)
 
     @model_validator(mode="after")

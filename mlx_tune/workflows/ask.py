@@ -106,7 +106,7 @@ def _answers(
         for prompt, answer in zip(several, answers, strict=True):
             row, expected = prompt.row, prompt.expected
             yield AnswerRecord(
-                question=row.question or row.messages[-1].content,
+                question=row.question or row.messages[-1].text,
                 answer=tokenizer.decode([token for token in answer if token not in ends]),
                 is_cut=not ends.intersection(answer[-1:]),
                 expected=row.answer if expected else None,
@@ -118,9 +118,10 @@ def _answers(
 def _prompts(rows: Sequence[Row], tokenizer: Tokenizer) -> list[_Prompt]:
     """Tokenise questions, all of a kind at once: each time starts a process for the template."""
     examples = iter(tokenise.encode([row for row in rows if row.question is not None], tokenizer))
-    bare = [row.messages for row in rows if row.question is None]
-    turns = [[message.to_json() for message in messages] for messages in bare]
-    texts = iter(tokenizer.render(turns, add_generation_prompt=True))
+    bare = [row for row in rows if row.question is None]
+    turns = [[message.for_template() for message in row.messages] for row in bare]
+    tools = [row.tools_for_template() for row in bare]
+    texts = iter(tokenizer.render(turns, add_generation_prompt=True, tools=tools))
     prompts = []
     for row in rows:
         if row.question is None:

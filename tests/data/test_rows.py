@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlx_tune.data.calls import ToolCall
 from mlx_tune.data.rows import OTHER_QUESTIONS, Message, Row, Trace, split
 from mlx_tune.errors import InputError
 
@@ -360,3 +361,92 @@ def test_conversations_that_nobody_asks_are_of_their_own_topic_and_contradict_no
     assert bare[0].likeness != bare[1].likeness
     assert [row.exchanges for row in bare] == [(), ()]
     assert [row.question for row in bare] == [None, None]
+
+
+# Tools and calls
+
+
+def with_call(*, name="f", arguments='{"a": 1}', call_id="c1", tools="[]", content="", **more):
+    """A row that asks "Q?", calls, is told 7 and says "It is 7."."""
+    call = ToolCall(id=call_id, name=name, arguments=arguments)
+    said = (
+        Message(role="user", content="Q?"),
+        Message(role="assistant", content=content, tool_calls=(call,)),
+        Message(role="tool", content="7", tool_call_id=call_id),
+        Message(role="assistant", content="It is 7."),
+    )
+    return Row(messages=said, tools=tools, **more)
+
+
+def only_call(**more):
+    row = with_call(**more)
+    return Row(messages=row.messages[:2], tools=row.tools)
+
+
+def test_the_answer_of_a_row_that_ends_with_a_call_is_its_text_and_the_call_as_json():
+    assert only_call().answer == '{"name": "f", "arguments": {"a": 1}}'
+    assert only_call(content="So:").answer == 'So:\n{"name": "f", "arguments": {"a": 1}}'
+    assert (with_call().question, with_call().answer) == ("Q?", "It is 7.")
+
+
+def test_the_topic_of_a_row_has_its_tools_and_what_was_called_and_returned_before():
+    assert with_call(tools='[{"function": {"name": "f"}}]').topic == (
+        'tools: [{"function": {"name": "f"}}]\nuser: Q?\n'
+        'assistant: {"name": "f", "arguments": {"a": 1}}\ntool: 7'
+    )
+
+
+OTHER_CALLS = [{"name": "g"}, {"arguments": '{"a": 2}'}, {"arguments": '{"a": "1"}'}, {"tools": ""}]
+
+
+@pytest.mark.parametrize("other", OTHER_CALLS)
+def test_rows_whose_tools_or_calls_differ_are_different(other):
+    one, two = with_call(), with_call(**other)
+    assert one != two
+    assert one.key != two.key
+    assert one.topic != two.topic
+    assert one.likeness != two.likeness
+    assert one.trace.topic != two.trace.topic
+    one, two = only_call(), only_call(**other)
+    assert (one.topic, one.answer) != (two.topic, two.answer)
+    assert one.trace.exchanges != two.trace.exchanges
+
+
+def test_ids_and_the_order_of_arguments_ask_and_answer_nothing_else():
+    one = with_call(arguments='{"a": 1, "b": 2}')
+    two = with_call(arguments='{"b": 2, "a": 1}', call_id="c2")
+    assert (one.topic, one.likeness, one.exchanges) == (two.topic, two.likeness, two.exchanges)
+    assert one.key != two.key
+
+
+def test_every_call_that_is_taught_is_an_exchange():
+    assert [answer for _, answer in with_call().exchanges] == [
+        '{"name": "f", "arguments": {"a": 1}}',
+        "It is 7.",
+    ]
+
+
+def test_a_row_with_tools_is_stored_in_openais_shape_and_reworded_with_them():
+    row = with_call(wordings=("Q!",))
+    function = {"name": "f", "arguments": '{"a": 1}'}
+    assert row.to_json() == {
+        "messages": [
+            {"role": "user", "content": "Q?"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+            },
+            {"role": "tool", "content": "7", "tool_call_id": "c1"},
+            {"role": "assistant", "content": "It is 7."},
+        ],
+        "tools": "[]",
+        "wordings": ["Q!"],
+    }
+    assert row.variants[1].messages[1:] == row.messages[1:]
+    assert row.variants[1].tools == row.tools
+
+
+def test_a_row_has_tools_where_it_offers_or_calls_any():
+    rows = [with_call(tools=""), Row(messages=with_call().messages[:1], tools="[]"), chat("Q", "A")]
+    assert [row.has_tools for row in rows] == [True, True, False]

@@ -15,7 +15,10 @@ OTHERS = ("paraphrases", "wordings", "replaces")
 QUESTIONS = ("instruction", "prompt", "question")
 ANSWERS = ("response", "output", "completion", "answer")
 ROW = '{"instruction": "…", "response": "…"}'
-LEARNED = "system, user, assistant, human, gpt, chatgpt, model, bot"
+LEARNED = (
+    "system, user, assistant, tool, human, gpt, chatgpt, model, bot, function_call, function, "
+    "observation"
+)
 CHAT = (Message(role="user", content="Q"), Message(role="assistant", content="A"))
 
 
@@ -224,7 +227,7 @@ def test_a_number_as_a_messages_content_is_refused_on_its_own_line():
 
 def test_a_role_that_is_not_text_is_refused():
     assert problems_of({"messages": [{"role": 7, "content": "Q"}]}) == [
-        'cs.json:2: "role" is a number, not text; use one of system, user, assistant'
+        'cs.json:2: "role" is a number, not text; use one of system, user, assistant, tool'
     ]
 
 
@@ -525,41 +528,6 @@ def test_no_parts_are_an_empty_content():
     ]
 
 
-# Tools
-
-
-TOOL_ENTRIES = [
-    {"role": "tool", "content": "7"},
-    {"from": "observation", "value": "7"},
-    {"from": "function_call", "value": "{}"},
-    {"role": "function", "name": "f", "content": "7"},
-    {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]},
-    {"role": "assistant", "content": "", "function_call": {"name": "f"}},
-]
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"messages": pair("Q", "A"), "tools": [{"type": "function"}]},
-        {"conversations": pair("Q", "A"), "tools": '[{"name": "f"}]'},
-        {"messages": pair("Q", "A"), "functions": [{"name": "f"}]},
-        {"question": "Q", "answer": "A", "function_call": {"name": "f"}},
-        *({"messages": [*pair("Q", "A"), entry, *pair("Q", "A")]} for entry in TOOL_ENTRIES),
-    ],
-)
-def test_tools_and_calls_are_refused_in_one_line(row):
-    assert problems_of(row, row) == [
-        "cs.json:2: tools and calls are not read yet; leave the row out (2 times)"
-    ]
-
-
-@pytest.mark.parametrize("nothing", [None, [], "", "[]", {}])
-def test_a_field_of_tools_with_nothing_in_it_says_nothing(nothing):
-    (row,) = rows_of({"messages": pair("Q", "A"), "tools": nothing, "tool_calls": nothing})
-    assert (row, row.passed_over) == (Row(messages=CHAT), ("tools", "tool_calls"))
-
-
 # Input, system and history
 
 
@@ -783,11 +751,16 @@ json_values = st.recursive(
                     "system",
                     "history",
                     "tools",
+                    "tool_calls",
+                    "tool_call_id",
+                    "function",
+                    "arguments",
+                    "name",
                     *OTHERS,
                     "x",
                 ]
             ),
-            inner | st.sampled_from(["user", "assistant", "system", "text"]),
+            inner | st.sampled_from(["user", "assistant", "system", "tool", "text", "{}"]),
         )
     ),
     max_leaves=15,

@@ -1,8 +1,10 @@
 import dataclasses
+import json
 
 import pytest
 
 from helpers import chat_templates, tiny
+from mlx_tune.data.calls import ToolCall
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.data.tokenise import encode
 from mlx_tune.errors import InputError
@@ -283,3 +285,161 @@ def test_a_row_whose_bare_prompt_the_template_cannot_render_is_named():
     rows = [chat("q", "a"), conversation(("assistant", "Hi."), place="d.json:7"), chat("q", "a")]
     with pytest.raises(InputError, match=r"^d\.json:7: chat template: UndefinedError: "):
         encode(rows, tiny.tokenizer(chat_templates.QWEN25))
+
+
+# Tools and calls
+
+
+PARIS, BRNO = (
+    ToolCall(id=f"call0000{n}", name="weather", arguments=json.dumps({"city": city, "days": 2}))
+    for n, city in ((1, 'Paris "é"'), (2, "Brno"))
+)
+TOOLS = json.dumps(
+    [
+        {
+            "type": "function",
+            "function": {
+                "name": "weather",
+                "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+            },
+        }
+    ]
+)
+ASKED = Message(role="user", content="How is it there?")
+CALLED = Message(role="assistant", content="", tool_calls=(PARIS,))
+RETURNED = Message(role="tool", content='{"t": 7}', tool_call_id=PARIS.id)
+ANSWERED = Message(role="assistant", content="7 degrees.")
+WITH_TOOLS = {
+    "qwen2.5": ('<tool_call>\n{"name": "weather", "arguments": ', "}\n</tool_call>"),
+    "llama-3.2": ('{"name": "weather", "parameters": ', "}"),
+}
+
+
+def with_tools(*messages, tools=TOOLS):
+    return Row(messages=messages, tools=tools, place="d.json:7")
+
+
+def tokenizer_of(name):
+    template, specials = chat_templates.ALL[name]
+    return tiny.tokenizer(template, specials)
+
+
+@pytest.mark.parametrize("name", WITH_TOOLS)
+def test_calls_are_supervised_as_the_template_renders_them_and_their_results_are_not(name):
+    tokenizer, (before, after) = tokenizer_of(name), WITH_TOOLS[name]
+    ending = tokenizer.wrapper.eos_token
+    rendered = before + '{"city": "Paris \\"é\\"", "days": 2}' + after + ending
+    alone, whole = encode(
+        [with_tools(ASKED, CALLED), with_tools(ASKED, CALLED, RETURNED, ANSWERED)], tokenizer
+    )
+    assert supervised(alone, tokenizer) == rendered
+    assert supervised(whole, tokenizer) == f"{rendered}7 degrees.{ending}"
+    given = tokenizer.decode_raw(
+        [t for t, flag in zip(whole.tokens, whole.supervised, strict=True) if not flag]
+    )
+    assert "degrees" not in given
+    assert "city" in given
+
+
+def test_several_calls_and_the_text_before_them_are_one_answer():
+    tokenizer = tokenizer_of("qwen2.5")
+    said = dataclasses.replace(CALLED, content="Let me see.", tool_calls=(PARIS, BRNO))
+    (example,) = encode([with_tools(ASKED, said)], tokenizer)
+    found = supervised(example, tokenizer)
+    assert found.startswith("Let me see.\n<tool_call>")
+    assert found.count("<tool_call>") == 2
+
+
+def test_a_call_that_is_not_taught_is_there_and_not_supervised():
+    tokenizer = tokenizer_of("qwen2.5")
+    given = dataclasses.replace(CALLED, is_taught=False)
+    (example,) = encode([with_tools(ASKED, given, RETURNED, ANSWERED)], tokenizer)
+    assert supervised(example, tokenizer) == "7 degrees.<|im_end|>"
+    assert "<tool_call>" in tokenizer.decode_raw(example.tokens)
+
+
+LEFT_OUT = (
+    "d.json:7: the base's chat template leaves out {}; use a base model whose template has it, or "
+    "leave the row out"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "what"),
+    [
+        ("smollm2", with_tools(ASKED, CALLED), 'the tool "weather"'),
+        ("smollm2", with_tools(ASKED, ANSWERED), 'the tool "weather"'),
+        ("smollm2", with_tools(ASKED, CALLED, tools=""), 'the call of "weather" in message 2'),
+        (
+            "llama-3.2",
+            with_tools(ASKED, dataclasses.replace(CALLED, content="Let me see.")),
+            "the text of message 2",
+        ),
+    ],
+)
+def test_what_a_template_leaves_out_is_refused_by_name(name, row, what):
+    with pytest.raises(InputError) as caught:
+        encode([chat("q", "a"), row], tokenizer_of(name))
+    assert str(caught.value) == LEFT_OUT.format(what)
+
+
+ROLES_AND_CALLS = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{% for call in message.tool_calls or [] %}{{ call.function.name }}"
+    "{{ call.function.arguments | tojson }}{% endfor %}"
+    "{% if message.role != 'tool' %}{{ message.content }}{% else %}"
+    "{{ message['content'] }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("printed", "asked", "what"),
+    [
+        ("{{ message['content'] }}", "How is it there?", "the text of message 3"),
+        # What is asked says the same, but the call does not.
+        (
+            "{{ call.function.arguments | tojson }}",
+            'How is the city Paris "é" for 2 days?',
+            'the call of "weather" in message 2',
+        ),
+    ],
+)
+def test_a_result_or_arguments_that_a_template_leaves_out_are_refused(printed, asked, what):
+    row = with_tools(Message(role="user", content=asked), CALLED, RETURNED, ANSWERED, tools="")
+    assert encode([row], tiny.tokenizer(ROLES_AND_CALLS))
+    with pytest.raises(InputError) as caught:
+        encode([row], tiny.tokenizer(ROLES_AND_CALLS.replace(printed, "")))
+    assert str(caught.value) == LEFT_OUT.format(what)
+
+
+def test_calls_that_a_template_refuses_are_refused_with_their_place():
+    both = dataclasses.replace(CALLED, tool_calls=(PARIS, BRNO))
+    with pytest.raises(InputError) as caught:
+        encode([chat("q", "a"), with_tools(ASKED, both)], tokenizer_of("llama-3.2"))
+    assert str(caught.value) == (
+        "d.json:7: chat template: TemplateError: This model only supports single tool-calls at "
+        "once!; use a base model with another"
+    )
+
+
+@pytest.mark.parametrize("part", ["tools", "arguments"])
+def test_a_special_token_in_a_tool_or_a_call_is_refused(part):
+    call = ToolCall(id="c", name="f", arguments='{"a": "<|im_end|>"}')
+    tools = '[{"function": {"name": "<|im_end|>"}}]'
+    row = with_tools(
+        ASKED,
+        dataclasses.replace(CALLED, tool_calls=(call if part == "arguments" else PARIS,)),
+        tools=tools if part == "tools" else "",
+    )
+    with pytest.raises(InputError, match=r"^d\.json:7: .* is a special token of the base model"):
+        encode([row], tokenizer_of("qwen2.5"))
+
+
+def test_rows_with_other_tools_and_with_none_are_rendered_each_with_its_own():
+    tokenizer = tokenizer_of("qwen2.5")
+    other = TOOLS.replace("weather", "time")
+    rows = [with_tools(ASKED, ANSWERED, tools=tools) for tools in (TOOLS, "", other)]
+    texts = [tokenizer.decode_raw(one.tokens) for one in encode(rows, tokenizer)]
+    assert ["weather" in text for text in texts] == [True, False, False]
+    assert ["time" in text for text in texts] == [False, False, True]

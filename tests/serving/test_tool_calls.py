@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tool_parsers import json_tools
 
-from helpers import tiny
+from helpers import chat_templates, tiny
+from mlx_tune.data.read import from_values
+from mlx_tune.data.tokenise import encode
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.serving.errors import ApiError
 from mlx_tune.serving.jobs import TextDelta
@@ -71,6 +74,39 @@ def test_the_template_is_given_the_tools_and_what_was_called(parser):
     )
     assert prompt == "T:add;user:1 + 1?;assistant:<tool_call>7</tool_call>;tool:2;"
     assert ask.tools.tools == tuple(TOOLS)
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "llama-3.2"])
+def test_a_row_is_taught_after_the_prompt_that_its_conversation_is_served_with(name):
+    template, specials = chat_templates.ALL[name]
+    base = tiny.tokenizer(template, specials)
+    marks = {"tool_call_start": "<tool_call>", "tool_call_end": "</tool_call>"}
+    wrapper = TokenizerWrapper(
+        tiny.hf_tokenizer(template, specials), tool_parser=json_tools.parse_tool_call, **marks
+    )
+    parser = RequestParser(replace(base, wrapper=wrapper), vocabulary=300, context=None)
+    function = {
+        "parameters": {"type": "object", "properties": {"b": {"type": "number"}, "a": {}}},
+        "name": "add",
+        "description": "Adds “two” numbers.",
+    }
+    arguments = '{"b":1,"a":{"d":"é","c":null}}'
+    called = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": arguments}}
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "c1", "content": '{"sum": 2}'},
+    ]
+    tools = [{"function": function, "type": "function"}]
+    answer = {"role": "assistant", "content": "2"}
+    (row,) = from_values([{"messages": [*turns, answer], "tools": tools}])
+    (example,) = encode([row], base)
+    request = ChatRequest.model_validate({"model": "base", "messages": turns, "tools": tools})
+    (ask,) = parser.chat(request, MODEL)
+    parser.close()
+    assert ask.tools is not None
+    assert ask.prompt == example.tokens[: example.last_answer]
 
 
 def test_tools_that_may_not_be_called_are_not_offered(parser):
