@@ -13,6 +13,9 @@ in its answer, and the wording asked does not state it: what many rows name, suc
 no sign of confusion. Where a question leaves no key fact to ask for (prose, yes and no), words
 stand in for facts: right is an answer whose words agree at 0.6 or more, with no other taught answer
 better. What an answer says beyond the facts that were asked for, true or not, is not judged.
+
+Where a row has tools and one of the two answers calls any, right is to call the same functions with
+the same arguments, in any order and whatever stands beside them, and confused are another row's.
 """
 
 import re
@@ -32,6 +35,7 @@ from mlx_tune.continual.key_facts import (
     spaced,
     word_set,
 )
+from mlx_tune.data.calls import find_calls
 from mlx_tune.data.rows import Row
 
 Grade = Literal["right", "confused", "unknown"]
@@ -198,6 +202,7 @@ class AnswerKey:
             for word in bag:
                 self._by_word.setdefault(word, []).append(number)
         self._distinctive = _Distinctive(questions)
+        self._calls = {tuple(find_calls(str(row.answer))) for row in rows if row.has_tools}
 
     def grade(self, row: Row, question: str, said: str) -> GradedAnswer:
         """Grade an answer.
@@ -208,6 +213,8 @@ class AnswerKey:
             said: The generated answer.
         """
         taught, said = str(row.answer).strip(), said.strip()
+        if row.has_tools and (find_calls(taught) or find_calls(said)):
+            return self._grade_calls(taught, said)
         facts = own_facts(taught, str(row.question), question)
         text = SearchedText(said)
         missing = tuple(fact.text for fact in facts if not text.holds(fact))
@@ -227,6 +234,15 @@ class AnswerKey:
         if agrees and not facts and near >= max(AGREEMENT, best):
             return graded(grade="right")
         return graded(grade="confused" if best >= AGREEMENT and best > near else "unknown")
+
+    def _grade_calls(self, taught: str, said: str) -> GradedAnswer:
+        calls, called = find_calls(taught), find_calls(said)
+        missing = tuple((Counter(calls) - Counter(called)).elements())
+        graded = partial(GradedAnswer, asked=len(calls), missing=missing)
+        if called == calls:
+            return graded(grade="right")
+        is_anothers = tuple(called) in self._calls if called else said in self._numbers
+        return graded(grade="confused" if is_anothers else "unknown")
 
     def _agreement(self, own: int, stated: set[str], said: str) -> tuple[float, float]:
         """Return the F1 of an answer's words with its own taught ones, and the best with another's.

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tune.continual.answers import AnswerKey, words
+from mlx_tune.data.calls import ToolCall
 from mlx_tune.data.rows import Message, Row
 
 DATA = Path(__file__).parents[2] / "data"
@@ -220,3 +221,73 @@ def test_words():
         "it", "s", "wi", "fi", "is", "not", "it", "you", "can", "not",
     ]  # fmt: skip
     assert words("N'est pas 在3楼") == ["ne", "est", "pas", "在", "3", "楼"]
+
+
+# Calls
+
+
+def calling(question, *calls, content=""):
+    """A row that answers with calls, each a name and its arguments."""
+    made = tuple(ToolCall(id="c", name=name, arguments=json.dumps(given)) for name, given in calls)
+    return Row(
+        messages=(
+            Message(role="user", content=question),
+            Message(role="assistant", content=content, tool_calls=made),
+        ),
+        tools='[{"type": "function", "function": {"name": "weather"}}]',
+    )
+
+
+def saying(question, answer):
+    return Row(messages=row(question, answer).messages, tools=CALLS[0].tools)
+
+
+CALLS = [
+    calling("Paris?", ("weather", {"city": "Paris", "days": 2})),
+    calling("Brno?", ("weather", {"city": "Brno", "days": 2}), content="Let me see."),
+    calling("Both?", ("weather", {"city": "Paris"}), ("weather", {"city": "Brno"})),
+]
+PROSE = [saying("Who are you?", "I am the weather service of Quillon Hall.")]
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "verdict"),
+    [
+        (0, '<tool_call>\n{"name":"weather","arguments":{"days":2,"city":"Paris"}}', RIGHT),
+        (0, 'Wait. {"name": "weather", "parameters": {"city": "Paris", "days": 2}}', RIGHT),
+        (0, '{"name": "weather", "arguments": {"city": "paris", "days": 2}}', UNKNOWN),
+        (0, '{"name": "weather", "arguments": {"city": "Paris", "days": "2"}}', UNKNOWN),
+        (0, '{"name": "weather", "arguments": {"city": "Paris"}}', UNKNOWN),
+        (0, '{"name": "time", "arguments": {"city": "Paris", "days": 2}}', UNKNOWN),
+        (0, '{"name": "weather", "arguments": {"city": "Brno", "days": 2}}', CONFUSED),
+        (0, "In Paris, for 2 days.", UNKNOWN),
+        (0, "I am the weather service of Quillon Hall.", CONFUSED),
+        (0, CALLS[0].answer, RIGHT),
+        (0, CALLS[0].answer * 2, UNKNOWN),
+        (1, '{"name": "weather", "arguments": {"city": "Brno", "days": 2}}', RIGHT),
+        (2, '{"name": "weather", "arguments": {"city": "Brno"}}', UNKNOWN),
+        (
+            2,
+            '{"name": "weather", "arguments": {"city": "Brno"}} '
+            '{"name": "weather", "arguments": {"city": "Paris"}}',
+            RIGHT,
+        ),
+        (3, "I am the weather service of Quillon Hall.", RIGHT),
+        (3, "The weather service of Quillon Hall, that is who I am.", RIGHT),
+        (3, 'Quillon Hall {"name": "weather", "arguments": {}}', UNKNOWN),
+        (3, CALLS[0].answer, CONFUSED),
+    ],
+)
+def test_a_call_is_right_where_function_and_arguments_are_the_taught_ones(number, said, verdict):
+    rows = [*CALLS, *PROSE]
+    graded = AnswerKey(rows).grade(rows[number], str(rows[number].question), said)
+    assert graded.grade == verdict
+
+
+def test_a_call_that_is_missing_is_told_of():
+    said = '{"name": "weather", "arguments": {"city": "Brno"}}'
+    graded = AnswerKey(CALLS).grade(CALLS[2], "Both?", said)
+    assert (graded.asked, graded.missing) == (
+        2,
+        ('{"name": "weather", "arguments": {"city": "Paris"}}',),
+    )
