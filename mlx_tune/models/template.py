@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ _SCRIPT = Path(__file__).with_name("sandbox.py")
 _COMMAND = (sys.executable, "-E", "-P", str(_SCRIPT))
 _WALL_FACTOR = 6  # wall time to wait for, as a multiple of the CPU time that is allowed
 _READ_BYTES = 1 << 16
-_BATCH = 5000  # conversations at once: they must fit into the memory of the process
+# What is rendered at once has to fit into the process: its memory, and its time.
+_BATCH = 5000  # conversations
+_BATCH_CHARS = 20_000_000  # of their JSON, tools included
 _NOTHING: dict[str, None] = {"tools": None, "documents": None}  # templates test these for None
 
 
@@ -129,11 +131,10 @@ def render(
     # As in transformers: a special token that a tokenizer lacks is not defined.
     defined = {name: token for name, token in variables.items() if token is not None}
     texts: list[str] = []
-    for begin in range(0, len(conversations), _BATCH):
-        batch = conversations[begin : begin + _BATCH]
+    for batch in _batches(conversations):
         job = {
             "template": template,
-            "conversations": list(batch),
+            "conversations": batch,
             "variables": {**_NOTHING, **defined},
             "limit_chars": LIMIT_CHARS,
             "limit_seconds": (limit_seconds or LIMIT_SECONDS) + len(batch) / 1000,
@@ -147,6 +148,20 @@ def render(
             raise InputError(f"chat template: {answer['error']}; use a base model with another")
         texts += answer["texts"]
     return texts
+
+
+def _batches(conversations: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    batch: list[Mapping[str, Any]] = []
+    left = _BATCH_CHARS
+    for one in conversations:
+        chars = len(json.dumps(one))
+        if batch and (len(batch) == _BATCH or chars > left):
+            yield batch
+            batch, left = [], _BATCH_CHARS
+        batch.append(one)
+        left -= chars
+    if batch:
+        yield batch
 
 
 def _line(child: "subprocess.Popen[bytes]", until: float) -> bytes:

@@ -61,13 +61,24 @@ def test_what_there_is_not_is_what_transformers_makes_of_it(template):
     assert template_module.render(template, ONE, variables=variables) == [wanted]
 
 
-def test_many_conversations_keep_their_order(monkeypatch):
-    monkeypatch.setattr(template_module, "_BATCH", 3)
+@pytest.mark.parametrize(("limit", "value"), [("_BATCH", 3), ("_BATCH_CHARS", 200)])
+def test_many_conversations_are_rendered_some_at_once_and_keep_their_order(
+    monkeypatch, limit, value
+):
+    monkeypatch.setattr(template_module, limit, value)
+    asked = []
+    ask = template_module.Renderer.ask
+    monkeypatch.setattr(
+        template_module.Renderer,
+        "ask",
+        lambda self, job: asked.append(len(job["conversations"])) or ask(self, job),
+    )
     many = [
         {"messages": [{"role": "user", "content": str(i)}], "add_generation_prompt": False}
         for i in range(8)
     ]
     assert render("{{ messages[0].content }}", many) == list("01234567")
+    assert asked == ([3, 3, 2] if limit == "_BATCH" else [2, 2, 2, 2])
 
 
 def test_the_date_is_pinned():
