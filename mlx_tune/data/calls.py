@@ -6,6 +6,7 @@ they were given, and what is stored with sorted keys would come back in another.
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,13 +74,10 @@ def find_calls(text: str) -> list[str]:
     at = text.find("{")
     while at >= 0:
         end = at + 1  # into an object that is no call, one inside may be
-        try:
+        with suppress(ValueError, RecursionError):
             value, after = decoder.raw_decode(text, at)
             arguments = value.get("arguments", value.get("parameters"))
             arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-        except (ValueError, RecursionError):
-            pass
-        else:
             if isinstance(value.get("name"), str) and isinstance(arguments, dict):
                 found.append(_text(value["name"], arguments))
                 end = after
@@ -257,9 +255,14 @@ def _parsed(value: object, what: str) -> object:
 
 
 def _text(name: str, arguments: dict[str, Any]) -> str:
-    called = {"name": name, "arguments": arguments}
-    ordered = json.loads(json.dumps(called, sort_keys=True))
-    return json.dumps({key: ordered[key] for key in called}, ensure_ascii=False)
+    ordered = json.loads(json.dumps(arguments, sort_keys=True), parse_float=_number)
+    return json.dumps({"name": name, "arguments": ordered}, ensure_ascii=False)
+
+
+def _number(text: str) -> float:
+    """Return a number as an integer where it is one: 2.0 is 2."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 def _leaves(value: object) -> Iterator[str]:

@@ -342,7 +342,7 @@ def test_calls_of_a_row_and_tools_of_a_text_are_refused():
     [
         '{"name": "f", "arguments": {"a": 1, "b": [{}]}}',
         '<tool_call>\n{"name": "f", "arguments": {"b": [{}], "a": 1}}\n</tool_call>',
-        'So: {"name":"f","parameters":{"a":1,"b":[{}]}}',
+        'So: {"name":"f","parameters":{"a":1.0,"b":[{}]}}',
         '[TOOL_CALLS] [{"arguments": "{\\"a\\": 1, \\"b\\": [{}]}", "name": "f", "id": "c1"}]',
         '{"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": '
         '{"a": 1, "b": [{}]}}}]} {"name": "g"} {',

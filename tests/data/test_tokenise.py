@@ -266,7 +266,11 @@ ALTERNATING = (
 
 @pytest.mark.parametrize(
     "said",
-    [[("assistant", "Hi.")], [("user", "a"), ("user", "b"), ("assistant", "c")]],
+    [
+        [("assistant", "Hi.")],
+        [("user", "a"), ("user", "b"), ("assistant", "c")],
+        [("user", "a"), ("assistant", "b"), ("assistant", "c")],
+    ],
 )
 @pytest.mark.parametrize("before", [0, 1, 6])
 def test_a_row_that_the_template_refuses_is_named(said, before):
