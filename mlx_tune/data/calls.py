@@ -56,7 +56,7 @@ class ToolCall:
 
     @property
     def parts(self) -> list[str]:
-        """What stands in every rendering of the call: names, and arguments but true and null."""
+        """What stands in every rendering: its name, and names, texts and numbers of arguments."""
         return [self.name, *_leaves(json.loads(self.arguments))]
 
     def _shaped(self, arguments: Any) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def find_calls(text: str) -> list[str]:
     return sorted(found)
 
 
-def is_nothing(value: object) -> bool:
+def has_none(value: object) -> bool:
     """Tell whether a field of tools or calls holds none; tables write that as text."""
     return value in (None, [], {}) or (isinstance(value, str) and value.strip() in ("", "[]", "{}"))
 
@@ -260,7 +260,7 @@ def _text(name: str, arguments: dict[str, Any]) -> str:
 
 
 def _number(text: str) -> float:
-    """Return a number as an integer where it is one: 2.0 is 2."""
+    """Return a number; 2.0 is 2."""
     number = float(text)
     return int(number) if number.is_integer() else number
 

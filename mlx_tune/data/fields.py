@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from mlx_tune.data import calls
+from mlx_tune.data.calls import has_none
 from mlx_tune.errors import InputError
 from mlx_tune.files.strict_json import JsonObject, kind
 from mlx_tune.text import quoted
@@ -83,7 +83,7 @@ class FieldReader:
         """Report fields of tools or calls that stand where they say nothing."""
         for name in names:
             # A request may say in words whether anything is to be called.
-            if not calls.is_nothing(found.get(name)) and found[name] not in ("auto", "none"):
+            if not has_none(found.get(name)) and found[name] not in ("auto", "none"):
                 self.problems.add(found.key_lines[name], f'"{name}" stands in {where}; {fix}')
 
     def string(self, value: object, name: str, line: int, *, leave_out: str = "the row") -> str:

@@ -3,8 +3,14 @@
 import json
 from collections.abc import Sequence
 
-from mlx_tune.data import calls
-from mlx_tune.data.calls import CALL_FIELDS, TOOL_FIELDS, CallError, CallReader, ToolCall
+from mlx_tune.data.calls import (
+    CALL_FIELDS,
+    TOOL_FIELDS,
+    CallError,
+    CallReader,
+    ToolCall,
+    has_none,
+)
 from mlx_tune.data.fields import FieldReader, Problems, is_nothing, nearest
 from mlx_tune.data.rows import ROLES, Message
 from mlx_tune.files.strict_json import JsonObject, kind
@@ -112,7 +118,7 @@ class ConversationReader(FieldReader):
 
         ``content_field`` is where a message has them whose role says that it is a call.
         """
-        found = [name for name in CALL_FIELDS if not calls.is_nothing(entry.get(name))]
+        found = [name for name in CALL_FIELDS if not has_none(entry.get(name))]
         found += [content_field] if content_field else []
         if not found:
             return None
@@ -133,18 +139,17 @@ class ConversationReader(FieldReader):
 
     def _answered(self, entry: JsonObject, number: int, role: str, line: int) -> str:
         """Return the id of the call whose result a message is; empty for no result."""
-        given = {name: entry[name] for name in ("tool_call_id", "name") if entry.get(name)}
+        field = next((name for name in ("tool_call_id", "name") if entry.get(name)), None)
         if role == "tool":
-            texts = {
-                name: self.string(value, f'"{name}"', entry.key_lines[name])
-                for name, value in given.items()
-            }
+            named: dict[str, str] = {}
+            if field:
+                named[field] = self.string(entry[field], f'"{field}"', entry.key_lines[field])
             try:
-                return self._reader.answer(texts.get("tool_call_id"), texts.get("name"))
+                return self._reader.answer(named.get("tool_call_id"), named.get("name"))
             except CallError as error:
                 if not self._has_bad_call:
                     self.problems.add(line, f"message {number} {error}")
-        elif "tool_call_id" in given and role:
+        elif field == "tool_call_id" and role:
             found = f'message {number} is "{role}" with "tool_call_id"'
             problem = f"{found}, and only a call's result has one; leave it out"
             self.problems.add(entry.key_lines["tool_call_id"], problem)

@@ -6,8 +6,7 @@ one that is spelt nearly as a known one, or that would change what is taught, is
 
 from collections.abc import Collection, Sequence
 
-from mlx_tune.data import calls
-from mlx_tune.data.calls import CALL_FIELDS, TOOL_FIELDS, CallError
+from mlx_tune.data.calls import CALL_FIELDS, TOOL_FIELDS, CallError, has_none, read_tools
 from mlx_tune.data.fields import FieldReader, Problems, is_nothing
 from mlx_tune.data.messages import ConversationReader
 from mlx_tune.data.rows import OTHER_QUESTIONS, Message, Row
@@ -213,7 +212,7 @@ class _RowReader(FieldReader):
 
     def _tools(self, name: str) -> str:
         try:
-            return calls.read_tools(self.fields[name], name)
+            return read_tools(self.fields[name], name)
         except CallError as error:
             self.problems.add(self.fields.key_lines[name], str(error))
             return ""
@@ -224,7 +223,7 @@ class _RowReader(FieldReader):
 
 def _is_empty(name: str, value: object) -> bool:
     """Tell whether a field of a row says nothing."""
-    return calls.is_nothing(value) if name in TOOL_FIELDS else is_nothing(value)
+    return has_none(value) if name in TOOL_FIELDS else is_nothing(value)
 
 
 def _is_in(value: object, text: str) -> bool:
