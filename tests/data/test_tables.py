@@ -248,6 +248,33 @@ def test_parquet_is_the_same_rows_as_their_json(tmp_path):
     assert [row.question for row in read.read_questions(path)] == ["R", "S"]
 
 
+def test_tools_and_calls_of_parquet_have_no_fields_of_other_rows(tmp_path):
+    """Arrow gives every struct of a column the fields of all."""
+
+    def chat(name, arguments):
+        function = {"name": name, "arguments": arguments}
+        calls = [{"id": "c1", "type": "function", "function": function}]
+        return {
+            "messages": [
+                {"role": "user", "content": "Q", "tool_calls": None, "tool_call_id": None},
+                {"role": "assistant", "content": None, "tool_calls": calls},
+                {"role": "tool", "content": "7", "tool_call_id": "c1"},
+                {"role": "assistant", "content": "A"},
+            ],
+            "tools": [{"type": "function", "function": {"name": name, "strict": None}}],
+        }
+
+    values = [chat("weather", {"city": "Brno"}), chat("time", {"zone": "CET"})]
+    path = parquet(tmp_path, values)
+    found = read.read([path])
+    assert found == json_rows(*values)
+    assert [row.messages[1].tool_calls[0].arguments for row in found] == [
+        '{"city": "Brno"}',
+        '{"zone": "CET"}',
+    ]
+    assert read.read_set([path]).passed_over == {}
+
+
 def test_dates_and_decimals_of_parquet_are_passed_over(tmp_path):
     row = {"text": "T", "day": datetime.date(2026, 1, 2), "cost": Decimal("1.50"), "at": [1, None]}
     (item,) = read.read_items(parquet(tmp_path, [row]))
