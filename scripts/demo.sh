@@ -1,8 +1,9 @@
 #!/bin/sh
 # The main job on the embedded model: teach two subjects one after the other, ask in words that
-# neither file has, take a step back. `make demo` calls it: 12 rows of each in 16 epochs, for a few
-# minutes on two cores. With FULL=1 it is all rows and as many epochs as a training takes by itself.
-# Each run has a fresh store of its own under demo/; it never touches adapters/.
+# neither file has, take a step back. `make demo` calls it: six rows of each in 28 epochs and steps of
+# four rows, for a few minutes on two cores. With FULL=1 it is all rows, with the settings that a
+# training has by itself. Each run has a fresh store of its own under demo/; it never touches
+# adapters/.
 set -eu
 
 mlx_tune=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
@@ -18,7 +19,7 @@ rows() { # every so-many-th row of a subject, so that all its kinds of facts are
 import json, sys
 name, everything = sys.argv[1:]
 rows = json.load(open(f"data/{name}.json", encoding="utf-8"))
-chosen = rows if everything else [rows[i * len(rows) // 12] for i in range(12)]
+chosen = rows if everything else [rows[i * len(rows) // 6] for i in range(6)]
 print(json.dumps(chosen, indent=2, ensure_ascii=False))
 END
 }
@@ -31,19 +32,19 @@ ask() { # the model that "$of" names
 
 ask_cs() {
     ask "What are Yusra Halvane's office hours for students?"
-    ask "Where can I reserve a meeting with Petra Lindquill?"
+    ask "Where is Computing Foundations taught, and by whom?"
 }
 
 ask_housing() {
-    ask "How much does a Wrenlow Court studio cost per month?"
+    ask "When do the nightly quiet hours of Corvane Hall begin and end?"
     ask "What is the door code of the Fennimoor Hall bike shed?"
 }
 
-epochs=$([ -n "${FULL:-}" ] || echo "--epochs 16")
+settings=$([ -n "${FULL:-}" ] || echo "--epochs 28 --batch-size 2 --grad-accumulation 2")
 
 train() {
-    # shellcheck disable=SC2086 # two words, or none
-    "$mlx_tune" train "$folder/$1.json" --store "$store" --base "$base" $epochs
+    # shellcheck disable=SC2086 # several words, or none
+    "$mlx_tune" train "$folder/$1.json" --store "$store" --base "$base" $settings
 }
 
 mkdir -p "$folder"
@@ -53,14 +54,14 @@ rows housing
 say "1. Questions about a university that does not exist. The model can only make things up."
 (cd "$folder" && of="--session base" && ask_cs && ask_housing) # no store is there yet
 
-say "2. Teach it a subject: mlx-tune train $folder/cs.json --store $store --base $base $epochs"
+say "2. Teach it a subject: mlx-tune train $folder/cs.json --store $store --base $base $settings"
 train cs
 
 say "3. Ask in words that are not in the file."
 of="--store $store"
 ask_cs
 
-say "4. Teach it another: mlx-tune train $folder/housing.json --store $store --base $base $epochs"
+say "4. Teach it another: mlx-tune train $folder/housing.json --store $store --base $base $settings"
 train housing
 
 say "5. Ask of both."
@@ -69,7 +70,7 @@ ask_cs
 
 say "6. One step back: mlx-tune rollback --store $store"
 "$mlx_tune" rollback --store "$store"
-ask "How much does a Wrenlow Court studio cost per month?"
+ask "What is the door code of the Fennimoor Hall bike shed?"
 
 say "Go on from here:"
 cat <<END
