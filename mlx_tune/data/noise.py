@@ -20,6 +20,9 @@ _DROPPED = (0.15, 0.3, 0.5)
 _ROTATED, _SHUFFLED, _LOWERED, _UNMARKED = 0.3, 0.2, 0.4, 0.4
 """How many of the versions each of these happens to."""
 
+_FEW = 32
+"""So many questions with a word are looked at one by one."""
+
 _ATTEMPTS = 4
 """For each version that is wanted: one that may not be used is drawn again."""
 
@@ -72,6 +75,8 @@ class _Index:
         self._rows: list[int] = []  # of each question
         self._words: list[set[str]] = []
         self._having: dict[str, list[int]] = {}
+        # By a word that many have and then by another of theirs; made when it is looked for.
+        self._beside: dict[str, dict[str, list[int]]] = {}
         for row, texts in enumerate(origins):
             for text in texts:
                 words = _bare(text)
@@ -83,13 +88,29 @@ class _Index:
     def is_anothers(self, version: str, row: int) -> bool:
         """Tell whether a version of a row's question may come from another row too.
 
-        Only questions with its rarest word are looked at, and none after the first that has all, so
-        that the time does not grow with the rows.
+        None after the first question that has all its words is looked at.
         """
         words = _bare(version)
-        having = [self._having.get(word, []) for word in words]
-        candidates = min(having, key=len) if having else range(len(self._rows))
-        return any(self._rows[i] != row and words <= self._words[i] for i in candidates)
+        return any(self._rows[i] != row and words <= self._words[i] for i in self._likely(words))
+
+    def _likely(self, words: Set[str]) -> Sequence[int]:
+        """Return the questions that have the rarest word, and one more where those are many.
+
+        They are few, or most of them have all words, so that the time does not grow with the rows.
+        """
+        if not words:
+            return range(len(self._rows))
+        rarest = min(words, key=lambda word: len(self._having.get(word, ())))
+        having = self._having.get(rarest, [])
+        if len(having) <= _FEW or len(words) == 1:
+            return having
+        if rarest not in self._beside:
+            beside = self._beside[rarest] = {}
+            for i in having:
+                for word in self._words[i]:
+                    beside.setdefault(word, []).append(i)
+        beside = self._beside[rarest]
+        return min((beside.get(word, []) for word in words), key=len)
 
 
 def _random(seed: int, attempt: int, text: str) -> random.Random:

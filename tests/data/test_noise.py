@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 import pytest
@@ -98,3 +99,18 @@ def test_a_questions_versions_take_no_longer_among_many_rows(monkeypatch):
         noised_questions([[f"What is the name of fact w{i}"] for i in range(rows)], 4, seed=0)
         counts.append(looked["at"] / rows)
     assert counts[1] < 1.5 * counts[0]
+
+
+def test_nor_where_each_word_is_in_many_of_them(monkeypatch):
+    """Each word of a question is in a sixteenth of all at least, and no other has all of them."""
+    looked = Counter()
+
+    class Counted(set):
+        def __le__(self, other):
+            looked["at"] += 1
+            return super().__le__(other)
+
+    monkeypatch.setattr(noise, "_bare", lambda text: Counted(text.casefold().split()))
+    grid = [*itertools.product(range(16), range(12), range(8))]
+    noised_questions([[f"Is a{a} b{b} in p{p}"] for a, b, p in grid], 2, seed=0)
+    assert looked["at"] < 20 * len(grid)
