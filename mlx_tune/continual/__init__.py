@@ -38,6 +38,7 @@ from mlx_tune.continual.rehearse import (
 )
 from mlx_tune.continual.retention import (
     Measure,
+    QuestionHistory,
     RetentionMatrix,
     diagonal_outcomes,
     recorded_outcomes,
@@ -68,6 +69,7 @@ __all__ = [
     "Measure",
     "Method",
     "PairedChanges",
+    "QuestionHistory",
     "Recall",
     "Rehearsal",
     "Retained",

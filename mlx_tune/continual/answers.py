@@ -275,44 +275,56 @@ class AnswerKey:
 class _Distinctive:
     """The facts of each answer that stand in no other, found again in a text.
 
-    Every one is listed under a value or a piece of it, so that a text is not searched for all.
+    A text is searched for no fact whose marks it lacks, so that the time for all answers does not
+    grow with their square.
     """
 
     def __init__(self, questions: Mapping[str, Sequence[str]]) -> None:
         texts = [SearchedText("\n".join((answer, *q))) for answer, q in questions.items()]
-        self._texts = texts
-        self._holders: dict[object, list[int]] = {}
-        for number, text in enumerate(texts):
-            for mark in (*text.values, *text.pieces):
-                self._holders.setdefault(mark, []).append(number)
+        marks = [_marks(text) for text in texts]
+        holders: dict[object, list[int]] = {}
+        for number, own in enumerate(marks):
+            for mark in own:
+                holders.setdefault(mark, []).append(number)
         self._facts: dict[object, list[tuple[int, KeyFact]]] = {}
         for number, answer in enumerate(questions):
             for fact in key_facts(answer):
-                marks = sorted(_marks(fact), key=lambda mark: len(self._candidates(mark)))
-                likely = set.intersection(*(self._candidates(mark) for mark in marks))
-                if not any(i != number and texts[i].holds(fact) for i in likely):
-                    self._facts.setdefault(marks[0], []).append((number, fact))
+                ways = _ways(fact)
+                rarest = min(ways, key=lambda way: sum(len(holders.get(m, ())) for m in way))
+                likely = (i for mark in rarest for i in holders.get(mark, ()) if i != number)
+                if not any(_may_hold(marks[i], ways) and texts[i].holds(fact) for i in likely):
+                    for mark in rarest:
+                        self._facts.setdefault(mark, []).append((number, fact))
 
     def found_in(
         self, text: SearchedText, *, own: int, question: SearchedText
     ) -> Iterator[KeyFact]:
         """Yield the facts that stand in a text, but for its own answer's and its question's."""
-        singular = {piece[:-1] for piece in text.pieces if piece.endswith("s")}
-        for mark in (*text.values, *text.pieces, *singular):
+        for mark in _marks(text):
             for number, fact in self._facts.get(mark, ()):
                 if number != own and text.holds(fact) and not question.holds(fact):
                     yield fact
 
-    def _candidates(self, mark: object) -> set[int]:
-        more = self._holders.get(f"{mark}s", ()) if isinstance(mark, str) else ()
-        return {*self._holders.get(mark, ()), *more}
+
+def _marks(text: SearchedText) -> set[object]:
+    """Return what a text is found by: what stands in it has a mark of each of its ways."""
+    return {*text.values, *text.pieces, *map(" ".join, text.led)}
 
 
-def _marks(fact: KeyFact) -> Sequence[object]:
-    """Return what a text that holds a fact has among its values or pieces."""
-    if fact.kind in ("name", "code"):
-        return sorted(pieces(fact.value if fact.kind == "name" else fact.text))
-    return [(fact.kind, fact.value)]
+def _ways(fact: KeyFact) -> list[list[object]]:
+    """Return marks by which a text that holds a fact is found: it has one at least of each list."""
+    if fact.kind not in ("name", "code"):
+        return [[(fact.kind, fact.value)]]
+    own = pieces(fact.value if fact.kind == "name" else fact.text)
+    ways: list[list[object]] = [[piece, f"{piece}s"] for piece in own]
+    if fact.lead:
+        ways.append([f"{lead} {own[0]}{end}" for lead in ("", fact.lead) for end in ("", "s")])
+    return ways
+
+
+def _may_hold(marks: set[object], ways: Sequence[Sequence[object]]) -> bool:
+    """Tell whether a text with these marks has one of each way."""
+    return all(not marks.isdisjoint(way) for way in ways)
 
 
 def words(text: str) -> list[str]:

@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 FactKind = Literal["url", "e-mail", "code", "number", "name"]
@@ -29,6 +30,7 @@ _COURSE = re.compile(r"\b([A-Z]{2,6})[ ](\d+[A-Z]?)\b(?![-.:,/]\d)")
 _HOURS = re.compile(r"(\d{1,2})(?::(\d{2}))?\s?([ap])\.?m\b\.?", re.IGNORECASE)
 _CLOCK = re.compile(r"\d{1,2}:\d{2}")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_PIECE = re.compile(r"\d+|[^\W\d_]+")
 _DIGITS = re.compile(r"\d+(?:[-.,:/]\d+)*")
 _WITH_UNIT = re.compile(r"(\d+(?:[.,]\d+)*)(?:st|nd|rd|th|s|h|-[a-z-]+)")
 _ALIKE = str.maketrans(
@@ -146,7 +148,23 @@ class SearchedText:
         addresses, self._rest = _addresses(_plain(text))
         found = [*addresses, *_words(self._rest)]
         self.values = frozenset((fact.kind, fact.value) for fact in found)
-        self.pieces = pieces(self._rest)
+        self.pieces = frozenset(pieces(self._rest))
+
+    @cached_property
+    def led(self) -> frozenset[tuple[str, str]]:
+        """Its pieces, each with the word before it that may belong to its name; "" for none.
+
+        A name that stands in it has its first piece here, but for an ``s`` at the end, with the
+        name's own lead or with none.
+        """
+        found, before = set[tuple[str, str]](), ""
+        for match in re.finditer(r"([\w'’-]+)([^\w'’-]*)", self._rest):
+            run, gap = match.groups()
+            for i, piece in enumerate(pieces(run)):
+                # One after a dash or an apostrophe follows no word.
+                found.add((_lead(before) if not i and run[0].isalnum() else "", piece))
+            before = run + gap
+        return frozenset(found)
 
     def holds(self, fact: KeyFact) -> bool:
         """Tell whether a key fact stands whole in it."""
@@ -157,9 +175,9 @@ class SearchedText:
         return (fact.kind, fact.value) in self.values
 
 
-def pieces(text: str) -> frozenset[str]:
-    """Return the runs of letters and of digits of a text, casefolded."""
-    return frozenset(re.findall(r"\d+|[^\W\d_]+", text.casefold()))
+def pieces(text: str) -> list[str]:
+    """Return the runs of letters and of digits of a text in their order, casefolded."""
+    return _PIECE.findall(text.casefold())
 
 
 def _plain(text: str) -> str:
@@ -348,7 +366,7 @@ def _has_name(name: KeyFact, text: str) -> bool:
     pattern = between.join(map(_name_pattern, name.text.split()))
     whole = rf"(?<![^\W_])(?<![^\W_]-){pattern}(?![^\W_])(?!-[^\W_])"
     found = re.finditer(whole, text, re.IGNORECASE)
-    return any(not name.lead or _agrees(text[: match.start()], name.lead) for match in found)
+    return any(not name.lead or _lead(text[: match.start()]) in ("", name.lead) for match in found)
 
 
 def _name_pattern(word: str) -> str:
@@ -356,10 +374,10 @@ def _name_pattern(word: str) -> str:
     return r"[-'’\s]?".join(map(re.escape, pieces)) + "(?:['’]?s)?"
 
 
-def _agrees(before: str, lead: str) -> bool:
-    """Tell whether the word that ends a text may stand in the place of a name's lead."""
+def _lead(before: str) -> str:
+    """Return the word that ends a text, casefolded, where it may belong to a name; else ""."""
     match = re.search(r"([^\W\d_][\w'’-]*)[ ]+$", before)
     if match is None or not _is_capitalised(match[1]):
-        return True
+        return ""
     word = _POSSESSIVE.sub("", match[1]).casefold()
-    return word == lead or word in _OPENERS or word in _TITLES
+    return "" if word in _OPENERS or word in _TITLES else word

@@ -34,7 +34,7 @@ class Rehearsal:
         contradictions: (later, earlier) rows of the new data that ask the same and disagree.
         duplicates: New rows that stand in the data more than once.
         alike: (new, earlier) rows with different answers whose questions differ in case, width or
-            outer punctuation alone; both are trained on.
+            outer punctuation alone; both are trained on. Of each such question one earlier row.
     """
 
     new: tuple[Row, ...]
@@ -317,22 +317,30 @@ def replacing(new: Sequence[Row], history: History) -> list[Row]:
 def _alike(
     new: Sequence[Row], old: Sequence[Row], *, among_new: bool = True
 ) -> Iterator[tuple[Row, Row]]:
-    """Yield each new row with every other that asks nearly the same and answers otherwise."""
-    others: dict[str, list[Row]] = {}
+    """Yield each new row with the other questions that are nearly its own and answered otherwise.
+
+    Of several rows with one question the first with another answer is enough, so that the time does
+    not grow with the square of the rows that ask the same.
+    """
+    # By likeness, then by topic: rows with two answers, one of which is another than any third's.
+    others: dict[str, dict[str, list[Row]]] = {}
+
+    def add(row: Row) -> None:
+        same = others.setdefault(row.likeness, {}).setdefault(row.topic, [])
+        if len(same) < 2 and all(one.answer != row.answer for one in same):
+            same.append(row)
+
     for row in old:
         if row.question is not None:
-            others.setdefault(row.likeness, []).append(row)
+            add(row)
     for row in new:
         if row.question is None:
             continue
-        near = others.setdefault(row.likeness, [])
-        yield from (
-            (row, other)
-            for other in near
-            if other.topic != row.topic and other.answer != row.answer
-        )
+        for topic, same in others.get(row.likeness, {}).items():
+            if topic != row.topic:
+                yield from [(row, one) for one in same if one.answer != row.answer][:1]
         if among_new:
-            near.append(row)
+            add(row)
 
 
 def _replacements(left: Sequence[Row], new: Sequence[Row]) -> Iterator[tuple[Row, Row]]:

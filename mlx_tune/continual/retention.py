@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from mlx_tune.continual.answers import RULES, AnswerScore, Grade
@@ -192,20 +193,52 @@ def questions(rows: Sequence[Row]) -> list[Row]:
     return list(first.values())
 
 
+class QuestionHistory:
+    """The questions of each session of a chain: those that are still its own, and those of before.
+
+    Every record is read against them, so each list is made once.
+
+    Args:
+        history: The rows each session was taught, root first; it may go on beyond the records, with
+            the rows of a session that is being trained.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._then: dict[int, list[list[Row]]] = {}
+
+    @cached_property
+    def own(self) -> list[list[Row]]:
+        """Of each session, its questions that no later one answers otherwise."""
+        return [questions(rows) for rows in current_rows(self._history)]
+
+    def asked(self, row: int, column: int) -> Iterator[list[Row]]:
+        """Yield what a session's questions were for a record; the second is so for older records.
+
+        Args:
+            row: Number of the session whose record it is, from 1.
+            column: Number of the session whose questions they are, from 1 to ``row``.
+        """
+        history = self._history[:row]
+        if row not in self._then:
+            self._then[row] = [questions(rows) for rows in current_rows(history)]
+        yield self._then[row][column - 1]
+        yield [one for one in rows_taught_last(history)[column - 1] if one.question is not None]
+
+
 def diagonal_outcomes(
-    records: Sequence[Mapping[str, Any]], history: History, kind: Kind = "verbatim"
+    records: Sequence[Mapping[str, Any]], history: QuestionHistory, kind: Kind = "verbatim"
 ) -> list[tuple[bool | None, ...] | None]:
     """Return, for each session, how its questions came out when it was trained: R[j][j].
 
     Args:
         records: session.json of each session of a chain, root first.
-        history: The rows each was taught; it may go on beyond the records, with the rows of a
-            session that is being trained.
+        history: Their questions.
         kind: Which questions, and which score of them.
 
     Returns:
         One entry a record: a flag for each of its questions that is still its own, in the order of
-        ``questions(current_rows(history)[j])`` and their paraphrases, None in the place of one
+        :attr:`QuestionHistory.own` and their paraphrases, None in the place of one
         that was not asked; None where the record does not tell, as for a session whose rows were
         not kept. A session without questions has ().
     """
@@ -216,13 +249,13 @@ def diagonal_outcomes(
 
 
 def recorded_outcomes(
-    record: Mapping[str, Any], history: History, *, row: int, column: int, kind: Kind
+    record: Mapping[str, Any], history: QuestionHistory, *, row: int, column: int, kind: Kind
 ) -> tuple[bool | None, ...] | None:
     """Return what a session's record says of another's questions that are still the other's.
 
     Args:
         record: session.json of session ``row``.
-        history: The rows of the whole chain, root first.
+        history: The questions of the whole chain.
         row: Number of the session whose model was asked, from 1.
         column: Number of the session whose questions they are, from 1 to ``row``.
         kind: Which questions, and which score of them.
@@ -238,7 +271,7 @@ def recorded_outcomes(
 
 
 def recorded_grades(
-    record: Mapping[str, Any], history: History, *, row: int, column: int, kind: Kind
+    record: Mapping[str, Any], history: QuestionHistory, *, row: int, column: int, kind: Kind
 ) -> tuple[Grade | None, ...] | None:
     """Return the grades of the same questions, for a kind whose answers are graded.
 
@@ -251,15 +284,9 @@ def recorded_grades(
     return None if score and score["rules"] != RULES else tuple(recorded)
 
 
-def _asked_then(history: History, column: int) -> Iterator[list[Row]]:
-    """Yield what a session's questions were for a record; the second is so for older records."""
-    yield questions(current_rows(history)[column - 1])
-    yield [row for row in rows_taught_last(history)[column - 1] if row.question is not None]
-
-
 def _recorded(
     record: Mapping[str, Any],
-    history: History,
+    history: QuestionHistory,
     row: int,
     column: int,
     kind: Kind,
@@ -271,9 +298,9 @@ def _recorded(
         return None
     score = entries[column - 1].get(kind)  # none where there was nothing to ask
     outcomes = score.get(values, []) if score else []
-    wanted = questions(current_rows(history)[column - 1])
+    wanted = history.own[column - 1]
     kept = {id(one) for one in wanted}
-    for asked in _asked_then(history[:row], column):
+    for asked in history.asked(row, column):
         is_kept = [id(one) in kept for one in asked for _ in range(_wordings(one, kind))]
         found = [*itertools.compress(outcomes, is_kept)]
         # An older record leaves out what was taught again: it does not tell of those.
@@ -288,7 +315,7 @@ def _wordings(row: Row, kind: Kind) -> int:
 
 
 def best_outcomes(
-    records: Sequence[Mapping[str, Any]], history: History, kind: Kind = "verbatim"
+    records: Sequence[Mapping[str, Any]], history: QuestionHistory, kind: Kind = "verbatim"
 ) -> list[tuple[bool | None, ...] | None]:
     """Return, for each session, the best that any record says of its questions.
 
@@ -317,7 +344,7 @@ def best_outcomes(
 
 
 def lowest_losses(
-    records: Sequence[Mapping[str, Any]], history: History
+    records: Sequence[Mapping[str, Any]], history: QuestionHistory
 ) -> list[tuple[float, ...] | None]:
     """Return, for each session, the losses of its taught answers when they were lowest together.
 

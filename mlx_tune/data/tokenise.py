@@ -216,11 +216,12 @@ def _not_separable(row: Row) -> InputError:
 
 
 def _refuse_special_texts(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
+    specials = sorted(tokenizer.special_texts)
     for row in rows:
         said = [m.text for m in row.messages]
         ids = [call.id for m in row.messages for call in m.tool_calls]
         text = "\n".join([*said, *ids, row.tools, row.text or ""])
-        for special in sorted(tokenizer.special_texts):
+        for special in specials:
             if special in text:
                 raise InputError(
                     f"{row.place}: {special!r} is a special token of the base model; a row that "

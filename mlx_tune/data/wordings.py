@@ -38,15 +38,17 @@ def _wrong_wordings(new: Sequence[Row], earlier: Sequence[Row]) -> Iterator[str]
     probes = _Asked(
         (row.with_question(text), row) for row in (*new, *earlier) for text in row.paraphrases
     )
-    asked: dict[str, list[Row]] = {}  # by topic: who asks it, in the wordings looked at so far
+    # By topic, then by answer: the first who asks it, in the wordings looked at so far.
+    asked: dict[str, dict[str | None, Row]] = {}
     for row in new:
         if row.text is None:
-            asked.setdefault(row.topic, []).append(row)
+            asked.setdefault(row.topic, {}).setdefault(row.answer, row)
     for row in new:
         own = {row.likeness: "the row's own question"}
         for number, reworded in enumerate(row.variants[1:], start=1):
             said = f"{row.place}: wording {number}, {quoted(str(reworded.question))}, is"
-            others = (one for one in asked.get(reworded.topic, ()) if one.answer != row.answer)
+            askers = asked.get(reworded.topic, {})
+            others = (one for answer, one in askers.items() if answer != row.answer)
             if reworded.likeness in own:
                 yield f"{said} {own[reworded.likeness]} again; remove it"
             elif probe := probes.find(reworded):
@@ -57,7 +59,7 @@ def _wrong_wordings(new: Sequence[Row], earlier: Sequence[Row]) -> Iterator[str]
             elif other := next(others, None):
                 yield f"{said} asked at {other.place} too, with another answer; remove one of them"
             own.setdefault(reworded.likeness, f"wording {number}")
-            asked.setdefault(reworded.topic, []).append(row)
+            asked.setdefault(reworded.topic, {}).setdefault(row.answer, row)
 
 
 def _trained_paraphrases(new: Sequence[Row], earlier: Sequence[Row]) -> Iterator[str]:

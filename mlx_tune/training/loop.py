@@ -161,6 +161,7 @@ class Trainer:
         )
         self._batches = batches or config.batches(examples, share_prefix=self.network.shares_prefix)
         self.shapes, self.padding = self._batches.shapes, self._batches.padding
+        self._padded_shapes = tuple(dict.fromkeys(self.shapes.values()))
         self.compilations = 0
         self._label_step = self._compiled(has_teacher=False)
         self._teacher_step = self._compiled(has_teacher=True)
@@ -280,7 +281,7 @@ class Trainer:
         shape = shape_of(part, self._batches.prefix)
         if shape in self.shapes:
             return self.shapes[shape]
-        fitting = [padded for padded in self.shapes.values() if padded.holds(shape)]
+        fitting = [padded for padded in self._padded_shapes if padded.holds(shape)]
         return min(fitting, key=lambda padded: padded.tokens, default=None)
 
     def _key(self, micro_step: int) -> mx.array:

@@ -13,6 +13,9 @@ import numpy as np
 LIMIT = 8
 """The most distinct shapes of a run."""
 
+CUTS = 512
+"""Places at which the sorted shapes may be cut: choosing among all takes time quadratic in them."""
+
 # The head's work for a supervised token, as a fraction of the layers' work for a token: 0.27 on
 # SmolLM2-135M, 0.14 on Llama-3.2-3B.
 _HEAD_SHARE = 0.2
@@ -53,6 +56,8 @@ class Shape:
 
 def few_shapes(needed: Mapping[Shape, int], limit: int = LIMIT) -> dict[Shape, Shape]:
     """Choose at most ``limit`` shapes to pad all needed shapes to, with the least added work.
+
+    Of more than ``CUTS`` shapes with the same rows and prefix, neighbours stay together.
 
     Args:
         needed: Each unpadded shape, and how often the run has it.
@@ -110,16 +115,18 @@ def _groupings(
     Returns:
         The cost for each number of groups, and a function from that number to the groups.
     """
-    count = len(shapes)
+    cuts = [*range(0, len(shapes), -(-len(shapes) // CUTS)), len(shapes)]
+    count = len(cuts) - 1  # of the runs between two cuts, which are never parted
     weights = np.array([needed[shape] for shape in shapes], dtype=float)
-    before = np.concatenate([[0.0], np.cumsum(weights)])
-    flat = np.array([shape.prefix + shape.flat for shape in shapes], dtype=float)
+    before = np.concatenate([[0.0], np.cumsum(weights)])[cuts]
+    flat = np.array([shapes[end - 1].tokens for end in cuts[1:]], dtype=float)
     supervised = np.array([shape.supervised for shape in shapes], dtype=float)
-    # cost[k][j]: of the first j shapes in k + 1 groups, the last of which begins at start[k][j].
+    supervised = np.maximum.reduceat(supervised, cuts[:-1])
+    # cost[k][j]: of the first j runs in k + 1 groups, the last of which begins at start[k][j].
     cost = np.full((limit, count + 1), np.inf)
     start = np.zeros((limit, count + 1), dtype=int)
     for j in range(1, count + 1):
-        longest = np.maximum.accumulate(supervised[:j][::-1])[::-1]  # of shapes i … j - 1
+        longest = np.maximum.accumulate(supervised[:j][::-1])[::-1]  # of runs i … j - 1
         group = (before[j] - before[:j]) * (flat[j - 1] + _HEAD_SHARE * longest)
         cost[0][j] = group[0]
         for k in range(1, min(limit, j)):
@@ -131,7 +138,7 @@ def _groupings(
         end, found = count, list[Sequence[Shape]]()
         for k in range(groups - 1, -1, -1):
             begin = int(start[k][end])
-            found.append(shapes[begin:end])
+            found.append(shapes[cuts[begin] : cuts[end]])
             end = begin
         return found[::-1]
 

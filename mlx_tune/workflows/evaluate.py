@@ -17,6 +17,7 @@ from mlx_tune.continual.retention import (
     ANSWERED,
     KINDS,
     Kind,
+    QuestionHistory,
     questions,
     recorded_grades,
     recorded_outcomes,
@@ -281,20 +282,21 @@ def _recorded_cells(matrix: Evaluation, history: History) -> Cells:
     A row on another chain than the columns says nothing of them.
     """
     cells: Cells = {}
+    asked = QuestionHistory(history)
     ids = [column.session.id for column in matrix.columns]
     for row in matrix.rows:
         if row.session is None or [s.id for s in row.chain] != ids[: row.number]:
             continue
         for number, column in enumerate(matrix.columns[: row.number], start=1):
             for kind in KINDS:
-                scored = _from_record(row, column, history, number, kind)
+                scored = _from_record(row, column, asked, number, kind)
                 if scored is not None:
                     cells[row.id, column.session.id, kind] = scored
     return cells
 
 
 def _from_record(
-    row: MatrixRow, column: MatrixColumn, history: History, number: int, kind: Kind
+    row: MatrixRow, column: MatrixColumn, history: QuestionHistory, number: int, kind: Kind
 ) -> CellScore | AnswerCell | None:
     assert row.session is not None, "the base has no record"
     record = row.session.record

@@ -10,8 +10,12 @@ from mlx_tune.continual.fidelity import Fidelity
 from mlx_tune.continual.gate import Decision, Retained, SessionOutcomes, Thresholds
 from mlx_tune.continual.methods import BETAS, scaled, search_beta
 from mlx_tune.continual.recall import GeneralChange, general_change
-from mlx_tune.continual.rehearse import current_rows
-from mlx_tune.continual.retention import best_outcomes, lowest_losses, questions
+from mlx_tune.continual.retention import (
+    QuestionHistory,
+    best_outcomes,
+    lowest_losses,
+    questions,
+)
 from mlx_tune.data.rows import Row
 from mlx_tune.store.runs import GATE, Run
 from mlx_tune.store.session import ASK, PROMOTE, Session
@@ -111,9 +115,9 @@ class _Evaluator:
     @staticmethod
     def of(plan: TrainingPlan, general: GeneralSet, adapter: Adapter) -> "_Evaluator":
         # A session that takes the place of others teaches their questions; they stay theirs here.
-        history = [*read_history(plan.before), *([] if plan.replaced else [plan.new])]
-        kept = current_rows(history)
-        rows = [questions(kept[i]) for i in range(len(plan.before))]
+        newest = [] if plan.replaced else [plan.new]
+        history = QuestionHistory([*read_history(plan.before), *newest])
+        rows = history.own[: len(plan.before)]
         every = [*rows, questions(plan.new)]
         labels = [(session.number, session.name) for session in plan.before]
         labels.append((len(plan.chain) + 1, plan.name))

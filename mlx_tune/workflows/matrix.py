@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from mlx_tune.continual.answers import AnswerScore
@@ -63,7 +64,7 @@ class MatrixColumn:
         """Return how many questions of a kind there are."""
         return sum(len(r.paraphrases) for r in self.rows) if kind in REWORDED else len(self.rows)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash (hex) of the questions, answers, paraphrases and wordings, in their order."""
         rows = canonical_json([row.to_json() for row in self.rows])

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.continual.answers import AnswerKey, words
+from mlx_tune.continual.answers import AnswerKey, _marks, _may_hold, _ways, words
+from mlx_tune.continual.key_facts import SearchedText, key_facts
 from mlx_tune.data.calls import ToolCall
 from mlx_tune.data.rows import Message, Row
 
@@ -291,3 +292,17 @@ def test_a_call_that_is_missing_is_told_of():
         2,
         ('{"name": "weather", "arguments": {"city": "Paris"}}',),
     )
+
+
+PARTS = (
+    "Quillon", "Marlow", "Hall", "Halls", "Hall's", "O'Neil", "Berg-Hall", "l'Hall", "Fridays",
+    "The", "the", "is", "Dr.", "J.", "CS", "CS-40", "40", "x", ".", "\n", "-", "_", "'",
+)  # fmt: skip
+texts = st.lists(st.sampled_from(PARTS), max_size=7).map(" ".join)
+
+
+@given(texts, texts)
+def test_a_text_that_holds_a_fact_is_found_by_its_marks(taught, said):
+    text = SearchedText(said)
+    for fact in key_facts(taught):
+        assert _may_hold(_marks(text), _ways(fact)) or not text.holds(fact)

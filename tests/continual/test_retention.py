@@ -4,17 +4,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from mlx_tune.continual import retention
 from mlx_tune.continual.answers import RULES
 from mlx_tune.continual.rehearse import current_rows
 from mlx_tune.continual.retention import (
     RECITED,
     REWORDED,
+    QuestionHistory,
     RetentionMatrix,
-    best_outcomes,
-    diagonal_outcomes,
-    lowest_losses,
     questions,
-    recorded_outcomes,
     superseded,
     wilson,
 )
@@ -173,6 +171,22 @@ def entry(verbatim, paraphrases=None, **graded):
 
 def record(*entries):
     return {"recall": list(entries)}
+
+
+def diagonal_outcomes(records, history, kind="verbatim"):
+    return retention.diagonal_outcomes(records, QuestionHistory(history), kind)
+
+
+def best_outcomes(records, history, kind="verbatim"):
+    return retention.best_outcomes(records, QuestionHistory(history), kind)
+
+
+def lowest_losses(records, history):
+    return retention.lowest_losses(records, QuestionHistory(history))
+
+
+def recorded_outcomes(record, history, **where):
+    return retention.recorded_outcomes(record, QuestionHistory(history), **where)
 
 
 CS = [row("A", reworded=1), row("B", reworded=2), row("C")]
