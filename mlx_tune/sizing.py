@@ -97,6 +97,7 @@ def size_training(
     old_rows: int = 0,
     old_length: int = 0,
     wordings: float = 1.0,
+    taught_epochs: int = 0,
 ) -> TrainingSettings:
     """Decide every setting: what was given, else the rule for this many rows, else its default.
 
@@ -110,6 +111,8 @@ def size_training(
         old_rows: Rows of earlier sessions that are still to be remembered.
         old_length: The longest row that any of those sessions allowed, in tokens.
         wordings: In how many the new rows are on average, as taught included.
+        taught_epochs: How many the rows took when sessions were taught them that this one replaces:
+            in fewer it would not learn what they knew. 0 for none.
     """
     values: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
@@ -157,11 +160,14 @@ def size_training(
 
     if values["until_learned"]:
         most = most_epochs(new_rows, old_rows, batch_size * accumulation, wordings)
+        most = max(most, taught_epochs)
         epochs = decide("epochs", most, "the most; it stops once all is learned")
         least = min(decay_epochs(new_rows, wordings), epochs)
         decide("decay_epochs", least, "the least; then the rate is a quarter")
     else:
-        decide("epochs", _EPOCHS[size], why)
+        longest = taught_epochs > _EPOCHS[size]
+        why_epochs = "as many as a session it replaces took" if longest else why
+        decide("epochs", max(_EPOCHS[size], taught_epochs), why_epochs)
         decide("decay_epochs", 0, "the rate falls to the end", "default")
 
     if old_length > _MAX_LENGTH[size]:

@@ -129,6 +129,34 @@ def test_until_learned_the_rate_falls_sooner_than_training_may_end(rows, given, 
     assert (found.epochs, found.decay_epochs) == (epochs, decay)
 
 
+@pytest.mark.parametrize("old", [0, 100, 500, 5000])
+def test_until_learned_it_can_end_early_after_any_number_of_sessions(old):
+    explicit = {"until_learned": ExplicitValue(value=True, source="--until-learned")}
+    found = size_training(100, hidden_size=576, loss_chunk=64, explicit=explicit, old_rows=old)
+    assert (found.decay_epochs, found.epochs) == (24, 36)
+
+
+@pytest.mark.parametrize(
+    ("given", "taught", "epochs"),
+    [
+        ({}, 0, 3),
+        ({}, 5, 5),
+        ({}, 2, 3),
+        ({"epochs": 4}, 5, 4),
+        ({"until_learned": True}, 5, 18),
+        ({"until_learned": True}, 30, 30),
+    ],
+)
+def test_rows_that_are_taught_anew_get_the_epochs_that_they_took(given, taught, epochs):
+    explicit = {name: ExplicitValue(value=value, source="--x") for name, value in given.items()}
+    found = size_training(
+        600, hidden_size=576, loss_chunk=64, explicit=explicit, taught_epochs=taught
+    )
+    assert found.epochs == epochs
+    follows = found.origins["epochs"].reason == "as many as a session it replaces took"
+    assert follows == (not given and taught > 3)
+
+
 @pytest.mark.parametrize(
     ("rows", "old", "given", "share"),
     [

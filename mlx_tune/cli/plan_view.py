@@ -76,9 +76,10 @@ def remarks(plan: TrainingPlan) -> list[str]:
             f"! {names}: rows were not kept, so none is rehearsed; --method synthetic lets the "
             "model write rows instead"
         )
-    if plan.settings.general_replay and not plan.mixture.sources[2].size:
+    if plan.general is None and plan.mixture.sources[2].per_epoch:
         lines.append(
-            "! general questions come on top: `train` asks the base for its answers first, once"
+            "! the base was asked no general questions yet, so each is counted with the longest "
+            "answer; `train` asks them first, once"
         )
     if review.passed_over:
         fields = [
@@ -118,6 +119,8 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "alike": [[row.place, row.question, old.question] for row, old in found.alike],
         **_wordings_json(plan),
         "steps": plan.planned_steps,
+        "steps_for_new_rows": plan.steps_for_new_rows,
+        "least_epochs": plan.least_epochs,
         "warmup_steps": plan.warmup_steps,
         "tokens_per_epoch": plan.tokens_per_epoch,
         "padding": plan.batches.padding,
@@ -147,8 +150,6 @@ def _wordings_json(plan: TrainingPlan) -> dict[str, Any]:
 
 def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
     names = " → ".join(session.name for session in plan.chain)
-    effective = plan.config.effective_batch
-    most = "at most " if plan.settings.until_learned else ""
     new, *others = plan.tokens_by_kind
     added = f", +{sum(others) / new:.0%} to remember" if new and sum(others) else ""
     base, disk = plan.info, plan.review and plan.review.disk
@@ -160,12 +161,7 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
         *([("data", files)] if (files := _files(plan)) else []),
         ("rows", _mixture(plan)),
         *([("wordings", wordings)] if (wordings := _wordings(plan)) else []),
-        (
-            "steps",
-            f"{most}{plan.planned_steps}, {plan.warmup_steps} of them warm-up "
-            f"({counted(plan.mixture.rows_per_epoch, 'row')} ÷ {effective} a step, epochs: {most}"
-            f"{plan.config.epochs})",
-        ),
+        ("steps", _steps(plan)),
         (
             "work",
             f"{plan.tokens_per_epoch:,} tokens an epoch{added}; "
@@ -174,6 +170,19 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
         ("memory", _memory(plan.memory)),
         *room,
     ]
+
+
+def _steps(plan: TrainingPlan) -> str:
+    """Return the steps, those of the new rows apart from those that remembering adds."""
+    planned, own, epochs = plan.planned_steps, plan.steps_for_new_rows, plan.config.epochs
+    most = "at most " if plan.settings.until_learned else ""
+    added = f"; {own} for the new rows, {planned - own} to remember" if planned > own else ""
+    least = f"{plan.least_epochs} to " if 0 < plan.least_epochs < epochs else most
+    return (
+        f"{most}{planned}, {plan.warmup_steps} of them warm-up{added} "
+        f"({counted(plan.mixture.rows_per_epoch, 'row')} ÷ {plan.config.effective_batch} a step, "
+        f"epochs: {least}{epochs})"
+    )
 
 
 def _mixture(plan: TrainingPlan) -> str:

@@ -73,12 +73,6 @@ class DataSource:
         """Whether the examples of some epoch depend on the losses of the epochs before it."""
         return self.min_passes is not None and self.per_epoch < self.size
 
-    @property
-    def epochs_of_min_passes(self) -> int:
-        """After how many epochs every row has had ``min_passes``; 0 without ``min_passes``."""
-        passes = self.min_passes or 0
-        return -(-passes * self.size // self.per_epoch) if self.per_epoch else 0
-
     def epoch(self, number: int, losses: Sequence[float]) -> list[int]:
         """Return the examples of an epoch, one of each of its rows, as sorted indices.
 
@@ -149,11 +143,6 @@ class Mixture:
     def rows_per_epoch(self) -> int:
         """How many rows an epoch has."""
         return sum(source.per_epoch for source in self.sources)
-
-    @property
-    def epochs_of_min_passes(self) -> int:
-        """After how many epochs every row has had the ``min_passes`` of its source."""
-        return max(source.epochs_of_min_passes for source in self.sources)
 
     @property
     def depends_on_losses(self) -> bool:

@@ -102,6 +102,24 @@ def kept_general_set(info: BaseInfo) -> GeneralSet | None:
     return _read(_path(key), key)
 
 
+def unanswered_replay(info: BaseInfo, tokenizer: Tokenizer) -> tuple[Example, ...]:
+    """Return the questions to train on before the base was asked, to count and to size by.
+
+    Each answer is as long as one may be. Of those that the base would answer with nothing, which
+    are left out once it was asked, nothing is known yet.
+    """
+    _, questions = _questions()
+    config = {**info.config, **(info.config.get("text_config") or {})}
+    context = config.get("max_position_embeddings") or None
+    prompts = _prompts(tokenizer, questions)
+    answer = [tokenizer.end_id] * MAX_TOKENS
+    return tuple(
+        _example(prompt, answer, place=_place(question))
+        for question, prompt in zip(questions, prompts, strict=True)
+        if not context or len(prompt) < context
+    )
+
+
 def _questions() -> tuple[tuple[Question, ...], tuple[Question, ...]]:
     probes = general_questions.evenly(general_questions.probes(), PROBES)
     return probes, general_questions.evenly(general_questions.replay_questions(), REPLAYED)

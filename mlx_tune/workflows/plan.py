@@ -40,7 +40,12 @@ from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
 from mlx_tune.training import memory
 from mlx_tune.workflows import fitting
-from mlx_tune.workflows.general import general_set, kept_general_set, written_by
+from mlx_tune.workflows.general import (
+    general_set,
+    kept_general_set,
+    unanswered_replay,
+    written_by,
+)
 from mlx_tune.workflows.training_plan import (
     DataReview,
     TrainingInputs,
@@ -58,6 +63,7 @@ CONSOLIDATED = "consolidated"
 """What a session is called that takes the place of a chain."""
 
 _LONG_SHARE = 0.05
+_MANY_ROWS = 1000  # from here on a person waits for seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +119,8 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     tokenizer = load_tokenizer(inputs.info.folder, inputs.info.template)
     if inputs.method.synthesises and request.asks_model:
         rehearsal = replace(rehearsal, old=_synthesise(inputs, settings, say))
+    if len(rehearsal.rows) >= _MANY_ROWS:
+        say(f"tokenising {len(rehearsal.rows):,} rows…")
     # What cannot be scored must fail before training.
     tokenise.encode_paraphrases(rehearsal.new, tokenizer)
     limit, allowed = settings.max_length, chosen.value("allow_long")
@@ -127,7 +135,10 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     if settings.general_replay:
         asks = request.asks_model
         general = general_set(inputs.info, say=say) if asks else kept_general_set(inputs.info)
-    replayed = general.replayed if general else ()
+    if general is not None:
+        replayed = general.replayed
+    else:
+        replayed = unanswered_replay(inputs.info, tokenizer) if settings.general_replay else ()
     taught = in_all_forms([*fresh.examples, *old], noised)
     examples = (*taught, *replayed)
     noised_counts = [*map(len, noised)]
@@ -234,8 +245,7 @@ def _rows_taught(inputs: TrainingInputs) -> int:
 
 def _rows_to_teach_anew(inputs: TrainingInputs) -> list[Row]:
     """Return the rows in force of a chain that is replaced, without the sessions left out."""
-    kept = [session for session in inputs.replaced if session not in inputs.without]
-    return [row for rows in rows_in_force(read_history(kept)) for row in rows]
+    return [row for rows in rows_in_force(read_history(inputs.taught_anew)) for row in rows]
 
 
 def _left_out(
@@ -283,6 +293,7 @@ def _settle(inputs: TrainingInputs, chosen: _Explicit, rehearsal: Rehearsal) -> 
         old_rows=_rows_taught(inputs) if inputs.method.synthesises else len(rehearsal.old),
         old_length=max((one["max_length"]["value"] for one in recorded), default=0),
         wordings=fmean(len(row.variants) for row in rehearsal.new) if rehearsal.new else 1.0,
+        taught_epochs=max((_epochs_taken(session) for session in inputs.taught_anew), default=0),
     )
     replay, name = inputs.method.replay, inputs.method.name.replace("_", "-")
     wanted = {} if replay == "auto" else {"replay": replay, "general_replay": 0.0}
@@ -290,6 +301,11 @@ def _settle(inputs: TrainingInputs, chosen: _Explicit, rehearsal: Rehearsal) -> 
     settings = settings.changed(implied, reason=f"as --method {name} does", source="rule")
     Thresholds.of(settings)  # refused now, not after the last step
     return settings
+
+
+def _epochs_taken(session: Session) -> int:
+    """Return how many epochs a session's training took; 0 where nobody trained it here."""
+    return int(session.record.get("training", {}).get("epochs", 0))
 
 
 def _synthesise(inputs: TrainingInputs, settings: TrainingSettings, say: Say) -> tuple[Row, ...]:

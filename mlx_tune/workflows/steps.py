@@ -129,7 +129,7 @@ def _early_stopping(plan: TrainingPlan) -> EarlyStopping:
         rows=tuple(itertools.compress(plan.mixture.rows, flags[:coming]))
         if plan.settings.until_learned
         else (),
-        min_epochs=max(plan.mixture.epochs_of_min_passes, plan.settings.decay_epochs),
+        min_epochs=plan.least_epochs,
     )
 
 

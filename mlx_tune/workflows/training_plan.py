@@ -101,6 +101,11 @@ class TrainingInputs:
         return self.replaced or self.chain
 
     @property
+    def taught_anew(self) -> tuple[Session, ...]:
+        """The sessions whose rows the base is taught anew, root first; none but to consolidate."""
+        return tuple(session for session in self.replaced if session not in self.without)
+
+    @property
     def head(self) -> Session | None:
         """Where HEAD is expected, None for the bare base."""
         return self.before[-1] if self.before else None
@@ -149,6 +154,22 @@ class TrainingPlan(TrainingInputs, Fitted):
     def planned_steps(self) -> int:
         """Optimizer updates; the most where training stops once all is learned."""
         return self.config.planned_steps(len(self.examples))
+
+    @property
+    def steps_for_new_rows(self) -> int:
+        """How many there would be of the new rows alone: the others are there to remember."""
+        new = self.mixture.sources[0].per_epoch
+        return -(-new // self.config.effective_batch) * self.config.epochs
+
+    @property
+    def least_epochs(self) -> int:
+        """Epochs before which it never ends: all, but where it stops once all is learned.
+
+        Then the rate has to have fallen. How often each old row came does not count: the check of
+        early stopping asks the old rows too.
+        """
+        settings = self.settings
+        return settings.decay_epochs if settings.until_learned else settings.epochs
 
     @property
     def shapes(self) -> int:

@@ -21,7 +21,11 @@ def test_train_says_what_it_does_and_what_comes_next(
     assert lines[0] == "session   3 · dining"
     assert "chain     cs → housing" in lines
     assert "rows      5 new + 10 of earlier sessions + 2 general" in lines
-    assert "steps     3, 0 of them warm-up (17 rows ÷ 8 a step, epochs: 1)" in lines
+    told = (
+        "steps     3, 0 of them warm-up; 1 for the new rows, 2 to remember "
+        "(17 rows ÷ 8 a step, epochs: 1)"
+    )
+    assert told in lines
     assert "✓ Previous knowledge successfully merged! (cs, housing)" in lines
     assert any(line.startswith("epoch  1/1  mean loss ") for line in lines)
     assert any(line.startswith("✓ saved adapters/sessions/0003-dining-") for line in lines)
@@ -48,7 +52,7 @@ def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command, monkeypatch,
     words = ("plan", tmp_path / "d.json", "--base", tiny_base, "--store", store)
     code, out, _ = mlx_tune_command(*words)
     assert code == 0
-    assert "! general questions come on top: `train` asks the base for its answers" in out
+    assert "! the base was asked no general questions yet, so each is counted" in out
     assert re.search("rank +8 +5 new rows \\(under 100\\) ", out)
     code, out, _ = mlx_tune_command(*words, "--json", "--rank", 3)
     planned = json.loads(out)
@@ -59,11 +63,56 @@ def test_plan_writes_nothing(tmp_path, tiny_base, mlx_tune_command, monkeypatch,
             "new": 5,
             "rehearsed": 0,
             "held_out": 0,
-            "an_epoch": {"new": 5, "old": 0, "general": 0},  # the base was never asked yet
+            "an_epoch": {"new": 5, "old": 0, "general": 2},  # the base was never asked yet
         },
     )
     assert not store.exists()
     assert not (tmp_path / "cache" / "general").exists()  # no model was asked anything
+
+
+def test_plan_agrees_before_a_bases_first_training_with_after(
+    tmp_path, tiny_base, mlx_tune_command, monkeypatch, rows
+):
+    monkeypatch.setenv("MLX_TUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    data = (tmp_path / "d.json", "--base", tiny_base, "--batch-size", 2, "--grad-accumulation", 1)
+    words = (*data, "--store", tmp_path / "s")
+    numbers = ("rows", "steps", "steps_for_new_rows", "warmup_steps")
+
+    def planned() -> dict:
+        found = json.loads(mlx_tune_command("plan", *words, "--json")[1])
+        return {name: found[name] for name in numbers}
+
+    before = planned()
+    assert before["rows"]["an_epoch"]["general"] == 2
+    mlx_tune_command("train", *data, "--store", tmp_path / "other", "--epochs", 1)
+    assert planned() == before
+    _, out, _ = mlx_tune_command("plan", *words)
+    assert "the base was asked no general questions" not in out
+
+
+def test_plan_shows_the_steps_of_the_new_rows_apart_from_those_to_remember(
+    tmp_path, tiny_base, mlx_tune_command
+):
+    """The 106 rows of the sample: 14 steps an epoch, and of the two general questions one more."""
+    rows = [{"instruction": f"Where is {n}?", "response": f"In {n}."} for n in range(111)]
+    (tmp_path / "d.json").write_text(json.dumps(rows[:106]))
+    words = ("plan", tmp_path / "d.json", "--base", tiny_base, "--store", tmp_path / "s")
+    _, out, _ = mlx_tune_command(*words, "--general-replay", 0)
+    assert "steps     70, 10 of them warm-up (106 rows ÷ 8 a step, epochs: 5)" in out
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    _, out, _ = mlx_tune_command(*words)
+    told = (
+        "steps     75, 11 of them warm-up; 70 for the new rows, 5 to remember "
+        "(113 rows ÷ 8 a step, epochs: 5)"
+    )
+    assert told in out
+    _, out, _ = mlx_tune_command(*words, "--until-learned")
+    told = (
+        "steps     at most 540, 11 of them warm-up; 504 for the new rows, 36 to remember "
+        "(113 rows ÷ 8 a step, epochs: 24 to 36)"
+    )
+    assert told in out
 
 
 def test_plan_counts_the_wordings_where_there_are_some(tmp_path, tiny_base, mlx_tune_command):

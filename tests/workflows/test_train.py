@@ -14,6 +14,7 @@ from mlx_tune.errors import IncompatibleError, InputError, UsageError
 from mlx_tune.models import bases
 from mlx_tune.models.load import load
 from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows.plan import plan_training
 from mlx_tune.workflows.run import resume, train
 from mlx_tune.workflows.store_commands import rollback
 from mlx_tune.workflows.workspace import load_folded, read_adapter, read_rows
@@ -148,6 +149,19 @@ def test_what_a_row_replaces_is_kept_with_the_row_and_taught_anew(lab):
     request = dataclasses.replace(lab.request(epochs=1), data=(), consolidates=True)
     train(request, observer)
     assert [row.question for row in observer.plans[0].new] == [*LARGE]
+
+
+def test_rows_that_are_taught_anew_get_the_epochs_that_they_took(lab):
+    lab.train(lab.data("cs", facts("Lab")), epochs=12)
+    lab.train(lab.data("housing", facts("Flat")), epochs=3)
+    request = lab.request()
+    flags = {name: value for name, value in request.flags.items() if name != "epochs"}
+    request = dataclasses.replace(request, data=(), consolidates=True, flags=flags)
+    plan = plan_training(request, say=[].append)
+    assert plan.settings.epochs == 12
+    assert plan.settings.origins["epochs"].reason == "as many as a session it replaces took"
+    left_out = dataclasses.replace(request, without=["cs"])
+    assert plan_training(left_out, say=[].append).settings.epochs == 10  # under 100 rows
 
 
 def test_a_replacing_run_interrupted_and_resumed_replaces_as_well(lab):

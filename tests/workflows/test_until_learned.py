@@ -55,13 +55,25 @@ def test_without_it_all_epochs_are_trained_and_no_row_is_checked(lab):
     assert (found["is_learned"], found["epochs"]) == (None, 5)
 
 
-def test_old_rows_have_had_their_turns_before_it_ends(lab, monkeypatch):
-    """Six old rows beside one new one: one of them an epoch, so three turns take 18 epochs."""
+def test_it_ends_once_every_old_row_was_seen_to_be_known(lab, monkeypatch):
+    """Six old rows beside one new one: one of them an epoch, and none has to come three times."""
     old = {f"Where is B{i}?": f"In B{i}." for i in range(6)}
     lab.train(lab.data("cs", old), **{**FLAGS, "epochs": 2})
     monkeypatch.setattr(early_stopping, "PASS_NATS", 100.0)  # known at once
     found = training(lab.train(lab.data("one", {"Where is C?": "In C."}), **FLAGS))
-    assert (found["is_learned"], found["epochs"]) == (True, 18)
+    assert (found["is_learned"], found["epochs"]) == (True, 6)
+
+
+def test_it_can_end_early_however_long_the_history(lab, monkeypatch):
+    """As many old rows as all epochs can hold: three turns of each would take the last of them."""
+    old = {f"Where is B{i}?": f"In B{i}." for i in range(8)}
+    lab.train(lab.data("cs", old), **{**FLAGS, "epochs": 2})
+    monkeypatch.setattr(early_stopping, "PASS_NATS", 100.0)  # known at once
+    flags, observer = {**FLAGS, "epochs": 12}, RecordingObserver()
+    found = training(lab.train(lab.data("one", {"C?": "In C."}), observer=observer, **flags))
+    (plan,) = observer.plans
+    assert 3 * plan.mixture.sources[1].size == 12 * plan.mixture.sources[1].per_epoch
+    assert (found["is_learned"], found["epochs"]) == (True, 4)
 
 
 def test_the_rate_has_fallen_before_it_ends(lab, monkeypatch):
