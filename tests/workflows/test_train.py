@@ -164,6 +164,16 @@ def test_rows_that_are_taught_anew_get_the_epochs_that_they_took(lab):
     assert plan_training(left_out, say=[].append).settings.epochs == 10  # under 100 rows
 
 
+def test_a_plan_of_many_rows_says_what_takes_long(lab, monkeypatch):
+    told: list[str] = []
+    request = lab.request(lab.data("cs", facts("Lab", 6)))
+    plan_training(request, say=told.append)
+    assert "tokenising 6 rows…" not in told
+    monkeypatch.setattr("mlx_tune.workflows.plan._MANY_ROWS", 6)
+    plan_training(request, say=told.append)
+    assert "tokenising 6 rows…" in told
+
+
 def test_a_replacing_run_interrupted_and_resumed_replaces_as_well(lab):
     lab.train(lab.data("small", SMALL), epochs=1)
     stopped = RecordingObserver(stop_after=1)
