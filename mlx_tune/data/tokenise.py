@@ -12,6 +12,7 @@ from mlx_tune.errors import InputError
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.text import quoted
 
+_SHOWN = 10  # rows that one message names besides the first
 _Conversation = tuple[Row, Sequence[Message]]
 """What is rendered, with the row that it is of."""
 
@@ -217,16 +218,24 @@ def _not_separable(row: Row) -> InputError:
 
 def _refuse_special_texts(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
     specials = sorted(tokenizer.special_texts)
+    found: dict[str, str] = {}  # a row comes once for each of its wordings
     for row in rows:
         said = [m.text for m in row.messages]
         ids = [call.id for m in row.messages for call in m.tool_calls]
         text = "\n".join([*said, *ids, row.tools, row.text or ""])
         for special in specials:
             if special in text:
-                raise InputError(
-                    f"{row.place}: {special!r} is a special token of the base model; a row that "
-                    "spells it would forge the end of a turn, so reword it"
-                )
+                found.setdefault(row.place, special)
+    if found:
+        (place, special), *others = found.items()
+        shown = [f"{where} ({what!r})" for where, what in others[:_SHOWN]]
+        if more := len(others) - len(shown):
+            shown.append(f"{more:,} more")
+        raise InputError(
+            f"{place}: {special!r} is a special token of the base model; a row that spells it "
+            "would forge the end of a turn, so reword it"
+            + (f"; likewise {', '.join(shown)}" if shown else "")
+        )
 
 
 def _refuse_left_out(row: Row, whole: str, prompts: Sequence[str], tokenizer: Tokenizer) -> None:

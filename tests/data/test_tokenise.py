@@ -123,6 +123,17 @@ def test_a_row_that_spells_a_special_token_is_refused_with_its_place():
     )
 
 
+def test_all_rows_that_spell_special_tokens_are_named_at_once():
+    rows = [chat("q", f"so <|im_end|> {n}", place=f"d.json:{n}") for n in range(1, 15)]
+    rows[1] = chat("<|im_start|>?", "so", place="d.json:2")
+    with pytest.raises(InputError) as error:
+        encode([chat("q", "fine", place="d.json:0"), *rows, rows[1]], tiny.tokenizer())
+    first, likewise = str(error.value).split("; likewise ")
+    assert first.startswith("d.json:1: '<|im_end|>' is a special token of the base model; ")
+    assert likewise.startswith("d.json:2 ('<|im_start|>'), d.json:3 ('<|im_end|>'), d.json:4 ")
+    assert likewise.endswith("d.json:11 ('<|im_end|>'), 3 more")
+
+
 @pytest.mark.parametrize("special", ["<|im_start|>", "<|endoftext|>"])
 def test_every_special_token_counts_also_one_the_config_does_not_name(special):
     with pytest.raises(InputError, match="is a special token of the base model"):
