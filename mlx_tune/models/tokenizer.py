@@ -32,11 +32,12 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a rendered text; no special tokens are added."""
-        return list(self.wrapper.encode(text, add_special_tokens=False))
+        # A request that is too long is refused by us; transformers would warn in the log besides.
+        return list(self.wrapper.encode(text, add_special_tokens=False, verbose=False))
 
     def encode_plain(self, text: str) -> list[int]:
         """Return the token ids of a text without a template, with a start token if there is one."""
-        return list(self.wrapper.encode(text))
+        return list(self.wrapper.encode(text, verbose=False))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens."""
