@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -30,6 +31,11 @@ MAX_GENERAL_REPLAY = 0.9
 
 DEFAULT_STORE = Path("adapters")
 """The folder of sessions unless a person names another; this one may be missing."""
+
+
+def typed(words: str, store: Path) -> str:
+    """Return a command as a person types it; the default store needs no option."""
+    return f"mlx-tune {words}" + ("" if store == DEFAULT_STORE else f" --store {quote(str(store))}")
 
 
 def _setting(

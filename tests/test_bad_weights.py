@@ -159,7 +159,7 @@ def test_damaged_weights_of_a_session_are_refused_and_the_way_back_is_named(bad,
     place = bad.session.relative_to(bad.root) / WEIGHTS
     assert error.startswith(f"error: {place}: ")
     assert SAID[kind] in error
-    assert error.endswith("doctor`; go back to base with `mlx-tune rollback --to base`")
+    assert error.endswith("doctor`; go back to base with `mlx-tune rollback --to base --store s`")
 
 
 @READERS
@@ -357,4 +357,4 @@ def test_a_malformed_adapter_config_is_refused_in_one_line(bad, text, complaint)
     code, error = bad("chat", "-p", "Hi")
     assert code == 4
     assert error.startswith(f"error: {bad.session.relative_to(bad.root)}/{CONFIG}: {complaint}")
-    assert error.endswith("doctor`; go back to base with `mlx-tune rollback --to base`")
+    assert error.endswith("doctor`; go back to base with `mlx-tune rollback --to base --store s`")

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import sys
+import threading
+import time
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from mlx_tune import blas
-from mlx_tune.cli.options import STORE
 
 _UNWRAPPED = 500  # columns: lines in a file or a pipe are not wrapped
+_TICK_SECONDS = 1.0
 
 
 def console() -> Console:
@@ -28,10 +30,65 @@ def console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else _UNWRAPPED)
 
 
+def print_wrapped(printer: Console, line: str) -> None:
+    """Print a line; a terminal breaks it between words, and indents the rest as the line is."""
+    words = line.lstrip(" ")
+    if printer.is_terminal:
+        printer.print(Padding(Text(words), (0, 0, 0, len(line) - len(words)), expand=False))
+    else:
+        printer.print(line, soft_wrap=True, markup=False)
+
+
 def say(*lines: str) -> None:
     """Print lines of progress on stderr, so that stdout holds the answer alone."""
     for line in lines:
         print(line, file=sys.stderr, flush=True)
+
+
+class Waiting:
+    """Prints lines of progress, and on a terminal counts the time of what takes long.
+
+    A line that ends in "…" announces something that takes long. Below it the seconds are counted
+    until the next line, or until ``stop``, which whoever prints something else calls first.
+    """
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._clock: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def say(self, line: str) -> None:
+        """Print a line, and begin to count if it announces something."""
+        self.stop()
+        say(line)
+        if line.endswith("…") and sys.stderr.isatty():
+            self._ended.clear()
+            self._clock = threading.Thread(target=self._count, daemon=True)
+            self._clock.start()
+
+    def stop(self) -> None:
+        """Stop counting, and take away what was shown."""
+        if self._clock is not None:
+            self._ended.set()
+            self._clock.join()
+            self._clock = None
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def _count(self) -> None:
+        began = time.monotonic()
+        while not self._ended.wait(_TICK_SECONDS):
+            print(f"\r  {clock(time.monotonic() - began)}", end="", file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as a clock shows them: 2:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 def print_json(value: Any) -> None:
@@ -43,11 +100,6 @@ def warn_of_slow_blas() -> None:
     """Print a note where MLX would run on its reference BLAS, with the fix."""
     if advice := blas.advice():
         say(f"note: {advice}")
-
-
-def typed(words: str, store: Path) -> str:
-    """Return a command as a person types it; the default store needs no option."""
-    return f"mlx-tune {words}" + ("" if store == STORE else f" --store {shlex.quote(str(store))}")
 
 
 def can_ask() -> bool:

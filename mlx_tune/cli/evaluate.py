@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_tune import Store
-from mlx_tune.cli.console import console, counted, print_json, say, warn_of_slow_blas
+from mlx_tune.cli.console import Waiting, console, counted, print_json, warn_of_slow_blas
 from mlx_tune.cli.options import (
     STORE,
     BaseOption,
@@ -91,8 +91,9 @@ def eval_(
             "--quick and --fresh: one measures a single row, the other all; give one of the two"
         )
     warn_of_slow_blas()
-    kept = Store(store, base=base, say=say)
-    found = kept.evaluate(session, on=on, fresh=fresh, quick=quick)
+    with Waiting() as waiting:
+        kept = Store(store, base=base, say=waiting.say)
+        found = kept.evaluate(session, on=on, fresh=fresh, quick=quick)
     if json:
         answering = found.answering.session
         who = answering.folder_name if answering else found.answering.id

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mlx_tune.cli.console import counted, typed
+from mlx_tune.cli.console import counted
 from mlx_tune.continual.fidelity import UNMERGED
 from mlx_tune.continual.gate import (
     Decision,
@@ -20,6 +20,7 @@ from mlx_tune.continual.gate import (
     percent,
     points,
 )
+from mlx_tune.settings import typed
 from mlx_tune.store.session import PROMOTE
 from mlx_tune.text import one_line
 

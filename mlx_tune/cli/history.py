@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
@@ -133,7 +135,13 @@ def _share(score: Mapping[str, int] | None) -> str:
 
 
 def show(
-    session: HeadArgument = None, *, store: StoreOption = STORE, json: JsonOption = False
+    session: HeadArgument = None,
+    *,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show the settings that have their defaults too.")
+    ] = False,
+    store: StoreOption = STORE,
+    json: JsonOption = False,
 ) -> None:
     """Show a session: its data, settings, metrics and recall."""
     from mlx_tune.store.snapshot import read_store
@@ -146,13 +154,13 @@ def show(
     if json:
         print_json({"id": chosen.id, "path": str(chosen.path), **chosen.record})
         return
-    for label, text in _lines(chosen.record):
+    for label, text in _lines(chosen.record, every=every):
         print(f"{label:<11}{text}")
     print(f"{'files':<11}{chosen.path}")
     print(f"{'id':<11}{chosen.id}")
 
 
-def _lines(record: Any) -> list[tuple[str, str]]:
+def _lines(record: Any, *, every: bool) -> list[tuple[str, str]]:
     from mlx_tune.cli.gate_view import fidelity_lines
 
     data, training, base = record["data"], record["training"], record["base"]
@@ -170,9 +178,12 @@ def _lines(record: Any) -> list[tuple[str, str]]:
     ]
     if fidelity := record.get("fidelity"):
         lines += fidelity_lines(fidelity)
+    names = Counter(entry["name"] for entry in record["recall"])
     for entry in record["recall"]:
+        number = f"{entry['number']} " if names[entry["name"]] > 1 else ""
+        name = number + entry["name"]
         if taught := entry.get("as_taught"):
-            text = f"{entry['name']}: {taught['right']} of {taught['asked']} as taught"
+            text = f"{name}: {taught['right']} of {taught['asked']} as taught"
             confused = taught["confused"]
             if reworded := entry["other_words"]:
                 text += f", {reworded['right']} of {reworded['asked']} in other words"
@@ -180,8 +191,12 @@ def _lines(record: Any) -> list[tuple[str, str]]:
             lines.append(("right", text + (f", confused {confused}" if confused else "")))
         if verbatim := entry["verbatim"]:
             share = percent(verbatim["right"], verbatim["asked"])
-            lines.append(("recall", f"{entry['name']}: {share} word for word"))
-    for name, chosen in recorded_settings(record["sizing"]).items():
+            lines.append(("recall", f"{name}: {share} word for word"))
+    settings = recorded_settings(record["sizing"])
+    decided = {name: one for name, one in settings.items() if every or one["source"] != "default"}
+    for name, chosen in decided.items():
         shown = f"{name.replace('_', ' ')} {setting_value(chosen['value'])}"
         lines.append(("setting", f"{shown} — {chosen['reason']} ({chosen['source']})"))
+    if more := len(settings) - len(decided):
+        lines.append(("setting", f"{more} more have their defaults; --all shows them"))
     return lines

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mlx_tune import Store
-from mlx_tune.cli.console import can_ask, print_json, say, size, warn_of_slow_blas
+from mlx_tune.cli.console import Waiting, can_ask, print_json, say, size, warn_of_slow_blas
 from mlx_tune.cli.options import (
     STORE,
     BaseOption,
@@ -50,7 +50,8 @@ def pull(name: NameArgument) -> None:
     """
     from mlx_tune.models import bases
 
-    info = bases.pull(name, say=say)
+    with Waiting() as waiting:
+        info = bases.pull(name, say=waiting.say)
     print(f"✓ {name} is ready · {info.fingerprint[:12]} · {info.folder}")
 
 
@@ -59,7 +60,8 @@ def convert(source: NameArgument, *, out: OutOption) -> None:
     """Write a model as MLX bf16 to a folder of your own."""
     from mlx_tune.models import bases
 
-    bases.convert(source, out, say=say)
+    with Waiting() as waiting:
+        bases.convert(source, out, say=waiting.say)
     print(f"✓ written to {out}; use it with: --base {out}")
 
 
@@ -68,7 +70,8 @@ def show(name: NameArgument, *, json: JsonOption = False) -> None:
     """Describe a base model; fetches it when it is not here."""
     from mlx_tune.models.bases import locate
 
-    info = locate(name, say=say)
+    with Waiting() as waiting:
+        info = locate(name, say=waiting.say)
     described = {
         "name": info.name,
         "source": info.source,

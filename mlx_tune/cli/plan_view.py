@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from mlx_tune.cli.console import counted, setting_value, size
+from mlx_tune.cli.console import counted, print_wrapped, setting_value, size
 from mlx_tune.data.rows import Row
 from mlx_tune.settings import FIELDS
 from mlx_tune.text import one_line
@@ -16,15 +17,29 @@ from mlx_tune.training.memory import MemoryPlan
 from mlx_tune.workflows.training_plan import TrainingPlan
 
 _LISTED = 5
+_TABLE_COLUMNS = 60  # of a terminal that has room for the table of settings
 
 
 def show_plan(plan: TrainingPlan, console: Console) -> None:
     """Print what a training would do, every setting with its reason and source."""
-    for label, text in _head(plan):
-        console.print(f"[bold]{label:<9}[/] {escape(text)}", soft_wrap=True)
+    if console.is_terminal:
+        head = Table.grid(padding=(0, 1, 0, 0))
+        head.add_column(style="bold", min_width=9, no_wrap=True)
+        head.add_column(overflow="fold")
+        for label, text in _head(plan):
+            head.add_row(label, Text(text))
+        console.print(head)
+    else:
+        for label, text in _head(plan):
+            console.print(f"{label:<9} {text}", soft_wrap=True, markup=False)
     for line in remarks(plan):
-        console.print(line, soft_wrap=True, markup=False)
-    console.print(_settings(plan))
+        print_wrapped(console, line)
+    if console.width >= _TABLE_COLUMNS:
+        console.print(_settings(plan))
+        return
+    for name, value, reason, source in _setting_words(plan):
+        print_wrapped(console, f"{name} {value}")
+        print_wrapped(console, f"  {reason} ({source})")
 
 
 def remarks(plan: TrainingPlan) -> list[str]:
@@ -76,6 +91,9 @@ def remarks(plan: TrainingPlan) -> list[str]:
             f"! {names}: rows were not kept, so none is rehearsed; --method synthetic lets the "
             "model write rows instead"
         )
+    if twins := [session for session in plan.before if session.name == plan.name]:
+        folders = ", ".join(session.folder_name for session in twins)
+        lines.append(f"! {folders} has this name too; --name gives the new session another")
     if plan.general is None and plan.mixture.sources[2].per_epoch:
         lines.append(
             "! the base was asked no general questions yet, so each is counted with the longest "
@@ -228,12 +246,18 @@ def _settings(plan: TrainingPlan) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("setting", "value", "why", "from"):
         table.add_column(heading, header_style="dim", no_wrap=heading in ("setting", "value"))
-    for name, chosen in plan.settings.items():
-        if FIELDS[name].metadata["optional"] and chosen.source == "default":
-            continue
-        words = (name.replace("_", " "), setting_value(chosen.value), chosen.reason, chosen.source)
+    for words in _setting_words(plan):
         table.add_row(*map(escape, words))
     return table
+
+
+def _setting_words(plan: TrainingPlan) -> list[tuple[str, str, str, str]]:
+    """Return name, value, reason and source of each setting that is worth a line."""
+    return [
+        (name.replace("_", " "), setting_value(chosen.value), chosen.reason, chosen.source)
+        for name, chosen in plan.settings.items()
+        if not FIELDS[name].metadata["optional"] or chosen.source != "default"
+    ]
 
 
 def _files(plan: TrainingPlan) -> str:

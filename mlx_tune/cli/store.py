@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_tune import Store
-from mlx_tune.cli.console import console, counted, print_json, say, size, typed
+from mlx_tune.cli.console import console, counted, print_json, say, size
 from mlx_tune.cli.options import (
     STORE,
     HeadArgument,
@@ -17,6 +17,7 @@ from mlx_tune.cli.options import (
     session_option,
 )
 from mlx_tune.errors import UsageError
+from mlx_tune.settings import typed
 
 if TYPE_CHECKING:
     from mlx_tune.store.snapshot import StoreSnapshot
@@ -102,7 +103,9 @@ def tag(
     elif name is not None:
         lines = [_give_tag(writer, snapshot, name, session)]
     else:
-        lines = _tag_lines(snapshot) or [f"{store}: no tags; `mlx-tune tag NAME` gives HEAD one"]
+        lines = _tag_lines(snapshot) or [
+            f"{store}: no tags; `{typed('tag NAME', store)}` gives HEAD one"
+        ]
     if json:
         print_json(_tags_json(writer.snapshot() if name else snapshot))
     else:

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,9 @@ from rich.text import Text
 
 from mlx_tune.cli.console import (
     Signals,
+    Waiting,
     can_ask,
+    clock,
     console,
     duration,
     percent,
@@ -24,16 +27,15 @@ from mlx_tune.cli.console import (
     say,
     setting_value,
     size,
-    typed,
     warn_of_slow_blas,
 )
 from mlx_tune.cli.gate_view import show_decision, show_ways
 from mlx_tune.cli.options import STORE
 from mlx_tune.cli.plan_view import show_plan
 from mlx_tune.continual.answers import AnswerScore
-from mlx_tune.continual.gate import Decision
+from mlx_tune.continual.gate import Decision, label
 from mlx_tune.errors import HeldBack, Interrupted, Refused
-from mlx_tune.settings import MAX_GENERAL_REPLAY, default, recorded_settings
+from mlx_tune.settings import MAX_GENERAL_REPLAY, default, recorded_settings, typed
 from mlx_tune.store.runs import Run
 from mlx_tune.store.session import ASK, PROMOTE, Session
 from mlx_tune.training.loop import Step, Trainer
@@ -58,6 +60,7 @@ class TrainingView(TrainingObserver):
         self._progress: RunProgress | None = None
         self._run: Run | None = None
         self._signals = Signals()
+        self._waiting = Waiting()
 
     def __enter__(self) -> Self:
         warn_of_slow_blas()
@@ -67,16 +70,18 @@ class TrainingView(TrainingObserver):
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.ended()
         self._signals.restore()
-        if error is not None and self._run is not None and self._run.is_unfinished:
+        run = self._run
+        if error is not None and run is not None and run.is_unfinished and run.path.exists():
             why = str(error) if isinstance(error, Interrupted) else "the run is kept"
-            say(f"{why}; go on with: {typed(f'resume {self._run.path.name}', self._store())}")
+            say(f"{why}; go on with: {typed(f'resume {run.path.name}', self._store())}")
 
     def say(self, line: str) -> None:
         """Print one line of progress."""
-        say(line)
+        self._waiting.say(line)
 
     def offered(self, run: Run, other_settings: Mapping[str, Any]) -> bool:
         """Ask whether to resume an unfinished run; without a terminal, only mention it."""
+        self._waiting.stop()
         found = f"{run.path.name} is an unfinished run of the same data"
         if other_settings:
             others = other_settings.items()
@@ -90,6 +95,7 @@ class TrainingView(TrainingObserver):
 
     def planned(self, plan: TrainingPlan) -> None:
         """Print the plan."""
+        self._waiting.stop()
         show_plan(plan, self._console)
         self._signals.wait = True  # one that comes while the run is written waits for its name
 
@@ -102,8 +108,9 @@ class TrainingView(TrainingObserver):
 
     def merged(self, chain: Sequence[Session]) -> None:
         """Print the sessions that were folded into the base."""
+        self._waiting.stop()
         if chain:
-            names = ", ".join(session.name for session in chain)
+            names = ", ".join(_told_apart([(one.number, one.name) for one in chain]))
             self._console.print("[green]✓ Previous knowledge successfully merged![/]", end=" ")
             self._console.print(f"({names})", markup=False)
         else:
@@ -111,6 +118,7 @@ class TrainingView(TrainingObserver):
 
     def began(self, trainer: Trainer) -> None:
         """Start the progress display."""
+        self._waiting.stop()
         self._signals.wait = True
         self._progress = RunProgress(
             self._console,
@@ -131,6 +139,7 @@ class TrainingView(TrainingObserver):
 
     def asked(self, decision: Decision, questions: Mapping[int, Sequence[str]]) -> GateAnswer:
         """Show what was lost and ask what to do; without a terminal the session is held back."""
+        self._waiting.stop()
         if not can_ask():
             return "hold"
         show_decision(decision, questions, self._console)
@@ -143,6 +152,7 @@ class TrainingView(TrainingObserver):
 
     def ended(self) -> None:
         """End the progress display."""
+        self._waiting.stop()
         self._signals.wait = False
         if self._progress is not None:
             self._progress.close()
@@ -155,9 +165,10 @@ class TrainingView(TrainingObserver):
             return
         session, training = outcome.session, outcome.session.record["training"]
         self._console.print()
-        for entry in outcome.recall:
+        names = _told_apart([(entry.number, entry.name) for entry in outcome.recall])
+        for entry, name in zip(outcome.recall, names, strict=True):
             own = training if entry is outcome.recall[-1] else None
-            show_verdict(entry, own, self._console)
+            show_verdict(replace(entry, name=name), own, self._console, store=self._store())
         if outcome.gate is not None:
             show_decision(outcome.gate.decision, outcome.gate.questions, self._console)
             if outcome.gate.beta < 1:
@@ -187,8 +198,18 @@ class TrainingView(TrainingObserver):
         return self._run.path.parents[1] if self._run else STORE
 
 
+def _told_apart(sessions: Sequence[tuple[int, str]]) -> list[str]:
+    """Return the names of sessions, each with its number where two have the same name."""
+    counts = Counter(name for _, name in sessions)
+    return [label(number, name) if counts[name] > 1 else name for number, name in sessions]
+
+
 def show_verdict(
-    entry: SessionRecall, training: Mapping[str, Any] | None, printer: Console
+    entry: SessionRecall,
+    training: Mapping[str, Any] | None,
+    printer: Console,
+    *,
+    store: Path = STORE,
 ) -> None:
     """Print how well one session is known: however it is asked first, then word for word.
 
@@ -196,6 +217,7 @@ def show_verdict(
         entry: The session's scores.
         training: The numbers of its training, for the new one alone.
         printer: Where to print.
+        store: Where the session is, for the command that says more.
     """
     known = entry.verbatim
     if known is None:
@@ -229,7 +251,7 @@ def show_verdict(
         longer = math.ceil(training["epochs"] * _LONGER)
         more.append(f"{training['epochs']} epochs were too few, try --epochs {longer}")
     elif not good:
-        more.append("see `mlx-tune eval`")
+        more.append(f"see `{typed('eval', store)}`")
     printer.print(Padding(Text("; ".join(more)), (0, 0, 0, 2), expand=False))
 
 
@@ -259,7 +281,8 @@ def check_promoted(outcome: TrainingOutcome) -> None:
         return
     reasons = session.record["gate"]["reasons"]
     words = "; ".join(reasons[:1]) + (f" (and {len(reasons) - 1} more)" if reasons[1:] else "")
-    fix = f"HEAD is where it was; `mlx-tune promote {session.id[:8]}` takes it all the same"
+    take = typed(f"promote {session.id[:8]}", session.path.parents[1])
+    fix = f"HEAD is where it was; `{take}` takes it all the same"
     if verdict == ASK:
         raise HeldBack(f"{session.folder_name} is saved and held back: {words}; {fix}")
     raise Refused(f"{session.folder_name} is saved and refused: {words}; {fix}")
@@ -315,7 +338,7 @@ class RunProgress:
         line = (
             f"step {step.number}/{planned}  epoch {step.epoch}/{epochs}  "
             f"loss {step.loss:.3f}  lr {step.learning_rate:.1e}\n"
-            f"{rate:.0f} tok/s  peak {step.peak_memory_bytes / 1e9:.1f} GB  {_clock(left)} left"
+            f"{rate:.0f} tok/s  peak {step.peak_memory_bytes / 1e9:.1f} GB  {clock(left)} left"
         )
         if self._bar is not None:
             self._bar.update(self._task, total=planned, completed=step.number, description=line)
@@ -326,7 +349,7 @@ class RunProgress:
             self._epoch_losses.clear()
             self._plain(
                 f"epoch {step.epoch:>2}/{epochs}  mean loss {mean:.4f}  checkpoint saved  "
-                f"{_clock(left)} left"
+                f"{clock(left)} left"
             )
 
     def close(self) -> None:
@@ -338,8 +361,3 @@ class RunProgress:
     def _plain(self, line: str) -> None:
         self._printed = time.monotonic()
         self._console.print(line, soft_wrap=True, markup=False)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

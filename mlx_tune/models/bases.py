@@ -234,7 +234,7 @@ def _folder(source: str, name: str, say: Say) -> Path:
     if Path(source).is_absolute():
         folder = Path(source)
     else:
-        say(f"fetching {source} from the Hugging Face hub (once)…")
+        say(f"fetching {source} from the Hugging Face hub (once):")  # which shows how far it is
         folder = fetch.from_hub(source, name)
     _check_files(folder, _fix(name, source, folder))
     headers = model_files.check_weights(folder).values()

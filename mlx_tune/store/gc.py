@@ -16,6 +16,7 @@ from pathlib import Path
 from mlx_tune.errors import DamagedStoreError
 from mlx_tune.files.durable import SCRATCH, discard_folder, disk_errors, make_folder, sync_folder
 from mlx_tune.files.sealed import entries
+from mlx_tune.settings import typed
 from mlx_tune.store import labels
 from mlx_tune.store.runs import CHECKPOINTS, DONE, list_runs
 from mlx_tune.store.snapshot import BASE, HEAD, StoreSnapshot
@@ -66,7 +67,7 @@ def collect_garbage(store: SessionStore, *, today: date, dry_run: bool = False) 
         if now.is_head_lost:
             problems.append(
                 f"{store.root / HEAD} is missing or names no session here; "
-                "`mlx-tune rollback --to` the one in use"
+                f"put the one in use back with `{typed('rollback --to SESSION', store.root)}`"
             )
         if problems:
             raise DamagedStoreError(

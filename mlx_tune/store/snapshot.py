@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.files.sealed import read_regular
-from mlx_tune.settings import DEFAULT_STORE
+from mlx_tune.settings import DEFAULT_STORE, typed
 from mlx_tune.store import format as store_format
 from mlx_tune.store.labels import ID_LINE_BYTES, REMOVED, TAGS, read_labels
 from mlx_tune.store.runs import RUNS
@@ -115,7 +114,7 @@ class StoreSnapshot:
         shown = found.folder_name if found else session_id[:12]
         return (
             f"{self.root / HEAD} is missing or names no session here; going on from {shown}, by "
-            f"{evidence}; if that is wrong, `mlx-tune rollback --to` another",
+            f"{evidence}; if that is wrong, `{typed('rollback --to SESSION', self.root)}`",
         )
 
     @cached_property
@@ -232,14 +231,14 @@ class StoreSnapshot:
         while session is not None:
             if session.id in chain:
                 raise DamagedStoreError(
-                    f"{session.path}: is its own ancestor; run `mlx-tune doctor`"
+                    f"{session.path}: is its own ancestor; run `{typed('doctor', self.root)}`"
                 )
             chain[session.id] = session
             parent_id = session.parent or BASE
             if not self.holds(parent_id):
                 raise DamagedStoreError(
                     f"{session.path}: its parent {parent_id[:12]}… is missing from the store; "
-                    "run `mlx-tune doctor`"
+                    f"run `{typed('doctor', self.root)}`"
                 )
             session = self.session(parent_id)
         return list(chain.values())[::-1]
@@ -304,7 +303,8 @@ class StoreSnapshot:
         """
         if session.id not in self.sessions:
             raise DamagedStoreError(
-                f"{session.folder_name} is not, or no longer, in {self.root}; run `mlx-tune doctor`"
+                f"{session.folder_name} is not, or no longer, in {self.root}; "
+                f"run `{typed('doctor', self.root)}`"
             )
 
     def check_kept(self, session: Session) -> None:
@@ -315,7 +315,8 @@ class StoreSnapshot:
         """
         if self.is_removed(session):
             raise UsageError(
-                f"{session.folder_name} is removed; `mlx-tune rm --undo {session.id[:8]}` keeps it"
+                f"{session.folder_name} is removed; "
+                f"`{typed(f'rm --undo {session.id[:8]}', self.root)}` keeps it"
             )
 
     def recovery_advice(self) -> str:
@@ -323,7 +324,7 @@ class StoreSnapshot:
         past = [session_id for move in self.moves[::-1] for session_id in (move.new, move.old)]
         kept = [session_id for session_id in dict.fromkeys(past) if session_id not in self.removed]
         sound = (self.sessions[one] for one in kept if one in self.sessions)
-        return rollback_advice(self._first_whole(sound))
+        return rollback_advice(self._first_whole(sound), self.root)
 
     def _first_whole(self, sessions: Iterable[Session]) -> Session | None:
         """Return the first session every byte of whose chain is right; None if none is."""
@@ -382,7 +383,7 @@ def need_store(root: Path) -> None:
     if not any(os.path.lexists(root / name) for name in (store_format.FILE, HEAD, SESSIONS, RUNS)):
         raise DamagedStoreError(
             f"{root}: no store is there; put it back or name another with --store, or train a "
-            f"first session with `mlx-tune train data/cs.json --store {shlex.quote(str(root))}`"
+            f"first session with `{typed('train data/cs.json', root)}`"
         )
 
 
@@ -408,10 +409,10 @@ def torn_log_lines(root: Path) -> list[int]:
     return [number for number, line in lines if line and not _MOVE.fullmatch(line)]
 
 
-def rollback_advice(session: Session | None) -> str:
+def rollback_advice(session: Session | None, root: Path) -> str:
     """Return what to do about a damaged session, given the newest good one; None is the base."""
     name, ref = (session.folder_name, session.id[:8]) if session else (BASE, BASE)
-    return f"go back to {name} with `mlx-tune rollback --to {ref}`"
+    return f"go back to {name} with `{typed(f'rollback --to {ref}', root)}`"
 
 
 def _read_text(path: Path, *, most_bytes: int | None = None) -> str:

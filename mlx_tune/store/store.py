@@ -26,6 +26,7 @@ from mlx_tune.files.durable import (
 )
 from mlx_tune.files.records import refuse_taken, to_json
 from mlx_tune.files.sealed import MANIFEST, seal, sha256
+from mlx_tune.settings import typed
 from mlx_tune.store import format as store_format
 from mlx_tune.store.adapter_check import CONFIG_FILE, WEIGHTS_FILE, check_adapter
 from mlx_tune.store.session import (
@@ -179,7 +180,8 @@ class SessionStore:
                 safe = f"; {to.folder_name} is committed and safe" if to else ""
                 raise LockedError(
                     f"HEAD moved meanwhile from {_shown(expected)} to {_shown(current)}, so it was "
-                    f"not moved to {_shown(to)}{safe}; look at `mlx-tune log` and decide again"
+                    f"not moved to {_shown(to)}{safe}; look at `{typed('log', self.root)}` and "
+                    "decide again"
                 )
             if _id(current) == _id(to) != _id(expected) and not now.is_head_lost:
                 return  # an attempt before this one made the move, or another process
@@ -203,7 +205,7 @@ class SessionStore:
                 return
             raise LockedError(
                 f"HEAD is on {_shown(current)} by now, which is sound, so it was not moved to "
-                f"{_shown(to)}; look at `mlx-tune log` and decide again"
+                f"{_shown(to)}; look at `{typed('log', self.root)}` and decide again"
             )
 
     def _move(self, now: StoreSnapshot, to: Session | None, *, old: str, why: str) -> None:

@@ -11,7 +11,7 @@ from mlx_tune.data.tokenise import Example
 from mlx_tune.errors import DiskError, UsageError
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo
-from mlx_tune.settings import TrainingSettings
+from mlx_tune.settings import TrainingSettings, typed
 from mlx_tune.store.runs import KEPT_CHECKPOINTS
 from mlx_tune.store.session import Session
 from mlx_tune.training import memory
@@ -64,8 +64,9 @@ def check_disk(disk: DiskPlan, store_root: Path) -> None:
     if disk.needed_bytes > disk.free_bytes:
         raise DiskError(
             f"{store_root}: a run needs up to {disk.needed_bytes / 1e9:.2f} GB on the disk and "
-            f"{disk.free_bytes / 1e9:.2f} GB are free; free some (`mlx-tune gc` deletes what old "
-            "runs left), lower --rank, or name another store with --store"
+            f"{disk.free_bytes / 1e9:.2f} GB are free; free some "
+            f"(`{typed('gc', store_root)}` deletes what old runs left), lower --rank, or name "
+            "another store with --store"
         )
 
 

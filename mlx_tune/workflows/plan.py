@@ -33,6 +33,7 @@ from mlx_tune.settings import (
     merge_settings,
     read_config,
     recorded_settings,
+    typed,
 )
 from mlx_tune.sizing import size_training
 from mlx_tune.store.session import Session, check_name, slug
@@ -263,7 +264,8 @@ def _left_out(
             raise UsageError(f"--without {ref}: not of the chain in use; that is {names}")
     left_out = tuple(session for session in chain if session in found)
     if left_out and len(left_out) == len(chain):
-        raise UsageError("--without leaves nothing to teach; `mlx-tune rollback --to base` does")
+        back = typed("rollback --to base", store.root)
+        raise UsageError(f"--without leaves nothing to teach; `{back}` does")
     return left_out
 
 
@@ -272,7 +274,7 @@ def _check_replaceable(inputs: TrainingInputs) -> None:
     if not inputs.replaced:
         raise UsageError(
             f"{inputs.store.root}: no sessions to consolidate; train the first with "
-            "`mlx-tune train data/cs.json`"
+            f"`{typed('train data/cs.json', inputs.store.root)}`"
         )
     if unkept := [session for session in inputs.unkept if session not in inputs.without]:
         names = ", ".join(session.folder_name for session in unkept)

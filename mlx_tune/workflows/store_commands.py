@@ -8,6 +8,7 @@ from pathlib import Path
 from mlx_tune.errors import DamagedStoreError, MlxTuneError, UsageError
 from mlx_tune.models import bases
 from mlx_tune.models.bases import Say
+from mlx_tune.settings import typed
 from mlx_tune.store import gc as store_gc
 from mlx_tune.store import verify as store_verify
 from mlx_tune.store.gc import TRASH, Collected
@@ -64,7 +65,8 @@ def promote(store_root: Path, ref: str) -> Promotion:
     session = store.find(ref)
     if session is None:
         raise UsageError(
-            "the base model is no session to promote; `mlx-tune rollback --to base` puts it in use"
+            "the base model is no session to promote; "
+            f"`{typed('rollback --to base', store_root)}` puts it in use"
         )
     before = store.head()
     if session == before:
@@ -129,7 +131,8 @@ def rollback(store_root: Path, to: str | None) -> Rollback:
     elif before is None:
         raise UsageError(
             f"{store_root}: HEAD is the base model already, there is no step further back; "
-            "`mlx-tune log` shows the sessions, `mlx-tune rollback --to N` takes one up again"
+            f"`{typed('log', store_root)}` shows the sessions, "
+            f"`{typed('rollback --to N', store_root)}` takes one up again"
         )
     else:
         chain = store.chain(before)

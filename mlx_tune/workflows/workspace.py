@@ -22,6 +22,7 @@ from mlx_tune.models import bases, runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load
 from mlx_tune.models.tokenizer import Tokenizer
+from mlx_tune.settings import typed
 from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import StoreSnapshot, read_store, rollback_advice
 from mlx_tune.training.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter
@@ -149,7 +150,7 @@ def find_base(name: str, kept: Mapping[str, Any] | None, say: Say) -> BaseInfo:
             return bases.locate(moved, say=say)
         raise UsageError(
             f"{name}: the base model's folder is not there any more; say once where it is now, "
-            "with --base FOLDER"
+            "with --base FOLDER of plan, train or chat"
         ) from error
 
 
@@ -271,7 +272,8 @@ def _along(chain: Sequence[Session], read_one: Callable[[Session], _Found]) -> l
             found.append(read_one(session))
         except DamagedStoreError as error:
             good = [None, *itertools.takewhile(Session.is_whole, chain[: len(found)])]
-            raise DamagedStoreError(f"{error}; {rollback_advice(good[-1])}") from error
+            way_back = rollback_advice(good[-1], session.path.parents[1])
+            raise DamagedStoreError(f"{error}; {way_back}") from error
     return found
 
 
@@ -284,7 +286,8 @@ def need_sessions(store: StoreSnapshot) -> None:
     """Refuse what makes no sense before the first session."""
     if not store.sessions:
         raise UsageError(
-            f"{store.root}: no sessions yet; train the first with `mlx-tune train data/cs.json`"
+            f"{store.root}: no sessions yet; train the first with "
+            f"`{typed('train data/cs.json', store.root)}`"
         )
 
 

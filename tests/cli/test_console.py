@@ -1,11 +1,58 @@
 """Signals: the first waits for the step to end, a second one does not; and the note on BLAS."""
 
+import io
 import os
 import signal
+import sys
+import time
 
 import pytest
+from rich.console import Console
 
-from mlx_tune.cli.console import Signals
+from mlx_tune.cli import console
+from mlx_tune.cli.console import Signals, Waiting, clock, print_wrapped
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_counts_the_seconds_of_what_takes_long_until_the_next_line(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(console, "_TICK_SECONDS", 0.001)
+    with Waiting() as waiting:
+        waiting.say("asking the base…")
+        while "\r  0:00" not in terminal.getvalue():
+            time.sleep(0.001)
+        waiting.say("asked")
+        shown = terminal.getvalue()
+        time.sleep(0.01)  # nothing is counted below a line that announces nothing
+        assert terminal.getvalue() == shown
+    assert shown.startswith("asking the base…\n\r  0:00")
+    assert shown.endswith("\r\x1b[Kasked\n")
+
+
+def test_a_pipe_gets_the_lines_alone(capsys):
+    with Waiting() as waiting:
+        waiting.say("asking the base…")
+        assert waiting._clock is None
+    assert capsys.readouterr().err == "asking the base…\n"
+
+
+def test_a_clock_shows_minutes_and_seconds():
+    assert [clock(seconds) for seconds in (0, 59.6, 125)] == ["0:00", "1:00", "2:05"]
+
+
+def test_a_narrow_terminal_breaks_a_line_between_words_and_indents_the_rest():
+    out = io.StringIO()
+    print_wrapped(Console(file=out, width=20, force_terminal=True), "    one [b]two[/] three four")
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert lines == ["    one [b]two[/]", "    three four"]
+    out = io.StringIO()
+    print_wrapped(Console(file=out, width=20), "    one [b]two[/] three four")
+    assert out.getvalue() == "    one [b]two[/] three four\n"
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 from rich.console import Console
 
@@ -168,6 +169,11 @@ def test_show_describes_a_session(trained_store, mlx_tune_command):
     assert out.startswith("session    1 cs, ")
     assert "cs.json · 5 rows, 0 rehearsed" in out
     assert "rank 2 — as you asked (--rank)" in out
+    assert "(default)" not in out
+    assert re.search("setting +[0-9]+ more have their defaults; --all shows them\n", out)
+    every = mlx_tune_command("show", "cs", "--all")[1]
+    assert "setting    seed 0 — the same number repeats the run (default)\n" in every
+    assert "--all" not in every
     shown = json.loads(mlx_tune_command("show", "--json")[1])
     assert (shown["name"], shown["number"]) == ("housing", 2)
 
@@ -203,7 +209,7 @@ def test_show_tells_it_where_the_session_has_it():
         "data": {"sources": ["cs.json"], "rows": 1, "rehearsed": 0},
         "training": {"steps": 1, "seconds": 1, "last_loss": 1.0, "peak_memory_bytes": 1},
     }  # fmt: skip
-    assert "kept" not in dict(history._lines(session))
+    assert "kept" not in dict(history._lines(session, every=False))
     share = {"relative": 0.01, "error": 0.0, "lost": 0.0, "along": 1.0}
     session["fidelity"] = {"stored": ["apart"], **share, "layers": {"model.layers.0": share}}
-    assert dict(history._lines(session))["change"].startswith("1 % of the weights")
+    assert dict(history._lines(session, every=False))["change"].startswith("1 % of the weights")

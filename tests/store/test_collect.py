@@ -466,7 +466,8 @@ def test_the_whole_message_of_a_head_that_names_no_session(store, branch):
     (store.root / "HEAD").unlink()
     assert message(DamagedStoreError, lambda: collect_garbage(store, today=DAY)) == (
         f"gc moved nothing, for something is damaged: {store.root / 'HEAD'} is missing or names no "
-        "session here; `mlx-tune rollback --to` the one in use"
+        f"session here; put the one in use back with "
+        f"`mlx-tune rollback --to SESSION --store {store.root}`"
     )
 
 

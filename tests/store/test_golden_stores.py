@@ -142,7 +142,10 @@ def test_the_golden_mark_and_tag_are_read(removal):
     assert removal.snapshot().removed == {tennis.id}
     assert removal.snapshot().tags == {"good": first.id}
     assert removal.snapshot().find("good") == first
-    line = f"{tennis.folder_name} is removed; `mlx-tune rm --undo {tennis.id[:8]}` keeps it"
+    line = (
+        f"{tennis.folder_name} is removed; "
+        f"`mlx-tune rm --undo {tennis.id[:8]} --store {removal.root}` keeps it"
+    )
     moved = lambda: removal.move_head(tennis, expected=removal.snapshot().head(), why="")  # noqa: E731 one call, named for the next line
     assert message(UsageError, moved) == line
     unmark_removed(removal, tennis)

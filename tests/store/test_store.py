@@ -145,7 +145,10 @@ def test_a_record_with_a_nan_is_refused_and_the_number_located(store, root):
 
 def test_a_parent_from_another_store_is_refused(store, tmp_path):
     stranger = commit(SessionStore.open(tmp_path / "other"), "cs")
-    line = f"{stranger.folder_name} is not, or no longer, in {store.root}; run `mlx-tune doctor`"
+    line = (
+        f"{stranger.folder_name} is not, or no longer, in {store.root}; "
+        f"run `mlx-tune doctor --store {store.root}`"
+    )
     assert message(DamagedStoreError, lambda: commit(store, "dining", stranger)) == line
     assert store.snapshot().sessions == {}
 
@@ -261,7 +264,7 @@ def test_a_second_writers_move_is_refused_and_both_sessions_exist(root):
     assert message(LockedError, lambda: ours.move_head(mine, expected=start, why="ours")) == (
         f"HEAD moved meanwhile from {start.folder_name} to {other.folder_name}, so it was not "
         f"moved to {mine.folder_name}; {mine.folder_name} is committed and safe; "
-        "look at `mlx-tune log` and decide again"
+        f"look at `mlx-tune log --store {root}` and decide again"
     )
     assert ours.snapshot().head() == other
     assert {session.name for session in ours.snapshot().sessions.values()} == {
@@ -307,7 +310,7 @@ def test_leaving_a_damaged_head_does_not_undo_anothers_way_out(store, root):
     (second.path / "session.json").write_bytes(whole)
     assert message(LockedError, lambda: store.leave_damaged_head(first, why="ours")) == (
         f"HEAD is on base by now, which is sound, so it was not moved to {first.folder_name}; "
-        "look at `mlx-tune log` and decide again"
+        f"look at `mlx-tune log --store {store.root}` and decide again"
     )
     assert store.snapshot().head() is None
     assert moves(root)[-1] == (second.id, "base", "theirs")
@@ -377,7 +380,8 @@ def test_a_lost_head_is_rebuilt_from_the_log_and_said_aloud(store, root, spoil):
     assert store.snapshot().head() == first  # and is noted once
     assert store.snapshot().notes == (
         f"{root / 'HEAD'} is missing or names no session here; going on from {first.folder_name}, "
-        "by the last sound line of HEAD.log; if that is wrong, `mlx-tune rollback --to` another",
+        f"by the last sound line of HEAD.log; if that is wrong, "
+        f"`mlx-tune rollback --to SESSION --store {store.root}`",
     )
 
 
@@ -504,7 +508,8 @@ def test_a_missing_parent_is_named(store):
     shutil.rmtree(first.path)
     assert message(DamagedStoreError, lambda: store.snapshot().chain(second)) == (
         f"{second.path}: its parent {first.id[:12]}… is missing from the store; "
-        "run `mlx-tune doctor`; go back to base with `mlx-tune rollback --to base`"
+        f"run `mlx-tune doctor --store {store.root}`; go back to base with "
+        f"`mlx-tune rollback --to base --store {store.root}`"
     )
 
 
@@ -520,8 +525,9 @@ def test_a_circle_of_parents_is_named_and_ends(store):
     first, second = train(store, "cs"), train(store, "dining")
     forged = dataclasses.replace(first, parent=second.id)
     assert message(DamagedStoreError, lambda: store.snapshot().chain(forged)) == (
-        f"{first.path}: is its own ancestor; run `mlx-tune doctor`; go back to "
-        f"{second.folder_name} with `mlx-tune rollback --to {second.id[:8]}`"
+        f"{first.path}: is its own ancestor; run `mlx-tune doctor --store {store.root}`; "
+        f"go back to {second.folder_name} with "
+        f"`mlx-tune rollback --to {second.id[:8]} --store {store.root}`"
     )
 
 

@@ -119,7 +119,8 @@ def test_a_removed_session_takes_no_tag(store):
     held = commit(store, "held", **REFUSED)
     mark_removed(store, held)
     assert message(UsageError, lambda: tag(store, "good", held)) == (
-        f"{held.folder_name} is removed; `mlx-tune rm --undo {held.id[:8]}` keeps it"
+        f"{held.folder_name} is removed; "
+        f"`mlx-tune rm --undo {held.id[:8]} --store {store.root}` keeps it"
     )
 
 
@@ -130,7 +131,8 @@ def test_a_session_that_was_collected_meanwhile_takes_no_tag(store):
     mark_removed(store, held)
     collect_garbage(store, today=date(2026, 11, 23))
     assert message(DamagedStoreError, lambda: tag(store, "good", held)) == (
-        f"{held.folder_name} is not, or no longer, in {store.root}; run `mlx-tune doctor`"
+        f"{held.folder_name} is not, or no longer, in {store.root}; "
+        f"run `mlx-tune doctor --store {store.root}`"
     )
     assert store.snapshot().tags == {}
 

@@ -168,7 +168,10 @@ def test_a_damaged_head_names_the_way_back_and_rollback_takes_it(two):
         file.write(" ")
     with pytest.raises(DamagedStoreError) as error:
         rollback(lab.store, None)
-    way = f"go back to {first.folder_name} with `mlx-tune rollback --to {first.id[:8]}`"
+    way = (
+        f"go back to {first.folder_name} with "
+        f"`mlx-tune rollback --to {first.id[:8]} --store {lab.store}`"
+    )
     assert way in str(error.value)
     # Everything that does not need the damaged session still works.
     found = evaluate(lab.store, session="1", base=None, on=None, say=lambda _: None)

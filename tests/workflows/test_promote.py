@@ -72,7 +72,8 @@ def test_what_cannot_be_promoted_is_refused_and_head_stays(store):
         f"{cs.folder_name} is HEAD already; there is nothing to promote"
     )
     assert message(UsageError, lambda: promote(store.root, "base")) == (
-        "the base model is no session to promote; `mlx-tune rollback --to base` puts it in use"
+        f"the base model is no session to promote; "
+        f"`mlx-tune rollback --to base --store {store.root}` puts it in use"
     )
     with pytest.raises(UsageError, match='no session "nobody" in'):
         promote(store.root, "nobody")
@@ -81,7 +82,8 @@ def test_what_cannot_be_promoted_is_refused_and_head_stays(store):
     dining = store.snapshot().find("dining")
     mark_removed(store, dining)
     assert message(UsageError, lambda: promote(store.root, "dining")) == (
-        f"{dining.folder_name} is removed; `mlx-tune rm --undo {dining.id[:8]}` keeps it"
+        f"{dining.folder_name} is removed; "
+        f"`mlx-tune rm --undo {dining.id[:8]} --store {store.root}` keeps it"
     )
     assert store.snapshot().head() == cs
     assert len(snapshot.head_moves(store.root)) == 1

@@ -192,8 +192,8 @@ def test_a_disk_without_room_for_the_run_is_refused_before_it_begins(lab, monkey
         lab.train(lab.data("cs", facts("Lab")))
     assert str(caught.value) == (
         f"{lab.store}: a run needs up to 0.03 GB on the disk and 0.00 GB are free; free some "
-        "(`mlx-tune gc` deletes what old runs left), lower --rank, or name another store with "
-        "--store"
+        f"(`mlx-tune gc --store {lab.store}` deletes what old runs left), lower --rank, or name "
+        "another store with --store"
     )
     assert list_runs(lab.store) == []
 
