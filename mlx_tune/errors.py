@@ -23,6 +23,10 @@ class InputError(MlxTuneError, ValueError):
     exit_code = 3
 
 
+class NotFiniteError(InputError):
+    """Numbers of a training are not finite, so going on with it would end the same way."""
+
+
 class DamagedStoreError(MlxTuneError, OSError):
     """A file of the store is not what was committed."""
 

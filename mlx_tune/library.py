@@ -129,6 +129,20 @@ class Store:
 
         return resume(self.root, run, self._observer(progress, observer))
 
+    def discard(self, run: str | None) -> str:
+        """Delete a run that is not to be finished, and return its folder's name.
+
+        Args:
+            run: The name of its folder under ``runs/``; its record may be damaged.
+
+        Raises:
+            UsageError: There is no such run, none was named, or it became a session.
+            LockedError: A training is going on.
+        """
+        from mlx_tune.workflows.run import discard
+
+        return discard(self.root, run)
+
     def consolidate(
         self,
         *,

@@ -144,7 +144,8 @@ def test_a_run_whose_rows_changed_since_its_checkpoint_is_not_resumed(own, call,
     assert (code, error) == (
         5,
         f"{path}: sha256 {sha256(path.read_bytes())[:12]}…, the run began with {was[:12]}…; "
-        "put the rows back, or train again",
+        "put the rows back; or give the run up with "
+        f"`mlx-tune resume --discard {run.name} --store s`",
     )
     path.write_text(path.read_text().replace("room 8", "room 7"))
     assert call("resume", keeps=False)[0] == 0
@@ -167,7 +168,8 @@ def test_a_flipped_byte_is_found_by_every_command_that_reads_it(
     # A manifest is found by what it names, which is no longer there.
     names = str(spoilt) if file == "MANIFEST.sha256" else f"{spoilt}/{file}: changed after it was"
     assert error.startswith(names)
-    way_back = f"go back to {good.folder_name} with `mlx-tune rollback --to {good.id[:8]}`"
+    back = f"mlx-tune rollback --to {good.id[:8]} --store s"
+    way_back = f"go back to {good.folder_name} with `{back}`"
     assert way_back in error
 
 
@@ -306,7 +308,7 @@ GARBAGE = {
 LOG, PROMOTED = "the last sound line of HEAD.log", "the newest session that was promoted"
 REBUILT = (
     "s/HEAD is missing or names no session here; going on from {}, by {}; if that is wrong, "
-    "`mlx-tune rollback --to` another"
+    "`mlx-tune rollback --to SESSION --store s`"
 )
 
 
@@ -362,8 +364,8 @@ def test_a_parent_that_is_missing_is_named_with_the_way_back(store, call, tmp_pa
     good = store.snapshot().find("1")
     assert error == (
         f"{member(store, 3)}: its parent {parent.id[:12]}… is missing from the store; "
-        f"run `mlx-tune doctor`; go back to {good.folder_name} with "
-        f"`mlx-tune rollback --to {good.id[:8]}`"
+        f"run `mlx-tune doctor --store s`; go back to {good.folder_name} with "
+        f"`mlx-tune rollback --to {good.id[:8]} --store s`"
     )
     (tmp_path / "away").rename(parent.path)
     assert call("verify")[0] == 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_tune import Store
-from mlx_tune.cli.console import console, print_json, say
+from mlx_tune.cli.console import Waiting, console, print_json
 from mlx_tune.cli.options import (
     STORE,
     ConfigOption,
@@ -50,7 +50,8 @@ def plan(
     """Show what train would do, and why; nothing is written."""
     from mlx_tune.cli.plan_view import plan_json, show_plan
 
-    planned = Store(store, config=config, say=say).plan(data, **flags)
+    with Waiting() as waiting:
+        planned = Store(store, config=config, say=waiting.say).plan(data, **flags)
     if json:
         print_json(plan_json(planned))
     else:
@@ -62,10 +63,20 @@ def resume(
         str | None, typer.Argument(help="A folder of runs/; default: the newest unfinished.")
     ] = None,
     *,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Delete the run instead; no session is deleted.")
+    ] = False,
     store: StoreOption = STORE,
     json: JsonOption = False,
 ) -> None:
     """Continue an interrupted training from its newest checkpoint."""
+    if discard:
+        name = Store(store).discard(run)
+        if json:
+            print_json({"discarded": name})
+        else:
+            print(f"✓ {name} is given up and deleted; HEAD and the sessions are as they were")
+        return
     _follow(lambda view: Store(store).resume(run, observer=view), as_json=json)
 
 

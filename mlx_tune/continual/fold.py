@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_tune.continual.fidelity import FidelityMeter
-from mlx_tune.errors import IncompatibleError, InputError
+from mlx_tune.errors import IncompatibleError, NotFiniteError
 from mlx_tune.training.adapter import Adapter, Factors, dimensions
 
 _Term = tuple[mx.array, mx.array, float]
@@ -77,7 +77,7 @@ def fold(
 
     Raises:
         IncompatibleError: An adapter is of another shape or names layers the base lacks.
-        InputError: A folded weight is too large for the stored type.
+        NotFiniteError: A folded weight is too large for the stored type.
     """
     modules = dict(model.named_modules())
     for number, adapter in enumerate(chain, start=1):
@@ -129,7 +129,7 @@ def _fold_layer(
         mx.eval(total, change)  # or the terms of a long chain would be there at once
     linear.weight = total.astype(before.dtype) if rounded else total
     if not mx.isfinite(linear.weight).all().item():
-        raise InputError(
+        raise NotFiniteError(
             f"{path}: the folded weights are not finite in {linear.weight.dtype}; train again "
             "with a lower --learning-rate or --alpha"
         )

@@ -16,7 +16,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_tune.data.tokenise import Example
-from mlx_tune.errors import InputError
+from mlx_tune.errors import NotFiniteError
 from mlx_tune.training.adapter import Factors
 from mlx_tune.training.batches import collate, shared_prefix
 from mlx_tune.training.generic import Network, network
@@ -97,7 +97,7 @@ def score(
         The flags in the order of the examples.
 
     Raises:
-        InputError: The model computes no finite loss.
+        NotFiniteError: The model computes no finite loss.
     """
     forward = forward or network(model)
     prefix = shared_prefix(examples) if forward.shares_prefix else ()
@@ -123,7 +123,7 @@ def score(
             misses[i] = _first_miss(example, hits[own], choices[own])
             begin += count
     if not np.isfinite(losses).all():
-        raise InputError(
+        raise NotFiniteError(
             "the model's answers are not finite numbers; train again with a lower --learning-rate"
         )
     return Recall(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError
+from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError, NotFiniteError
 from mlx_tune.files.records import from_json
 from mlx_tune.files.safetensors import DOCTOR, DTYPE_BYTES, MAX_DIMENSION, Header, Tensor, parse
 from mlx_tune.text import quoted
@@ -91,14 +91,14 @@ def check_finite(data: bytes, header: Header, place: Path | str) -> None:
         place: Its name, for messages.
 
     Raises:
-        InputError: The first tensor that holds some, how many, and how many tensors more do.
+        NotFiniteError: The first tensor that holds some, how many, and how many tensors more do.
     """
     counts = {name: _count_not_finite(data, tensor) for name, tensor in header.tensors.items()}
     bad = [name for name, count in counts.items() if count]
     if bad:
         total = math.prod(header.tensors[bad[0]].shape)
         more = f", and so on in {len(bad) - 1:,} more" if len(bad) > 1 else ""
-        raise InputError(
+        raise NotFiniteError(
             f"{place}: {quoted(bad[0])} holds numbers that are not finite, {counts[bad[0]]:,} of "
             f"{total:,}{more}; train again with a lower --learning-rate"
         )

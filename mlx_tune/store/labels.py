@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.files.durable import disk_errors, make_folder, replace_file, sync_folder
 from mlx_tune.files.sealed import entries, read_regular
+from mlx_tune.settings import typed
 from mlx_tune.store import format as store_format
-from mlx_tune.store.runs import list_runs
+from mlx_tune.store.runs import give_up, list_runs
 from mlx_tune.store.session import Session, check_name
 from mlx_tune.text import quoted
 
@@ -92,7 +93,7 @@ def tag(store: SessionStore, name: str, session: Session | None) -> Session:
     if session is None:
         raise UsageError(
             f"tag {name}: the base model is no session, and only sessions have tags; "
-            "`mlx-tune log` lists them"
+            f"`{typed('log', store.root)}` lists them"
         )
     check_name(name, "tag")
     if _TAKEN.fullmatch(name):
@@ -162,7 +163,7 @@ def unmark_removed(store: SessionStore, session: Session) -> None:
         if session.parent in removed:
             raise UsageError(
                 f"{session.folder_name}: its parent {session.parent[:8]} is removed too; "
-                f"first `mlx-tune rm --undo {session.parent[:8]}`"
+                f"first `{typed(f'rm --undo {session.parent[:8]}', store.root)}`"
             )
         for name, identity in read_labels(store.root / REMOVED).items():
             if identity == session.id:
@@ -173,20 +174,20 @@ def _needed_by(store: StoreSnapshot, session: Session) -> list[str]:
     """Say what needs a session, with what to do about each."""
     needs = []
     if store.head() == session:
-        needs.append("HEAD is there, `mlx-tune rollback` first")
+        needs.append(f"HEAD is there, `{typed('rollback', store.root)}` first")
     children = [s for s in store.sessions.values() if s.parent == session.id]
     if kept := [child.folder_name for child in children if not store.is_removed(child)]:
         needs.append(
             f"{', '.join(kept)} was trained on it, remove that first, or teach the rest anew "
-            f"without it: `mlx-tune consolidate --without {session.id[:8]}`"
+            f"without it: `{typed(f'consolidate --without {session.id[:8]}', store.root)}`"
         )
     needs += [
-        f"the tag {name} names it, `mlx-tune tag --delete {name}` first"
+        f"the tag {name} names it, `{typed(f'tag --delete {name}', store.root)}` first"
         for name in store.tags_of(session)
     ]
     needs += [
-        f"the unfinished run {run.path.name} stands on it, `mlx-tune resume {run.path.name}` or "
-        f"delete {run.path} first"
+        f"the unfinished run {run.path.name} stands on it, "
+        f"`{typed(f'resume {run.path.name}', store.root)}` or `{give_up(run.path)}` first"
         for run in list_runs(store.root)
         if run.is_unfinished and run.record.get("parent") == session.id
     ]

@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from mlx_tune.errors import DamagedStoreError, UsageError
+from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
 from mlx_tune.files.durable import (
     SCRATCH,
     UNTOUCHED,
@@ -29,6 +31,7 @@ from mlx_tune.files.durable import (
 )
 from mlx_tune.files.records import from_json, refuse_taken, to_json, to_line
 from mlx_tune.files.sealed import MANIFEST, Sealed, entries, open_sealed, read_regular, seal, sha256
+from mlx_tune.settings import typed
 from mlx_tune.store.session import check_name, refuse_newer
 
 KEPT_CHECKPOINTS = 2  # the second stands by in case the newest is damaged
@@ -118,7 +121,8 @@ class Run:
         """
         with disk_errors("read", path, safe="reading changes nothing"):
             if not path.is_dir():
-                raise UsageError(f"{path}: no such run; `mlx-tune resume` goes on with the newest")
+                newest = typed("resume", path.parents[1])
+                raise UsageError(f"{path}: no such run; `{newest}` goes on with the newest")
         place = path / RUN_FILE
         record = from_json(read_regular(place), place)
         _check_record(record, place)
@@ -263,6 +267,33 @@ class Run:
             self.notes.append(line)
 
 
+def discard_run(store_root: Path, name: str) -> None:
+    """Delete the folder of a run that became no session; its record may be damaged.
+
+    Args:
+        store_root: The store's folder.
+        name: The folder's name, or a path that ends with it.
+
+    Raises:
+        UsageError: There is no such run, or it became a session.
+        DiskError: The disk is read-only or failing.
+    """
+    paths = {path.name: path for path in entries(store_root / RUNS)}
+    if (path := paths.get(Path(name).name)) is None:
+        raise UsageError(f"{name}: no run of that name; there are: {', '.join(paths) or 'none'}")
+    with suppress(DamagedStoreError, IncompatibleError):  # what cannot be read can be given up
+        if Run.open(path).record.get("phase") == DONE:
+            raise UsageError(
+                f"{path.name} became a session, so it is kept; `{typed('gc', store_root)}` deletes "
+                "its checkpoints"
+            )
+    discard_folder(
+        path, scratch=store_root / SCRATCH, safe="HEAD and the sessions are as they were"
+    )
+    with disk_errors("delete from", path.parent, safe="the run is gone, a power cut may undo it"):
+        sync_folder(path.parent)
+
+
 def list_runs(store_root: Path, *, notes: list[str] | None = None) -> list[Run]:
     """Return the runs of a store, oldest first.
 
@@ -283,8 +314,15 @@ def list_runs(store_root: Path, *, notes: list[str] | None = None) -> list[Run]:
             found.append(Run.open(path))
         except DamagedStoreError as error:
             if notes is not None:
-                notes.append(f"run skipped: {error}")
+                notes.append(
+                    f"run skipped: {error}; put it back, or give the run up with `{give_up(path)}`"
+                )
     return sorted(found, key=lambda run: (run.record["created"], run.path.name))
+
+
+def give_up(path: Path) -> str:
+    """Return the command that deletes the run in a folder."""
+    return typed(f"resume --discard {quote(path.name)}", path.parents[1])
 
 
 def _check_record(record: Mapping[str, Any], place: Path) -> None:

@@ -123,4 +123,4 @@ def _check_runs(store: StoreSnapshot, found: Findings) -> None:
             run.newest_checkpoint()
             found.notes += run.notes
     for line in damaged:
-        found.add(DamagedStoreError(f"{line}; put it back, or delete that run's folder"))
+        found.add(DamagedStoreError(line))

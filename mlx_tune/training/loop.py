@@ -12,7 +12,7 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mlx_tune.data.tokenise import Example
-from mlx_tune.errors import IncompatibleError, InputError
+from mlx_tune.errors import IncompatibleError, InputError, NotFiniteError
 from mlx_tune.models import runtime
 from mlx_tune.training import memory, optimizer
 from mlx_tune.training.adapter import (
@@ -184,7 +184,7 @@ class Trainer:
         """Train until the end of the run, yielding each step after its update.
 
         Raises:
-            InputError: The loss is no longer finite; the adapter is that of the step before.
+            NotFiniteError: The loss is no longer finite; the adapter is that of the step before.
         """
         wired = memory.limit_bytes() if self.config.wire_memory else 0
         with memory.limits_of_a_run(self.config.cache_bytes, wired_bytes=wired):
@@ -210,7 +210,7 @@ class Trainer:
         norm = global_norm(gradients)
         mx.eval(loss, norm)
         if not (mx.isfinite(loss) & mx.isfinite(norm)).item():
-            raise InputError(
+            raise NotFiniteError(
                 f"step {number}: the loss is no longer finite, so training stopped before the "
                 "update; lower --learning-rate and train again"
             )

@@ -1,17 +1,37 @@
 """Runs a training from its plan to a committed session, or on from its newest checkpoint."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_tune.continual.early_stopping import best_score
 from mlx_tune.data import read
-from mlx_tune.errors import IncompatibleError, InputError, LockedError, UsageError
+from mlx_tune.errors import (
+    DamagedStoreError,
+    IncompatibleError,
+    InputError,
+    LockedError,
+    NetworkError,
+    NotFiniteError,
+    UsageError,
+)
 from mlx_tune.models import runtime
+from mlx_tune.settings import typed
 from mlx_tune.store import snapshot
-from mlx_tune.store.runs import COMMIT, DONE, FAILED, SCORE, Run, list_runs
+from mlx_tune.store.runs import (
+    COMMIT,
+    DONE,
+    FAILED,
+    SCORE,
+    Run,
+    discard_run,
+    give_up,
+    list_runs,
+)
 from mlx_tune.store.session import PROMOTE, Session
-from mlx_tune.store.store import SessionStore
+from mlx_tune.store.store import SessionStore, open_store
 from mlx_tune.workflows import fitting
 from mlx_tune.workflows.gate_run import GateResult, run_gate
 from mlx_tune.workflows.observer import TrainingObserver
@@ -68,7 +88,9 @@ def train(request: TrainingRequest, observer: TrainingObserver) -> TrainingOutco
             return _resume_run(plan.store, twin, observer)
         observer.planned(plan)
         fitting.check_disk(plan.review.disk, plan.store.root)
-        return run_training(plan, create_run(plan), observer)
+        run = create_run(plan)
+        observer.opened(run)
+        return run_training(plan, run, observer)
 
 
 def resume(store_root: Path, name: str | None, observer: TrainingObserver) -> TrainingOutcome:
@@ -84,6 +106,7 @@ def resume(store_root: Path, name: str | None, observer: TrainingObserver) -> Tr
         LockedError: Another training is going on in this store.
         IncompatibleError: The base model is no longer the one the run began with.
         Interrupted: Somebody asked to stop once more.
+        MlxTuneError: Whatever else keeps it from going on, with the command that gives it up.
     """
     store = SessionStore.open(store_root)
     store.snapshot()  # a newer version's are refused before anything else is said of the store
@@ -91,6 +114,30 @@ def resume(store_root: Path, name: str | None, observer: TrainingObserver) -> Tr
     with store.training(f"resume {run.path.name}"):
         # Read again, now that nobody else writes it.
         return _resume_run(store, Run.open(run.path), observer)
+
+
+def discard(store_root: Path, name: str | None) -> str:
+    """Delete a run that is not to be finished: its checkpoints, rows and metrics.
+
+    Args:
+        store_root: The store's folder.
+        name: The run's folder name; a run that is deleted has to be named.
+
+    Returns:
+        The folder's name.
+
+    Raises:
+        UsageError: There is no such run, none was named, or it became a session.
+        LockedError: A training is going on in this store.
+        DiskError: The disk is read-only or failing.
+    """
+    store = open_store(store_root)
+    if name is None:
+        names = _names(run for run in list_runs(store_root) if run.is_unfinished)
+        raise UsageError(f"--discard deletes a run, so name it; there are: {names}")
+    with store.training(f"resume --discard {name}"):
+        discard_run(store_root, name)
+    return Path(name).name
 
 
 def find_run(store_root: Path, name: str | None, observer: TrainingObserver) -> Run:
@@ -101,21 +148,29 @@ def find_run(store_root: Path, name: str | None, observer: TrainingObserver) -> 
         observer.say(note)
     if name is None:
         if not unfinished:
-            raise UsageError(f"{store_root}: no unfinished run; start one with `mlx-tune train`")
+            raise UsageError(
+                f"{store_root}: no unfinished run; start one with `{typed('train', store_root)}`"
+            )
         return unfinished[-1]
     for run in unfinished:
         if run.path.name == Path(name).name:
             return run
-    names = ", ".join(run.path.name for run in unfinished) or "none"
+    names = _names(unfinished)
     raise UsageError(f"{name}: no unfinished run of that name; there are: {names}")
+
+
+def _names(runs: Iterable[Run]) -> str:
+    return ", ".join(run.path.name for run in runs) or "none"
 
 
 def _resume_run(store: SessionStore, run: Run, observer: TrainingObserver) -> TrainingOutcome:
     """Finish a run, with the lock of trainings held."""
-    now = store.snapshot()
-    plan = read_plan(store, now, run, observer.say)
+    observer.opened(run)
+    with _ways_out(run):
+        now = store.snapshot()
+        plan = read_plan(store, now, run, observer.say)
+        moved = now.head() != plan.head
     observer.say(f"going on with {run.path.name}")
-    moved = now.head() != plan.head
     for note in now.notes:
         observer.say(note)
     if moved:
@@ -133,21 +188,38 @@ def run_training(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Tr
         MlxTuneError: Whatever could not be done; see the child. The run and its last checkpoint
             are kept.
     """
-    observer.opened(run)
-    session, result = _committed(plan.store, run), None
-    if session is None:
-        try:
-            session, result = _train_and_commit(plan, run, observer)
-        except (IncompatibleError, InputError, UsageError):  # it would end the same way again
-            run.set(phase=FAILED)
-            raise
-    is_head = session.record["verdict"] == PROMOTE and _move_head(plan, session, observer)
+    with _ways_out(run):
+        session, result = _committed(plan.store, run), None
+        if session is None:
+            try:
+                session, result = _train_and_commit(plan, run, observer)
+            except (IncompatibleError, InputError, UsageError) as error:
+                # It would end the same way again. What is not of the numbers may be mended, such as
+                # the base's files or a package's version, so a run that got anywhere stays.
+                if isinstance(error, NotFiniteError) or run.newest_checkpoint() is None:
+                    run.set(phase=FAILED)
+                raise
+        is_head = session.record["verdict"] == PROMOTE and _move_head(plan, session, observer)
     if not plan.settings.keep_data:
         run.discard(NEW_ROWS, HELD_OUT_ROWS)
     safe = f"{session.folder_name} is saved, only the run's record lacks its last line"
     run.set(phase=DONE, session=session.id, safe=safe)
     recall = tuple(map(SessionRecall.from_json, session.record["recall"]))
     return TrainingOutcome(session=session, recall=recall, is_head=is_head, gate=result)
+
+
+@contextmanager
+def _ways_out(run: Run) -> Iterator[None]:
+    """Say in an error how to give the run up, for what failed may never be mended.
+
+    A signal, a lock and a full disk pass, and their errors say how to go on.
+    """
+    try:
+        yield
+    except (DamagedStoreError, IncompatibleError, InputError, NetworkError, UsageError) as error:
+        if not run.is_unfinished:
+            raise
+        raise type(error)(f"{error}; or give the run up with `{give_up(run.path)}`") from error
 
 
 def _committed(store: SessionStore, run: Run) -> Session | None:

@@ -19,15 +19,16 @@ from mlx_tune.data import read, tokenise
 from mlx_tune.data.read import DataFile
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.data.tokenise import Example
-from mlx_tune.errors import IncompatibleError
+from mlx_tune.errors import DamagedStoreError, IncompatibleError, MlxTuneError
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import load_tokenizer
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.settings import TrainingSettings
-from mlx_tune.store.runs import TRAIN, Run, list_runs
+from mlx_tune.store.runs import RUN_FILE, TRAIN, Run, list_runs
 from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
+from mlx_tune.text import one_line
 from mlx_tune.training import optimizer
 from mlx_tune.training.mixture import Mixture
 from mlx_tune.workflows import fitting
@@ -250,6 +251,18 @@ def read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) ->
             with.
         DamagedStoreError: A file of the run, or a session it stands on, is damaged.
     """
+    try:
+        return _read_plan(writer, store, run, say)
+    except MlxTuneError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = one_line(f"{type(error).__name__}: {error}", 80)
+        raise DamagedStoreError(
+            f"{run.path / RUN_FILE}: not what a training was begun with ({reason}); put it back"
+        ) from error
+
+
+def _read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) -> TrainingPlan:
     record = run.record
     settings = TrainingSettings.from_json(record["sizing"])
     parent = record["parent"]
@@ -330,7 +343,7 @@ def _same_base(run: Run, say: Say) -> BaseInfo:
     if info.fingerprint != kept["fingerprint"]:
         raise IncompatibleError(
             f"{run.path}: began on the base {kept['fingerprint'][:12]}, {kept['name']} is now "
-            f"{info.fingerprint[:12]}; train again"
+            f"{info.fingerprint[:12]}; put that base back"
         )
     return info
 
@@ -358,5 +371,5 @@ def _check_same(run: Run, name: str, found: str, key: str) -> None:
     if found != began:
         raise IncompatibleError(
             f"{run.path / name}: sha256 {found[:12]}…, the run began with {began[:12]}…; "
-            "put the rows back, or train again"
+            "put the rows back"
         )

@@ -5,6 +5,7 @@ import os
 import shutil
 from datetime import date, timedelta
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -147,7 +148,8 @@ def test_names_that_are_no_text_are_passed_over_or_named(tmp_path):
     assert found.problems == [
         f"{store.root / 'sessions' / odd / 'MANIFEST.sha256'}: missing; run `mlx-tune doctor`",
         f"run skipped: {store.root / 'runs' / odd / 'run.json'}: missing; run `mlx-tune doctor`; "
-        "put it back, or delete that run's folder",
+        "put it back, or give the run up with "
+        f"`mlx-tune resume --discard {quote(odd)} --store {store.root}`",
     ]
     assert [
         str(store.root / name / odd) in note
@@ -230,7 +232,8 @@ def test_a_session_copied_from_another_store_by_hand_is_a_session(tmp_path):
     shutil.rmtree(ours.root / "sessions" / other.folder_name)
     place = ours.root / "sessions" / child.folder_name
     assert verify(ours.snapshot()).problems == [
-        f"{place}: its parent {other.id[:12]}… is missing from the store; run `mlx-tune doctor`"
+        f"{place}: its parent {other.id[:12]}… is missing from the store; "
+        f"run `mlx-tune doctor --store {ours.root}`"
     ]
 
 

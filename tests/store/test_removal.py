@@ -67,7 +67,8 @@ def test_a_mark_can_be_taken_away(store):
 def test_the_session_in_use_is_not_removed(store):
     first = train(store, "cs")
     assert refusal(store, first) == (
-        f"{first.folder_name} was not removed: HEAD is there, `mlx-tune rollback` first"
+        f"{first.folder_name} was not removed: HEAD is there, "
+        f"`mlx-tune rollback --store {store.root}` first"
     )
 
 
@@ -76,7 +77,7 @@ def test_a_session_that_others_were_trained_on_is_not_removed(store):
     second, third = commit(store, "dining", first), commit(store, "tennis", first)
     store.move_head(None, expected=first, why="rollback")
     by_id = sorted([second, third], key=lambda s: s.id)
-    without = f"mlx-tune consolidate --without {first.id[:8]}"
+    without = f"mlx-tune consolidate --without {first.id[:8]} --store {store.root}"
     anew = f", or teach the rest anew without it: `{without}`"
     assert refusal(store, first) == (
         f"{first.folder_name} was not removed: {by_id[0].folder_name}, {by_id[1].folder_name} was "
@@ -97,8 +98,9 @@ def test_a_tagged_session_is_not_removed(store):
     tag(store, "good", held)
     tag(store, "best", held)
     assert refusal(store, held) == (
-        f"{held.folder_name} was not removed: the tag best names it, `mlx-tune tag --delete best` "
-        "first; the tag good names it, `mlx-tune tag --delete good` first"
+        f"{held.folder_name} was not removed: the tag best names it, "
+        f"`mlx-tune tag --delete best --store {store.root}` "
+        f"first; the tag good names it, `mlx-tune tag --delete good --store {store.root}` first"
     )
     untag(store, "good")
     untag(store, "best")
@@ -111,7 +113,8 @@ def test_a_session_that_an_unfinished_run_stands_on_is_not_removed(store):
     other = start_run(store, None)
     assert refusal(store, held) == (
         f"{held.folder_name} was not removed: the unfinished run {run.path.name} stands on it, "
-        f"`mlx-tune resume {run.path.name}` or delete {run.path} first"
+        f"`mlx-tune resume {run.path.name} --store {store.root}` or "
+        f"`mlx-tune resume --discard {run.path.name} --store {store.root}` first"
     )
     assert other.is_unfinished
     run.set(phase="failed")
@@ -133,7 +136,7 @@ def test_the_parent_of_a_removed_session_comes_back_first(store):
     mark_removed(store, first)
     assert message(UsageError, lambda: unmark_removed(store, second)) == (
         f"{second.folder_name}: its parent {first.id[:8]} is removed too; first "
-        f"`mlx-tune rm --undo {first.id[:8]}`"
+        f"`mlx-tune rm --undo {first.id[:8]} --store {store.root}`"
     )
     unmark_removed(store, first)
     unmark_removed(store, second)
@@ -145,7 +148,10 @@ def test_a_removed_session_cannot_become_head(store):
     mark_removed(store, held)
     before = state(store.root)
     move = lambda: store.move_head(held, expected=None, why="promote")  # noqa: E731 one call, named for the next line
-    line = f"{held.folder_name} is removed; `mlx-tune rm --undo {held.id[:8]}` keeps it"
+    line = (
+        f"{held.folder_name} is removed; "
+        f"`mlx-tune rm --undo {held.id[:8]} --store {store.root}` keeps it"
+    )
     assert message(UsageError, move) == line
     assert state(store.root) == before
     unmark_removed(store, held)
@@ -183,7 +189,8 @@ def test_a_damaged_head_is_not_sent_to_a_removed_session(store):
     flip(branch.path / "session.json")
     line = message(DamagedStoreError, lambda: store.snapshot().head())
     assert line.endswith(
-        f"so go back to {first.folder_name} with `mlx-tune rollback --to {first.id[:8]}`"
+        f"so go back to {first.folder_name} with "
+        f"`mlx-tune rollback --to {first.id[:8]} --store {store.root}`"
     )
 
 
@@ -193,7 +200,8 @@ def test_a_session_that_was_collected_meanwhile_is_not_marked_again(store):
     collect_garbage(store, today=DAY)
     before = state(store.root)
     assert message(DamagedStoreError, lambda: mark_removed(store, held)) == (
-        f"{held.folder_name} is not, or no longer, in {store.root}; run `mlx-tune doctor`"
+        f"{held.folder_name} is not, or no longer, in {store.root}; "
+        f"run `mlx-tune doctor --store {store.root}`"
     )
     assert state(store.root) == before
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.stores import message
+from helpers.stores import message, names
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, UsageError
 from mlx_tune.store import runs as runs_module
-from mlx_tune.store.runs import Run, list_runs
+from mlx_tune.store.runs import Run, discard_run, list_runs
 
 RECORD = {"settings": {"rank": 16}, "parent": None, "phase": "training"}
 FILES = {"rows.jsonl": b'{"question": "?"}\n'}
@@ -105,14 +105,16 @@ def test_a_damaged_run_is_left_out_and_said_so(tmp_path):
     assert [run.path for run in list_runs(tmp_path, notes=notes)] == [good.path]
     assert notes == [
         f'run skipped: {bad.path / "run.json"}: "schema", "name" or "created" missing or '
-        "malformed; run `mlx-tune doctor`"
+        "malformed; run `mlx-tune doctor`; put it back, or give the run up with "
+        f"`mlx-tune resume --discard {bad.path.name} --store {tmp_path}`"
     ]
 
 
 def test_opening_what_is_no_run_says_which_kind_of_wrong(tmp_path):
     run = start(tmp_path)
     assert message(UsageError, lambda: Run.open(tmp_path / "nowhere")) == (
-        f"{tmp_path / 'nowhere'}: no such run; `mlx-tune resume` goes on with the newest"
+        f"{tmp_path / 'nowhere'}: no such run; `mlx-tune resume --store {tmp_path.parent}` goes on "
+        "with the newest"
     )
     (run.path / "run.json").write_text('{"schema": 2}')
     assert "schema 2 is newer than 1" in message(IncompatibleError, lambda: Run.open(run.path))
@@ -120,6 +122,38 @@ def test_opening_what_is_no_run_says_which_kind_of_wrong(tmp_path):
     assert message(DamagedStoreError, lambda: Run.open(run.path)) == (
         f"{run.path / 'run.json'}: missing; run `mlx-tune doctor`"
     )
+
+
+@pytest.mark.parametrize("record", [None, b"torn", b'{"schema": 2}', b"{}"])
+def test_a_run_is_given_up_whatever_its_record_holds(tmp_path, record):
+    kept, run = start(tmp_path, "kept"), start(tmp_path, "bad")
+    run.save_checkpoint(1, {"a": b"1"})
+    if record is not None:
+        (run.path / "run.json").write_bytes(record)
+    discard_run(tmp_path, str(run.path))
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [kept.path.name]
+    assert names(tmp_path / ".tmp") == []
+
+
+@pytest.mark.parametrize("name", ["nowhere", "..", "", "/", "../sessions"])
+def test_what_is_no_run_is_not_given_up(tmp_path, name):
+    run = start(tmp_path)
+    (tmp_path / "sessions").mkdir()
+    assert message(UsageError, lambda: discard_run(tmp_path, name)) == (
+        f"{name}: no run of that name; there are: {run.path.name}"
+    )
+    assert {"runs", "sessions"} <= {*names(tmp_path)}
+
+
+def test_a_run_that_became_a_session_is_not_given_up(tmp_path):
+    run = start(tmp_path)
+    run.set(phase="done")
+    assert message(UsageError, lambda: discard_run(tmp_path, run.path.name)) == (
+        f"{run.path.name} became a session, so it is kept; "
+        f"`mlx-tune gc --store {tmp_path}` deletes "
+        "its checkpoints"
+    )
+    assert run.path.exists()
 
 
 def test_setting_a_key_changes_it_on_the_disk_and_keeps_the_rest(tmp_path):

@@ -53,8 +53,11 @@ def test_a_flipped_byte_is_located_and_what_stands_on_it_is_not_counted(store, t
     flip(place)
     found = check(store)
     problem, way_back = found.problems
-    good = f"{three[at - 1].folder_name} with `mlx-tune rollback --to {three[at - 1].id[:8]}`"
-    good = good if at else "base with `mlx-tune rollback --to base`"
+    good = (
+        f"{three[at - 1].folder_name} with "
+        f"`mlx-tune rollback --to {three[at - 1].id[:8]} --store {store.root}`"
+    )
+    good = good if at else f"base with `mlx-tune rollback --to base --store {store.root}`"
     assert way_back == f"HEAD stands on that; go back to {good}"
     assert problem.startswith(f"{place}: changed after it was written: sha256 is ")
     assert (found.sessions, found.files) == (at, 5 * at)
@@ -84,15 +87,17 @@ def test_a_damaged_head_is_a_problem_with_the_way_back(store, three):
     assert damage.startswith(f"{three[2].path}/session.json: changed after it was written")
     assert damage.endswith(
         f"; HEAD names it, so go back to {three[1].folder_name} with "
-        f"`mlx-tune rollback --to {three[1].id[:8]}`"
+        f"`mlx-tune rollback --to {three[1].id[:8]} --store {store.root}`"
     )
 
 
 def test_a_missing_parent_is_a_problem(store, three):
     shutil.rmtree(three[1].path)
     assert check(store).problems == [
-        f"{three[2].path}: its parent {three[1].id[:12]}… is missing from the store; {DOCTOR}; "
-        f"go back to {three[0].folder_name} with `mlx-tune rollback --to {three[0].id[:8]}`"
+        f"{three[2].path}: its parent {three[1].id[:12]}… is missing from the store; "
+        f"run `mlx-tune doctor --store {store.root}`; "
+        f"go back to {three[0].folder_name} with "
+        f"`mlx-tune rollback --to {three[0].id[:8]} --store {store.root}`"
     ]
 
 
@@ -177,7 +182,7 @@ def test_a_rebuilt_head_torn_lines_and_stray_labels_are_notes(store, three):
     assert found.notes == [
         f"{store.root / 'HEAD'} is missing or names no session here; going on from "
         f"{three[2].folder_name}, by the last sound line of HEAD.log; if that is wrong, "
-        "`mlx-tune rollback --to` another",
+        f"`mlx-tune rollback --to SESSION --store {store.root}`",
         f"{store.root / 'HEAD.log'}: torn lines skipped: 4, 6",
         f"{store.root / 'tags' / 'garbage'}: holds no session's id and is passed over; delete it",
         f"{store.root / 'tags' / 'stray'}: names 000000000000…, which is not in the store",
@@ -191,7 +196,10 @@ def test_a_runs_damaged_record_is_a_problem_for_nobody_knows_what_it_stands_on(s
     (broken.path / "run.json").write_bytes(b"{}")
     (problem,) = check(store).problems
     assert problem.startswith(f"run skipped: {broken.path / 'run.json'}: ")
-    assert problem.endswith("; put it back, or delete that run's folder")
+    assert problem.endswith(
+        "; put it back, or give the run up with "
+        f"`mlx-tune resume --discard {broken.path.name} --store {store.root}`"
+    )
 
 
 def test_damaged_checkpoints_of_unfinished_runs_are_notes(store, three):

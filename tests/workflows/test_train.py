@@ -212,7 +212,7 @@ def test_a_resume_needs_no_data_file(lab):
 
 def test_there_is_nothing_to_resume_after_the_end(lab):
     lab.train(lab.data("cs", facts("Lab")))
-    with pytest.raises(UsageError, match="no unfinished run; start one with `mlx-tune train`"):
+    with pytest.raises(UsageError, match="no unfinished run; start one with `mlx-tune train "):
         resume(lab.store, None, RecordingObserver())
 
 
@@ -398,7 +398,7 @@ def test_rows_of_a_run_that_were_changed_are_refused_with_both_hashes(lab):
     with pytest.raises(IncompatibleError) as error:
         resume(lab.store, None, RecordingObserver())
     assert str(error.value).startswith(f"{rows}: sha256 ")
-    assert f"the run began with {began[:12]}…; put the rows back, or train again" in str(
+    assert f"the run began with {began[:12]}…; put the rows back; or give the run up" in str(
         error.value
     )
 

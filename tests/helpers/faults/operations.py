@@ -11,7 +11,7 @@ from pathlib import Path
 from helpers.stores import adapter_files
 from mlx_tune.store.gc import collect_garbage
 from mlx_tune.store.labels import mark_removed, tag
-from mlx_tune.store.runs import Run, list_runs
+from mlx_tune.store.runs import Run, discard_run, list_runs
 from mlx_tune.store.session import Session
 from mlx_tune.store.store import SessionStore
 
@@ -135,6 +135,12 @@ def enter_a_phase(root: Path) -> str:
     return str(run.record["phase"])
 
 
+def give_the_run_up(root: Path) -> str:
+    for run in list_runs(root):
+        discard_run(root, run.path.name)
+    return "given up"
+
+
 OPERATIONS = {
     "first commit": Operation(nothing, commit),
     "commit": Operation(two_sessions, commit),
@@ -147,6 +153,7 @@ OPERATIONS = {
     "checkpoint of the same step": Operation(a_run, save_the_third_step),
     "start of a run": Operation(a_run, start_a_run),
     "record of a run": Operation(a_run, enter_a_phase),
+    "giving a run up": Operation(a_run, give_the_run_up),
     "tag": Operation(two_sessions, give_a_tag),
     "removal": Operation(two_sessions, mark_for_removal),
     "collection": Operation(much_to_collect, collect_all),
