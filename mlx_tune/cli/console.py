@@ -11,18 +11,23 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from mlx_tune import blas
 
 _UNWRAPPED = 500  # columns: lines in a file or a pipe are not wrapped
 _TICK_SECONDS = 1.0
+TABLE_COLUMNS = 60
+"""A terminal narrower than this has no room for a table of several columns."""
 
 
 def console() -> Console:
@@ -37,6 +42,20 @@ def print_wrapped(printer: Console, line: str) -> None:
         printer.print(Padding(Text(words), (0, 0, 0, len(line) - len(words)), expand=False))
     else:
         printer.print(line, soft_wrap=True, markup=False)
+
+
+def print_labelled(printer: Console, lines: Iterable[tuple[str, str]], *, width: int) -> None:
+    """Print labels in a column of a width, with their texts beside; a terminal breaks these."""
+    if not printer.is_terminal:
+        for label, text in lines:
+            printer.print(f"{label:<{width}}{text}", soft_wrap=True, markup=False)
+        return
+    table = Table.grid()
+    table.add_column(style="bold", min_width=width, no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in lines:
+        table.add_row(Text(label), Text(text))
+    printer.print(table)
 
 
 def say(*lines: str) -> None:
@@ -134,6 +153,12 @@ def duration(seconds: float) -> str:
 def percent(right: int, asked: int) -> str:
     """Return a score with its counts: 98 % (104 of 106)."""
     return f"{round(100 * right / asked)} % ({right} of {asked})"
+
+
+def told_apart(sessions: Sequence[tuple[int, str]]) -> list[str]:
+    """Return the names of sessions, each with its number where two have the same name."""
+    counts = Counter(name for _, name in sessions)
+    return [f"{number} {name}" if counts[name] > 1 else name for number, name in sessions]
 
 
 def setting_value(value: Any) -> str:

@@ -107,12 +107,12 @@ def show_evaluation(found: Evaluation, printer: Console) -> None:
     """Print an evaluation."""
     session = found.answering.session
     who = session.folder_name if session else found.answering.id
-    printer.print(f"answers of {who}", markup=False, soft_wrap=True)
+    printer.print(f"answers of {who}", markup=False, soft_wrap=not printer.is_terminal)
     for kind in found.shown:
         printer.print()
         caption = Text(f"{_TITLES[kind]}  ")
         caption.append("questions of each session across, after each session down", "dim")
-        printer.print(caption, soft_wrap=True)
+        printer.print(caption, soft_wrap=not printer.is_terminal)
         show_heat_map(_map(found, kind), printer)
     if any(found.retention(kind) for kind in found.shown):
         printer.print()
@@ -121,14 +121,14 @@ def show_evaluation(found: Evaluation, printer: Console) -> None:
         rise = f"{general.nats_per_token:+.3f} nats a token".replace("-", "−")
         worse = f"worse on {general.changes.worse} of {general.asked} questions"
         line = f"general answers  ΔG  {rise}, {worse}"
-        printer.print(line, markup=False, soft_wrap=True)
+        printer.print(line, markup=False, soft_wrap=not printer.is_terminal)
     if any(entry.as_taught for entry in found.recall):
         printer.print()
         _show_answers(found, printer)
     if notes := [*_notes(found)]:
         printer.print()
     for line in notes:
-        printer.print(Text(line, "dim"), soft_wrap=True)
+        printer.print(Text(line, "dim"), soft_wrap=not printer.is_terminal)
 
 
 def _map(found: Evaluation, kind: Kind) -> HeatMap:
@@ -153,7 +153,7 @@ def _show_measures(found: Evaluation, printer: Console) -> None:
     table.add_row("loss per token", "", *(_loss(found, kind) for kind in found.shown))
     printer.print(table)
     for line in _MEANING:
-        printer.print(Text(line, "dim"), soft_wrap=True)
+        printer.print(Text(line, "dim"), soft_wrap=not printer.is_terminal)
 
 
 _LINES: tuple[tuple[str, str, Callable[[RetentionMatrix], str]], ...] = (
@@ -215,7 +215,7 @@ def _show_answers(found: Evaluation, printer: Console) -> None:
         )
     printer.print(table)
     line = "confused: with what another row teaches · key facts: of both kinds of questions"
-    printer.print(Text(line, "dim"), soft_wrap=True)
+    printer.print(Text(line, "dim"), soft_wrap=not printer.is_terminal)
 
 
 def _right(score: AnswerScore | None) -> str:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlx_tune.cli.console import console, duration, percent, print_json, say, setting_value, size
+from mlx_tune.cli.console import (
+    TABLE_COLUMNS,
+    console,
+    duration,
+    percent,
+    print_json,
+    print_labelled,
+    print_wrapped,
+    say,
+    setting_value,
+    size,
+    told_apart,
+)
 from mlx_tune.cli.options import STORE, HeadArgument, JsonOption, StoreOption
 from mlx_tune.errors import UsageError
 from mlx_tune.settings import recorded_settings
@@ -47,6 +59,16 @@ def show_listing(store: StoreSnapshot) -> None:
     """Print the table, newest first, and under it what is damaged."""
     from mlx_tune.store.snapshot import BASE
 
+    mark = "*" if store.head_id == BASE else "│" if store.in_use else ""
+    recorded = store.base()
+    base = f"{mark:<4}", Text(Path(str(recorded["name"])).name if recorded else BASE)
+    printer, newest_first = console(), reversed(list(store.sessions.values()))
+    if printer.width < TABLE_COLUMNS:
+        for session in newest_first:
+            _print_narrow(session, store, printer)
+        printer.print(Text.assemble(*base))
+        _show_damaged(store)
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("", "session", "id", "rows", "right", "reworded", "trained", "on"):
         # On a narrow terminal a long name takes several lines; the other columns stay whole.
@@ -55,14 +77,28 @@ def show_listing(store: StoreSnapshot) -> None:
         table.add_column(
             heading, header_style="dim", no_wrap=not folds, overflow="fold", justify=side
         )
-    for session in reversed(list(store.sessions.values())):
+    for session in newest_first:
         table.add_row(*_cells(session, store))
-    mark = "*" if store.head_id == BASE else "│" if store.in_use else ""
-    base = store.base()
-    table.add_row(f"{mark:<4}", Text(Path(str(base["name"])).name if base else BASE))
-    console().print(table)
+    table.add_row(*base)
+    printer.print(table)
+    _show_damaged(store)
+
+
+def _print_narrow(session: Session, store: StoreSnapshot, printer: Console) -> None:
+    """Print a session in lines of its own, where a table would cut its columns."""
+    mark, name, identity, rows, right, reworded, trained, parent = _cells(session, store)
+    printer.print(Text.assemble(mark, " ", name))
+    for words in (
+        f"{identity}, {rows} rows, {trained}, on {parent}",
+        f"right {right}, reworded {reworded}",
+    ):
+        print_wrapped(printer, f"     {words}")
+
+
+def _show_damaged(store: StoreSnapshot) -> None:
+    """Print a line for each damaged session, but for the one that the command prints last."""
     for problem in map(str, store.damaged.values()):
-        if problem not in str(store.head_error):  # which the command prints last
+        if problem not in str(store.head_error):
             print(f"✗ {problem}")
 
 
@@ -154,10 +190,8 @@ def show(
     if json:
         print_json({"id": chosen.id, "path": str(chosen.path), **chosen.record})
         return
-    for label, text in _lines(chosen.record, every=every):
-        print(f"{label:<11}{text}")
-    print(f"{'files':<11}{chosen.path}")
-    print(f"{'id':<11}{chosen.id}")
+    files = [("files", str(chosen.path)), ("id", chosen.id)]
+    print_labelled(console(), [*_lines(chosen.record, every=every), *files], width=11)
 
 
 def _lines(record: Any, *, every: bool) -> list[tuple[str, str]]:
@@ -178,10 +212,8 @@ def _lines(record: Any, *, every: bool) -> list[tuple[str, str]]:
     ]
     if fidelity := record.get("fidelity"):
         lines += fidelity_lines(fidelity)
-    names = Counter(entry["name"] for entry in record["recall"])
-    for entry in record["recall"]:
-        number = f"{entry['number']} " if names[entry["name"]] > 1 else ""
-        name = number + entry["name"]
+    names = told_apart([(entry["number"], entry["name"]) for entry in record["recall"]])
+    for entry, name in zip(record["recall"], names, strict=True):
         if taught := entry.get("as_taught"):
             text = f"{name}: {taught['right']} of {taught['asked']} as taught"
             confused = taught["confused"]

@@ -7,9 +7,16 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from mlx_tune.cli.console import counted, print_wrapped, setting_value, size
+from mlx_tune.cli.console import (
+    TABLE_COLUMNS,
+    counted,
+    print_labelled,
+    print_wrapped,
+    setting_value,
+    size,
+    told_apart,
+)
 from mlx_tune.data.rows import Row
 from mlx_tune.settings import FIELDS
 from mlx_tune.text import one_line
@@ -17,24 +24,14 @@ from mlx_tune.training.memory import MemoryPlan
 from mlx_tune.workflows.training_plan import TrainingPlan
 
 _LISTED = 5
-_TABLE_COLUMNS = 60  # of a terminal that has room for the table of settings
 
 
 def show_plan(plan: TrainingPlan, console: Console) -> None:
     """Print what a training would do, every setting with its reason and source."""
-    if console.is_terminal:
-        head = Table.grid(padding=(0, 1, 0, 0))
-        head.add_column(style="bold", min_width=9, no_wrap=True)
-        head.add_column(overflow="fold")
-        for label, text in _head(plan):
-            head.add_row(label, Text(text))
-        console.print(head)
-    else:
-        for label, text in _head(plan):
-            console.print(f"{label:<9} {text}", soft_wrap=True, markup=False)
+    print_labelled(console, _head(plan), width=10)
     for line in remarks(plan):
         print_wrapped(console, line)
-    if console.width >= _TABLE_COLUMNS:
+    if console.width >= TABLE_COLUMNS:
         console.print(_settings(plan))
         return
     for name, value, reason, source in _setting_words(plan):
@@ -167,7 +164,7 @@ def _wordings_json(plan: TrainingPlan) -> dict[str, Any]:
 
 
 def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
-    names = " → ".join(session.name for session in plan.chain)
+    names = " → ".join(told_apart([(session.number, session.name) for session in plan.chain]))
     new, *others = plan.tokens_by_kind
     added = f", +{sum(others) / new:.0%} to remember" if new and sum(others) else ""
     base, disk = plan.info, plan.review and plan.review.disk

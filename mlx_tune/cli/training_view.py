@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from mlx_tune.cli.console import (
+    TABLE_COLUMNS,
     Signals,
     Waiting,
     can_ask,
@@ -27,13 +28,14 @@ from mlx_tune.cli.console import (
     say,
     setting_value,
     size,
+    told_apart,
     warn_of_slow_blas,
 )
 from mlx_tune.cli.gate_view import show_decision, show_ways
 from mlx_tune.cli.options import STORE
 from mlx_tune.cli.plan_view import show_plan
 from mlx_tune.continual.answers import AnswerScore
-from mlx_tune.continual.gate import Decision, label
+from mlx_tune.continual.gate import Decision
 from mlx_tune.errors import HeldBack, Interrupted, Refused
 from mlx_tune.settings import MAX_GENERAL_REPLAY, default, recorded_settings, typed
 from mlx_tune.store.runs import Run
@@ -110,7 +112,7 @@ class TrainingView(TrainingObserver):
         """Print the sessions that were folded into the base."""
         self._waiting.stop()
         if chain:
-            names = ", ".join(_told_apart([(one.number, one.name) for one in chain]))
+            names = ", ".join(told_apart([(one.number, one.name) for one in chain]))
             self._console.print("[green]✓ Previous knowledge successfully merged![/]", end=" ")
             self._console.print(f"({names})", markup=False)
         else:
@@ -165,7 +167,7 @@ class TrainingView(TrainingObserver):
             return
         session, training = outcome.session, outcome.session.record["training"]
         self._console.print()
-        names = _told_apart([(entry.number, entry.name) for entry in outcome.recall])
+        names = told_apart([(entry.number, entry.name) for entry in outcome.recall])
         for entry, name in zip(outcome.recall, names, strict=True):
             own = training if entry is outcome.recall[-1] else None
             show_verdict(replace(entry, name=name), own, self._console, store=self._store())
@@ -196,12 +198,6 @@ class TrainingView(TrainingObserver):
 
     def _store(self) -> Path:
         return self._run.path.parents[1] if self._run else STORE
-
-
-def _told_apart(sessions: Sequence[tuple[int, str]]) -> list[str]:
-    """Return the names of sessions, each with its number where two have the same name."""
-    counts = Counter(name for _, name in sessions)
-    return [label(number, name) if counts[name] > 1 else name for number, name in sessions]
 
 
 def show_verdict(
@@ -320,9 +316,8 @@ class RunProgress:
         self._printed = time.monotonic()
         self._bar: Progress | None = None
         if console.is_terminal:
-            self._bar = Progress(
-                BarColumn(bar_width=16), TextColumn("{task.description}"), console=console
-            )
+            bar = [BarColumn(bar_width=16)] if console.width >= TABLE_COLUMNS else []
+            self._bar = Progress(*bar, TextColumn("{task.description}"), console=console)
             self._task = self._bar.add_task("", total=planned_steps, completed=steps_done)
             self._bar.start()
 

@@ -6,7 +6,7 @@ import re
 
 from rich.console import Console
 
-from helpers.stores import flip
+from helpers.stores import flip, sessions_of
 from mlx_tune.cli import history
 
 
@@ -161,6 +161,19 @@ def test_a_leading_tilde_is_the_home_folder(tmp_path, mlx_tune_command, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine" / "sessions").mkdir(parents=True)
     assert mlx_tune_command("log", "--store=~/mine")[1] == f"{tmp_path}/mine: no sessions yet\n"
+
+
+def test_a_narrow_terminal_gets_each_session_in_lines_of_its_own(
+    store, mlx_tune_command, monkeypatch
+):
+    monkeypatch.setattr(history, "console", lambda: Console(width=40, force_terminal=True))
+    out = re.sub("\x1b\\[[0-9;]*m", "", mlx_tune_command("log")[1])
+    assert max(map(len, out.splitlines())) <= 40
+    head, *others = reversed(sessions_of(store))
+    assert out.startswith("*  3")
+    assert head.name in out
+    assert all(session.id[:8] in out for session in (head, *others))
+    assert out.splitlines()[-1].split() == ["│", "smollm2-135m"]
 
 
 def test_show_describes_a_session(trained_store, mlx_tune_command):

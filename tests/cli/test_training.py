@@ -37,6 +37,36 @@ def test_train_says_what_it_does_and_what_comes_next(
     assert "asking what was learned" in error
 
 
+def test_two_sessions_of_one_name_are_told_apart(trained_store, mlx_tune_command, tmp_path, rows):
+    (tmp_path / "dining.json").write_text(json.dumps(rows))
+    (first,) = (trained_store / "sessions").glob("0001-cs-*")
+    words = ("dining.json", "--name", "cs", *FEW)
+    told = f"! {first.name} has this name too; --name gives the new session another"
+    assert told in mlx_tune_command("plan", *words)[1].splitlines()
+    _, out, _ = mlx_tune_command("train", *words)
+    assert "1 cs " in out.partition("Previous knowledge")[2]
+    assert "3 cs " in out.partition("Previous knowledge")[2]
+    _, out, _ = mlx_tune_command("plan", "dining.json")
+    assert "chain     1 cs → housing → 3 cs" in out.splitlines()
+    shown = mlx_tune_command("show", "3")[1]
+    assert re.search("^recall +1 cs: .*^recall +3 cs: ", shown, re.DOTALL | re.MULTILINE)
+
+
+def test_a_narrow_terminal_gets_a_plan_that_breaks_between_words(
+    trained_store, mlx_tune_command, monkeypatch
+):
+    from rich.console import Console
+
+    from mlx_tune.cli import training
+
+    plain = mlx_tune_command("plan", "cs.json")[1]
+    monkeypatch.setattr(training, "console", lambda: Console(width=40, force_terminal=True))
+    narrow = re.sub("\x1b\\[[0-9;]*m", "", mlx_tune_command("plan", "cs.json")[1])
+    assert max(map(len, narrow.splitlines())) <= 40
+    assert {"warm-up", "padding", "rehearsed", "learning"} & {*plain.split()} <= {*narrow.split()}
+    assert "\nlearning rate " in narrow
+
+
 def test_a_first_session_has_a_calm_note(tmp_path, tiny_base, mlx_tune_command, rows):
     (tmp_path / "d.json").write_text(json.dumps(rows))
     words = ("--base", tiny_base, "--store", tmp_path / "s", *FEW)
