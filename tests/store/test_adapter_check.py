@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError, MlxTuneError
+from mlx_tune.errors import (
+    DamagedStoreError,
+    IncompatibleError,
+    InputError,
+    MlxTuneError,
+    NotFiniteError,
+)
 from mlx_tune.files.safetensors import parse
 from mlx_tune.store.adapter_check import Checked, check_adapter, check_finite
 
@@ -50,12 +56,12 @@ def test_damaged_weights_are_damage():
 def test_numbers_that_are_not_finite_are_counted(value):
     arrays = pair()
     arrays[f"{LAYER}.lora_a"][1, 1] = value
-    assert refusal(InputError, arrays) == (
+    assert refusal(NotFiniteError, arrays) == (
         f's/adapters.safetensors: "{LAYER}.lora_a" holds numbers that are not finite, 1 of 6; '
         "train again with a lower --learning-rate"
     )
     arrays[f"{LAYER}.lora_b"][:] = value
-    assert refusal(InputError, arrays) == (
+    assert refusal(NotFiniteError, arrays) == (
         f's/adapters.safetensors: "{LAYER}.lora_a" holds numbers that are not finite, 1 of 6, '
         "and so on in 1 more; train again with a lower --learning-rate"
     )
