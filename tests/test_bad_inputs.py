@@ -203,7 +203,7 @@ def test_repeated_and_contradicting_rows_are_listed_before_training(
     assert "! 1 row taught before with the same answer:\n    again.json:2" in out
     assert "! 1 row contradicting another row of the data:" in out
     assert "“And?” again.json:10 and again.json:6" in out
-    assert "! 2 rows asking nearly what another does, with another answer;" in out
+    assert "! 1 row asking nearly what another does, with another answer;" in out
     assert "“and” again.json:14 and “And?” again.json:6" in out
     (tmp_path / "changed.json").write_text(json.dumps([{**GOOD[0], "response": "Room 5."}]))
     _, out, _ = mlx_tune_command("plan", "changed.json", "--base", tiny_base, "--store", "s")

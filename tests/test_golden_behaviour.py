@@ -46,6 +46,7 @@ REWORDED: dict[str, str] = {}
 ADDED_KEYS = {
     "as_taught", "other_words", "other_words_before", "wrong", "grade", "alike", "exact", "files",
     "passed_over", "losses", "kinds", "first_loss", "steps_for_new_rows", "least_epochs",
+    "chain_bytes",
 }  # fmt: skip
 """Keys of what ``--json`` prints that came since: what is right however it is asked, questions that
 are nearly one or exactly one, what was read, and what the gate looks at. Tests of their own say
@@ -54,11 +55,22 @@ what they hold."""
 REMOVED_KEYS = {"facts"}
 """Keys that went: `eval --facts` is now part of every evaluation, under other names."""
 
-COUNTED_SINCE = tuple(
-    f"/plan/output/{name}"
-    for name in ("rows/an_epoch/general:", "tokens_per_epoch:", "padding:", "memory/", "remarks/0:")
+COUNTED_SINCE = (
+    *(
+        f"/plan/output/{name}"
+        for name in (
+            "rows/an_epoch/general:",
+            "tokens_per_epoch:",
+            "padding:",
+            "memory/",
+            "remarks/0:",
+        )
+    ),
+    "/plan-methods/output/memory/peak_bytes:",
+    "/plan-general/output/memory/peak_bytes:",
 )
-"""Where a plan differs because it counts the general questions before the base was asked them."""
+"""Where a plan differs: it counts the general questions before the base was asked them, and the
+chain in its memory."""
 
 # Measured with OpenBLAS's kernels for Nehalem in the place of Haswell's: adapters differed by 6e-6
 # at most, logits by 2e-5, a printed number by 2e-4 of itself, and no count, verdict or answer.

@@ -195,10 +195,11 @@ def test_every_error_of_a_run_is_walked(undisturbed):
 
 
 @pytest.fixture(scope="module")
-def stopped_twice(tmp_path_factory, tiny_base) -> TrainingLab:
+def stopped_twice(tmp_path_factory) -> TrainingLab:
     """A store whose path has a blank: a session, and a run that stopped after two epochs."""
     folder = tmp_path_factory.mktemp("stopped twice")
-    lab = TrainingLab(root=folder, base=shutil.copytree(tiny_base, folder / "base"))
+    # Of its own numbers: where it is gone, a copy elsewhere would be found.
+    lab = TrainingLab(root=folder, base=tiny.base_folder(folder / "base", seed=2))
     with isolated_environment(folder):
         lab.train(lab.data("one", facts("one", 2)), epochs=1, rank=2)
         observer = RecordingObserver(stop_after=2)
