@@ -1,6 +1,6 @@
 #!/bin/sh
 # The main job on the embedded model: teach two subjects one after the other, ask in words that
-# neither file has, take a step back. `make demo` calls it: six rows of each in 28 epochs and steps of
+# neither file has, take a step back. `make demo` calls it: six rows of each in 20 epochs and steps of
 # four rows, for a few minutes on two cores. With FULL=1 it is all rows, with the settings that a
 # training has by itself. Each run has a fresh store of its own under demo/; it never touches
 # adapters/.
@@ -40,7 +40,7 @@ ask_housing() {
     ask "What is the door code of the Fennimoor Hall bike shed?"
 }
 
-settings=$([ -n "${FULL:-}" ] || echo "--epochs 28 --batch-size 2 --grad-accumulation 2")
+settings=$([ -n "${FULL:-}" ] || echo "--epochs 20 --batch-size 2 --grad-accumulation 2")
 
 train() {
     # shellcheck disable=SC2086 # several words, or none
