@@ -176,6 +176,7 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
         *([("data", files)] if (files := _files(plan)) else []),
         ("rows", _mixture(plan)),
         *([("wordings", wordings)] if (wordings := _wordings(plan)) else []),
+        ("epochs", _epochs(plan)),
         ("steps", _steps(plan)),
         (
             "work",
@@ -187,17 +188,23 @@ def _head(plan: TrainingPlan) -> list[tuple[str, str]]:
     ]
 
 
+def _epochs(plan: TrainingPlan) -> str:
+    """Return how many epochs there are, from the least to the most, and what each has."""
+    rows, batch = counted(plan.mixture.rows_per_epoch, "row"), plan.config.effective_batch
+    is_open = 0 < plan.least_epochs < plan.config.epochs
+    least = f"{plan.least_epochs} to " if is_open else _at_most(plan)
+    return f"{least}{plan.config.epochs}, each of {rows} in steps of {batch}"
+
+
 def _steps(plan: TrainingPlan) -> str:
     """Return the steps, those of the new rows apart from those that remembering adds."""
-    planned, own, epochs = plan.planned_steps, plan.steps_for_new_rows, plan.config.epochs
-    most = "at most " if plan.settings.until_learned else ""
-    added = f"; {own} for the new rows, {planned - own} to remember" if planned > own else ""
-    least = f"{plan.least_epochs} to " if 0 < plan.least_epochs < epochs else most
-    return (
-        f"{most}{planned}, {plan.warmup_steps} of them warm-up{added} "
-        f"({counted(plan.mixture.rows_per_epoch, 'row')} ÷ {plan.config.effective_batch} a step, "
-        f"epochs: {least}{epochs})"
-    )
+    planned, own = plan.planned_steps, plan.steps_for_new_rows
+    added = f": {own} for the new rows, {planned - own} to remember" if planned > own else ""
+    return f"{_at_most(plan)}{planned}{added}; {plan.warmup_steps} of them warm-up"
+
+
+def _at_most(plan: TrainingPlan) -> str:
+    return "at most " if plan.settings.until_learned else ""
 
 
 def _mixture(plan: TrainingPlan) -> str:
