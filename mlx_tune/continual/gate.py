@@ -463,7 +463,9 @@ def _grade_rise(
     """Grade a rise of losses by two limits, nats a token."""
     worse, better = change.changes.worse, change.changes.better
     over = f"worse on {worse} of {change.asked} questions, better on {better}"
-    rise = change.nats_per_token  # may be a NaN, which is within no limit
+    rise = change.nats_per_token
+    if math.isnan(rise):  # no limit holds it, and no question counts as worse
+        return REFUSE, f"{about}: the loss is no number any more"
     return _grade(
         f"{about}: the loss rose by {nats(rise)} nats a token ({over})",
         (rise <= first, f"at most {first:g}"),

@@ -122,7 +122,7 @@ def test_a_gain_elsewhere_is_never_taken_for_a_sure_loss():
         (rose(0.2500001), REFUSE),
         (rose(0.3, 64, 56), ASK),  # p is 0.52
         (rose(0.3, 30, 90), ASK),  # a few that rose much: the sign test sees a gain
-        (rose(float("nan"), 0, 0), ASK),
+        (rose(float("nan"), 0, 0), REFUSE),
     ],
 )
 def test_general_ability_decides(general, verdict):

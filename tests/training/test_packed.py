@@ -19,6 +19,7 @@ from mlx_tune.training.shapes import Shape
 
 SCALE = 2.0
 SHARE = 0.25  # of dropout
+KEYS = (None, mx.random.key(0))
 ROWS = tiny.rows(4)
 PREFIX = ROWS[0].tokens[:10]
 PADDED = Shape(rows=4, prefix=10, flat=60, width=25, supervised=20)
@@ -210,6 +211,12 @@ def test_without_a_share_or_a_key_nothing_is_drawn(monkeypatch, factors):
     monkeypatch.setattr(mx.random, "bernoulli", refuse)
     assert measured(packed(), factors, mx.random.key(0))[0] == plain[0]
     assert measured(packed(dropout=SHARE), factors)[0] == plain[0]
+
+
+def test_a_teacher_has_no_dropout(factors):
+    batch = collate(ROWS, PREFIX)
+    found = [packed(dropout=SHARE).divergence(factors, {}, batch, key)[0] for key in KEYS]
+    assert found[0].item() == found[1].item()
 
 
 def test_a_layer_without_factors_is_left_as_it_is(factors):

@@ -259,6 +259,15 @@ def test_too_many_tokens_over_the_limit_are_refused_unless_allowed(lab):
     assert len(read_rows(SessionStore.open(lab.store).snapshot().head())) == 3
 
 
+def test_rows_may_be_as_long_as_those_of_an_earlier_session(lab):
+    lab.train(lab.data("cs", facts("Lab")), max_length=700, epochs=1)
+    observer = RecordingObserver()
+    lab.train(lab.data("housing", facts("Hall")), observer=observer, epochs=1)
+    settings = observer.plans[0].settings
+    assert settings.max_length == 700
+    assert settings.origins["max_length"].reason == "as long as an earlier session's"
+
+
 def test_a_limit_that_leaves_nothing_is_refused(lab):
     with pytest.raises(InputError, match="none is left, so raise --max-length or split the rows"):
         lab.train(lab.data("cs", facts("Lab")), max_length=8, allow_long=True)
