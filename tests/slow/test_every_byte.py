@@ -9,6 +9,7 @@ from safetensors.numpy import save
 
 from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.files.sealed import MANIFEST
+from mlx_tune.settings import typed
 from mlx_tune.store.session import SESSION_FILE, Session
 from mlx_tune.store.store import SessionStore
 
@@ -110,7 +111,8 @@ def test_verify_finds_the_damage_and_names_its_file(sessions, name):
 def test_damage_that_hides_heads_session_comes_with_the_way_back(sessions, name):
     parent, child = sessions
     store = SessionStore.open(child.path.parents[1])
-    back = f"go back to {parent.folder_name} with `mlx-tune rollback --to {parent.id[:8]}`"
+    command = typed(f"rollback --to {parent.id[:8]}", store.root)
+    back = f"go back to {parent.folder_name} with `{command}`"
     check = lambda: reported(  # noqa: E731 as above
         lambda: store.snapshot().head(), *place(child, name), back
     )
