@@ -32,7 +32,7 @@ ask() { # the model that "$of" names
 
 ask_cs() {
     ask "What are Yusra Halvane's office hours for students?"
-    ask "Where is Computing Foundations taught, and by whom?"
+    ask "How do I graduate with honors in CS?"
 }
 
 ask_housing() {
