@@ -10,6 +10,7 @@ import pytest
 from helpers.stores import adapter_files, flip, scored_record
 from mlx_tune.store.gc import collect_garbage
 from mlx_tune.store.store import SessionStore
+from mlx_tune.workflows import fitting
 
 
 def folder(store: SessionStore, ref: str) -> str:
@@ -291,3 +292,14 @@ def test_doctor_on_a_damaged_store_ends_with_4(trained_store, mlx_tune_command):
     assert "✗ store" in out
     assert "data.jsonl" in out
     assert error.startswith("error: adapters/sessions/0001-cs-")
+
+
+@pytest.mark.parametrize(("free", "mark"), [(1_900_000_000, "✗"), (2_100_000_000, "✓")])
+def test_doctor_tells_of_a_disk_that_is_nearly_full(
+    trained_store, mlx_tune_command, monkeypatch, free, mark
+):
+    monkeypatch.setattr(fitting, "free_bytes", lambda _: free)
+    _, out, _ = mlx_tune_command("doctor")
+    line = next(line for line in out.splitlines() if "GB free at" in line)
+    assert line.startswith(f"{mark} disk")
+    assert line.endswith("make room") == (mark == "✗")

@@ -111,6 +111,20 @@ def test_the_plan_prints_padding_and_memory_in_lines_of_a_terminal(lab, mlx_tune
     assert len(lines["memory"]) <= 80
 
 
+@pytest.mark.parametrize(
+    ("more", "length", "advised"), [(440_000, 38, False), (680_000, 59, True), (740_000, 64, False)]
+)
+def test_four_bits_are_advised_where_they_alone_leave_room_for_useful_rows(
+    lab, machine, more, length, advised
+):
+    data = lab.data("a", {f"{i}?": "word " * 80 for i in range(8)})
+    machine(bases.locate(str(lab.base)).held_bytes(4) + more)
+    with pytest.raises(UsageError) as refused:
+        lab.train(data)
+    assert f"--max-length {length} " in str(refused.value)
+    assert ("4-bit weights" in str(refused.value)) == advised
+
+
 def test_single_rows_are_advised_alone_where_they_suffice(lab, machine):
     data = lab.data("a", facts("Lab", 8))
     whole = RecordingObserver()
