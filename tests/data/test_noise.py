@@ -83,16 +83,22 @@ def test_any_text_can_be_noised(wordings, count):
     assert all(version.strip() for versions in found for version in versions)
 
 
-def test_a_questions_versions_take_no_longer_among_many_rows(monkeypatch):
-    """Every question has the words of all others but one."""
-    looked = Counter()
+@pytest.fixture
+def looked(monkeypatch):
+    """How often the words of one question were looked for among those of another: `at`."""
+    found = Counter()
 
     class Counted(set):
         def __le__(self, other):
-            looked["at"] += 1
+            found["at"] += 1
             return super().__le__(other)
 
     monkeypatch.setattr(noise, "_bare", lambda text: Counted(text.casefold().split()))
+    return found
+
+
+def test_a_questions_versions_take_no_longer_among_many_rows(looked):
+    """Every question has the words of all others but one."""
     counts = []
     for rows in (50, 400):
         looked.clear()
@@ -101,16 +107,8 @@ def test_a_questions_versions_take_no_longer_among_many_rows(monkeypatch):
     assert counts[1] < 1.5 * counts[0]
 
 
-def test_nor_where_each_word_is_in_many_of_them(monkeypatch):
+def test_nor_where_each_word_is_in_many_of_them(looked):
     """Each word of a question is in a sixteenth of all at least, and no other has all of them."""
-    looked = Counter()
-
-    class Counted(set):
-        def __le__(self, other):
-            looked["at"] += 1
-            return super().__le__(other)
-
-    monkeypatch.setattr(noise, "_bare", lambda text: Counted(text.casefold().split()))
     grid = [*itertools.product(range(16), range(12), range(8))]
     noised_questions([[f"Is a{a} b{b} in p{p}"] for a, b, p in grid], 2, seed=0)
     assert looked["at"] < 20 * len(grid)
