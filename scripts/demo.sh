@@ -40,7 +40,7 @@ ask_housing() {
     ask "What is the door code of the Fennimoor Hall bike shed?"
 }
 
-settings=$([ -n "${FULL:-}" ] || echo "--epochs 20 --batch-size 2 --grad-accumulation 2")
+settings=$([ -n "${FULL:-}" ] || echo "--epochs 20 --batch-size 4 --grad-accumulation 1")
 
 train() {
     # shellcheck disable=SC2086 # several words, or none
