@@ -11,15 +11,8 @@ from rich.text import Text
 
 from mlx_tune.cli.console import counted
 from mlx_tune.continual.fidelity import UNMERGED
-from mlx_tune.continual.gate import (
-    Decision,
-    Retained,
-    SessionRetention,
-    label,
-    nats,
-    percent,
-    points,
-)
+from mlx_tune.continual.gate import Decision, nats, percent, points
+from mlx_tune.continual.retained import Retained, SessionRetention, label
 from mlx_tune.settings import typed
 from mlx_tune.store.session import PROMOTE
 from mlx_tune.text import one_line

@@ -8,15 +8,7 @@ from mlx_tune.continual.change import Change, LayerChange, change_norms, weight_
 from mlx_tune.continual.early_stopping import EarlyStopping, ValidationScore, best_score
 from mlx_tune.continual.fidelity import UNMERGED, Fidelity, FidelityMeter, Survival
 from mlx_tune.continual.fold import UnmergedLinear, delta, fold, negated_factors
-from mlx_tune.continual.gate import (
-    BackwardTransfer,
-    Decision,
-    Retained,
-    SessionOutcomes,
-    SessionRetention,
-    Thresholds,
-    decide,
-)
+from mlx_tune.continual.gate import Decision, Thresholds, decide
 from mlx_tune.continual.key_facts import KeyFact, key_facts, own_facts, present_facts
 from mlx_tune.continual.methods import METHODS, Method, find_method
 from mlx_tune.continual.recall import (
@@ -35,6 +27,12 @@ from mlx_tune.continual.rehearse import (
     learnable,
     mixture,
     rehearse,
+)
+from mlx_tune.continual.retained import (
+    BackwardTransfer,
+    Retained,
+    SessionOutcomes,
+    SessionRetention,
 )
 from mlx_tune.continual.retention import (
     Measure,

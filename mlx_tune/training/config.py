@@ -76,7 +76,7 @@ class TrainingConfig:
     @property
     def distils(self) -> bool:
         """Whether some rows are trained towards the distribution of a model."""
-        return self.mixture is not None and self.mixture.teachers != {LABELS}
+        return self.mixture is not None and bool(self.mixture.teachers - {LABELS})
 
     def planned_steps(self, rows: int) -> int:
         """Return the number of optimizer updates: ⌈rows per epoch / effective batch⌉ · epochs.

@@ -9,16 +9,10 @@ from typing import Any
 from mlx_tune.continual.answers import AnswerKey
 from mlx_tune.continual.fidelity import Fidelity, FidelityMeter
 from mlx_tune.continual.fold import fold, is_quantised
-from mlx_tune.continual.gate import (
-    Decision,
-    Retained,
-    SessionOutcomes,
-    Thresholds,
-    decide,
-    label,
-)
+from mlx_tune.continual.gate import Decision, Thresholds, decide
 from mlx_tune.continual.recall import GeneralChange, Recall
 from mlx_tune.continual.rehearse import current_rows
+from mlx_tune.continual.retained import Retained, SessionOutcomes, label
 from mlx_tune.continual.retention import questions
 from mlx_tune.errors import HeldBack, Refused, UsageError
 from mlx_tune.files.durable import new_folder

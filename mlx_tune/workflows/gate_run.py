@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_tune.continual import gate
+from mlx_tune.continual import gate, retained
 from mlx_tune.continual.answers import AnswerKey
 from mlx_tune.continual.fidelity import Fidelity
-from mlx_tune.continual.gate import Decision, Retained, SessionOutcomes, Thresholds
+from mlx_tune.continual.gate import Decision, Thresholds
 from mlx_tune.continual.methods import BETAS, scaled, search_beta
 from mlx_tune.continual.recall import GeneralChange, general_change
+from mlx_tune.continual.retained import Retained, SessionOutcomes
 from mlx_tune.continual.retention import (
     QuestionHistory,
     best_outcomes,
@@ -195,7 +196,7 @@ class _Evaluator:
         """Compare what earlier sessions recite with what they did at their best."""
         measured, skipped = [], {}
         for session, now, before in zip(self.plan.before, recall, self.verbatim, strict=False):
-            label = gate.label(session.number, session.name)
+            label = retained.label(session.number, session.name)
             if session in self.plan.without:
                 skipped[label] = "it was left out on purpose"
             elif now.verbatim is not None and before is not None:
@@ -214,7 +215,7 @@ class _Evaluator:
             if now.verbatim is None or before is None or session in self.plan.without:
                 continue
             tokens = [sum(example.supervised) for example in asked.verbatim]
-            label = gate.label(session.number, session.name)
+            label = retained.label(session.number, session.name)
             found[label] = general_change(before, now.verbatim.losses, tokens)
         return found
 
@@ -230,7 +231,7 @@ class _Evaluator:
                 wordings = tuple(wording for _, wording in asked.other_wordings)
                 measured.append(replace(found, wordings=wordings))
             else:
-                label = gate.label(session.number, session.name)
+                label = retained.label(session.number, session.name)
                 skipped[label] = "the record is older than this score"
         return Retained.of(measured, skipped)
 

@@ -8,8 +8,9 @@ from rich.console import Console
 
 from mlx_tune.cli.gate_view import fidelity_lines, show_decision, show_ways
 from mlx_tune.cli.options import STORE
-from mlx_tune.continual.gate import Retained, SessionOutcomes, Thresholds, decide
+from mlx_tune.continual.gate import Thresholds, decide
 from mlx_tune.continual.recall import GeneralChange, PairedChanges
+from mlx_tune.continual.retained import Retained, SessionOutcomes
 from mlx_tune.store.session import PROMOTE
 
 LONG = "campus-dining-halls-of-winter-term-2026x"

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tune.continual import gate
-from mlx_tune.continual.gate import SEVERITY, Retained, SessionOutcomes, Thresholds, decide
+from mlx_tune.continual.gate import SEVERITY, Thresholds, decide
 from mlx_tune.continual.recall import GeneralChange, PairedChanges
+from mlx_tune.continual.retained import Retained, SessionOutcomes
 from mlx_tune.errors import UsageError
 from mlx_tune.store.session import ASK, PROMOTE, REFUSE
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from helpers import tiny
 from helpers.training_lab import TrainingLab, isolated_environment
 from mlx_tune import settings
-from mlx_tune.continual.gate import Retained, SessionOutcomes, Thresholds, decide
+from mlx_tune.continual.gate import Thresholds, decide
 from mlx_tune.continual.methods import (
     BETAS,
     METHODS,
@@ -26,6 +26,7 @@ from mlx_tune.continual.methods import (
     search_beta,
 )
 from mlx_tune.continual.recall import GeneralChange, PairedChanges
+from mlx_tune.continual.retained import Retained, SessionOutcomes
 from mlx_tune.errors import UsageError
 from mlx_tune.store.session import PROMOTE
 from mlx_tune.store.store import SessionStore

@@ -174,7 +174,7 @@ def test_a_smaller_part_of_the_change_is_looked_for_when_asked(asking, asks, tmp
 
     def decide(verbatim, **given):
         tried.append(len(tried))
-        return real(verbatim if len(tried) < 4 else gate_run.gate.NOTHING, **given)
+        return real(verbatim if len(tried) < 4 else gate_run.retained.NOTHING, **given)
 
     monkeypatch.setattr(gate_run.gate, "decide", decide)
     store = asking.copy(tmp_path).store

@@ -1,7 +1,8 @@
 import pytest
 
 from helpers.stores import BASE, commit, flip, message, state, train
-from mlx_tune.continual.gate import Retained, SessionOutcomes, Thresholds, decide
+from mlx_tune.continual.gate import Thresholds, decide
+from mlx_tune.continual.retained import Retained, SessionOutcomes
 from mlx_tune.errors import DamagedStoreError, UsageError
 from mlx_tune.store import snapshot
 from mlx_tune.store.labels import mark_removed
