@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mlx_tune.data.calls import (
     CALL_FIELDS,
@@ -18,6 +19,7 @@ from mlx_tune.text import one_line, quoted
 
 _ROLE_OF = {
     **{role: role for role in ROLES},
+    "developer": "system",
     "human": "user",
     **dict.fromkeys(("gpt", "chatgpt", "model", "bot", "function_call"), "assistant"),
     **dict.fromkeys(("function", "observation"), "tool"),
@@ -42,28 +44,33 @@ class ConversationReader(FieldReader):
         self._reader = CallReader(lambda name: passed_over.update({name: None}))
         self._has_bad_call = False  # then nobody knows which results are of none
 
-    def read(self, fields: JsonObject, name: str) -> tuple[Message, ...]:
+    def read(self, fields: JsonObject, names: Sequence[str]) -> tuple[Message, ...]:
         """Return the messages of a row.
 
         Args:
             fields: The row.
-            name: The field that holds them.
+            names: The fields that hold them, one after another. What is answered in any but the
+                last is given, not taught.
         """
-        line, entries = fields.key_lines[name], fields[name]
-        if not isinstance(entries, list) or not entries:
-            is_list = isinstance(entries, list)
-            found = "is empty" if is_list else f"is {kind(entries)}, not a list"
-            example = f'[{_MESSAGE}, {{"role": "assistant", "content": "…"}}]'
-            self.problems.add(line, f'"{name}" {found}; write {example}')
-            return ()
-        lines = [entry.line if isinstance(entry, JsonObject) else line for entry in entries]
-        messages = tuple(
-            self._message(entry, number, lines[number - 1], at=f"{name}[].")
-            for number, entry in enumerate(entries, start=1)
-        )
+        messages: list[Message] = []
+        lines: list[int] = []
+        for name in names:
+            line, entries = fields.key_lines[name], fields[name]
+            if not isinstance(entries, list) or not entries:
+                is_list = isinstance(entries, list)
+                found = "is empty" if is_list else f"is {kind(entries)}, not a list"
+                example = f'[{_MESSAGE}, {{"role": "assistant", "content": "…"}}]'
+                self.problems.add(line, f'"{name}" {found}; write {example}')
+                return ()
+            for entry in entries:
+                lines.append(entry.line if isinstance(entry, JsonObject) else line)
+                number = len(messages) + 1
+                message = self._message(entry, number, lines[-1], at=f"{name}[].")
+                is_given = name != names[-1] and message.role == "assistant"
+                messages.append(replace(message, is_taught=False) if is_given else message)
         if all(message.role in ROLES for message in messages):
             self._check_turns(messages, lines)
-        return messages
+        return tuple(messages)
 
     def _check_turns(self, messages: Sequence[Message], lines: Sequence[int]) -> None:
         """Report what no template renders, or what teaches nothing."""

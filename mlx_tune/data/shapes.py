@@ -14,8 +14,8 @@ from mlx_tune.files.strict_json import Item, JsonObject, kind
 
 EXAMPLE = '{"instruction": "…", "response": "…"}'
 PARTS = {
-    "question": ("instruction", "prompt", "question"),
-    "answer": ("response", "output", "completion", "answer"),
+    "question": ("instruction", "prompt", "question", "query", "inputs"),
+    "answer": ("response", "output", "completion", "answer", "targets"),
     "context": ("input", "context"),
     "system": ("system", "system_prompt"),
     "history": ("history",),
@@ -36,6 +36,7 @@ _TOGETHER = (
 _USUAL_PAIRS = {
     "instruction": "response", "response": "instruction", "output": "instruction",
     "prompt": "completion", "completion": "prompt", "question": "answer", "answer": "question",
+    "query": "response", "inputs": "targets", "targets": "inputs",
 }  # fmt: skip
 _ONE_OF = {
     "paraphrases": "paraphrase", "wordings": "wording", "replaces": "replaced question",
@@ -45,11 +46,11 @@ _ONE_OF = {
 def read_row(item: Item, problems: Problems) -> Row:
     """Return the row that a JSON value stands for.
 
-    It has a question (``instruction``, ``prompt`` or ``question``) and an answer (``response``,
-    ``output``, ``completion`` or ``answer``), perhaps with ``input`` or ``context``, ``system`` or
-    ``system_prompt``, and ``history``; or ``messages`` or ``conversations``, perhaps with a
-    ``system``; or ``text``. Chat rows may have ``tools`` or ``functions``, ``paraphrases``,
-    ``wordings`` and ``replaces``.
+    It has a question and an answer, by the names in ``PARTS``, perhaps with ``input`` or
+    ``context``, ``system`` or ``system_prompt``, and ``history``; both may be lists of messages, as
+    TRL has them. Or it has ``messages`` or ``conversations``, perhaps with a ``system``; or
+    ``text``. Chat rows may have ``tools`` or ``functions``, ``paraphrases``, ``wordings`` and
+    ``replaces``.
 
     Args:
         item: The value, with its line.
@@ -69,17 +70,18 @@ class _RowReader(FieldReader):
 
     def read(self, place: str) -> Row:
         self.check_place(self.fields, CALL_FIELDS, "no message", "put it into the assistant's")
+        self._check_is_wanted()
         names = self._names()
         is_known = self.has_known_fields(self.fields, FIELDS)
         messages: tuple[Message, ...] = ()
-        if chat := next((name for name in names if PART_OF[name] == "conversation"), None):
+        if chat := self._lists_of_messages(names):
             messages = ConversationReader(self.problems, self.passed_over).read(self.fields, chat)
         names = self._without_repeated(names, messages)
         if is_known:
             self._check_shape(names)
         part = {PART_OF[name]: name for name in reversed(names)}
         if "text" not in part:
-            messages = self._messages(part, messages)
+            messages = self._messages(part, chat, messages)
         asks_none = '"text" asks none' if "text" in part else ""
         if chat and _ends_with_answer(messages) and Row(messages=messages).question is None:
             asks_none = "the row ends with no taught answer to one"
@@ -111,6 +113,19 @@ class _RowReader(FieldReader):
             or not (PART_OF[name] in _OPTIONAL or any(_clash(name, other) for other in filled))
         ]
 
+    def _lists_of_messages(self, names: Sequence[str]) -> list[str]:
+        """Return the fields whose messages make the row: one, or a question's and an answer's."""
+        halves = [n for half in ("question", "answer") for n in names if PART_OF[n] == half]
+        if len(halves) == 2 and all(isinstance(self.fields[name], list) for name in halves):
+            return halves
+        return [name for name in names if PART_OF[name] == "conversation"][:1]
+
+    def _check_is_wanted(self) -> None:
+        """Report what sets of preferences say is not to be learned."""
+        if self.fields.get("label") is False:
+            found = '"label" false marks an answer that nobody wants'
+            self.problems.add(self.fields.key_lines["label"], f"{found}; leave the row out")
+
     def _without_repeated(self, names: list[str], messages: Sequence[Message]) -> list[str]:
         """Pass over the fields that say again what others say."""
         asked = [message.content for message in messages if message.role == "user"]
@@ -132,6 +147,11 @@ class _RowReader(FieldReader):
     def _check_shape(self, names: Sequence[str]) -> None:
         """Report fields that are missing or do not go together."""
         part = {PART_OF[name]: name for name in names}
+        if "chosen" in self.fields and "answer" not in part:
+            found = '"chosen" is an answer of a set of preferences, which are not trained on'
+            fix = 'name it "completion" to have it taught'
+            self.problems.add(self.fields.key_lines["chosen"], f"{found}; {fix}")
+            return
         if not any(one not in _OPTIONAL for one in part):
             self.problems.add(self.fields.line, f"a row without text to learn; write {EXAMPLE}")
             return
@@ -153,17 +173,29 @@ class _RowReader(FieldReader):
 
     # What it says
 
-    def _messages(self, part: dict[str, str], chat: tuple[Message, ...]) -> tuple[Message, ...]:
-        """Return the conversation of a row that is no text, from its fields by part."""
+    def _messages(
+        self, part: dict[str, str], chat: Sequence[str], listed: tuple[Message, ...]
+    ) -> tuple[Message, ...]:
+        """Return the conversation of a row that is no text.
+
+        Args:
+            part: Its fields, by part.
+            chat: The fields that are lists of messages.
+            listed: Those messages.
+        """
         messages: list[Message] = []
         if "system" in part:
             messages.append(Message(role="system", content=self._text(part["system"])))
-            if chat and chat[0].role == "system":
+            if listed and listed[0].role == "system":
                 line = self.fields.key_lines[part["system"]]
                 found = f'"{part["system"]}" beside another system message'
                 self.problems.add(line, f"{found}; keep one")
-        if "conversation" in part:
-            return (*messages, *chat)
+        if chat:
+            around = ("context", "history") if "question" in part else ()
+            for name in (part[one] for one in around if one in part):
+                found = f'"{name}" beside a list of messages'
+                self.problems.add(self.fields.key_lines[name], f"{found}; put it into a message")
+            return (*messages, *listed)
         if "history" in part:
             messages += self._history(part["history"])
         if "question" in part:

@@ -184,7 +184,7 @@ def _check_header(header: Sequence[str], line: int, problems: Problems) -> None:
     parts = {PART_OF.get(name) for name in header}
     if not ({"question", "answer"} <= parts or "text" in parts):
         found = ", ".join(quoted(name) for name in header)
-        question, answer, text = (" or ".join(PARTS[part]) for part in _LEARNED)
+        question, answer, text = (", ".join(PARTS[part]) for part in _LEARNED)
         problems.add(
             line,
             f"the first line names the columns, and has {found}; it has to name a question "

@@ -12,12 +12,12 @@ from mlx_tune.errors import InputError
 from mlx_tune.files.strict_json import parse_json
 
 OTHERS = ("paraphrases", "wordings", "replaces")
-QUESTIONS = ("instruction", "prompt", "question")
-ANSWERS = ("response", "output", "completion", "answer")
+QUESTIONS = ("instruction", "prompt", "question", "query", "inputs")
+ANSWERS = ("response", "output", "completion", "answer", "targets")
 ROW = '{"instruction": "…", "response": "…"}'
 LEARNED = (
-    "system, user, assistant, tool, human, gpt, chatgpt, model, bot, function_call, function, "
-    "observation"
+    "system, user, assistant, tool, developer, human, gpt, chatgpt, model, bot, function_call, "
+    "function, observation"
 )
 CHAT = (Message(role="user", content="Q"), Message(role="assistant", content="A"))
 
@@ -130,7 +130,7 @@ def test_a_field_of_a_message_is_compared_with_a_messages_fields():
         ("respose", "response"),
         ("Question", "question"),
         ("SystemPrompt", "system_prompt"),
-        ("inputs", "input"),
+        ("Inputs", "inputs"),
         ("conversation", "conversations"),
         ("paraphrase", "paraphrases"),
     ],
@@ -251,6 +251,9 @@ def test_a_row_that_is_no_object_is_refused(row, words):
         ("completion", "prompt"),
         ("question", "answer"),
         ("answer", "question"),
+        ("query", "response"),
+        ("inputs", "targets"),
+        ("targets", "inputs"),
     ],
 )
 def test_half_a_pair_is_refused_with_the_name_of_the_other_half(name, missing):
@@ -364,7 +367,64 @@ def test_a_system_field_beside_messages_comes_first_and_is_not_said_twice():
     ]
 
 
+# A prompt and a completion of messages, as TRL has them
+
+
+def test_lists_of_messages_are_one_conversation_of_which_only_the_completion_is_taught():
+    (row,) = rows_of({"prompt": [*pair("Q", "A"), *pair("R", "B")[:1]],
+                      "completion": pair("R", "B")[1:], "paraphrases": ["P"]})  # fmt: skip
+    given = Message(role="assistant", content="A", is_taught=False)
+    asked, answer = (Message(role=m["role"], content=m["content"]) for m in pair("R", "B"))
+    assert row == Row(messages=(CHAT[0], given, asked, answer), paraphrases=("P",))
+
+
+def test_a_system_field_comes_before_a_prompt_of_messages():
+    prompt, completion = pair("Q", "A")[:1], pair("Q", "A")[1:]
+    (row,) = rows_of({"system": "S", "prompt": prompt, "completion": completion})
+    assert row == Row(messages=(Message(role="system", content="S"), *CHAT))
+
+
+@pytest.mark.parametrize(("name", "value"), [("input", "I"), ("history", [["q", "a"]])])
+def test_what_would_stand_around_a_question_is_refused_beside_messages(name, value):
+    prompt, completion = pair("Q", "A")[:1], pair("Q", "A")[1:]
+    assert problems_of({"prompt": prompt, "completion": completion, name: value}) == [
+        f'cs.json:2: "{name}" beside a list of messages; put it into a message'
+    ]
+
+
+@pytest.mark.parametrize("name", ["prompt", "completion"])
+def test_a_list_beside_a_text_is_refused(name):
+    row = {"prompt": "Q", "completion": "A"} | {name: pair("Q", "A")}
+    assert problems_of(row) == [f'cs.json:2: "{name}" is a list, not text; write it in quotes']
+
+
+# What sets of preferences have
+
+
+def test_an_answer_that_nobody_wants_is_not_taught():
+    assert problems_of({"prompt": "Q", "completion": "A", "label": False}) == [
+        'cs.json:2: "label" false marks an answer that nobody wants; leave the row out'
+    ]
+    (row,) = rows_of({"prompt": "Q", "completion": "A", "label": True})
+    assert (row, row.passed_over) == (Row(messages=CHAT), ("label",))
+
+
+@pytest.mark.parametrize("prompt", [{"prompt": "Q"}, {}])
+def test_a_pair_of_a_chosen_and_a_rejected_answer_says_what_can_be_done(prompt):
+    assert problems_of(prompt | {"chosen": "A", "rejected": "B"}) == [
+        'cs.json:2: "chosen" is an answer of a set of preferences, which are not trained on; '
+        'name it "completion" to have it taught'
+    ]
+
+
 # Conversations
+
+
+def test_a_developers_message_is_the_systems():
+    messages = [{"role": "developer", "content": "S"}, *pair("Q", "A")]
+    assert rows_of({"messages": messages}) == [
+        Row(messages=(Message(role="system", content="S"), *CHAT))
+    ]
 
 
 @pytest.mark.parametrize(

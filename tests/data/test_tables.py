@@ -16,8 +16,8 @@ from mlx_tune.data import read
 from mlx_tune.data.tables import parse_csv
 from mlx_tune.errors import InputError
 
-QUESTION = "instruction or prompt or question"
-ANSWER = "response or output or completion or answer"
+QUESTION = "instruction, prompt, question, query, inputs"
+ANSWER = "response, output, completion, answer, targets"
 
 
 def csv_rows(content):
