@@ -17,7 +17,7 @@ REQUEST: Harmless = {
     **dict.fromkeys(
         (
             "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-            "prompt_cache_retention",
+            "prompt_cache_retention", "cache_prompt", "keep_alive",
         ),
         ANY,
     ),
@@ -32,21 +32,41 @@ REQUEST: Harmless = {
     "function_call": ["none", "auto"],
     "modalities": [["text"]],
     "suffix": [""],
+    # How to think or how much to say, in the values that ask for nothing out of the way.
+    "reasoning_effort": ["none"],
+    "verbosity": ["medium"],
+    # What samplers of others do not do.
     "best_of": [1],
+    "num_beams": [1],
     "repetition_penalty": [1],
+    "repeat_penalty": [1],
     "typical_p": [1],
+    "length_penalty": [1],
     "xtc_probability": [0],
+    "dry_multiplier": [0],
+    "mirostat": [0],
+    "top_a": [0],
     "min_tokens": [0],
+    "use_beam_search": [False],
     "ignore_eos": [False],
+    "include_stop_str_in_output": [False],
     "skip_special_tokens": [True],
+    "add_generation_prompt": [True],
+    "continue_final_message": [False],
 }  # fmt: skip
 MESSAGE: Harmless = {
     "name": ANY,
     "id": ANY,
+    "cache_control": ANY,
     "annotations": [[]],
     "tool_calls": [[]],
+    "reasoning": [""],
+    "reasoning_content": [""],
 }
+PART: Harmless = {"cache_control": ANY, "annotations": [[]]}
+TOOL: Harmless = {"cache_control": ANY}
 TOOL_CALL: Harmless = {"index": ANY}
+STREAM_OPTIONS: Harmless = {"include_obfuscation": ANY, "continuous_usage_stats": [False]}
 
 
 def without(fields: Mapping[str, Any], harmless: Harmless) -> dict[str, Any]:

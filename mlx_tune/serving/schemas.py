@@ -67,6 +67,8 @@ class StrictModel(BaseModel):
 class StreamOptions(StrictModel):
     """How a stream ends."""
 
+    harmless: ClassVar[Harmless] = harmless.STREAM_OPTIONS
+
     include_usage: bool | None = Field(None, description="End with a chunk that counts the tokens.")
 
 
@@ -104,6 +106,8 @@ class BaseRequest(StrictModel):
 
 class TextPart(StrictModel):
     """A part of a message; only texts are read."""
+
+    harmless: ClassVar[Harmless] = harmless.PART
 
     type: Literal["text"]
     text: str
@@ -171,6 +175,8 @@ class FunctionTool(StrictModel):
 class Tool(StrictModel):
     """A tool that the model may call."""
 
+    harmless: ClassVar[Harmless] = harmless.TOOL
+
     type: Literal["function"]
     function: FunctionTool
 
@@ -220,9 +226,10 @@ class ChatRequest(BaseRequest):
 
     @model_validator(mode="after")
     def _one_limit_and_top_with_logprobs(self) -> "ChatRequest":
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
             raise ValueError("max_tokens and max_completion_tokens mean the same; give one")
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs is for logprobs: true")
         if self.parallel_tool_calls is False and self.callable_tools:
             raise ValueError(

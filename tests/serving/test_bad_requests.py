@@ -7,7 +7,14 @@ import pytest
 
 from helpers.live_server import error_json
 from helpers.raw_http import exchange, request
-from mlx_tune.serving.harmless import MESSAGE, REQUEST, TOOL_CALL
+from mlx_tune.serving.harmless import (
+    MESSAGE,
+    PART,
+    REQUEST,
+    STREAM_OPTIONS,
+    TOOL,
+    TOOL_CALL,
+)
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -197,7 +204,7 @@ REFUSED = {
         messages=[{"role": "assistant", "content": "a", "annotations": [{"type": "url_citation"}]}]
     ),
     "half a token": chat(max_tokens=1.5),
-    "two limits": chat(max_completion_tokens=2),
+    "two limits": chat(max_completion_tokens=7),
     "n of 0": chat(n=0),
     "n of a thousand": chat(n=1000),
     "17 stop strings": chat(stop=["a"] * 17),
@@ -259,6 +266,27 @@ HARMLESS = {
         for value in values or ("any", {"of": "them"}, True)
     },
     "unknown and null": chat(reasoning_effort=None, audio=None, prediction=None),
+    "the same limit by both names": chat(max_tokens=2, max_completion_tokens=2),
+    "a stream without padding": chat(
+        stream=True,
+        stream_options={
+            "include_usage": True, "include_obfuscation": False, "continuous_usage_stats": False
+        },
+    ),
+    "no likely tokens": chat(logprobs=False, top_logprobs=0),
+    "a part that is to be kept in a cache": chat(
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "text", "text": "Hello", "annotations": [],
+                        "cache_control": {"type": "ephemeral"},
+                    }
+                ],
+            }
+        ]
+    ),
     "calls in parallel, with nothing to call": chat(parallel_tool_calls=False, tools=[]),
     "the message of an answer, sent back": chat(
         messages=[
@@ -297,7 +325,7 @@ def test_without_a_model_the_session_in_use_answers(server):
 
 def test_the_page_of_the_server_lists_every_harmless_field():
     page = (Path(__file__).parents[2] / "docs" / "server.md").read_text()
-    for fields in (REQUEST, MESSAGE, TOOL_CALL):
+    for fields in (REQUEST, STREAM_OPTIONS, MESSAGE, PART, TOOL, TOOL_CALL):
         assert all(f"`{name}`" in page for name in fields)
 
 
