@@ -55,11 +55,13 @@ class Undisturbed:
     cache: Path
 
     def walk(self, act: str) -> list[tuple[RaisingFunction, int]]:
-        """Return what to strike in an act: each function that was called, first and last."""
+        """Return what to strike in an act: each function that was called, and at which call.
+
+        That is the first of a training, before there is a checkpoint, and the last of a resume.
+        """
         calls = {key: count for key, count in self.calls[act].items() if key not in HARMLESS}
-        reached = [one for one in raising_functions() if (one.file, one.name) in calls]
-        ends = ((one, {1, calls[one.file, one.name]}) for one in sorted(reached))
-        return [(one, call) for one, numbers in ends for call in sorted(numbers)]
+        reached = sorted(one for one in raising_functions() if (one.file, one.name) in calls)
+        return [(one, 1 if act == "train" else calls[one.file, one.name]) for one in reached]
 
 
 @pytest.fixture(scope="module")
