@@ -4,9 +4,10 @@ In the tables n counts the new rows; rehearsed ones do not count.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from mlx_tune.errors import InputError, UsageError
 from mlx_tune.settings import (
     MAX_GENERAL_REPLAY,
     TRAINING_FIELDS,
@@ -35,13 +36,56 @@ rest is for other words; each further wording has to be learned too (docs/LOG.md
 
 _GATE_PAIRS = (
     ("gate_kept", "gate_kept_least", min),
-    ("gate_kept_least", "gate_kept", max),
     ("gate_backward", "gate_backward_most", max),
-    ("gate_backward_most", "gate_backward", min),
     ("gate_general", "gate_general_most", max),
-    ("gate_general_most", "gate_general", min),
 )
-"""A limit of the gate that is given alone, the one that goes with it, and how that one follows."""
+"""The two limits of each value of the gate, and which of the two the second has to be."""
+
+
+def check_together(given: Mapping[str, ExplicitValue], fixed: Collection[str]) -> None:
+    """Refuse values that contradict each other, before anything is fetched, loaded or trained.
+
+    Args:
+        given: By name; what nobody gave moves along with the rest.
+        fixed: The names of those that a person gave; the others are the base's own file's. Its
+            ``until_learned`` gives way to a person's ``validation``, see :func:`size_training`.
+
+    Raises:
+        UsageError: Two values contradict each other, and a flag is among them: each with where it
+            comes from, and what to set.
+        InputError: They do, and all come from files.
+    """
+    problems: list[str] = []
+    involved: list[ExplicitValue] = []
+    for first, second, loosest in _GATE_PAIRS:
+        if first in given and second in given:
+            limit, beyond = given[first], given[second]
+            if loosest(limit.value, beyond.value) != beyond.value:
+                bound = f"at {'most' if loosest is min else 'least'} {limit.value:g}"
+                problems.append(
+                    f"{_as_given(second, beyond)} is stricter than {_as_given(first, limit)}; "
+                    f"set it to {bound}"
+                )
+                involved += limit, beyond
+    held_out, until = given.get("validation"), given.get("until_learned")
+    if held_out and until and held_out.value and until.value and "until_learned" in fixed:
+        problems.append(
+            f"{_as_given('validation', held_out)} beside {_as_given('until_learned', until)}: "
+            "the held-out rows would choose nothing, for the model that knows the rows is kept; "
+            "add --no-until-learned or --validation 0"
+        )
+        involved += held_out, until
+    if problems:
+        is_typed = any(one.source.startswith("--") for one in involved)
+        raise (UsageError if is_typed else InputError)("\n".join(problems))
+
+
+def _as_given(name: str, entry: ExplicitValue) -> str:
+    """Return a value as a person gave it: a flag as typed, a key with its file."""
+    value = "" if entry.value is True else f" {entry.value:g}"
+    if entry.source.startswith("--"):
+        return entry.source + value
+    return f"{entry.source}: {name}{value or ' true'}"
 
 
 def learning_rate(hidden_size: int) -> float:
@@ -129,10 +173,11 @@ def size_training(
     for name, field in TRAINING_FIELDS.items():
         decide(name, field.metadata["default"], field.metadata["reason"], "default")
 
-    for name, other, follow in _GATE_PAIRS:
-        if name in explicit and other not in explicit:
+    for first, second, loosest in _GATE_PAIRS:
+        strictest = max if loosest is min else min
+        for name, other, follow in ((first, second, loosest), (second, first, strictest)):
             limit = follow(values[name], values[other])
-            if limit != values[other]:
+            if name in explicit and limit != values[other]:
                 decide(other, limit, f"moved along with {name}")
 
     size = _size(new_rows)
@@ -158,9 +203,15 @@ def size_training(
         why_general = f"of an epoch: {_LEAST_GENERAL} general questions, for few rows"
         decide("general_replay", share, why_general)
 
-    if values["until_learned"]:
-        most = most_epochs(new_rows, old_rows, batch_size * accumulation, wordings)
-        most = max(most, taught_epochs)
+    most = most_epochs(new_rows, old_rows, batch_size * accumulation, wordings)
+    most = max(most, taught_epochs)
+    if values["until_learned"] and values["validation"]:  # the base's file, see `check_together`
+        values["until_learned"] = False
+        why_off = f"{explicit['until_learned'].source} sets it, but the held-out rows choose"
+        origins["until_learned"] = Origin(reason=why_off, source=explicit["validation"].source)
+        decide("epochs", most, "as many as until learned might take")
+        decide("decay_epochs", 0, "the rate falls to the end", "default")
+    elif values["until_learned"]:
         epochs = decide("epochs", most, "the most; it stops once all is learned")
         least = min(decay_epochs(new_rows, wordings), epochs)
         decide("decay_epochs", least, "the least; then the rate is a quarter")

@@ -1,8 +1,9 @@
 import pytest
 
 from mlx_tune.continual.gate import Thresholds
+from mlx_tune.errors import InputError, UsageError
 from mlx_tune.settings import ExplicitValue, TrainingSettings
-from mlx_tune.sizing import learning_rate, most_epochs, size_training
+from mlx_tune.sizing import check_together, learning_rate, most_epochs, size_training
 
 
 def sized(rows: int, *, hidden=3072, wordings=1.0, **given):
@@ -196,3 +197,76 @@ def test_a_limit_of_the_gate_given_alone_moves_the_other_along(given, value, oth
     assert (getattr(found, given), getattr(found, other)) == (value, follows)
     assert ("moved along" in found.origins[other].reason) == (follows != getattr(sized(30), other))
     Thresholds.of(found)
+
+
+def given(**values):
+    """Values by name, each from the flag or, in a pair, from the file that is named."""
+    return {
+        name: ExplicitValue(value=value[0], source=value[1])
+        if isinstance(value, tuple)
+        else ExplicitValue(value=value, source="--" + name.replace("_", "-"))
+        for name, value in values.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"gate_kept": 0.5, "gate_kept_least": 0.9},
+            "--gate-kept-least 0.9 is stricter than --gate-kept 0.5; set it to at most 0.5",
+        ),
+        (
+            {"gate_kept": 0.5, "gate_kept_least": (0.9, "my.yaml")},
+            "my.yaml: gate_kept_least 0.9 is stricter than --gate-kept 0.5; set it to at most 0.5",
+        ),
+        (
+            {"gate_backward": 3, "gate_backward_most": 2.5, "gate_general": (1, "my.yaml"),
+             "gate_general_most": 0.5},
+            "--gate-backward-most 2.5 is stricter than --gate-backward 3; set it to at least 3\n"
+            "--gate-general-most 0.5 is stricter than my.yaml: gate_general 1; "
+            "set it to at least 1",
+        ),
+        (
+            {"validation": 0.2, "until_learned": (True, "my.yaml")},
+            "--validation 0.2 beside my.yaml: until_learned true: the held-out rows would choose "
+            "nothing, for the model that knows the rows is kept; add --no-until-learned or "
+            "--validation 0",
+        ),
+    ],
+)  # fmt: skip
+def test_values_that_contradict_each_other_are_refused_with_where_they_come_from(values, said):
+    with pytest.raises(UsageError) as error:
+        check_together(given(**values), values.keys())
+    assert str(error.value) == said
+
+
+def test_a_file_that_contradicts_itself_is_an_error_of_that_file():
+    values = given(gate_kept=(0.5, "my.yaml"), gate_kept_least=(0.9, "my.yaml"))
+    with pytest.raises(InputError, match=r"^my.yaml: gate_kept_least 0.9 is stricter than my.yaml"):
+        check_together(values, values.keys())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gate_kept": 0.9, "gate_kept_least": 0.9},
+        {"gate_general": 0.3, "gate_general_most": 0.3},
+        {"gate_kept_least": 0.99},
+        {"validation": 0.2, "until_learned": False},
+        {"validation": 0.0, "until_learned": True},
+    ],
+)
+def test_values_that_go_together_are_let_through(values):
+    check_together(given(**values), values.keys())
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(24, 52), (106, 36)])
+def test_held_out_rows_switch_off_what_a_bases_own_file_sets_but_not_its_epochs(rows, epochs):
+    values = given(validation=0.2, until_learned=(True, "configs/tiny.yaml"))
+    check_together(values, {"validation"})
+    found = size_training(rows, hidden_size=576, loss_chunk=64, explicit=values)
+    assert (found.until_learned, found.epochs, found.decay_epochs) == (False, epochs, 0)
+    why = found.origins["until_learned"]
+    assert why.reason == "configs/tiny.yaml sets it, but the held-out rows choose"
+    assert why.source == "--validation"

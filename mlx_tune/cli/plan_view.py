@@ -96,6 +96,11 @@ def remarks(plan: TrainingPlan) -> list[str]:
             "! the base was asked no general questions yet, so each is counted with the longest "
             "answer; `train` asks them first, once"
         )
+    if plan.held_out and plan.settings.until_learned:
+        lines.append(
+            "! the held-out rows are scored and choose no checkpoint, for training goes on until "
+            "all is learned; --no-until-learned lets them choose"
+        )
     if review.passed_over:
         fields = [
             f"{one_line(name, 40) or '(no name)'} ({counted(rows, 'row')})"

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mlx_tune.continual.gate import Thresholds
 from mlx_tune.continual.methods import find_method
 from mlx_tune.continual.rehearse import (
     Rehearsal,
@@ -35,9 +34,9 @@ from mlx_tune.settings import (
     recorded_settings,
     typed,
 )
-from mlx_tune.sizing import size_training
+from mlx_tune.sizing import check_together, size_training
 from mlx_tune.store.session import Session, check_name, slug
-from mlx_tune.store.snapshot import StoreSnapshot
+from mlx_tune.store.snapshot import StoreSnapshot, read_store
 from mlx_tune.store.store import SessionStore
 from mlx_tune.training import memory
 from mlx_tune.workflows import fitting
@@ -54,6 +53,7 @@ from mlx_tune.workflows.training_plan import (
     in_all_forms,
 )
 from mlx_tune.workflows.workspace import (
+    DATA_FILE,
     choose_base,
     load_folded,
     locate_base,
@@ -210,6 +210,7 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> tuple[TrainingInputs,
     # Before anything is fetched: a slip must not cost a download.
     config = (str(request.config), read_config(request.config)) if request.config else None
     explicit = merge_settings(request.flags, config)
+    check_together(explicit, explicit.keys())
     if "name" in explicit:
         name = explicit["name"].value
     elif request.consolidates:
@@ -217,12 +218,22 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> tuple[TrainingInputs,
     else:
         name = slug("-".join(path.stem for path in request.data) or "rows")
     check_name(name)
+    # A store to consolidate is one that is there; a training makes its own.
+    store = read_store(request.store) if request.consolidates else writer.snapshot()
+    before = tuple(store.chain(store.head()))
+    without = _left_out(store, before, request.without)
+    if request.consolidates:
+        _check_replaceable(request.store, before, without)
     wanted = explicit["base"].value if "base" in explicit else None
-    store = writer.snapshot()
     info = locate_base(store, choose_base(store, request.flags.get("base"), wanted), say)
     shipped = merge_settings({}, shipped_config(info.name))
     chosen = _Explicit(values={**shipped, **explicit}, fixed=frozenset(explicit))
-    before = tuple(store.chain(store.head()))
+    check_together(chosen.values, chosen.fixed)
+    if chosen.value("validation") and chosen.value("until_learned"):
+        say(
+            f"note: {chosen.values['until_learned'].source} sets until_learned; beside "
+            f"{chosen.values['validation'].source} it is off, for the held-out rows choose"
+        )
     for note in store.notes:
         say(note)
     inputs = TrainingInputs(
@@ -231,11 +242,9 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> tuple[TrainingInputs,
         info=info,
         chain=() if request.consolidates else before,
         replaced=before if request.consolidates else (),
-        without=_left_out(store, before, request.without),
+        without=without,
         method=find_method(chosen.value("method")),
     )
-    if request.consolidates:
-        _check_replaceable(inputs)
     return inputs, chosen
 
 
@@ -269,14 +278,14 @@ def _left_out(
     return left_out
 
 
-def _check_replaceable(inputs: TrainingInputs) -> None:
+def _check_replaceable(root: Path, chain: Sequence[Session], without: Sequence[Session]) -> None:
     """Refuse to consolidate what cannot be taught anew."""
-    if not inputs.replaced:
+    if not chain:
         raise UsageError(
-            f"{inputs.store.root}: no sessions to consolidate; train the first with "
-            f"`{typed('train data/cs.json', inputs.store.root)}`"
+            f"{root}: no sessions to consolidate; train the first with "
+            f"`{typed('train data/cs.json', root)}`"
         )
-    if unkept := [session for session in inputs.unkept if session not in inputs.without]:
+    if unkept := [s for s in chain if DATA_FILE not in s.hashes and s not in without]:
         names = ", ".join(session.folder_name for session in unkept)
         raise UsageError(
             f"{names}: keeps no rows (--no-keep-data), so it cannot be taught anew; train its data "
@@ -300,9 +309,7 @@ def _settle(inputs: TrainingInputs, chosen: _Explicit, rehearsal: Rehearsal) -> 
     replay, name = inputs.method.replay, inputs.method.name.replace("_", "-")
     wanted = {} if replay == "auto" else {"replay": replay, "general_replay": 0.0}
     implied = {key: value for key, value in wanted.items() if key not in chosen.values}
-    settings = settings.changed(implied, reason=f"as --method {name} does", source="rule")
-    Thresholds.of(settings)  # refused now, not after the last step
-    return settings
+    return settings.changed(implied, reason=f"as --method {name} does", source="rule")
 
 
 def _epochs_taken(session: Session) -> int:

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from mlx_tune.models import bases
+
 FEW = ("--epochs", 1, "--rank", 2)
 
 
@@ -236,6 +238,69 @@ def test_a_persons_file_lies_over_the_one_of_the_base(
     rank, until_learned = settings["rank"], settings["until_learned"]
     assert (rank["value"], rank["source"]) == (3, str(tmp_path / "my.yaml"))
     assert (until_learned["value"], until_learned["source"]) == (True, "configs/tiny.yaml")
+
+
+@pytest.mark.parametrize("command", ["plan", "train"])
+@pytest.mark.parametrize(
+    ("words", "file", "said"),
+    [
+        ("--gate-kept 0.5 --gate-kept-least 0.9", "", "--gate-kept-least 0.9 is stricter than"),
+        ("--gate-kept 0.5", "gate_kept_least: 0.9", "my.yaml: gate_kept_least 0.9 is stricter"),
+        ("--until-learned --validation 0.5", "", "would choose nothing"),
+        ("--validation 0.5", "until_learned: true", "my.yaml: until_learned true: the held-out"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_a_base_is_fetched(
+    tmp_path, mlx_tune_command, rows, monkeypatch, command, words, file, said
+):
+    monkeypatch.setattr(bases, "locate", lambda *_, **__: pytest.fail("a base was looked for"))
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    (tmp_path / "my.yaml").write_text(f"rank: 3\n{file}\n")
+    words = (tmp_path / "d.json", "--base", "nobody/x", *words.split())
+    words += ("--config", tmp_path / "my.yaml", "--store", tmp_path / "s")
+    code, out, error = mlx_tune_command(command, *words)
+    assert (code, out) == (2, "")
+    assert said in error
+    assert not (tmp_path / "s").exists()
+
+
+def test_held_out_rows_beside_a_base_that_is_trained_until_learned(
+    tmp_path, tiny_base, mlx_tune_command, rows, monkeypatch
+):
+    """A share that a person asks for lies over the base's own file, and they are told."""
+    shipped = ("configs/tiny.yaml", {"until_learned": True})
+    monkeypatch.setattr("mlx_tune.workflows.plan.shipped_config", lambda _: shipped)
+    data = tmp_path / "d"
+    data.mkdir()
+    (data / "train.json").write_text(json.dumps(rows))
+    words = ("plan", data / "train.json", "--base", tiny_base, "--store", tmp_path / "s")
+    code, out, error = mlx_tune_command(*words, "--validation", 0.2)
+    assert code == 0
+    assert error == (
+        "note: configs/tiny.yaml sets until_learned; beside --validation it is off, for the "
+        "held-out rows choose\n"
+    )
+    assert re.search("^until learned +off +configs/tiny.yaml sets it, but .* --validation$", out,
+                     re.MULTILINE)  # fmt: skip
+    assert "choose no checkpoint" not in out
+    (data / "valid.json").write_text(json.dumps([{"instruction": "Any?", "response": "Some."}]))
+    _, out, error = mlx_tune_command("plan", data, *words[2:])
+    assert "! the held-out rows are scored and choose no checkpoint" in out
+    assert error == ""
+    _, out, _ = mlx_tune_command("plan", data, *words[2:], "--no-until-learned")
+    assert "choose no checkpoint" not in out
+
+
+@pytest.mark.parametrize("words", ["", "--without cs"])
+def test_what_cannot_be_consolidated_is_said_before_a_base_is_fetched(
+    tmp_path, mlx_tune_command, monkeypatch, words
+):
+    monkeypatch.setattr(bases, "locate", lambda *_, **__: pytest.fail("a base was looked for"))
+    monkeypatch.chdir(tmp_path)
+    code, out, error = mlx_tune_command("consolidate", *words.split())
+    assert (code, out) == (2, "")
+    assert "no session" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])

@@ -94,7 +94,7 @@ SCENARIOS: dict[str, tuple[Step, ...]] = {
         asks("plan", "plan", "data/tennis.json", *SMALL, "--guard", "0.5"),
         asks("plan-methods", "plan", "data/cs.json", "data/tennis.json", "--base", BASE,
              "--method", "orthogonal", "--replay", "0.4", "--validation", "0.2", "--rslora",
-             "--lora-plus-ratio", "4", "--until-learned", "--max-length", "64"),
+             "--lora-plus-ratio", "4", "--max-length", "64"),
         asks("diff-settings", "diff", "cs", "sports", "--base", BASE, "--no-answers"),
     ),
     "answering": (

@@ -272,18 +272,22 @@ def test_with_no_finite_score_the_last_checkpoint_is_committed(lab, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("flags", "values", "said"),
+    ("until_learned", "values", "said"),
     [
-        ({}, [(0, 0.1), (0, 1.0), (0, 2.0)], "no held-out row was ever right"),
-        ({"until_learned": True}, [(2, 0.1), (0, 1.0), (0, 2.0)], "the last one knows the rows"),
+        (False, [(0, 0.1), (0, 1.0), (0, 2.0)], "no held-out row was ever right"),
+        (True, [(2, 0.1), (0, 1.0), (0, 2.0)], "the last one knows the rows"),
     ],
 )
-def test_held_out_rows_do_not_undo_a_training(lab, monkeypatch, flags, values, said):
+def test_held_out_rows_do_not_undo_a_training(lab, monkeypatch, until_learned, values, said):
     monkeypatch.setattr(steps, "_check_rows", lambda stopping, trainer, plan: stopping)
     scored(monkeypatch, *values)
     observer = RecordingObserver()
-    data = lab.data("cs", facts("Lab", 5))
-    outcome = lab.train(data, observer=observer, **FLAGS, **flags)
+    data = lab.data("train", facts("Lab", 3)).parent / "cs"
+    data.mkdir()
+    (data.parent / "train.json").rename(data / "train.json")
+    lab.data("valid", facts("Hall", 2)).rename(data / "valid.json")
+    flags = {"epochs": 3, "until_learned": until_learned}
+    outcome = lab.train(data, observer=observer, **flags)
     assert outcome.session.record["validation"]["best_step"] is None
     assert any(said in line for line in observer.lines)
     last = observer.run.checkpoint(3).read(WEIGHTS_FILE)
