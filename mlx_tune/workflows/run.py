@@ -103,12 +103,13 @@ def resume(store_root: Path, name: str | None, observer: TrainingObserver) -> Tr
 
     Raises:
         UsageError: There is no such run, or it is finished.
+        DamagedStoreError: There is no store.
         LockedError: Another training is going on in this store.
         IncompatibleError: The base model is no longer the one the run began with.
         Interrupted: Somebody asked to stop once more.
         MlxTuneError: Whatever else keeps it from going on, with the command that gives it up.
     """
-    store = SessionStore.open(store_root)
+    store = open_store(store_root)
     store.snapshot()  # a newer version's are refused before anything else is said of the store
     run = find_run(store_root, name, observer)
     with store.training(f"resume {run.path.name}"):
@@ -149,7 +150,8 @@ def find_run(store_root: Path, name: str | None, observer: TrainingObserver) -> 
     if name is None:
         if not unfinished:
             raise UsageError(
-                f"{store_root}: no unfinished run; start one with `{typed('train', store_root)}`"
+                f"{store_root}: no unfinished run; start one with "
+                f"`{typed('train data/cs.json', store_root)}`"
             )
         return unfinished[-1]
     for run in unfinished:

@@ -77,9 +77,10 @@ def open_workspace(
     snapshot = read_store(root)
     if needs_sessions:
         need_sessions(snapshot)
-    info = locate_base(snapshot, choose_base(snapshot, base), say)
+    # Before anything is fetched: a slip must not cost a download.
     found = find_session(snapshot, session)
     chain = tuple(snapshot.chain(found))
+    info = locate_base(snapshot, choose_base(snapshot, base), say)
     for note in snapshot.notes:
         say(note)
     return Workspace(snapshot=snapshot, info=info, session=found, chain=chain)

@@ -157,7 +157,7 @@ def test_gc_deletes_old_trash_and_says_how_much_was_freed(store, mlx_tune_comman
     [
         "gc", "verify", "tag", "rm cs", "promote cs", "rollback", "log", "show", "eval",
         "diff cs base", "chat --prompt Hi", "chat --session base --prompt Hi", "serve",
-        "fuse --out model",
+        "fuse --out model", "resume", "resume --discard run", "consolidate",
     ],
 )  # fmt: skip
 def test_a_folder_that_is_no_store_is_named_and_nothing_is_made(
