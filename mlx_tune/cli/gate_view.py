@@ -12,6 +12,7 @@ from rich.text import Text
 from mlx_tune.cli.console import counted
 from mlx_tune.continual.fidelity import UNMERGED
 from mlx_tune.continual.gate import Decision, nats, percent, points
+from mlx_tune.continual.recall import GeneralChange
 from mlx_tune.continual.retained import Retained, SessionRetention, label
 from mlx_tune.settings import typed
 from mlx_tune.store.session import PROMOTE
@@ -174,9 +175,14 @@ def show_ways(
     """
     console.print()
     _line("The session is saved, and HEAD is where it was. You can", console)
+    first, second = decision.thresholds.general, decision.thresholds.ask_general
+    # Answers that were lost, and taught ones that got less likely, whether ever known or not.
     forgot = bool(_fell(decision) or _lost_in_other_words(decision))
-    rise, limit = decision.general, decision.thresholds.general
-    drifted = rise is not None and not rise.nats_per_token <= limit  # so that NaN is over it
+    forgot = forgot or any(_is_over(change, first) for change in decision.losses.values())
+    rise = decision.general
+    drifted = rise is not None and (
+        _is_over(rise, first) or any(_is_over(kind, second) for kind in rise.kinds.values())
+    )
     more_general = f"train DATA --general-replay {general_replay}"
     ways = {
         "train again, rehearsing every old row": "train DATA --replay all" * forgot,
@@ -191,6 +197,10 @@ def show_ways(
         _line(f"{number}. {what}", console, indent=2)
         command = Text(f"     {typed(ways[what], store)}", "cyan")
         console.print(command, soft_wrap=True)  # a command that is broken cannot be copied
+
+
+def _is_over(change: GeneralChange, limit: float) -> bool:
+    return not change.nats_per_token <= limit  # so that NaN is over it
 
 
 def _line(words: str, console: Console, *, indent: int = 0, style: str = "") -> None:

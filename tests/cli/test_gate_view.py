@@ -43,10 +43,12 @@ def shown(
     width=80,
     general_replay=0.45,
     store=STORE,
+    losses=None,
 ):
     decision = decide(
         Retained.of(measured, skipped or {}),
         other_words=Retained.of(other_words, unmeasured or {}),
+        losses=losses or {},
         general=general,
         thresholds=Thresholds(),
     )
@@ -294,3 +296,37 @@ def test_two_lines_tell_how_large_and_how_much_of_it(found, change, kept):
     lines = dict(fidelity_lines(found))
     assert lines == {"change": change, "kept": kept}
     assert all(len(text) + 11 <= 80 for text in lines.values())
+
+
+def rise(nats: float, **kinds) -> GeneralChange:
+    changes = PairedChanges(worse=90, better=30)
+    return GeneralChange(nats_per_token=nats, changes=changes, asked=120, kinds=kinds)
+
+
+@pytest.mark.parametrize("nats", [0.2, 0.9, float("nan")])
+def test_answers_that_got_less_likely_are_to_be_rehearsed(nats):
+    """A session that never recited its answers loses none, but what it learned may go."""
+    lines = shown(session(1, "cs", 8, 0), losses={"1 cs": rise(nats)})
+    assert lines[lines.index("") :] == [
+        "",
+        "The session is saved, and HEAD is where it was. You can",
+        "  1. train again, rehearsing every old row",
+        "     mlx-tune train DATA --replay all",
+        "  2. train again, keeping only a part of what changes",
+        "     mlx-tune train DATA --method soup",
+        "  3. train one adapter on all that was ever taught",
+        "     mlx-tune consolidate",
+        "  4. take the session as it is",
+        "     mlx-tune promote 7f3a9c12",
+    ]
+
+
+def test_a_drift_alone_is_not_said_to_be_of_old_answers():
+    lines = shown(session(1, "cs", 8, 0), losses={"1 cs": rise(0.1)}, general=rise(0.2))
+    assert "     mlx-tune train DATA --general-replay 0.45" in lines
+    assert not any("--replay all" in line or "consolidate" in line for line in lines)
+
+
+def test_one_kind_of_general_questions_that_drifted_asks_for_more_of_them():
+    lines = shown(session(1, "cs", 8, 0), general=rise(0.05, sums=rise(0.4)))
+    assert "     mlx-tune train DATA --general-replay 0.45" in lines
