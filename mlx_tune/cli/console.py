@@ -152,7 +152,12 @@ def duration(seconds: float) -> str:
 
 def percent(right: int, asked: int) -> str:
     """Return a score with its counts: 98 % (104 of 106)."""
-    return f"{round(100 * right / asked)} % ({right} of {asked})"
+    return f"{whole_percent(right, asked)} % ({right} of {asked})"
+
+
+def whole_percent(right: int, asked: int) -> int:
+    """Return a share in whole percent: 100 only for all of them, 0 only for none."""
+    return right and (100 if right == asked else min(max(round(100 * right / asked), 1), 99))
 
 
 def told_apart(sessions: Sequence[tuple[int, str]]) -> list[str]:

@@ -15,7 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mlx_tune import Store
-from mlx_tune.cli.console import Waiting, console, counted, print_json, warn_of_slow_blas
+from mlx_tune.cli.console import (
+    Waiting,
+    console,
+    counted,
+    print_json,
+    warn_of_slow_blas,
+    whole_percent,
+)
 from mlx_tune.cli.options import (
     STORE,
     BaseOption,
@@ -167,7 +174,10 @@ _LINES: tuple[tuple[str, str, Callable[[RetentionMatrix], str]], ...] = (
 def _share(measure: Measure) -> str:
     if measure.value is None or measure.interval is None:
         return _NOTHING
-    return f"{100 * measure.value:.1f} % of {measure.questions}{_between(measure.interval)}"
+    tenths = round(1000 * measure.value)
+    if 0 < measure.value < 1:  # 100 % only for all of them, 0 % only for none
+        tenths = min(max(tenths, 1), 999)
+    return f"{tenths / 10:.1f} % of {measure.questions}{_between(measure.interval)}"
 
 
 def _points(measure: Measure, *, signed: bool = True) -> str:
@@ -297,11 +307,6 @@ def cell_style(share: float) -> Style:
     """Return the colours of a share from 0 to 1: of the letters and of the background."""
     step = min(int(share * len(_STEPS)), len(_STEPS) - 1)
     return Style(color="#000000" if step >= _FIRST_BRIGHT else "#ffffff", bgcolor=_STEPS[step])
-
-
-def whole_percent(right: int, asked: int) -> int:
-    """Return a share in whole percent: 100 only for all of them, 0 only for none."""
-    return right and (100 if right == asked else min(max(round(100 * right / asked), 1), 99))
 
 
 def _fits(heat: HeatMap, room: int, label: int, joint: str) -> bool:

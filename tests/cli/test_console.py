@@ -10,7 +10,14 @@ import pytest
 from rich.console import Console
 
 from mlx_tune.cli import console
-from mlx_tune.cli.console import Signals, Waiting, clock, print_wrapped
+from mlx_tune.cli.console import (
+    Signals,
+    Waiting,
+    clock,
+    percent,
+    print_wrapped,
+    whole_percent,
+)
 
 
 class Terminal(io.StringIO):
@@ -136,3 +143,10 @@ def test_without_a_fast_blas_every_command_that_computes_says_so_once(
     monkeypatch.setattr("sys.platform", "linux")
     _, _, error = mlx_tune_command("eval")
     assert error.count("note: no fast BLAS found") == 1
+
+
+def test_a_hundred_percent_is_all_and_none_is_none():
+    shown = [whole_percent(right, 1000) for right in (0, 1, 9, 500, 995, 999, 1000)]
+    assert shown == [0, 1, 1, 50, 99, 99, 100]
+    assert percent(199, 200) == "99 % (199 of 200)"
+    assert percent(1, 250) == "1 % (1 of 250)"

@@ -7,15 +7,10 @@ import pytest
 from rich.color import Color
 from rich.console import Console
 
-from mlx_tune.cli.evaluate import (
-    HeatMap,
-    cell_style,
-    show_evaluation,
-    show_heat_map,
-    whole_percent,
-)
+from mlx_tune.cli.evaluate import HeatMap, _share, cell_style, show_evaluation, show_heat_map
 from mlx_tune.continual.answers import AnswerScore, GradedAnswer, WrongAnswer
 from mlx_tune.continual.recall import Recall
+from mlx_tune.continual.retention import Measure
 from mlx_tune.data.rows import Message, Row
 from mlx_tune.store.session import Session
 from mlx_tune.workflows.matrix import (
@@ -240,9 +235,13 @@ def test_a_terminal_gets_colours_and_everything_else_plain_numbers():
     assert "\x1b" not in printed(show_evaluation, found)
 
 
-def test_a_hundred_percent_is_all_and_none_is_none():
-    shown = [whole_percent(right, 1000) for right in (0, 1, 9, 500, 995, 999, 1000)]
-    assert shown == [0, 1, 1, 50, 99, 99, 100]
+def test_a_mean_of_a_hundred_percent_is_all_and_of_none_is_none():
+    values = (0.0, 0.0001, 0.5, 0.9999, 1.0)
+    means = [
+        Measure(value=value, sessions=(1,), left_out=(), questions=9000, interval=(0.0, 1.0))
+        for value in values
+    ]
+    assert [_share(mean).split()[0] for mean in means] == ["0.0", "0.1", "50.0", "99.9", "100.0"]
 
 
 def test_eval_prints_the_matrix_and_keeps_it(trained_store, mlx_tune_command):
