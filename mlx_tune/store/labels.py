@@ -114,6 +114,23 @@ def tag(store: SessionStore, name: str, session: Session | None) -> Session:
     return session
 
 
+def check_untagged(store: StoreSnapshot, name: str) -> None:
+    """Refuse a name for a new session that a tag has: it would mean two things.
+
+    Raises:
+        UsageError: A tag has it; how to choose another, or to take the tag away.
+        DiskError: A tag cannot be read.
+    """
+    if tagged := store.tags.get(name):
+        session = store.sessions.get(tagged)
+        shown = session.folder_name if session else f"{tagged[:12]}…"
+        delete = typed(f"tag --delete {name}", store.root)
+        raise UsageError(
+            f"session name {quoted(name)}: a tag of {shown} is called that; choose another with "
+            f"--name, or take the tag away with `{delete}`"
+        )
+
+
 def untag(store: SessionStore, name: str) -> None:
     """Take a tag away; its session stays.
 

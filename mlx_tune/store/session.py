@@ -27,7 +27,8 @@ REFUSE: Verdict = "refuse"
 """What the gate says of a session; kept in its record."""
 
 SCHEMA = 1
-_RESERVED = {"base": "base-data"}  # `rollback --to base` means the model without sessions
+_RESERVED = {"base": "base-data", "head": "head-data"}
+_MEANS = {"base": "the bare base model", "head": "the session in use, on the server"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ def check_name(name: str, what: str = "session name") -> None:
     """
     if name in _RESERVED:
         raise UsageError(
-            f"{what} {quoted(name)} is not allowed: it means the bare base model; "
+            f"{what} {quoted(name)} is not allowed: it means {_MEANS[name]}; "
             f'try "{_RESERVED[name]}"'
         )
     if not re.fullmatch(NAME_PATTERN, name):
@@ -136,6 +137,11 @@ def slug(text: str) -> str:
     plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     words = re.sub("[^a-z0-9]+", "-", plain).strip("-")
     name = words[:NAME_LENGTH].rstrip("-") or "session"
+    return unreserved(name)
+
+
+def unreserved(name: str) -> str:
+    """Return an allowed name, and another for one that earlier versions allowed."""
     return _RESERVED.get(name, name)
 
 

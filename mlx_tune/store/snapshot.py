@@ -175,7 +175,8 @@ class StoreSnapshot:
 
         Args:
             ref: A tag, a number (``3``, ``0003``), a name, a folder's name, four or more digits of
-                an id, ``HEAD``, or ``base``.
+                an id, ``HEAD``, or ``base``. A tag goes before a number or an id, not before the
+                name of another session.
 
         Raises:
             UsageError: It means none, with those there are, or several, with which.
@@ -185,16 +186,17 @@ class StoreSnapshot:
             return self.head()
         if ref == BASE:
             return None
+        sessions = self.sessions.values()
         if tagged := self.tags.get(ref):
             if tagged not in self.sessions:
                 raise UsageError(
                     f"tag {quoted(ref)} names {tagged[:12]}…, which is not among the sound "
                     f"sessions; there are {self._listed()}"
                 )
-            return self.sessions[tagged]
-        sessions = self.sessions.values()
-        matches = [s for s in sessions if ref in {s.folder_name, s.id}]
-        matches = matches or [s for s in sessions if _means(ref, s)]
+            matches = [s for s in sessions if s.id == tagged or s.name == ref]
+        else:
+            matches = [s for s in sessions if ref in {s.folder_name, s.id}]
+            matches = matches or [s for s in sessions if _means(ref, s)]
         if not matches:
             raise UsageError(f"no session {quoted(ref)} in {self.root}; there are {self._listed()}")
         if len(matches) > 1:

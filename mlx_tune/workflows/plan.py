@@ -35,6 +35,7 @@ from mlx_tune.settings import (
     typed,
 )
 from mlx_tune.sizing import check_together, size_training
+from mlx_tune.store.labels import check_untagged
 from mlx_tune.store.session import Session, check_name, slug
 from mlx_tune.store.snapshot import StoreSnapshot, read_store
 from mlx_tune.store.store import SessionStore
@@ -220,6 +221,7 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> tuple[TrainingInputs,
     check_name(name)
     # A store to consolidate is one that is there; a training makes its own.
     store = read_store(request.store) if request.consolidates else writer.snapshot()
+    check_untagged(store, name)
     before = tuple(store.chain(store.head()))
     without = _left_out(store, before, request.without)
     if request.consolidates:

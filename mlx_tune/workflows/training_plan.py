@@ -25,7 +25,7 @@ from mlx_tune.models.load import load_tokenizer
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.settings import TrainingSettings
 from mlx_tune.store.runs import RUN_FILE, TRAIN, Run, list_runs
-from mlx_tune.store.session import Session
+from mlx_tune.store.session import Session, unreserved
 from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
 from mlx_tune.text import one_line
@@ -279,7 +279,7 @@ def _read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) -
     examples = (*taught, *_read_general(run))
     mixture = Mixture.from_json(record["mixture"])
     inputs = TrainingInputs(
-        name=record["name"],
+        name=unreserved(record["name"]),
         store=writer,
         info=info,
         chain=chain,

@@ -291,6 +291,22 @@ def test_held_out_rows_beside_a_base_that_is_trained_until_learned(
     assert "choose no checkpoint" not in out
 
 
+def test_a_name_that_a_tag_has_is_refused_before_a_base_is_fetched(
+    trained_store, mlx_tune_command, tmp_path, rows, monkeypatch
+):
+    (tmp_path / "best.json").write_text(json.dumps(rows))
+    mlx_tune_command("tag", "best", "cs")
+    with monkeypatch.context() as patched:
+        patched.setattr(bases, "locate", lambda *_, **__: pytest.fail("a base was looked for"))
+        for command in ("plan", "train"):
+            code, out, error = mlx_tune_command(command, "best.json")
+            assert (code, out) == (2, "")
+            assert "choose another with --name, or take the tag away with" in error
+    assert mlx_tune_command("plan", "best.json", "--name", "better")[0] == 0
+    assert mlx_tune_command("tag", "--delete", "best")[0] == 0
+    assert mlx_tune_command("plan", "best.json")[0] == 0
+
+
 @pytest.mark.parametrize("words", ["", "--without cs"])
 def test_what_cannot_be_consolidated_is_said_before_a_base_is_fetched(
     tmp_path, mlx_tune_command, monkeypatch, words

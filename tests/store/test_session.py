@@ -355,6 +355,11 @@ def test_plain_names_are_allowed(name):
             "base",
             'session name "base" is not allowed: it means the bare base model; try "base-data"',
         ),
+        (
+            "head",
+            'session name "head" is not allowed: it means the session in use, on the server; '
+            'try "head-data"',
+        ),
     ],
 )
 def test_other_names_are_refused_with_the_pattern_and_a_name_that_would_do(name, message):
@@ -373,6 +378,7 @@ def test_other_names_are_refused_with_the_pattern_and_a_name_that_would_do(name,
         ("Ünïcode—Straße", "unicode-strasse"),
         ("x" * 39 + " y", "x" * 39),
         ("Base", "base-data"),
+        ("HEAD", "head-data"),
     ],
 )
 def test_a_slug_by_hand(text, name):

@@ -18,7 +18,7 @@ from helpers.stores import (
 )
 from mlx_tune.errors import DamagedStoreError, DiskError, IncompatibleError, UsageError
 from mlx_tune.store.gc import collect_garbage
-from mlx_tune.store.labels import mark_removed, tag, untag
+from mlx_tune.store.labels import check_untagged, mark_removed, tag, untag
 
 
 def test_a_tag_means_its_session(store):
@@ -80,9 +80,12 @@ def test_a_tag_needs_an_allowed_name(store, name):
     assert names(store.root / "tags") == []
 
 
-def test_base_is_no_tag(store):
+@pytest.mark.parametrize(
+    ("name", "means"), [("base", "the bare base model"), ("head", "the session in use")]
+)
+def test_what_always_means_something_else_is_no_tag(store, name, means):
     first = train(store, "cs")
-    assert "it means the bare base model" in message(UsageError, lambda: tag(store, "base", first))
+    assert f"it means {means}" in message(UsageError, lambda: tag(store, name, first))
 
 
 @pytest.mark.parametrize("name", ["1", "0002", "99999", "beef", "deadbeef", "0" * 40])
@@ -113,6 +116,32 @@ def test_a_tag_does_not_hide_another_session_of_that_name(store):
     assert message(UsageError, lambda: tag(store, "dining", first)) == (
         f'tag "dining": {second.folder_name} is called that; choose another'
     )
+
+
+def test_a_session_named_like_a_tag_of_another_is_one_of_two(store):
+    """As a run may be that was begun before the tag was given, or a store of an earlier version."""
+    first = train(store, "cs")
+    tag(store, "best", first)
+    second = train(store, "best")
+    assert message(UsageError, lambda: store.snapshot().find("best")) == (
+        f'"best" means 2 sessions: {first.folder_name}, {second.folder_name}; give the whole of '
+        "one of these"
+    )
+    assert store.snapshot().find(second.folder_name) == second
+    untag(store, "best")
+    assert store.snapshot().find("best") == second
+
+
+def test_a_new_session_takes_no_name_that_a_tag_has(store):
+    first = train(store, "cs")
+    check_untagged(store.snapshot(), "best")
+    tag(store, "best", first)
+    assert message(UsageError, lambda: check_untagged(store.snapshot(), "best")) == (
+        f'session name "best": a tag of {first.folder_name} is called that; choose another with '
+        f"--name, or take the tag away with `mlx-tune tag --delete best --store {store.root}`"
+    )
+    flip(first.path / "session.json")
+    assert first.id[:12] in message(UsageError, lambda: check_untagged(store.snapshot(), "best"))
 
 
 def test_a_removed_session_takes_no_tag(store):

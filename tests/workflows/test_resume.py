@@ -1,5 +1,6 @@
 """A run goes on exactly where it stopped, wherever that was, and commits once."""
 
+import json
 import signal
 from types import SimpleNamespace
 
@@ -338,3 +339,11 @@ def test_a_folder_that_is_split_already_holds_out_what_it_calls_valid(lab, tmp_p
 def test_holding_out_all_rows_is_refused(lab):
     with pytest.raises(InputError, match=r"--validation 0.5 of 1 row leaves none to train on"):
         lab.train(lab.data("cs", facts("Lab", 1)), validation=0.5)
+
+
+def test_a_run_whose_name_is_no_longer_allowed_ends_under_another(lab):
+    """Earlier versions took `head` for a name, which on the server means the session in use."""
+    observer = interrupt(lab, lab.data("cs", facts("Lab", 5)), 1, epochs=2)
+    record = json.loads((observer.run.path / "run.json").read_bytes())
+    (observer.run.path / "run.json").write_text(json.dumps({**record, "name": "head"}))
+    assert resume(lab.store, None, RecordingObserver()).session.name == "head-data"
