@@ -50,6 +50,8 @@ def chat(
         if not talk.chain and session is None:  # a mistyped store must not pass for a trained one
             say(f"note: no session is in use in {store}, so the bare base answers")
         _answer(talk, prompt)
+        if talk.is_cut:  # not among the words of the answer, which a script may take
+            say("note: the answer was cut; --max-tokens and the model's context are its limits")
         return
     print(f"{talk.answering} answers; /help lists what else there is.")
     with contextlib.suppress(ImportError):  # line editing and history, where Python has them
@@ -102,13 +104,13 @@ def _obey(line: str, talk: Chat) -> None:
             case _ if word.startswith("/") and word.count("/") == 1:
                 print(f"{word} is no command; /help lists them")
             case _:
-                _answer(talk, line)
+                _answer(talk, line, cut=" …cut")
     except MlxTuneError as error:  # a slip must not end the conversation
         print(f"error: {error}", file=sys.stderr)
 
 
-def _answer(talk: Chat, question: str) -> None:
-    """Print the answer as it comes; Ctrl-C stops it.
+def _answer(talk: Chat, question: str, *, cut: str = "") -> None:
+    """Print the answer as it comes, and ``cut`` after one that was; Ctrl-C stops it.
 
     It is not wrapped here: a terminal that wraps by itself knows that a URL over two lines is one.
     """
@@ -120,7 +122,7 @@ def _answer(talk: Chat, question: str) -> None:
     except KeyboardInterrupt:
         pieces.close()
         sys.stdout.write(" …stopped")
-    print()
+    print(cut if talk.is_cut else "")
 
 
 def ask(

@@ -134,10 +134,16 @@ def _generate_one(
 
 
 class Conversation:
-    """The turns so far; an answer that was stopped midway is kept as one of them."""
+    """The turns so far; an answer that was stopped midway is kept as one of them.
+
+    Attributes:
+        turns: The messages, as a chat template takes them.
+        is_cut: The last answer ended at the most tokens, not where the model ended its turn.
+    """
 
     def __init__(self, *, max_tokens: int, temperature: float) -> None:
         self.turns: list[dict[str, str]] = []
+        self.is_cut = False
         self._max_tokens, self._temperature = max_tokens, temperature
 
     def ask(
@@ -151,12 +157,14 @@ class Conversation:
         content = question.encode("utf-8", errors="replace").decode()
         self.turns.append({"role": "user", "content": content})
         answer: list[str] = []
+        self.is_cut = False
         try:
             prompt = tokenizer.prompt(self.turns)
             for part in stream(
                 model, tokenizer, prompt, max_tokens=self._max_tokens, temperature=self._temperature
             ):
                 answer.append(part.text)
+                self.is_cut = part.finish_reason == "length"
                 yield part.text
         finally:
             if answer:

@@ -15,7 +15,14 @@ from mlx_tune.models.bases import Say
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import read_store
-from mlx_tune.workflows.workspace import FoldedModel, find_session, load_folded, open_workspace
+from mlx_tune.workflows.workspace import (
+    FoldedModel,
+    choose_base,
+    find_session,
+    load_folded,
+    locate_base,
+    open_workspace,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +168,7 @@ class Chat:
         say: Say,
     ) -> None:
         opened = open_workspace(root, session=session, base=base, say=say)
-        self._root, self._say, self._info = root, say, opened.info
+        self._root, self._base, self._say, self._info = root, base, say, opened.info
         self._conversation = Conversation(max_tokens=max_tokens, temperature=temperature)
         self._folded: FoldedModel | None = load_folded(opened.info, opened.chain)
 
@@ -174,6 +181,11 @@ class Chat:
     def turns(self) -> list[dict[str, str]]:
         """The messages so far, as a chat template takes them."""
         return list(self._conversation.turns)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the last answer was cut at the most tokens, or where the model's context ends."""
+        return self._conversation.is_cut
 
     @property
     def answering(self) -> str:
@@ -190,13 +202,17 @@ class Chat:
         Raises:
             UsageError: There is no such session.
             DamagedStoreError: A session of its chain is not what was committed.
+            IncompatibleError: The store was replaced by one of another base than was asked for.
         """
         store = read_store(self._root)
-        found = find_session(store, session)
+        chain = store.chain(find_session(store, session))
         for note in store.notes:
             self._say(note)
+        kept = store.base()
+        if kept and kept["fingerprint"] != self._info.fingerprint:  # another store lies there now
+            self._info = locate_base(store, choose_base(store, self._base), self._say)
         self._folded = None  # two models at once may not fit
-        self._folded = load_folded(self._info, store.chain(found))
+        self._folded = load_folded(self._info, chain)
 
     def clear(self) -> None:
         """Start a new conversation."""

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers import tiny
+from mlx_tune import Store
+from mlx_tune.errors import IncompatibleError
 from mlx_tune.workflows import ask as workflow
 
 URL = "http://x.example/@a#b?c=d&e=%20~f_(g)"
@@ -99,6 +102,37 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(trained_store, mlx_tune_command
     assert code == 0
     assert out.splitlines()[1:] == ["Once upon …stopped", "Once upon …stopped"]
     assert "<|im_start|>assistant\nOnce upon<|im_end|>" in asked[1]
+
+
+def test_an_answer_that_is_cut_is_said_so_and_a_script_gets_its_words_alone(
+    trained_store, mlx_tune_command, monkeypatch
+):
+    code, out, error = mlx_tune_command("chat", "-p", "Where is 1?", "--max-tokens", 1)
+    assert code == 0
+    assert "cut" not in out
+    limits = "--max-tokens and the model's context are its limits"
+    assert error == f"note: the answer was cut; {limits}\n"
+    typed(monkeypatch, "Where is 1?")
+    _, out, error = mlx_tune_command("chat", "--max-tokens", 1)
+    assert out.endswith(" …cut\n")
+    assert error == ""
+
+
+def test_a_store_that_was_replaced_by_one_of_another_base_brings_that_base(
+    trained_store, tmp_path, tiny_base, mlx_tune_command, rows
+):
+    other = tiny.base_folder(tmp_path / "other-base", seed=9)
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    words = ("d.json", "--base", other, "--store", "other", "--epochs", 1, "--rank", 2)
+    assert mlx_tune_command("train", *words)[0] == 0
+    talk, named = Store("adapters").chat(), Store("adapters", base=str(tiny_base)).chat()
+    trained_store.rename("before")
+    Path("other").rename("adapters")
+    talk.switch(None)
+    assert talk.answering == f"{other} + d"
+    with pytest.raises(IncompatibleError, match="a store holds one base"):
+        named.switch(None)
+    assert named.answering == f"{tiny_base} + cs → housing"
 
 
 def test_every_url_of_an_answer_reaches_the_terminal_unbroken(
