@@ -29,6 +29,21 @@ def test_help_lists_every_command():
         assert f"\n  {name} " in done.stdout
 
 
+def test_the_package_runs_as_the_command():
+    command = [sys.executable, "-m", "mlx_tune"]
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, run("--help").stdout)
+    done = subprocess.run([*command, "tain"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: No such command 'tain'")
+
+
+def test_importing_what_runs_the_package_runs_and_loads_nothing():
+    probe = "import sys, mlx_tune.__main__; print('mlx_tune.cli' in sys.modules)"
+    command = [sys.executable, "-c", probe]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name, mlx_tune_command):
     code, out, _ = mlx_tune_command(name, "--help")
