@@ -15,6 +15,7 @@ from mlx_tune.cli.console import (
     console,
     duration,
     print_json,
+    print_wrapped,
     say,
     setting_value,
     size,
@@ -131,10 +132,10 @@ def _show_settings(found: Difference, printer: Console) -> None:
 
 def _show_rows(found: Difference, printer: Console) -> None:
     alike = len(found.a.taught) - len(found.only_a) - len(found.changed)
-    printer.print(
+    print_wrapped(
+        printer,
         f"rows       {alike} alike, {len(found.changed)} with another answer, "
         f"{len(found.only_a)} only in A, {len(found.only_b)} only in B",
-        soft_wrap=True,
     )
     if found.changed:
         printer.print("  with another answer:")

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from mlx_tune import Store
 from mlx_tune.cli.console import (
+    TABLE_COLUMNS,
     Waiting,
     console,
     counted,
@@ -211,19 +212,30 @@ def _loss(found: Evaluation, kind: Kind) -> str:
 
 def _show_answers(found: Evaluation, printer: Console) -> None:
     """Print how the answering model's answers were graded, session by session."""
-    table = _columns("answers to", "right as taught", "in other words", "confused", "key facts")
+    headings = ("right as taught", "in other words", "confused", "key facts")
+    rows = []
     for entry in found.recall:
         scores = [score for score in (entry.as_taught, entry.other_words) if score]
         facts = [(score.facts_found or 0, score.facts_asked or 0) for score in scores]
         there, asked = map(sum, zip(*facts, strict=True)) if facts else (0, 0)
-        table.add_row(
-            Text(f"{entry.number} {entry.name}"),
+        values = (
             _right(entry.as_taught),
             _right(entry.other_words),
             str(sum(score.confused for score in scores)) if scores else _NOTHING,
             f"{there} of {asked}" if asked else _NOTHING,
         )
-    printer.print(table)
+        rows.append((Text(f"{entry.number} {entry.name}"), values))
+    if printer.width < TABLE_COLUMNS:  # it would cut the headings
+        for name, values in rows:
+            said = ", ".join(
+                f"{what} {value}" for what, value in zip(headings, values, strict=True)
+            )
+            printer.print(Text.assemble("answers to ", name, f": {said}"))
+    else:
+        table = _columns("answers to", *headings)
+        for name, values in rows:
+            table.add_row(name, *values)
+        printer.print(table)
     line = "confused: with what another row teaches · key facts: of both kinds of questions"
     printer.print(Text(line, "dim"), soft_wrap=not printer.is_terminal)
 

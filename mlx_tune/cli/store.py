@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlx_tune import Store
-from mlx_tune.cli.console import console, counted, print_json, say, size
+from mlx_tune.cli.console import console, counted, print_json, print_wrapped, say, size
 from mlx_tune.cli.options import (
     STORE,
     HeadArgument,
@@ -41,11 +41,12 @@ def rollback(
         print_json({"before": before, "after": after})
         return
     if move.was_damaged:
-        print(f"✓ HEAD is {after} (was a damaged session, which is kept)")
+        said = f"✓ HEAD is {after} (was a damaged session, which is kept)"
     elif move.before == move.after:
-        print(f"HEAD is {after} already")
+        said = f"HEAD is {after} already"
     else:
-        print(f"✓ HEAD is {after} (was {before}, which is kept)")
+        said = f"✓ HEAD is {after} (was {before}, which is kept)"
+    print_wrapped(console(), said)
     if move.before and move.before != move.after:
         print(f"take it up again with: {typed(f'rollback --to {move.before.id[:8]}', store)}")
 
@@ -65,7 +66,7 @@ def promote(
         print_json({"before": before, "after": after, **said, "left": left})
         return
     kept = ", which is kept" if done.before else ""
-    print(f"✓ HEAD is {after} (was {before}{kept})")
+    print_wrapped(console(), f"✓ HEAD is {after} (was {before}{kept})")
     if done.is_overruled:
         printer = console()
         says = ":" if done.reasons else ""

@@ -235,6 +235,18 @@ def test_a_terminal_gets_colours_and_everything_else_plain_numbers():
     assert "\x1b" not in printed(show_evaluation, found)
 
 
+def test_a_narrow_terminal_gets_the_grades_of_answers_in_lines_that_break_between_words():
+    found = evaluation([[0.0], [1.0]], asked=106, answers=True, sampled=64)
+    narrow = printed(show_evaluation, found, width=40, force_terminal=True, color_system=None)
+    assert max(map(len, narrow.splitlines())) <= 40
+    words = " ".join(narrow.split())
+    assert (
+        "answers to 1 cs: right as taught 64 of 64, in other words 32 of 64, confused 1, "
+        "key facts 96 of 128" in words
+    )
+    assert "…" not in words[words.index("answers to 1 cs") :]
+
+
 def test_a_mean_of_a_hundred_percent_is_all_and_of_none_is_none():
     values = (0.0, 0.0001, 0.5, 0.9999, 1.0)
     means = [

@@ -303,3 +303,18 @@ def test_doctor_tells_of_a_disk_that_is_nearly_full(
     line = next(line for line in out.splitlines() if "GB free at" in line)
     assert line.startswith(f"{mark} disk")
     assert line.endswith("make room") == (mark == "✗")
+
+
+def test_a_narrow_terminal_breaks_what_a_move_says_between_words(
+    store, mlx_tune_command, monkeypatch
+):
+    from rich.console import Console
+
+    from mlx_tune.cli import store as command
+
+    monkeypatch.setattr(command, "console", lambda: Console(width=40, force_terminal=True))
+    was, now = folder(store, "HEAD"), folder(store, "dining")
+    _, out, _ = mlx_tune_command("rollback", "--to", "dining")
+    first = out.split("take it up again")[0]
+    assert max(map(len, first.splitlines())) <= 40
+    assert "".join(first.split()) == f"✓HEADis{now}(was{was},whichiskept)"
