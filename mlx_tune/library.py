@@ -123,6 +123,7 @@ class Store:
 
         Raises:
             UsageError: There is no such run.
+            DamagedStoreError: There is no store.
             IncompatibleError: The base model or the rows are no longer what it began with.
         """
         from mlx_tune.workflows.run import resume
@@ -161,6 +162,7 @@ class Store:
 
         Raises:
             UsageError: There is no session, or one of them keeps no rows.
+            DamagedStoreError: There is no store.
         """
         from mlx_tune.workflows.run import train
 
