@@ -16,6 +16,7 @@ from typing import Any
 from mlx_tune.continual.reword import PROMPTS, RULES, Candidate, reword
 from mlx_tune.continual.wording_rules import REASONS, Reason, WordingRules
 from mlx_tune.data import read
+from mlx_tune.data.folders import READ_SUFFIXES, SUFFIXES
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.errors import IncompatibleError, InputError, UsageError
 from mlx_tune.files import strict_json
@@ -160,7 +161,7 @@ def reword_file(
         MlxTuneError: As for :func:`mlx_tune.models.bases.locate`.
     """
     if path.is_dir():
-        raise InputError(f"{path}: a folder; name one file, {' or '.join(read.SUFFIXES)}")
+        raise InputError(f"{path}: a folder; name one file, {', '.join(READ_SUFFIXES)}")
     out = out or path.with_name(f"{path.stem}.reworded{path.suffix}")
     partial, review = (out.with_name(out.name + end) for end in (".partial", ".review.txt"))
     _check_new(out, review, partial)
@@ -207,8 +208,8 @@ def reword_file(
 
 
 def _check_new(out: Path, review: Path, partial: Path) -> None:
-    if out.suffix.lower() not in read.SUFFIXES:
-        raise UsageError(f"--out {out}: not a data file; name it {' or '.join(read.SUFFIXES)}")
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--out {out}: not a data file; name it {' or '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: {out.parent} is no folder; make it first")
     for path in (out, review):
