@@ -5,6 +5,7 @@ What a row is, and what is wrong with one that is none, is in `shapes`; tables a
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ MAX_PROBLEMS_SHOWN = 20
 MAX_QUESTIONS_BYTES = 16 * 1024**2
 """Size limit of a list of questions, about 200,000 questions."""
 
+# The first line with anything in it, and whether more follows.
+_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?P<line>(?P<bracket>[\[{])[^\n]*+)(?P<more>\s*[^\s])?")
 _QUESTIONS_FIX = f"write one question a line, or name a data file: {', '.join(READ_SUFFIXES)}"
 
 
@@ -227,7 +230,8 @@ def read_items(path: Path) -> list[Item]:
     """Return what a data file holds as JSON values, each with its line; maybe none.
 
     Of JSON these are the elements of the array, of JSON Lines the lines, of a table its rows, each
-    an object whose keys are the names of the columns.
+    an object whose keys are the names of the columns. JSON Lines that are named .json are read as
+    what they are, and so is an array that is named .jsonl.
 
     Args:
         path: A file of at most ``MAX_FILE_BYTES``.
@@ -248,9 +252,10 @@ def read_items(path: Path) -> list[Item]:
     if suffix == tables.PARQUET_SUFFIX:
         return tables.read_parquet(path, limit=MAX_FILE_BYTES)
     data, place = path.read_bytes(), str(path)
-    if suffix == ".json":
-        return strict_json.parse_json(data, place)
-    return _parse_jsonl(data, place) if suffix == ".jsonl" else tables.parse_csv(data, place)
+    if suffix in tables.CSV_SUFFIXES:
+        return tables.parse_csv(data, place)
+    is_array = _is_array(data, by_suffix=suffix == ".json")
+    return strict_json.parse_json(data, place) if is_array else _parse_jsonl(data, place)
 
 
 def check(items: Sequence[Item], path: str) -> list[Row]:
@@ -275,6 +280,24 @@ def report(problems: Sequence[str]) -> str:
     shown = list(problems[:MAX_PROBLEMS_SHOWN])
     rest = len(problems) - len(shown)
     return "\n".join(shown + ([f"… and {rest:,} more"] if rest else []))
+
+
+def _is_array(data: bytes, *, by_suffix: bool) -> bool:
+    """Tell whether a file is one array, not JSON Lines.
+
+    Its first character and first line say so: no object is an array, and no line that is a whole
+    value is the beginning of one. Where they do not, its name does.
+    """
+    found = _START.match(data)
+    if not found or (found["bracket"] == b"[") == by_suffix:
+        return by_suffix
+    if not found["more"]:  # one object is told of, since it may hold the rows
+        return True
+    try:
+        json.loads(found["line"])
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _loads(data: bytes, place: str) -> list[Row]:

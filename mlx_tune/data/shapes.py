@@ -62,10 +62,47 @@ def read_row(item: Item, problems: Problems) -> Row:
         problems: What is wrong with it is added here, and the row is then of no use.
     """
     if isinstance(item.value, JsonObject):
-        return _RowReader(stripped(item.value), problems).read(f"{problems.path}:{item.line}")
+        return _RowReader(_in_usual_shape(item.value), problems).read(
+            f"{problems.path}:{item.line}"
+        )
     problem = f"a row is an object, not {kind(item.value)}; write {EXAMPLE}"
     problems.add(item.line, problem)
     return Row()
+
+
+def _in_usual_shape(found: JsonObject) -> JsonObject:
+    """Return a row with what SQuAD and Capybara have in shapes of their own as others have it."""
+    row = stripped(found)
+    answer, turns = _first_answer(row.get("answers")), _messages_of(row.get("conversation"))
+    usual = {
+        **({"answers": ("answer", answer)} if answer is not None else {}),
+        **({"conversation": ("conversations", turns)} if turns else {}),
+    }
+    if not usual or any(name in row for name, _ in usual.values()):
+        return row
+    pairs = [(name, *usual.get(name, (name, value))) for name, value in row.items()]
+    made = JsonObject(row.line, ((name, value) for _, name, value in pairs))
+    made.key_lines = {name: row.key_lines[old] for old, name, _ in pairs}
+    return made
+
+
+def _first_answer(answers: object) -> object:
+    """Return the answer that SQuAD has first, "" for none; None where it is no such field."""
+    texts = answers.get("text") if isinstance(answers, JsonObject) else None
+    return next(iter(texts), "") if isinstance(texts, list) else None
+
+
+def _messages_of(turns: object) -> list[JsonObject]:
+    """Return the messages of Capybara's turns; none where they are no such turns."""
+    messages: list[JsonObject] = []
+    for turn in turns if isinstance(turns, list) else ():
+        if not isinstance(turn, JsonObject) or turn.keys() != {"input", "output"}:
+            return []
+        for role, half in (("user", "input"), ("assistant", "output")):
+            made = JsonObject(turn.line, {"role": role, "content": turn[half]}.items())
+            made.key_lines = dict.fromkeys(made, turn.key_lines[half])
+            messages.append(made)
+    return messages
 
 
 class _RowReader(FieldReader):
@@ -279,7 +316,7 @@ class _RowReader(FieldReader):
         return messages
 
     def _other_questions(self, name: str, asks_none: str) -> tuple[str, ...]:
-        if name not in self.fields:
+        if is_nothing(self.fields.get(name)):
             return ()
         line, texts = self.fields.key_lines[name], self.fields[name]
         if asks_none:
@@ -287,8 +324,6 @@ class _RowReader(FieldReader):
         if not isinstance(texts, list):
             self.problems.add(line, f'"{name}" is {kind(texts)}, not a list; write ["…", "…"]')
             return ()
-        if not texts:
-            self.problems.add(line, f'"{name}" is empty; write ["…", "…"], or leave it out')
         return tuple(
             self.string(text, f"{_ONE_OF[name]} {number}", line, leave_out="it")
             for number, text in enumerate(texts, start=1)

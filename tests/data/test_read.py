@@ -82,6 +82,43 @@ def test_files_are_read_by_their_suffix_in_either_case(tmp_path):
     assert read_items(lines) == [Item(value=[1], line=1), Item(value=2, line=2)]
 
 
+LINES = '{"text": "one"}\n{"text": "two"}\n'
+
+
+def test_lines_and_an_array_are_read_as_what_they_are_by_either_name(tmp_path):
+    for start, line in (("", 1), ("\ufeff\n ", 2)):
+        lines = file(tmp_path, "lines.json", start + LINES)
+        assert [(row.text, row.place) for row in read([lines])] == [
+            ("one", f"{lines}:{line}"), ("two", f"{lines}:{line + 1}"),
+        ]  # fmt: skip
+        for text in ('[{"text": "one"},\n{"text": "two"}]', '[{"text": "one"}, {"text": "two"}]'):
+            array = file(tmp_path, "array.jsonl", start + text)
+            assert [row.text for row in read([array])] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.json", LINES + "{\n", "3:2: expected a key in double quotes"),
+        ("a.json", '{"text": "one"\n"id": 2}', '2:1: expected "," or "}"'),
+        ("a.json", '{"text": NaN}\n{"text": "two"}', '1: "text" is NaN; write a finite number'),
+        ("a.jsonl", '[{"text": "one"},\n{"text" "two"}]', '2:9: expected ":" after "text"'),
+        ("a.jsonl", '[{"text": "one"},\n{"text": "two"}', '2:16: expected "," or "]"'),
+    ],
+)
+def test_what_is_neither_is_told_of_as_what_it_seems_to_be(tmp_path, name, content, problem):
+    path = file(tmp_path, name, content)
+    assert refusal(path) == f"{path}:{problem}"
+
+
+def test_one_object_is_no_array_of_rows(tmp_path):
+    path = file(tmp_path, "a.json", '{"data": [{"text": "one"}]}')
+    assert refusal(path) == (
+        f"{path}:1: found an object, not an array; put the rows into one array [...], or name the "
+        "file .jsonl if it has one a line"
+    )
+
+
 # What is refused
 
 

@@ -831,6 +831,38 @@ def test_a_conversation_without_a_user_is_read_and_asks_nothing():
     assert len({row.topic for row in rows}) == 2
 
 
+def test_squad_is_read():
+    """rajpurkar/squad_v2: of several answers the first; a question without one is refused."""
+    row = {
+        "id": "56be", "title": "Ann", "context": "Ann did.", "question": "Who did?",
+        "answers": {"text": ["Ann", "Ann did"], "answer_start": [0, 0]},
+    }  # fmt: skip
+    (read,) = rows_of(row)
+    assert (read.question, read.answer) == ("Who did?\n\nAnn did.", "Ann")
+    assert read.passed_over == ("id", "title")
+    assert problems_of(row | {"answers": {"text": [], "answer_start": []}}) == [
+        'cs.json:2: "answer" is empty; write its text, or leave the row out'
+    ]
+    for answers in ({"spans": []}, ["Ann"], "Ann", {"text": "Ann"}):
+        assert problems_of(row | {"answers": answers}) == [
+            'cs.json:2: "answers" is not a field; did you mean "answer"?'
+        ]
+
+
+def test_capybara_is_read():
+    """LDJnr/Capybara."""
+    turns = [{"input": "Q", "output": "A"}, {"input": "R", "output": "B"}]
+    (row,) = rows_of({"source": "TaskSource", "conversation": turns})
+    assert said(row) == [("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")]
+    assert row.passed_over == ("source",)
+    assert problems_of('{"conversation": [{"input": "Q",\n"output": 7}]}') == [
+        'cs.json:3: "content" is a number, not text; write it in quotes'
+    ]
+    assert problems_of({"conversation": [*turns, {"input": "Q", "output": "A", "image": "a"}]}) == [
+        'cs.json:2: "conversation" is not a field; did you mean "conversations"?'
+    ]
+
+
 def test_llama_factory_is_read():
     (row,) = rows_of(
         {
@@ -877,7 +909,6 @@ def test_openai_chat_fine_tuning_is_read():
 @pytest.mark.parametrize(
     ("texts", "problem"),
     [
-        ([], '"{}s" is empty; write ["…", "…"], or leave it out'),
         ("P", '"{}s" is text, not a list; write ["…", "…"]'),
         (["P", 7], "{} 2 is a number, not text; write it in quotes"),
         (["P", " "], "{} 2 is empty; write its text, or leave it out"),
@@ -887,6 +918,13 @@ def test_other_questions_must_be_texts(name, texts, problem):
     row = {"instruction": "Q", "response": "A", name: texts}
     called = "replaced question" if name == "replaces" and texts[:1] == ["P"] else name[:-1]
     assert problems_of(row) == [f"cs.json:2: {problem.format(called)}"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("nothing", [None, [], ""])
+def test_no_other_questions_are_none(name, nothing):
+    assert rows_of({"instruction": "Q", "response": "A", name: nothing}) == [Row(messages=CHAT)]
+    assert rows_of({"text": "T", name: nothing}) == [Row(text="T")]
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -901,9 +939,12 @@ def test_a_text_row_asks_nothing_in_other_words_and_replaces_no_question(name):
 
 def test_every_problem_of_every_row_is_told_in_the_order_of_the_lines():
     assert problems_of(
-        '{"paraphrases": [],\n"instruction": "",\n"respose": 7}', "7", {"text": "fine"}, {"text": 7}
+        '{"paraphrases": [""],\n"instruction": "",\n"respose": 7}',
+        "7",
+        {"text": "fine"},
+        {"text": 7},
     ) == [
-        'cs.json:2: "paraphrases" is empty; write ["…", "…"], or leave it out',
+        "cs.json:2: paraphrase 1 is empty; write its text, or leave it out",
         'cs.json:3: "instruction" is empty; write its text, or leave the row out',
         'cs.json:4: "respose" is not a field; did you mean "response"?',
         f"cs.json:5: a row is an object, not a number; write {ROW}",

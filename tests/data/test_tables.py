@@ -230,7 +230,11 @@ def test_a_row_of_a_table_is_checked_as_any_other():
 )
 def test_a_cell_of_wordings_has_one_a_line_or_is_a_list(cell):
     """What pandas writes of a list is Python's."""
-    wanted = {"question": "Where?", "answer": "Here.", "wordings": ["office room?", "which room's?"]}
+    wanted = {
+        "question": "Where?",
+        "answer": "Here.",
+        "wordings": ["office room?", "which room's?"],
+    }
     quoted = cell.replace('"', '""')
     assert csv_rows(f'question,answer,wordings\nWhere?,Here.,"{quoted}"\n') == json_rows(wanted)
 
