@@ -111,7 +111,8 @@ class FieldReader:
             leave_out: What can be left out instead of an empty one.
         """
         if not isinstance(value, str):
-            self.problems.add(line, f"{name} is {kind(value)}, not text; write it in quotes")
+            fix = "write it in quotes" if isinstance(value, int | float) else "write one text"
+            self.problems.add(line, f"{name} is {kind(value)}, not text; {fix}")
             return ""
         if not value.strip():
             self.problems.add(line, f"{name} is empty; write its text, or leave {leave_out} out")

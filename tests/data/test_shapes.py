@@ -217,7 +217,8 @@ def test_an_empty_text_is_refused(name, empty):
 )
 def test_what_is_not_text_where_text_belongs_is_refused(name, other, value, words):
     row = {name: value} | ({other: "x"} if other else {})
-    assert problems_of(row) == [f'cs.json:2: "{name}" is {words}, not text; write it in quotes']
+    fix = "write it in quotes" if isinstance(value, int | float) else "write one text"
+    assert problems_of(row) == [f'cs.json:2: "{name}" is {words}, not text; {fix}']
 
 
 def test_a_number_as_a_messages_content_is_refused_on_its_own_line():
@@ -395,7 +396,7 @@ def test_what_would_stand_around_a_question_is_refused_beside_messages(name, val
 @pytest.mark.parametrize("name", ["prompt", "completion"])
 def test_a_list_beside_a_text_is_refused(name):
     row = {"prompt": "Q", "completion": "A"} | {name: pair("Q", "A")}
-    assert problems_of(row) == [f'cs.json:2: "{name}" is a list, not text; write it in quotes']
+    assert problems_of(row) == [f'cs.json:2: "{name}" is a list, not text; write one text']
 
 
 # What sets of preferences have
