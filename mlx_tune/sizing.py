@@ -191,11 +191,9 @@ def size_training(
     if "batch_size" not in explicit and "grad_accumulation" in explicit:
         batch_size = max(1, _EFFECTIVE_BATCH // explicit["grad_accumulation"].value)
     batch_size = decide("batch_size", batch_size, why)
-    accumulation = decide(
-        "grad_accumulation",
-        max(1, _EFFECTIVE_BATCH // batch_size),
-        f"{_EFFECTIVE_BATCH} rows a step",
-    )
+    accumulation = max(1, _EFFECTIVE_BATCH // batch_size)
+    reason = f"{batch_size * accumulation} rows a step"
+    accumulation = decide("grad_accumulation", accumulation, reason)
 
     share = _LEAST_GENERAL / (new_rows + min(new_rows, old_rows) + _LEAST_GENERAL)
     share = min(math.floor(100 * share) / 100, MAX_GENERAL_REPLAY)  # an epoch rounds up

@@ -90,6 +90,13 @@ def test_a_given_batch_size_keeps_eight_rows_a_step(batch, accumulation):
     assert sized(106, batch_size=batch).grad_accumulation == accumulation
 
 
+@pytest.mark.parametrize(("batch", "rows"), [(1, 8), (3, 6), (5, 5), (8, 8), (16, 16)])
+def test_the_reason_for_the_accumulation_is_the_rows_of_a_step(batch, rows):
+    found = sized(106, batch_size=batch)
+    assert found.origins["grad_accumulation"].reason == f"{rows} rows a step"
+    assert found.batch_size * found.grad_accumulation == rows
+
+
 @pytest.mark.parametrize(("accumulation", "batch"), [(8, 1), (4, 2), (1, 8), (32, 1)])
 def test_a_given_accumulation_keeps_eight_rows_a_step(accumulation, batch):
     assert sized(106, grad_accumulation=accumulation).batch_size == batch

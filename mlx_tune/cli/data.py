@@ -18,7 +18,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Prepare a data file before it
 
 @data_app.command()
 def reword(
-    file: Annotated[Path, typer.Argument(help="A JSON or JSONL file.", callback=home)],
+    file: Annotated[
+        Path, typer.Argument(help="A JSON, JSONL, CSV or Parquet file.", callback=home)
+    ],
     *,
     model: Annotated[
         str | None,
@@ -31,7 +33,8 @@ def reword(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="A file that does not exist yet; default: FILE with .reworded in its name.",
+            help="A .json or .jsonl file that does not exist yet; default: FILE with .reworded in "
+            "its name, .jsonl where it is a table.",
             callback=home,
         ),
     ] = None,

@@ -67,7 +67,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataArgument = Annotated[
     list[Path],
     typer.Argument(
-        metavar="DATA...", help="JSON or JSONL files, or folders of them.", callback=_homes
+        metavar="DATA...",
+        help="JSON, JSONL, CSV or Parquet files, or folders of them.",
+        callback=_homes,
     ),
 ]
 

@@ -17,6 +17,8 @@ from mlx_tune.cli.console import (
     size,
     told_apart,
 )
+from mlx_tune.data.folders import READ_SUFFIXES, said_uses
+from mlx_tune.data.read import DataFile
 from mlx_tune.data.rows import Row
 from mlx_tune.settings import FIELDS
 from mlx_tune.text import one_line
@@ -56,6 +58,11 @@ def remarks(plan: TrainingPlan) -> list[str]:
             "wording",
             f"left out, longer than {limit} tokens, of rows that stay",
             [f"{_q(row)} {row.place}" for row in review.long_wordings],
+        ),
+        (
+            "row",
+            f"left out, longer than {limit} tokens, of those to hold out",
+            [row.place for row in review.long_held_out],
         ),
         ("row", "standing more than once in the data", [row.place for row in found.duplicates]),
         (
@@ -107,6 +114,12 @@ def remarks(plan: TrainingPlan) -> list[str]:
             for name, rows in review.passed_over.items()
         ]
         lines.append(f"! fields that teach nothing were passed over: {', '.join(fields)}")
+    if review.not_read:
+        lines.append(
+            f"! not read: {_first(review.not_read)}; accepted are {', '.join(READ_SUFFIXES)}"
+        )
+    if named := [str(one.path) for one in review.files if _is_not_what_it_says(one)]:
+        lines.append(f"! trained on, as named, though the name says valid or test: {_first(named)}")
     for noun, heading, listed in groups:
         if listed:
             lines.append(f"! {counted(len(listed), noun)} {heading}:")
@@ -130,8 +143,10 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
             "held_out": len(plan.held_out),
         },
         "files": [{**vars(file), "path": str(file.path)} for file in review.files],
+        "not_read": list(review.not_read),
         "passed_over": dict(review.passed_over),
         "too_long": [row.place for row in review.too_long],
+        "held_out_too_long": [row.place for row in review.long_held_out],
         "repeated": len(found.repeated),
         "changed": [[row.place, old.answer] for row, old in found.changed],
         "contradictions": [[row.place, old.place] for row, old in found.contradictions],
@@ -270,17 +285,27 @@ def _setting_words(plan: TrainingPlan) -> list[tuple[str, str, str, str]]:
 
 
 def _files(plan: TrainingPlan) -> str:
-    """Return what each file of a folder is for; nothing where every file was named."""
+    """Return what each file is for; nothing where every one was named and is trained on."""
     files = plan.review.files if plan.review else ()
-    if [str(file.path) for file in files] == list(plan.sources):
+    if [str(file.path) for file in files if file.use == "train"] == list(plan.sources):
         return ""
     uses = {"train": "", "hold out": " held out", "leave": " left alone"}
     return ", ".join(f"{one.path}: {counted(one.rows, 'row')}{uses[one.use]}" for one in files)
 
 
+def _is_not_what_it_says(file: DataFile) -> bool:
+    said = said_uses(file.path)
+    return file.use == "train" and bool(said) and "train" not in said
+
+
 def _q(row: Row) -> str:
     # Of a conversation that asks nothing, its end.
     return f"“{one_line(row.question or row.text or row.messages[-1].text)}”"
+
+
+def _first(names: Sequence[str]) -> str:
+    rest = len(names) - _LISTED
+    return ", ".join(map(one_line, names[:_LISTED])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _listed(lines: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ placeholder is returned to a caller: a file with problems raises an error.
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from mlx_tune.data.calls import has_none
@@ -61,11 +61,26 @@ class FieldReader:
     def __init__(self, problems: Problems, passed_over: dict[str, None]) -> None:
         self.problems, self.passed_over = problems, passed_over
 
-    def has_known_fields(self, found: JsonObject, known: tuple[str, ...], at: str = "") -> bool:
-        """Pass over the fields that are not known, and report those nearly spelt as a known one."""
+    def has_known_fields(
+        self,
+        found: JsonObject,
+        known: tuple[str, ...],
+        at: str = "",
+        *,
+        exact: Collection[str] = (),
+    ) -> bool:
+        """Pass over the fields that are not known, and report those nearly spelt as a known one.
+
+        Args:
+            found: The object.
+            known: Names of fields that are read.
+            at: What stands before a name, where it is passed over.
+            exact: More of them, of which no other name is taken for a misspelling: "trait" is none
+                of "train".
+        """
         is_known = True
         for name in found:
-            if name in known:
+            if name in known or name in exact:
                 continue
             near = None if found[name] is None else nearest(name, known)
             if near is None:
@@ -96,11 +111,25 @@ class FieldReader:
             leave_out: What can be left out instead of an empty one.
         """
         if not isinstance(value, str):
-            self.problems.add(line, f"{name} is {kind(value)}, not text; write it in quotes")
+            fix = "write it in quotes" if isinstance(value, int | float) else "write one text"
+            self.problems.add(line, f"{name} is {kind(value)}, not text; {fix}")
             return ""
         if not value.strip():
             self.problems.add(line, f"{name} is empty; write its text, or leave {leave_out} out")
         return value
+
+
+def stripped(found: JsonObject) -> JsonObject:
+    """Return an object without blanks around the names of its fields.
+
+    It is the same where two names would become one: a reader then tells of the one with blanks.
+    """
+    names = [name.strip() for name in found]
+    if names == list(found) or len(set(names)) < len(names):
+        return found
+    made = JsonObject(found.line, zip(names, found.values(), strict=True))
+    made.key_lines = {name.strip(): line for name, line in found.key_lines.items()}
+    return made
 
 
 def is_nothing(value: object) -> bool:
@@ -116,7 +145,7 @@ def nearest(name: str, known: tuple[str, ...]) -> str | None:
     names of something else about it.
     """
     # difflib is quadratic, and no known name is longer than a dozen characters.
-    spelt = re.sub(r"(?<=[a-z])(?=[A-Z])|[-.\s]+", "_", name[:40]).casefold()
+    spelt = re.sub(r"(?<=[a-z])(?=[A-Z])|[-.\s]+", "_", name.strip()[:40]).casefold()
     for near in difflib.get_close_matches(spelt, known, n=len(known), cutoff=_NEAR):
         stems = (near, near.removesuffix("s"))
         about = any(spelt.startswith(f"{one}_") or spelt.endswith(f"_{one}") for one in stems)

@@ -12,7 +12,7 @@ from mlx_tune.data.calls import (
     ToolCall,
     has_none,
 )
-from mlx_tune.data.fields import FieldReader, Problems, is_nothing, nearest
+from mlx_tune.data.fields import FieldReader, Problems, is_nothing, nearest, stripped
 from mlx_tune.data.rows import ROLES, Message
 from mlx_tune.files.strict_json import JsonObject, kind
 from mlx_tune.text import one_line, quoted
@@ -25,6 +25,9 @@ _ROLE_OF = {
     **dict.fromkeys(("function", "observation"), "tool"),
 }
 _ROLE_FIELDS, _CONTENT_FIELDS = ("role", "from"), ("content", "value")
+_TAUGHT_FIELDS = ("weight", "train", "training", "loss")
+"""Whether an answer is taught, as OpenAI, Axolotl (two names) and ms-swift have it."""
+
 _MESSAGE_FIELDS = (*_ROLE_FIELDS, *_CONTENT_FIELDS, "weight", *CALL_FIELDS, "tool_call_id")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _MESSAGE = '{"role": "user", "content": "…"}'
@@ -82,19 +85,20 @@ class ConversationReader(FieldReader):
             found = f'the last message is "{messages[-1].role}"'
             self.problems.add(lines[-1], f"{found}; end with the assistant's answer")
         elif not any(one.role == "assistant" and one.is_taught for one in messages):
-            found = 'every answer has "weight" 0, so none is taught'
-            self.problems.add(lines[-1], f"{found}; give one 1, or leave the row out")
+            found = "every answer is marked as given, so none is taught"
+            self.problems.add(lines[-1], f"{found}; mark one otherwise, or leave the row out")
 
     def _message(self, entry: object, number: int, line: int, *, at: str) -> Message:
         if not isinstance(entry, JsonObject):
             found = f"message {number} is {kind(entry)}, not an object"
             self.problems.add(line, f"{found}; write {_MESSAGE}")
             return Message(role="", content="")
+        entry = stripped(entry)
         role_field = self._one_field(entry, _ROLE_FIELDS)
         role = self._role(entry, role_field) if role_field else ""
         # The name of the tool says which call a result is of, where no id does.
         own = ("name",) if role == "tool" and not entry.get("tool_call_id") else ()
-        is_known = self.has_known_fields(entry, (*_MESSAGE_FIELDS, *own), at)
+        is_known = self.has_known_fields(entry, (*_MESSAGE_FIELDS, *own), at, exact=_TAUGHT_FIELDS)
         self.check_place(entry, TOOL_FIELDS, f"message {number}", "put it beside the messages")
         content_field = self._one_field(entry, _CONTENT_FIELDS)
         is_call = role_field is not None and entry[role_field] == "function_call"
@@ -110,10 +114,12 @@ class ConversationReader(FieldReader):
         if content_field and not is_call:
             is_silent = called is not None and is_nothing(entry[content_field])
             content = "" if is_silent else self._content(entry, content_field, number, role, at)
+        named = (name for name in _TAUGHT_FIELDS if name in entry)
+        taught = [self._is_taught(entry, name, number, role) for name in named]
         return Message(
             role=role,
             content=content,
-            is_taught=self._is_taught(entry, number, role),
+            is_taught=all(taught),
             tool_calls=called or (),
             tool_call_id=self._answered(entry, number, role, line),
         )
@@ -216,17 +222,18 @@ class ConversationReader(FieldReader):
                 self.passed_over[at + name] = None
         return text
 
-    def _is_taught(self, entry: JsonObject, number: int, role: str) -> bool:
-        """Return what ``weight`` says of a message: 0 for given, not taught."""
-        weight = entry.get("weight")
+    def _is_taught(self, entry: JsonObject, name: str, number: int, role: str) -> bool:
+        """Return what a field such as ``weight`` says of a message: 0 for given, not taught."""
+        weight = entry[name]
         if weight is None or (role != "assistant" and weight == 0):
             return True
-        line = entry.key_lines["weight"]
+        line = entry.key_lines[name]
         if not isinstance(weight, int | float) or weight not in (0, 1):
-            found = f'the "weight" of message {number} is {one_line(json.dumps(weight), 20)}'
-            self.problems.add(line, f"{found}; write 0 or 1")
+            found = f'the "{name}" of message {number} is {one_line(json.dumps(weight), 20)}'
+            fix = "0 or 1" if name == "weight" else "true or false"
+            self.problems.add(line, f"{found}; write {fix}")
             return True
         if role not in ("assistant", ""):
-            found = f'message {number} is "{role}" with "weight" {json.dumps(weight)}'
+            found = f'message {number} is "{role}" with "{name}" {json.dumps(weight)}'
             self.problems.add(line, f"{found}, and only answers are taught; leave it out")
         return bool(weight)

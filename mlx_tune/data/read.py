@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mlx_tune.data import tables
+from mlx_tune.data import folders, tables
 from mlx_tune.data.fields import Problems
+from mlx_tune.data.folders import FORMATS, READ_SUFFIXES, Use
 from mlx_tune.data.rows import Message, Row, canonical_json
 from mlx_tune.data.shapes import EXAMPLE, read_row
 from mlx_tune.errors import InputError
@@ -23,18 +24,13 @@ from mlx_tune.files.strict_json import Item
 from mlx_tune.text import quoted
 
 MAX_FILE_BYTES = 1024**3
-SUFFIXES = (".json", ".jsonl")
-"""Of the data files that are written as well as read."""
-
-READ_SUFFIXES = (*SUFFIXES, *tables.CSV_SUFFIXES, tables.PARQUET_SUFFIX)
-FORMATS = ".json (one array of rows), .jsonl (one row a line), .csv, .tsv and .parquet"
 MAX_PROBLEMS_SHOWN = 20
 MAX_QUESTIONS_BYTES = 16 * 1024**2
 """Size limit of a list of questions, about 200,000 questions."""
 
+# The first line with anything in it, and whether more follows.
+_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?P<line>(?P<bracket>[\[{])[^\n]*+)(?P<more>\s*[^\s])?")
 _QUESTIONS_FIX = f"write one question a line, or name a data file: {', '.join(READ_SUFFIXES)}"
-# Hugging Face writes a split in parts: train-00000-of-00002.parquet.
-_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def read(paths: Sequence[Path]) -> list[Row]:
@@ -52,9 +48,6 @@ def read(paths: Sequence[Path]) -> list[Row]:
         raise InputError(f"no data was named; accepted are {FORMATS}")
     with _shortened():
         return _read_all(paths)
-
-
-Use = Literal["train", "hold out", "leave"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,27 +73,30 @@ class DataSet:
         rows: To train on, at least one.
         held_out: To choose the best checkpoint by.
         files: Every file, in the order in which they were read.
+        not_read: What stands in the folders besides; a folder ends with a slash.
         passed_over: Of every field that teaches nothing, in how many rows of all files it stands.
     """
 
     rows: list[Row]
     held_out: list[Row]
     files: list[DataFile]
+    not_read: list[str]
     passed_over: Mapping[str, int]
 
 
 def read_set(paths: Sequence[Path]) -> DataSet:
     """Return the rows of files and folders, as :func:`read` does, each file with its use.
 
-    A folder with a file ``train`` is laid out as mlx-lm's and Hugging Face's are: its ``valid`` (or
-    ``validation``) is held out, its ``test`` is checked and left alone, and so is nothing else.
+    Where a file of a folder has a word such as ``train`` or ``test`` in its name, names say which
+    files are held out or left alone: see :mod:`mlx_tune.data.folders`.
 
     Raises:
-        InputError: As for :func:`read`; or such a folder has further files.
+        InputError: As for :func:`read`; or names of a folder do not say what each file is for.
     """
     if not paths:
         raise InputError(f"no data was named; accepted are {FORMATS}")
-    found = [part for path in paths for part in _with_uses(path)]
+    named = zip(paths, folders.uses_of_named(paths), strict=True)
+    found = [part for path, use in named for part in _with_uses(path, use)]
     with _shortened():
         each = _read_each([path for path, _ in found])
     uses = [use for _, use in found]
@@ -113,6 +109,7 @@ def read_set(paths: Sequence[Path]) -> DataSet:
             DataFile(path=path, rows=len(rows), use=use)
             for (path, use), rows in zip(found, each, strict=True)
         ],
+        not_read=[name for path in paths if path.is_dir() for name in folders.not_read(path)],
         passed_over=count_passed_over(row for rows in each for row in rows),
     )
 
@@ -122,30 +119,17 @@ def count_passed_over(rows: Iterable[Row]) -> Mapping[str, int]:
     return dict(Counter(name for row in rows for name in row.passed_over))
 
 
-_USES: Mapping[str, Use] = {
-    "train": "train", "valid": "hold out", "validation": "hold out", "test": "leave",
-}  # fmt: skip
-"""By the name of a file of a folder that is split already."""
-
-
-def _with_uses(path: Path) -> list[tuple[Path, Use]]:
-    """Return the files of a path, each with its use."""
+def _with_uses(path: Path, use: Use) -> list[tuple[Path, Use]]:
+    """Return the files of a path that is for one use, each with its own."""
     try:
-        files = _data_files(path) if path.is_dir() else []
+        files = folders.data_files(path) if path.is_dir() else []
     except InputError:  # told with the problems of the others
         files = []
     if not files:
-        return [(path, "train")]
-    names = [_SHARD.sub("", file.stem.lower()) for file in files]
-    if "train" not in names:
-        return [(file, "train") for file in files]
-    others = [file.name for file, name in zip(files, names, strict=True) if name not in _USES]
-    if others:
-        raise InputError(
-            f"{path}: {', '.join(others[:3])} beside train, of which it is not known whether to "
-            "train on it; name the files to train on one by one"
-        )
-    return [(file, _USES[name]) for file, name in zip(files, names, strict=True)]
+        return [(path, use)]
+    if use != "train":
+        return [(file, use) for file in files]
+    return list(zip(files, folders.uses_of_folder(path, files), strict=True))
 
 
 def load(data: bytes, place: str) -> list[Row]:
@@ -246,7 +230,8 @@ def read_items(path: Path) -> list[Item]:
     """Return what a data file holds as JSON values, each with its line; maybe none.
 
     Of JSON these are the elements of the array, of JSON Lines the lines, of a table its rows, each
-    an object whose keys are the names of the columns.
+    an object whose keys are the names of the columns. JSON Lines that are named .json are read as
+    what they are, and so is an array that is named .jsonl.
 
     Args:
         path: A file of at most ``MAX_FILE_BYTES``.
@@ -267,9 +252,10 @@ def read_items(path: Path) -> list[Item]:
     if suffix == tables.PARQUET_SUFFIX:
         return tables.read_parquet(path, limit=MAX_FILE_BYTES)
     data, place = path.read_bytes(), str(path)
-    if suffix == ".json":
-        return strict_json.parse_json(data, place)
-    return _parse_jsonl(data, place) if suffix == ".jsonl" else tables.parse_csv(data, place)
+    if suffix in tables.CSV_SUFFIXES:
+        return tables.parse_csv(data, place)
+    is_array = _is_array(data, by_suffix=suffix == ".json")
+    return strict_json.parse_json(data, place) if is_array else _parse_jsonl(data, place)
 
 
 def check(items: Sequence[Item], path: str) -> list[Row]:
@@ -294,6 +280,24 @@ def report(problems: Sequence[str]) -> str:
     shown = list(problems[:MAX_PROBLEMS_SHOWN])
     rest = len(problems) - len(shown)
     return "\n".join(shown + ([f"… and {rest:,} more"] if rest else []))
+
+
+def _is_array(data: bytes, *, by_suffix: bool) -> bool:
+    """Tell whether a file is one array, not JSON Lines.
+
+    Its first character and first line say so: no object is an array, and no line that is a whole
+    value is the beginning of one. Where they do not, its name does.
+    """
+    found = _START.match(data)
+    if not found or (found["bracket"] == b"[") == by_suffix:
+        return by_suffix
+    if not found["more"]:  # one object is told of, since it may hold the rows
+        return True
+    try:
+        json.loads(found["line"])
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _loads(data: bytes, place: str) -> list[Row]:
@@ -327,7 +331,7 @@ def _read_each(paths: Sequence[Path]) -> list[list[Row]]:
     problems: list[str] = []
     for path in paths:
         try:
-            found.append(_read_all(_data_files(path)) if path.is_dir() else _read_file(path))
+            found.append(_read_all(folders.data_files(path)) if path.is_dir() else _read_file(path))
         except InputError as error:
             problems.append(str(error))
         except OSError as error:
@@ -335,17 +339,6 @@ def _read_each(paths: Sequence[Path]) -> list[list[Row]]:
     if problems:
         raise InputError("\n".join(problems))
     return found
-
-
-def _data_files(folder: Path) -> list[Path]:
-    # macOS writes "._cs.json" beside cs.json on disks of other systems; it is not JSON.
-    shown = (path for path in folder.iterdir() if not path.name.startswith("."))
-    files = sorted(
-        path for path in shown if path.suffix.lower() in READ_SUFFIXES and path.is_file()
-    )
-    if not files:
-        raise InputError(f"{folder}: a folder without data; accepted are {FORMATS}")
-    return files
 
 
 def _read_file(path: Path) -> list[Row]:

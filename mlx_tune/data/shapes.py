@@ -4,10 +4,10 @@ Nothing is dropped without a word: a field that teaches nothing is named in `Row
 one that is spelt nearly as a known one, or that would change what is taught, is refused.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from mlx_tune.data.calls import CALL_FIELDS, TOOL_FIELDS, CallError, has_none, read_tools
-from mlx_tune.data.fields import FieldReader, Problems, is_nothing
+from mlx_tune.data.fields import FieldReader, Problems, is_nothing, stripped
 from mlx_tune.data.messages import ConversationReader
 from mlx_tune.data.rows import OTHER_QUESTIONS, Message, Row
 from mlx_tune.files.strict_json import Item, JsonObject, kind
@@ -17,8 +17,8 @@ PARTS = {
     "question": ("instruction", "prompt", "question", "query", "inputs"),
     "answer": ("response", "output", "completion", "answer", "targets"),
     "context": ("input", "context"),
-    "system": ("system", "system_prompt"),
-    "history": ("history",),
+    "system": ("system", "system_prompt", "system_message", "system_instruction"),
+    "history": ("history", "chat_history"),
     "conversation": ("messages", "conversations"),
     "text": ("text",),
     "tools": TOOL_FIELDS,
@@ -26,7 +26,8 @@ PARTS = {
 """What rows are made of, and the fields that may be each part: of one part a row has one."""
 
 PART_OF = {name: part for part, names in PARTS.items() for name in names}
-FIELDS = (*PART_OF, *OTHER_QUESTIONS)
+_LESS_USUAL = ("system_message", "system_instruction", "chat_history")
+FIELDS = (*(name for name in PART_OF if name not in _LESS_USUAL), *OTHER_QUESTIONS)
 
 _OPTIONAL = ("context", "system", "history", "tools")
 _TOGETHER = (
@@ -38,6 +39,10 @@ _USUAL_PAIRS = {
     "prompt": "completion", "completion": "prompt", "question": "answer", "answer": "question",
     "query": "response", "inputs": "targets", "targets": "inputs",
 }  # fmt: skip
+_MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+_ASKED_ABOUT = ("options", "choices", "article", "passage")
+"""What a question is not to be answered without, where a set has it."""
+
 _ONE_OF = {
     "paraphrases": "paraphrase", "wordings": "wording", "replaces": "replaced question",
 }  # fmt: skip
@@ -47,7 +52,7 @@ def read_row(item: Item, problems: Problems) -> Row:
     """Return the row that a JSON value stands for.
 
     It has a question and an answer, by the names in ``PARTS``, perhaps with ``input`` or
-    ``context``, ``system`` or ``system_prompt``, and ``history``; both may be lists of messages, as
+    ``context``, a name of ``system``, and ``history``; both may be lists of messages, as
     TRL has them. Or it has ``messages`` or ``conversations``, perhaps with a ``system``; or
     ``text``. Chat rows may have ``tools`` or ``functions``, ``paraphrases``, ``wordings`` and
     ``replaces``.
@@ -57,10 +62,47 @@ def read_row(item: Item, problems: Problems) -> Row:
         problems: What is wrong with it is added here, and the row is then of no use.
     """
     if isinstance(item.value, JsonObject):
-        return _RowReader(item.value, problems).read(f"{problems.path}:{item.line}")
+        return _RowReader(_in_usual_shape(item.value), problems).read(
+            f"{problems.path}:{item.line}"
+        )
     problem = f"a row is an object, not {kind(item.value)}; write {EXAMPLE}"
     problems.add(item.line, problem)
     return Row()
+
+
+def _in_usual_shape(found: JsonObject) -> JsonObject:
+    """Return a row with what SQuAD and Capybara have in shapes of their own as others have it."""
+    row = stripped(found)
+    answer, turns = _first_answer(row.get("answers")), _messages_of(row.get("conversation"))
+    usual = {
+        **({"answers": ("answer", answer)} if answer is not None else {}),
+        **({"conversation": ("conversations", turns)} if turns else {}),
+    }
+    if not usual or any(name in row for name, _ in usual.values()):
+        return row
+    pairs = [(name, *usual.get(name, (name, value))) for name, value in row.items()]
+    made = JsonObject(row.line, ((name, value) for _, name, value in pairs))
+    made.key_lines = {name: row.key_lines[old] for old, name, _ in pairs}
+    return made
+
+
+def _first_answer(answers: object) -> object:
+    """Return the answer that SQuAD has first, "" for none; None where it is no such field."""
+    texts = answers.get("text") if isinstance(answers, JsonObject) else None
+    return next(iter(texts), "") if isinstance(texts, list) else None
+
+
+def _messages_of(turns: object) -> list[JsonObject]:
+    """Return the messages of Capybara's turns; none where they are no such turns."""
+    messages: list[JsonObject] = []
+    for turn in turns if isinstance(turns, list) else ():
+        if not isinstance(turn, JsonObject) or turn.keys() != {"input", "output"}:
+            return []
+        for role, half in (("user", "input"), ("assistant", "output")):
+            made = JsonObject(turn.line, {"role": role, "content": turn[half]}.items())
+            made.key_lines = dict.fromkeys(made, turn.key_lines[half])
+            messages.append(made)
+    return messages
 
 
 class _RowReader(FieldReader):
@@ -70,9 +112,12 @@ class _RowReader(FieldReader):
 
     def read(self, place: str) -> Row:
         self.check_place(self.fields, CALL_FIELDS, "no message", "put it into the assistant's")
-        self._check_is_wanted()
         names = self._names()
-        is_known = self.has_known_fields(self.fields, FIELDS)
+        self._check_is_wanted(names)
+        self._check_is_all(names)
+        is_known = self.has_known_fields(self.fields, FIELDS, exact=_LESS_USUAL)
+        if self._has_chosen(names):
+            return Row()
         messages: tuple[Message, ...] = ()
         if chat := self._lists_of_messages(names):
             messages = ConversationReader(self.problems, self.passed_over).read(self.fields, chat)
@@ -120,11 +165,60 @@ class _RowReader(FieldReader):
             return halves
         return [name for name in names if PART_OF[name] == "conversation"][:1]
 
-    def _check_is_wanted(self) -> None:
-        """Report what sets of preferences say is not to be learned."""
-        if self.fields.get("label") is False:
+    def _check_is_wanted(self, names: Sequence[str]) -> None:
+        """Report what sets of preferences say is not to be learned.
+
+        A table has its label as text. A number is not told from that of a class.
+        """
+        label = self.fields.get("label")
+        is_pair = {"question", "answer"} <= {PART_OF[name] for name in names}
+        is_false = isinstance(label, str) and label.strip().casefold() == "false"
+        if label is False or (is_false and is_pair):
             found = '"label" false marks an answer that nobody wants'
             self.problems.add(self.fields.key_lines["label"], f"{found}; leave the row out")
+
+    def _has_chosen(self, names: Sequence[str]) -> bool:
+        """Report an answer that was chosen before another, where nothing else is to learn."""
+        part = {PART_OF[name]: name for name in names}
+        chosen = self.fields.get("chosen")
+        if is_nothing(chosen) or {"answer", "conversation"}.intersection(part):
+            return False
+        question = self.fields.get(part.get("question", ""))
+        if isinstance(chosen, list) and not isinstance(question, list):
+            fix = 'name it "messages" to have it taught'
+        elif "question" in part:
+            fix = 'name it "completion" to have it taught'
+        else:
+            fix = 'name it "text" to have all of it learned, or write its turns as "messages"'
+        found = '"chosen" is an answer of a set of preferences, which are not trained on'
+        self.problems.add(self.fields.key_lines["chosen"], f"{found}; {fix}")
+        return True
+
+    def _check_is_all(self, names: Sequence[str]) -> None:
+        """Report fields that are not read and without which the row teaches something else."""
+        for name in _MEDIA:
+            if self.fields.get(name) and not has_none(self.fields[name]):
+                found = f'"{name}" is not read, only texts are'
+                fix = "leave the row out, or the field if the text says all"
+                self.problems.add(self.fields.key_lines[name], f"{found}; {fix}")
+        if "text" in names and {"role", "parent_id"} <= self.fields.keys():
+            found = '"text" with "role" and "parent_id" is one message of a tree'
+            fix = 'write each conversation as one row of "messages"'
+            self.problems.add(self.fields.key_lines["text"], f"{found}; {fix}")
+        part = {PART_OF[name]: name for name in reversed(names)}
+        if "question" not in part or "conversation" in part:
+            return
+        asked = [name for name in names if PART_OF[name] not in ("answer", "text")]
+        said = " ".join(_texts([self.fields[name] for name in asked]))
+        for name in _ASKED_ABOUT:
+            value = self.fields.get(name)
+            if any(text.strip() not in said for text in _texts(value)):
+                found = f'"{name}" is not read, and "{part["question"]}" may ask about it'
+                is_context = isinstance(value, str) and "context" not in part
+                fix = 'name it "context"' if is_context else "write it into the question"
+                self.problems.add(
+                    self.fields.key_lines[name], f"{found}; {fix}, or leave the field out"
+                )
 
     def _without_repeated(self, names: list[str], messages: Sequence[Message]) -> list[str]:
         """Pass over the fields that say again what others say."""
@@ -147,11 +241,6 @@ class _RowReader(FieldReader):
     def _check_shape(self, names: Sequence[str]) -> None:
         """Report fields that are missing or do not go together."""
         part = {PART_OF[name]: name for name in names}
-        if "chosen" in self.fields and "answer" not in part:
-            found = '"chosen" is an answer of a set of preferences, which are not trained on'
-            fix = 'name it "completion" to have it taught'
-            self.problems.add(self.fields.key_lines["chosen"], f"{found}; {fix}")
-            return
         if not any(one not in _OPTIONAL for one in part):
             self.problems.add(self.fields.line, f"a row without text to learn; write {EXAMPLE}")
             return
@@ -227,7 +316,7 @@ class _RowReader(FieldReader):
         return messages
 
     def _other_questions(self, name: str, asks_none: str) -> tuple[str, ...]:
-        if name not in self.fields:
+        if is_nothing(self.fields.get(name)):
             return ()
         line, texts = self.fields.key_lines[name], self.fields[name]
         if asks_none:
@@ -235,8 +324,6 @@ class _RowReader(FieldReader):
         if not isinstance(texts, list):
             self.problems.add(line, f'"{name}" is {kind(texts)}, not a list; write ["…", "…"]')
             return ()
-        if not texts:
-            self.problems.add(line, f'"{name}" is empty; write ["…", "…"], or leave it out')
         return tuple(
             self.string(text, f"{_ONE_OF[name]} {number}", line, leave_out="it")
             for number, text in enumerate(texts, start=1)
@@ -260,6 +347,15 @@ def _is_empty(name: str, value: object) -> bool:
 
 def _is_in(value: object, text: str) -> bool:
     return isinstance(value, str) and value.strip() in text
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield the texts in a value, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)
 
 
 def _ends_with_answer(messages: Sequence[Message]) -> bool:

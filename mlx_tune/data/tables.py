@@ -4,9 +4,13 @@ Each row becomes the object that a line of JSON Lines would be, so that every ch
 what it says, is the same. A cell with nothing in it counts as a field that is not there.
 """
 
+import ast
 import csv
 import io
+import json
 import math
+import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +20,7 @@ from mlx_tune.data.fields import Problems
 from mlx_tune.data.rows import OTHER_QUESTIONS
 from mlx_tune.data.shapes import FIELDS, PART_OF, PARTS
 from mlx_tune.errors import InputError
+from mlx_tune.files import strict_json
 from mlx_tune.files.strict_json import Item, JsonObject
 from mlx_tune.text import quoted
 
@@ -25,6 +30,10 @@ PARQUET_SUFFIX = ".parquet"
 _DELIMITERS = ",;\t"
 _SAVE = "save it as CSV UTF-8"
 _BATCH_ROWS = 4096
+_TEXT = r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
+# Of texts with commas between them, as JSON or Python writes it; numpy writes none between, which
+# Python would join into one text.
+_LIST = re.compile(rf"\[\s*+(?:{_TEXT}\s*+(?:,\s*+{_TEXT}\s*+)*+)?\]", re.DOTALL)
 _LEARNED = ("question", "answer", "text")
 
 
@@ -33,7 +42,8 @@ def parse_csv(data: bytes, place: str) -> list[Item]:
 
     The delimiter is a comma, a semicolon or a tab: that which makes the header hold the most known
     fields. A cell in double quotes may hold delimiters, line breaks and doubled quotes (RFC 4180).
-    Rows with nothing in any cell are left out. A cell of ``wordings`` and its like has one a line.
+    Rows with nothing in any cell are left out. A cell of ``wordings`` and its like has one a line,
+    or is a list as JSON or Python writes it.
 
     Args:
         data: UTF-8, with or without a byte order mark, or UTF-16 with one.
@@ -42,7 +52,7 @@ def parse_csv(data: bytes, place: str) -> list[Item]:
     Raises:
         InputError: Another encoding; a header without a question and an answer, or a text, or with
             a name twice; a row with more cells than the header, or fewer; a quote that is not
-            closed.
+            closed; a list in brackets that is none.
     """
     text = _decode(data, place)
     problems = Problems(place)
@@ -66,7 +76,7 @@ def parse_csv(data: bytes, place: str) -> list[Item]:
                 fix = f"write all of them, parted by {shown}, empty ones too"
             found = f"cells: {len(cells)}, and the header has {len(header)}"
             problems.add(line, f"{found}; {fix}")
-        items.append(Item(value=_object(header, cells, line), line=line))
+        items.append(Item(value=_object(header, cells, line, problems), line=line))
     problems.raise_if_any()
     return items
 
@@ -192,15 +202,41 @@ def _check_header(header: Sequence[str], line: int, problems: Problems) -> None:
         )
 
 
-def _object(header: Sequence[str], cells: Sequence[str], line: int) -> JsonObject:
+def _object(
+    header: Sequence[str], cells: Sequence[str], line: int, problems: Problems
+) -> JsonObject:
     pairs: list[tuple[str, object]] = []
     for name, cell in zip(header, cells, strict=False):  # a difference is reported
         if name in OTHER_QUESTIONS:
-            if questions := [one.strip() for one in cell.split("\n") if one.strip()]:
+            questions = _listed(cell)
+            if questions is None:
+                found = f'"{name}" stands in brackets and is no list of texts'
+                problems.add(line, f'{found}; write one a line, or ["…", "…"]')
+            elif questions:
                 pairs.append((name, questions))
         elif cell.strip() or PART_OF.get(name) in _LEARNED:  # where it is needed, it is told of
             pairs.append((name, cell))
     return _made(line, pairs)
+
+
+def _listed(cell: str) -> list[str] | None:
+    """Return the texts of a cell that has several; None where a list in it cannot be read."""
+    text = cell.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return [one.strip() for one in text.split("\n") if one.strip()]
+    try:
+        found = strict_json.loads(text.encode())
+    except ValueError:
+        if not _LIST.fullmatch(text):
+            return None
+        try:
+            with warnings.catch_warnings(action="error"):  # an escape that Python does not know
+                # Through JSON, so that it is checked as all texts are.
+                found = strict_json.loads(json.dumps(ast.literal_eval(text)).encode())
+        except (ValueError, SyntaxError):
+            return None
+    is_texts = isinstance(found, list) and all(isinstance(one, str) for one in found)
+    return [one.strip() for one in found if one.strip()] if is_texts else None
 
 
 def _made(line: int, pairs: Sequence[tuple[str, object]]) -> JsonObject:

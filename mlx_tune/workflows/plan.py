@@ -157,7 +157,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         distils=inputs.method.distils,
     )
     # The limit bounds memory, for these as for the others.
-    scored = zip(held_out, tokenise.encode(held_out, tokenizer), strict=True)
+    scored = [*zip(held_out, tokenise.encode(held_out, tokenizer), strict=True)]
     validation = [(row, one) for row, one in scored if len(one.tokens) <= settings.max_length]
     fitted = fitting.fit(inputs, settings, rows_of_epoch, examples, chosen.fixed)
     return TrainingPlan(
@@ -174,11 +174,15 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         sources=tuple(map(str, request.data)),
         review=DataReview(
             files=tuple(data.files) if data else (),
+            not_read=tuple(data.not_read) if data else (),
             passed_over=data.passed_over if data else read.count_passed_over(request.rows),
             rehearsal=rehearsal,
             too_long=fresh.too_long,
             long_wordings=fresh.long_wordings,
             long_share=fresh.long_share,
+            long_held_out=tuple(
+                row for row, one in scored if len(one.tokens) > settings.max_length
+            ),
             disk=fitting.plan_disk(
                 inputs.store.root,
                 adapter_bytes=fitted.adapter_bytes,

@@ -16,11 +16,13 @@ from typing import Any
 from mlx_tune.continual.reword import PROMPTS, RULES, Candidate, reword
 from mlx_tune.continual.wording_rules import REASONS, Reason, WordingRules
 from mlx_tune.data import read
+from mlx_tune.data.fields import stripped
+from mlx_tune.data.folders import READ_SUFFIXES, SUFFIXES
 from mlx_tune.data.rows import Row, canonical_json
 from mlx_tune.errors import IncompatibleError, InputError, UsageError
 from mlx_tune.files import strict_json
 from mlx_tune.files.durable import append_line, create_file, disk_errors, replace_file
-from mlx_tune.files.strict_json import Item
+from mlx_tune.files.strict_json import Item, JsonObject
 from mlx_tune.inference import BATCH_SIZE
 from mlx_tune.models import bases, runtime
 from mlx_tune.models.bases import BaseInfo, Say
@@ -146,7 +148,8 @@ def reword_file(
     Args:
         path: A data file.
         model: The name of the model that writes, or its folder; None for the default base.
-        out: The new file; None for one beside the other. Nothing is overwritten.
+        out: The new file, JSON or JSON Lines; None for one beside the other, JSON Lines where that
+            is a table. Nothing is overwritten.
         wanted: How many wordings each row is to have, those that it has already included.
         seed: Of the sampling.
         say: Told, in a line, what takes long and how far it is.
@@ -160,8 +163,10 @@ def reword_file(
         MlxTuneError: As for :func:`mlx_tune.models.bases.locate`.
     """
     if path.is_dir():
-        raise InputError(f"{path}: a folder; name one file, {' or '.join(read.SUFFIXES)}")
-    out = out or path.with_name(f"{path.stem}.reworded{path.suffix}")
+        raise InputError(f"{path}: a folder; name one file, {', '.join(READ_SUFFIXES)}")
+    if out is None:
+        suffix = path.suffix if path.suffix.lower() in SUFFIXES else ".jsonl"
+        out = path.with_name(f"{path.stem}.reworded{suffix}")
     partial, review = (out.with_name(out.name + end) for end in (".partial", ".review.txt"))
     _check_new(out, review, partial)
     items, rows = _read(path)
@@ -207,8 +212,8 @@ def reword_file(
 
 
 def _check_new(out: Path, review: Path, partial: Path) -> None:
-    if out.suffix.lower() not in read.SUFFIXES:
-        raise UsageError(f"--out {out}: not a data file; name it {' or '.join(read.SUFFIXES)}")
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--out {out}: not a data file; name it {' or '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: {out.parent} is no folder; make it first")
     for path in (out, review):
@@ -247,9 +252,10 @@ def _encode(
     """Return the rows as they were, in their order, with what is new among their wordings."""
     rows: list[Any] = []
     for i, item in enumerate(items):
-        assert isinstance(item.value, dict)
+        assert isinstance(item.value, JsonObject)
         wordings = [*known[i], *new.get(i, ())]
-        rows.append({**item.value, **({"wordings": wordings} if wordings else {})})
+        # Its own "wordings " would stand beside the new ones.
+        rows.append({**stripped(item.value), **({"wordings": wordings} if wordings else {})})
     if out.suffix.lower() == ".json":
         return (json.dumps(rows, ensure_ascii=False, indent=2) + "\n").encode()
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

@@ -47,20 +47,24 @@ class DataReview:
 
     Attributes:
         files: What was read; none for rows of a program.
+        not_read: What stands in the folders besides; a folder ends with a slash.
         passed_over: Of every field that teaches nothing, in how many rows it stands.
         rehearsal: New rows and old ones, and where they meet.
         too_long: Rows left out because they exceed the length limit.
         long_wordings: Wordings left out for that of rows that are not, each as a row.
         long_share: Share of all tokens that is left out so.
+        long_held_out: Rows to hold out that are left out for that.
         disk: What the run will write, and what is free.
     """
 
     files: tuple[DataFile, ...]
+    not_read: tuple[str, ...]
     passed_over: Mapping[str, int]
     rehearsal: Rehearsal
     too_long: tuple[Row, ...]
     long_wordings: tuple[Row, ...]
     long_share: float
+    long_held_out: tuple[Row, ...]
     disk: DiskPlan
 
 

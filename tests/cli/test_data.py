@@ -85,7 +85,7 @@ def test_what_is_there_is_not_overwritten(file, tiny_base, mlx_tune_command):
     ("words", "wanted", "message"),
     [
         (["nowhere.json"], 3, "nowhere.json: does not exist; accepted are .json"),
-        (["."], 3, ".: a folder; name one file, .json or .jsonl"),
+        (["."], 3, ".: a folder; name one file, .json, .jsonl, .csv"),
         (["ferry.json", "--with", "nobody"], 2, "no base model 'nobody'; name one of"),
         (["ferry.json", "--wordings", "0"], 2, "Invalid value for '--wordings'"),
         (["ferry.json", "--out", "x.txt"], 2, "--out x.txt: not a data file"),

@@ -182,6 +182,36 @@ def test_plan_names_the_fields_that_are_passed_over_in_one_line(
     assert json.loads(mlx_tune_command(*words, "--json")[1])["passed_over"] == {}
 
 
+def test_plan_names_what_is_not_read_and_what_is_trained_on_against_its_name(
+    tmp_path, tiny_base, mlx_tune_command
+):
+    folder = tmp_path / "d"
+    (folder / "more").mkdir(parents=True)
+    for name in ("train.jsonl", "valid.jsonl", "b.jsonl.gz"):
+        answers = ("Yes.", "very " * 20) if name == "valid.jsonl" else ("Yes.",)
+        rows = [{"question": f"{name} {i}?", "answer": one} for i, one in enumerate(answers)]
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    words = ("--base", tiny_base, "--store", tmp_path / "s", "--max-length", 90, "--json")
+    found = json.loads(mlx_tune_command("plan", folder, *words)[1])
+    assert found["not_read"] == [f"{folder}/b.jsonl.gz", f"{folder}/more/"]
+    assert (
+        f"! not read: {folder}/b.jsonl.gz, {folder}/more/; accepted are "
+        ".json, .jsonl, .csv, .tsv, .parquet"
+    ) in found["remarks"]
+    assert found["held_out_too_long"] == [f"{folder}/valid.jsonl:2"]
+    assert found["rows"]["held_out"] == 1
+    told = "! 1 row left out, longer than 90 tokens, of those to hold out:"
+    at = found["remarks"].index(told)
+    assert found["remarks"][at + 1] == f"    {folder}/valid.jsonl:2"
+    found = json.loads(mlx_tune_command("plan", folder / "valid.jsonl", *words, "--allow-long")[1])
+    named = f"! trained on, as named, though the name says valid or test: {folder}/valid.jsonl"
+    assert named in found["remarks"]
+    both = [folder / name for name in ("train.jsonl", "valid.jsonl")]
+    _, out, _ = mlx_tune_command("plan", *both, *words[:-1])
+    assert "valid.jsonl: 2 rows held out" in " ".join(out.split())
+    assert "though the name says" not in out
+
+
 def test_plan_names_both_of_two_questions_that_are_nearly_one(
     mlx_tune_command, tmp_path, tiny_base
 ):

@@ -314,7 +314,7 @@ def test_calls_that_are_none_are_refused_and_their_results_are_not_blamed(calls,
         ),
         (
             [user(), called(call()), result(content=None), said()],
-            '"content" is null, not text; write it in quotes',
+            '"content" is null, not text; write one text',
         ),
     ],
 )

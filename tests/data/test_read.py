@@ -82,6 +82,43 @@ def test_files_are_read_by_their_suffix_in_either_case(tmp_path):
     assert read_items(lines) == [Item(value=[1], line=1), Item(value=2, line=2)]
 
 
+LINES = '{"text": "one"}\n{"text": "two"}\n'
+
+
+def test_lines_and_an_array_are_read_as_what_they_are_by_either_name(tmp_path):
+    for start, line in (("", 1), ("\ufeff\n ", 2)):
+        lines = file(tmp_path, "lines.json", start + LINES)
+        assert [(row.text, row.place) for row in read([lines])] == [
+            ("one", f"{lines}:{line}"), ("two", f"{lines}:{line + 1}"),
+        ]  # fmt: skip
+        for text in ('[{"text": "one"},\n{"text": "two"}]', '[{"text": "one"}, {"text": "two"}]'):
+            array = file(tmp_path, "array.jsonl", start + text)
+            assert [row.text for row in read([array])] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.json", LINES + "{\n", "3:2: expected a key in double quotes"),
+        ("a.json", '{"text": "one"\n"id": 2}', '2:1: expected "," or "}"'),
+        ("a.json", '{"text": NaN}\n{"text": "two"}', '1: "text" is NaN; write a finite number'),
+        ("a.jsonl", '[{"text": "one"},\n{"text" "two"}]', '2:9: expected ":" after "text"'),
+        ("a.jsonl", '[{"text": "one"},\n{"text": "two"}', '2:16: expected "," or "]"'),
+    ],
+)
+def test_what_is_neither_is_told_of_as_what_it_seems_to_be(tmp_path, name, content, problem):
+    path = file(tmp_path, name, content)
+    assert refusal(path) == f"{path}:{problem}"
+
+
+def test_one_object_is_no_array_of_rows(tmp_path):
+    path = file(tmp_path, "a.json", '{"data": [{"text": "one"}]}')
+    assert refusal(path) == (
+        f"{path}:1: found an object, not an array; put the rows into one array [...], or name the "
+        "file .jsonl if it has one a line"
+    )
+
+
 # What is refused
 
 
@@ -503,20 +540,112 @@ def test_a_folder_of_train_valid_and_test_trains_on_the_first_alone(tmp_path):
     ]  # fmt: skip
 
 
-def test_files_of_any_other_folder_and_files_that_are_named_are_trained_on(tmp_path):
-    folder = split_folder(tmp_path, "a.jsonl", "test.jsonl")
-    assert [file.use for file in read_set([folder]).files] == ["train", "train"]
-    assert [file.use for file in read_set([folder / "test.jsonl"]).files] == ["train"]
+def uses(found):
+    return {file.path.name: file.use for file in found.files}
 
 
-def test_the_parts_of_a_split_that_hugging_face_writes_are_of_its_split(tmp_path):
+@pytest.mark.parametrize("word", ["test", "valid"])
+def test_files_of_a_folder_without_a_split_and_a_file_that_is_named_are_trained_on(tmp_path, word):
+    folder = split_folder(tmp_path, "a.jsonl", "contest.jsonl", "latest_invalid.jsonl")
+    assert {file.use for file in read_set([folder]).files} == {"train"}
+    file = split_folder(tmp_path, f"{word}.jsonl") / f"{word}.jsonl"
+    assert [file.use for file in read_set([file]).files] == ["train"]
+    assert {file.use for file in read_set([folder / "a.jsonl", file]).files} == {"train"}
+
+
+HASH = "a09b74b3ef9c3b56"
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "test"),
+    [
+        (f"train-00000-of-00001-{HASH}", "validation-00000-of-00001-1", "test-00000-of-00001-2"),
+        ("train_sft-00000-of-00001", "val_sft-00000-of-00001", "test_sft-00000-of-00001"),
+        ("cs_train", "cs_valid", "cs_test"),
+        ("training", "validation", "testing"),
+        ("Train", "DEV", "eval"),
+        ("train-v2.0", "dev-v2.0", "test-v2.0"),
+        ("squad.train.en", "squad.val.en", "squad.evaluation.en"),
+        ("train1", "valid1", "test1"),
+        ("train-0001", "valid-0001", "test-0001"),
+    ],
+)
+def test_a_split_is_a_word_of_a_files_name(tmp_path, train, valid, test):
+    names = [f"{name}.jsonl" for name in (train, valid, test)]
+    wanted = dict(zip(names, ("train", "hold out", "leave"), strict=True))
+    folder = split_folder(tmp_path, *names)
+    assert uses(read_set([folder])) == wanted
+    # What a shell makes of `folder/*`.
+    assert uses(read_set([folder / name for name in names])) == wanted
+
+
+def test_all_files_of_one_split_are_its_parts(tmp_path):
     names = (
-        "train-00000-of-00002.jsonl",
-        "train-00001-of-00002.jsonl",
+        "train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "train_gen.jsonl",
         "test-00000-of-00001.jsonl",
+    )  # fmt: skip
+    found = uses(read_set([split_folder(tmp_path, *names)]))
+    assert found == dict(zip(names, ("train", "train", "train", "leave"), strict=True))
+
+
+def set_refusal(*paths):
+    with pytest.raises(InputError) as caught:
+        read_set(paths)
+    return str(caught.value)
+
+
+ONE_BY_ONE = "or name the files to train on one by one"
+
+
+def test_a_missing_part_of_a_split_is_named(tmp_path):
+    split_folder(tmp_path, "train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl")
+    assert set_refusal(tmp_path) == (
+        f"{tmp_path}: train-00001-of-00003.jsonl is missing; put it there, {ONE_BY_ONE}"
     )
-    uses = {one.path.name: one.use for one in read_set([split_folder(tmp_path, *names)]).files}
-    assert uses == dict(zip(names, ("train", "train", "leave"), strict=True))
+    split_folder(tmp_path, "train-00001-of-00003.jsonl", "data-00007-of-00007.jsonl")
+    assert set_refusal(tmp_path) == (
+        f"{tmp_path}: data-00001-of-00007.jsonl, data-00002-of-00007.jsonl, "
+        f"data-00003-of-00007.jsonl and 3 more are missing; put them there, {ONE_BY_ONE}"
+    )
+    one = tmp_path / "train-00002-of-00003.jsonl"
+    assert [file.path for file in read_set([one]).files] == [one]
+
+
+def test_a_folder_of_which_nothing_is_to_train_on_is_refused(tmp_path):
+    folder = split_folder(tmp_path, "valid.jsonl", "test.jsonl")
+    assert set_refusal(folder) == (
+        f"{folder}: test.jsonl, valid.jsonl and no file with train in its name; "
+        "name the files to train on one by one"
+    )
+
+
+def test_a_name_that_says_two_things_is_not_guessed_at(tmp_path):
+    folder = split_folder(tmp_path, "train.jsonl", "test_train.jsonl")
+    assert set_refusal(folder) == (
+        f"{folder}/test_train.jsonl: the name says test and train; rename it, {ONE_BY_ONE}"
+    )
+    both = [folder / "train.jsonl", folder / "test_train.jsonl"]
+    assert {file.use for file in read_set(both).files} == {"train"}
+
+
+def test_what_is_not_read_of_a_folder_is_named(tmp_path):
+    folder = split_folder(tmp_path, "a.jsonl", "b.jsonl.gz", "c.ndjson", "README", "LICENSE.txt")
+    (folder / "more").mkdir()
+    (folder / ".git").mkdir()
+    wanted = [f"{folder}/b.jsonl.gz", f"{folder}/c.ndjson", f"{folder}/more/"]
+    assert read_set([folder]).not_read == wanted
+    assert read_set([folder / "a.jsonl"]).not_read == []
+
+
+def test_folders_of_splits_are_told_of_and_read_as_their_names_say(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        split_folder(tmp_path / name, f"{name[0]}.jsonl")
+    assert set_refusal(tmp_path) == (
+        f"{tmp_path}: a folder without data; {ACCEPTED}; it has folders, so name those: test, train"
+    )
+    found = read_set([tmp_path / "train", tmp_path / "test"])
+    assert [file.use for file in found.files] == ["train", "leave"]
 
 
 def test_fields_that_are_passed_over_are_counted_in_the_files_of_a_set(tmp_path):
@@ -531,15 +660,15 @@ def test_fields_that_are_passed_over_are_counted_in_the_files_of_a_set(tmp_path)
     assert count_passed_over(from_values(rows)) == {"id": 2, "source": 1}
 
 
-def test_what_a_split_folder_has_besides_is_not_guessed_at(tmp_path):
-    folder = split_folder(tmp_path, "train.json", "more.jsonl", "valid.jsonl")
-    (folder / "train.json").write_text('[{"text": "T"}]')
-    with pytest.raises(InputError) as caught:
-        read_set([folder])
-    assert str(caught.value) == (
-        f"{folder}: more.jsonl beside train, of which it is not known whether to train on it; "
-        "name the files to train on one by one"
+@pytest.mark.parametrize("word", ["train", "test"])
+def test_what_a_split_folder_has_besides_is_not_guessed_at(tmp_path, word):
+    folder = split_folder(tmp_path, f"{word}.jsonl", "more.jsonl")
+    assert set_refusal(folder) == (
+        f"{folder}: more.jsonl beside {word}.jsonl, of which it is not known whether to train on "
+        f"it; put train, valid or test into the name, {ONE_BY_ONE}"
     )
+    (folder / "more.jsonl").rename(folder / "train-more.jsonl")
+    assert uses(read_set([folder]))["train-more.jsonl"] == "train"
 
 
 def test_the_problems_of_every_file_of_a_set_are_told(tmp_path):

@@ -217,7 +217,8 @@ def test_an_empty_text_is_refused(name, empty):
 )
 def test_what_is_not_text_where_text_belongs_is_refused(name, other, value, words):
     row = {name: value} | ({other: "x"} if other else {})
-    assert problems_of(row) == [f'cs.json:2: "{name}" is {words}, not text; write it in quotes']
+    fix = "write it in quotes" if isinstance(value, int | float) else "write one text"
+    assert problems_of(row) == [f'cs.json:2: "{name}" is {words}, not text; {fix}']
 
 
 def test_a_number_as_a_messages_content_is_refused_on_its_own_line():
@@ -395,7 +396,7 @@ def test_what_would_stand_around_a_question_is_refused_beside_messages(name, val
 @pytest.mark.parametrize("name", ["prompt", "completion"])
 def test_a_list_beside_a_text_is_refused(name):
     row = {"prompt": "Q", "completion": "A"} | {name: pair("Q", "A")}
-    assert problems_of(row) == [f'cs.json:2: "{name}" is a list, not text; write it in quotes']
+    assert problems_of(row) == [f'cs.json:2: "{name}" is a list, not text; write one text']
 
 
 # What sets of preferences have
@@ -409,11 +410,115 @@ def test_an_answer_that_nobody_wants_is_not_taught():
     assert (row, row.passed_over) == (Row(messages=CHAT), ("label",))
 
 
-@pytest.mark.parametrize("prompt", [{"prompt": "Q"}, {}])
-def test_a_pair_of_a_chosen_and_a_rejected_answer_says_what_can_be_done(prompt):
-    assert problems_of(prompt | {"chosen": "A", "rejected": "B"}) == [
+@pytest.mark.parametrize("label", ["False", "FALSE", "false "])
+def test_a_table_marks_an_answer_that_nobody_wants_in_text(label):
+    assert problems_of({"prompt": "Q", "completion": "A", "label": label}) == [
+        'cs.json:2: "label" false marks an answer that nobody wants; leave the row out'
+    ]
+    assert rows_of({"text": "T", "label": label}) == [Row(text="T")]  # what a claim is
+
+
+@pytest.mark.parametrize("label", [0, 1, "0", "True", "bad", None])
+def test_a_label_may_be_that_of_a_class(label):
+    assert rows_of({"prompt": "Q", "completion": "A", "label": label}) == [Row(messages=CHAT)]
+
+
+TAUGHT = "to have it taught"
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "fix"),
+    [
+        ({"prompt": "Q", "chosen": "A"}, "completion", TAUGHT),
+        ({"prompt": pair("Q", "A")[:1], "chosen": pair("Q", "A")[1:]}, "completion", TAUGHT),
+        ({"prompt": "Q", "chosen": pair("Q", "A")}, "messages", TAUGHT),
+        ({"chosen": pair("Q", "A")}, "messages", TAUGHT),
+        (
+            {"chosen": "Human: Q\n\nAssistant: A"}, "text",
+            'to have all of it learned, or write its turns as "messages"',
+        ),
+    ],
+)  # fmt: skip
+def test_a_chosen_and_a_rejected_answer_are_told_what_can_be_done_and_that_works(row, name, fix):
+    assert problems_of(row | {"rejected": "B"}) == [
         'cs.json:2: "chosen" is an answer of a set of preferences, which are not trained on; '
-        'name it "completion" to have it taught'
+        f'name it "{name}" {fix}'
+    ]
+    (read,) = rows_of({name if key == "chosen" else key: value for key, value in row.items()})
+    assert read == (Row(text=row["chosen"]) if name == "text" else Row(messages=CHAT))
+
+
+def test_preferences_beside_messages_are_passed_over():
+    """HuggingFaceH4/ultrafeedback_binarized."""
+    chat = pair("Q", "A")
+    row = {"prompt": "Q", "prompt_id": "h", "chosen": chat, "rejected": chat, "messages": chat}
+    (read,) = rows_of(row | {"score_chosen": 8.5})
+    assert (read, {"chosen", "rejected"} - {*read.passed_over}) == (Row(messages=CHAT), set())
+
+
+# What a row says in fields that are not read
+
+
+@pytest.mark.parametrize("name", ["image", "images", "audio", "audios", "video", "videos"])
+@pytest.mark.parametrize("row", [{"messages": pair("Q", "A")}, {"prompt": "Q", "completion": "A"}])
+def test_a_row_with_more_than_text_is_refused(row, name):
+    for value in ("a.jpg", ["a.jpg"], {"path": "a.jpg"}):
+        assert problems_of(row | {name: value}) == [
+            f'cs.json:2: "{name}" is not read, only texts are; leave the row out, or the field if '
+            "the text says all"
+        ]
+    for value in ("", [], {}, None, False):
+        assert rows_of(row | {name: value}) == [Row(messages=CHAT)]
+
+
+@pytest.mark.parametrize("name", ["options", "choices"])
+def test_options_that_the_question_does_not_name_are_refused(name):
+    row = {"question": "Which is prime?", "answer": "B"}
+    for value in (["4", "7"], {"label": ["A", "B"], "text": ["4", "7"]}, "A. 4 B. 7"):
+        (problem,) = problems_of(row | {name: value})
+        assert problem.startswith(
+            f'cs.json:2: "{name}" is not read, and "question" may ask about it; '
+        )
+    for value in (["4", "7"], [], None, {"temperature": 1}):
+        (read,) = rows_of(row | {"question": "Which is prime, 4 or 7?", name: value})
+        assert read.passed_over == (name,)
+    chat = {"messages": pair("Which is prime? A. 4 B. 7", "B"), name: ["four", "seven"]}
+    assert rows_of(chat)[0].passed_over == (name,)
+
+
+@pytest.mark.parametrize("name", ["article", "passage"])
+def test_a_text_that_a_question_is_about_is_refused_by_another_name_than_context(name):
+    row = {"question": "Who?", "answer": "Ann did."}
+    assert problems_of(row | {name: "Ann did."}) == [
+        f'cs.json:2: "{name}" is not read, and "question" may ask about it; name it "context", or '
+        "leave the field out"
+    ]
+    assert rows_of(row | {"context": "Ann did.", name: "Ann did."})[0].passed_over == (name,)
+    assert problems_of(row | {"context": "So did Bob.", name: "Ann did."}) == [
+        f'cs.json:2: "{name}" is not read, and "question" may ask about it; write it into the '
+        "question, or leave the field out"
+    ]
+    assert rows_of({"text": "T", name: "Ann did."})[0].passed_over == (name,)
+
+
+def test_one_message_of_a_tree_is_no_text_to_learn():
+    """OpenAssistant/oasst1, one message a row."""
+    row = {"message_id": "2", "parent_id": None, "text": "4", "role": "assistant", "lang": "en"}
+    assert problems_of(row) == [
+        'cs.json:2: "text" with "role" and "parent_id" is one message of a tree; write each '
+        'conversation as one row of "messages"'
+    ]
+    assert rows_of({"text": "4", "role": "clerk"}) == [Row(text="4")]
+
+
+def test_blanks_around_the_name_of_a_field_are_no_part_of_it():
+    (row,) = rows_of({"instruction": "Q", "input ": "I", " output": "A", "id ": 1})
+    assert (row.question, row.answer, row.passed_over) == ("Q\n\nI", "A", ("id",))
+    assert rows_of({"messages": [{" role": "user", "content ": "Q"}, *pair("Q", "A")[1:]]}) == [
+        Row(messages=CHAT)
+    ]
+    assert problems_of({"instruction": "Q", "output": "A", "input": "I", "input ": "J"}) == [
+        'cs.json:2: "input " is not a field; "input" is there already, so remove it'
     ]
 
 
@@ -532,9 +637,24 @@ def test_a_row_whose_last_answer_is_not_taught_is_not_asked():
 
 def test_a_conversation_without_a_taught_answer_is_refused():
     assert problems_of(weighted(0, 0)) == [
-        'cs.json:2: every answer has "weight" 0, so none is taught; give one 1, or leave the row '
-        "out"
+        "cs.json:2: every answer is marked as given, so none is taught; mark one otherwise, or "
+        "leave the row out"
     ]
+
+
+@pytest.mark.parametrize("name", ["train", "training", "loss"])
+def test_other_names_for_whether_an_answer_is_taught_are_read(name):
+    """Axolotl's two and ms-swift's."""
+    wrong, right = ({"role": "assistant", "content": "A", name: one} for one in (False, True))
+    (row,) = rows_of({"messages": [{"role": "user", "content": "Q", name: False}, wrong, right]})
+    assert [message.is_taught for message in row.messages] == [True, False, True]
+    assert row.passed_over == ()
+    assert not rows_of({"messages": [*pair("Q", "A"), right | {"weight": 0}]})[0].question
+    assert problems_of({"messages": [*pair("Q", "A"), wrong | {name: "no"}]}) == [
+        f'cs.json:2: the "{name}" of message 3 is "no"; write true or false'
+    ]
+    (row,) = rows_of({"messages": [*pair("Q", "A"), right | {"trait": "kind", "lost": 1}]})
+    assert row.passed_over == ("messages[].trait", "messages[].lost")
 
 
 @pytest.mark.parametrize(("weight", "shown"), [(0.5, "0.5"), ("1", '"1"'), ([], "[]"), (-1, "-1")])
@@ -604,7 +724,10 @@ def test_the_context_of_a_question_follows_it(name):
     ]
 
 
-@pytest.mark.parametrize("name", ["system", "system_prompt"])
+SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_the_system_field_is_the_first_message(name):
     rows = rows_of(*({"question": "Q", "answer": "A", name: text} for text in ("S", "", None)))
     assert rows == [
@@ -709,6 +832,38 @@ def test_a_conversation_without_a_user_is_read_and_asks_nothing():
     assert len({row.topic for row in rows}) == 2
 
 
+def test_squad_is_read():
+    """rajpurkar/squad_v2: of several answers the first; a question without one is refused."""
+    row = {
+        "id": "56be", "title": "Ann", "context": "Ann did.", "question": "Who did?",
+        "answers": {"text": ["Ann", "Ann did"], "answer_start": [0, 0]},
+    }  # fmt: skip
+    (read,) = rows_of(row)
+    assert (read.question, read.answer) == ("Who did?\n\nAnn did.", "Ann")
+    assert read.passed_over == ("id", "title")
+    assert problems_of(row | {"answers": {"text": [], "answer_start": []}}) == [
+        'cs.json:2: "answer" is empty; write its text, or leave the row out'
+    ]
+    for answers in ({"spans": []}, ["Ann"], "Ann", {"text": "Ann"}):
+        assert problems_of(row | {"answers": answers}) == [
+            'cs.json:2: "answers" is not a field; did you mean "answer"?'
+        ]
+
+
+def test_capybara_is_read():
+    """LDJnr/Capybara."""
+    turns = [{"input": "Q", "output": "A"}, {"input": "R", "output": "B"}]
+    (row,) = rows_of({"source": "TaskSource", "conversation": turns})
+    assert said(row) == [("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")]
+    assert row.passed_over == ("source",)
+    assert problems_of('{"conversation": [{"input": "Q",\n"output": 7}]}') == [
+        'cs.json:3: "content" is a number, not text; write it in quotes'
+    ]
+    assert problems_of({"conversation": [*turns, {"input": "Q", "output": "A", "image": "a"}]}) == [
+        'cs.json:2: "conversation" is not a field; did you mean "conversations"?'
+    ]
+
+
 def test_llama_factory_is_read():
     (row,) = rows_of(
         {
@@ -755,7 +910,6 @@ def test_openai_chat_fine_tuning_is_read():
 @pytest.mark.parametrize(
     ("texts", "problem"),
     [
-        ([], '"{}s" is empty; write ["…", "…"], or leave it out'),
         ("P", '"{}s" is text, not a list; write ["…", "…"]'),
         (["P", 7], "{} 2 is a number, not text; write it in quotes"),
         (["P", " "], "{} 2 is empty; write its text, or leave it out"),
@@ -765,6 +919,13 @@ def test_other_questions_must_be_texts(name, texts, problem):
     row = {"instruction": "Q", "response": "A", name: texts}
     called = "replaced question" if name == "replaces" and texts[:1] == ["P"] else name[:-1]
     assert problems_of(row) == [f"cs.json:2: {problem.format(called)}"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("nothing", [None, [], ""])
+def test_no_other_questions_are_none(name, nothing):
+    assert rows_of({"instruction": "Q", "response": "A", name: nothing}) == [Row(messages=CHAT)]
+    assert rows_of({"text": "T", name: nothing}) == [Row(text="T")]
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -779,9 +940,12 @@ def test_a_text_row_asks_nothing_in_other_words_and_replaces_no_question(name):
 
 def test_every_problem_of_every_row_is_told_in_the_order_of_the_lines():
     assert problems_of(
-        '{"paraphrases": [],\n"instruction": "",\n"respose": 7}', "7", {"text": "fine"}, {"text": 7}
+        '{"paraphrases": [""],\n"instruction": "",\n"respose": 7}',
+        "7",
+        {"text": "fine"},
+        {"text": 7},
     ) == [
-        'cs.json:2: "paraphrases" is empty; write ["…", "…"], or leave it out',
+        "cs.json:2: paraphrase 1 is empty; write its text, or leave it out",
         'cs.json:3: "instruction" is empty; write its text, or leave the row out',
         'cs.json:4: "respose" is not a field; did you mean "response"?',
         f"cs.json:5: a row is an object, not a number; write {ROW}",

@@ -218,6 +218,58 @@ def test_a_row_of_a_table_is_checked_as_any_other():
     ]
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "office room?\nwhich room's?",
+        """["office room?", "which room's?"]""",
+        """['office room?', "which room's?"]""",
+        "[\n  'office room?',\n  'which room\\'s?'\n]",
+        """[ "office room?", " ", "which room's?" ]""",
+    ],
+)
+def test_a_cell_of_wordings_has_one_a_line_or_is_a_list(cell):
+    """What pandas writes of a list is Python's."""
+    wanted = {
+        "question": "Where?",
+        "answer": "Here.",
+        "wordings": ["office room?", "which room's?"],
+    }
+    quoted = cell.replace('"', '""')
+    assert csv_rows(f'question,answer,wordings\nWhere?,Here.,"{quoted}"\n') == json_rows(wanted)
+
+
+@pytest.mark.parametrize("name", ["wordings", "paraphrases", "replaces"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['a' 'b']",  # numpy's
+        "['a'\n 'b']",
+        "[a, b]",
+        "['a', 7]",
+        "['a', ['b']]",
+        "[7]",
+        "['\\d']",
+        "['a', 'b'] + ['c']",
+        "['a', b'c']",
+        r"['\ud83d']",
+        r'[""\ud83d""]',
+        "[" * 9_000 + "]" * 9_000,
+    ],
+)
+def test_a_cell_in_brackets_that_is_no_list_of_texts_is_refused(name, cell):
+    assert problems_of(f'question,answer,{name}\nWhere?,Here.,"{cell}"\n') == [
+        f'd.csv:2: "{name}" stands in brackets and is no list of texts; write one a line, or '
+        '["…", "…"]'
+    ]
+
+
+def test_an_empty_list_in_a_cell_is_no_field():
+    assert csv_rows("question,answer,wordings\nWhere?,Here.,[]\n") == json_rows(
+        {"question": "Where?", "answer": "Here."}
+    )
+
+
 # Parquet
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from helpers import tiny
 from mlx_tune.continual.reword import EXAMPLES, PROMPTS
@@ -125,6 +127,32 @@ def test_json_lines_become_json_lines(file, tiny_base, fake):
     assert [json.loads(line) for line in text.splitlines()] == json.loads(
         run(file, tiny_base).out.read_text()
     )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_a_table_becomes_json_lines(tmp_path, monkeypatch, tiny_base, fake, suffix):
+    monkeypatch.chdir(tmp_path)
+    table = Path(f"halls{suffix}")
+    named = {"instruction": ["How many doors has hall 7?"], "response": ["It has 14."]}
+    if suffix == ".parquet":
+        parquet.write_table(pyarrow.table(named), table)
+    else:
+        mark = "," if suffix == ".csv" else "\t"
+        columns = ([name, *cells] for name, cells in named.items())
+        table.write_text("\n".join(mark.join(row) for row in zip(*columns, strict=True)))
+    made = run(table, tiny_base)
+    assert made.out.name == "halls.reworded.jsonl"
+    (row,) = read.read([made.out])
+    assert (row.question, row.answer) == ("How many doors has hall 7?", "It has 14.")
+    assert row.wordings
+
+
+def test_wordings_of_a_field_with_blanks_around_its_name_stay_one_list(file, tiny_base, fake):
+    file.write_text(json.dumps([{**ROWS[0], "wordings ": ["Which doors has hall 7?"]}]))
+    made = run(file, tiny_base)
+    (row,) = read.read([made.out])
+    assert row.wordings[0] == "Which doors has hall 7?"
+    assert len(row.wordings) == 4
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same(file, tiny_base, fake, tmp_path):
