@@ -301,13 +301,13 @@ GARBAGE = {
     "empty": b"",
     "noise": bytes(range(256)),
     "cut short": b"0123456789abcdef",
-    "nobody": b"0" * 64 + b"\n",
+    "an id cut short": b"0" * 63 + b"\n",
 }
 
 
 LOG, PROMOTED = "the last sound line of HEAD.log", "the newest session that was promoted"
 REBUILT = (
-    "s/HEAD is missing or names no session here; going on from {}, by {}; if that is wrong, "
+    "s/HEAD is missing or holds no session's id; going on from {}, by {}; if that is wrong, "
     "`mlx-tune rollback --to SESSION --store s`"
 )
 
@@ -369,6 +369,36 @@ def test_a_parent_that_is_missing_is_named_with_the_way_back(store, call, tmp_pa
     )
     (tmp_path / "away").rename(parent.path)
     assert call("verify")[0] == 0
+
+
+READERS = [name for name in EVERY if name not in ("rollback", "promote", "resume", "rm")]
+
+
+@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("left", [2, 0])
+def test_a_head_that_is_missing_is_named_with_a_way_back_that_works(store, call, command, left):
+    head, base = store.snapshot().head(), store.snapshot().base()["name"]
+    sessions = [member(store, number) for number in (3, 2, 1)]
+    for path in sessions[: 3 - left]:
+        shutil.rmtree(path)
+    code, _, error, _ = call(*EVERY[command])
+    ref = sessions[1].name[-8:] if left else "base"
+    assert code == 4
+    assert f"s/sessions: {head.id[:12]}… is missing; HEAD names it, so go back to " in error
+    back = f"rollback --to {ref} --store s"
+    assert f"with `mlx-tune {back}`" in error
+    assert call(*back.split()[:3], keeps=False)[0] == 0
+    assert call("verify")[0] == 0
+    assert call(*COMMANDS["chat"], "--base", base)[0] == 0
+
+
+def test_a_store_that_lost_every_session_is_trained_on_after_the_way_back(store, call):
+    name = store.snapshot().base()["name"]
+    shutil.rmtree(store.root / "sessions")
+    assert call(*COMMANDS["train"], "--base", name)[0] == 4
+    assert call("rollback", "--to", "base", keeps=False)[0] == 0
+    assert call(*COMMANDS["train"], "--base", name, keeps=False)[0] == 0
+    assert [one.number for one in store.snapshot().sessions.values()] == [1]
 
 
 def test_a_cycle_of_sessions_cannot_be_made(store, call):

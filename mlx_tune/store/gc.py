@@ -66,7 +66,7 @@ def collect_garbage(store: SessionStore, *, today: date, dry_run: bool = False) 
         problems = [*verify(now).problems]
         if now.is_head_lost:
             problems.append(
-                f"{store.root / HEAD} is missing or names no session here; "
+                f"{store.root / HEAD} is missing or holds no session's id; "
                 f"put the one in use back with `{typed('rollback --to SESSION', store.root)}`"
             )
         if problems:

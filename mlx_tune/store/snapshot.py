@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
-from mlx_tune.files.sealed import read_regular
+from mlx_tune.files.sealed import entries, read_regular
 from mlx_tune.settings import DEFAULT_STORE, typed
 from mlx_tune.store import format as store_format
 from mlx_tune.store.labels import ID_LINE_BYTES, REMOVED, TAGS, read_labels
@@ -31,6 +31,8 @@ HEAD = "HEAD"
 HEAD_LOG = "HEAD.log"
 SHOWN = 10  # a line that lists sessions names at most so many
 _REF = "(base|[0-9a-f]{64})"
+_OURS = re.compile(r"\d{4,}-.+-[0-9a-f]{8}|\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-.+", re.ASCII)
+"""What a session's or a run's folder is called."""
 _MOVE = re.compile(rf"(\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ) {_REF} {_REF} (.*)")
 
 
@@ -63,7 +65,7 @@ class StoreSnapshot:
         sessions: The sound ones by id, in order of number, then id.
         damaged: Why, by the folder's name, which ends with eight digits of the id.
         stored_head: The id or ``base`` that HEAD holds; None where it is missing or garbled.
-        is_new: There is no HEAD and never was a session.
+        is_new: There is no HEAD, no session, and no log of any.
     """
 
     root: Path
@@ -74,12 +76,15 @@ class StoreSnapshot:
 
     @property
     def is_head_lost(self) -> bool:
-        """Tell whether HEAD is missing or names no session here, so that it has to be rebuilt."""
-        return not self.is_new and (self.stored_head is None or not self.holds(self.stored_head))
+        """Tell whether HEAD is missing or garbled, so that it has to be rebuilt.
+
+        One that names a session which is not here is not lost: that is known, and is damage.
+        """
+        return not self.is_new and self.stored_head is None
 
     @property
     def head_id(self) -> str:
-        """The id in use, or ``base``; rebuilt where HEAD is lost.
+        """The id in use, or ``base``, rebuilt where HEAD is lost; the session may be missing.
 
         Raises:
             DiskError: HEAD is lost, and its log or a label cannot be read.
@@ -90,13 +95,20 @@ class StoreSnapshot:
     def _rebuilt_head(self) -> tuple[str, str]:
         """The id, or ``base``, that HEAD most likely held, and the evidence for it."""
         # A removed session is never HEAD, so a line that ends on one is not the last move made.
-        logged = [move.new for move in self.moves if self.holds(move.new)]
-        if kept := [session_id for session_id in logged if session_id not in self.removed]:
-            return kept[-1], f"the last sound line of {HEAD_LOG}"
+        logged = [move.new for move in self.moves if move.new not in self.removed]
+        if logged:
+            here = [session_id for session_id in logged if self.holds(session_id)]
+            # The base only where the last line says so: a loss must not pass for a way back there.
+            is_known = bool(here) and (here[-1] != BASE or logged[-1] == BASE)
+            return (here if is_known else logged)[-1], f"the last sound line of {HEAD_LOG}"
+        newest = self._first_whole(self._promoted())
+        return newest.id if newest else BASE, "the newest session that was promoted"
+
+    def _promoted(self) -> list[Session]:
+        """Return the sessions that the gate let pass and nobody removed, newest first."""
         by_time = sorted(self.sessions.values(), key=lambda s: str(s.record.get("created", "")))
         promoted = [s for s in by_time[::-1] if s.record.get("verdict") == PROMOTE]
-        newest = self._first_whole(s for s in promoted if not self.is_removed(s))
-        return newest.id if newest else BASE, "the newest session that was promoted"
+        return [session for session in promoted if not self.is_removed(session)]
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
@@ -106,14 +118,14 @@ class StoreSnapshot:
 
     @property
     def head_notes(self) -> tuple[str, ...]:
-        """The note that HEAD had to be rebuilt, if it had to."""
-        if not self.is_head_lost:
+        """The note that HEAD had to be rebuilt, if it had to and could be."""
+        if not self.is_head_lost or not self.holds(self.head_id):
             return ()
         session_id, evidence = self._rebuilt_head
         found = self.sessions.get(session_id)
         shown = found.folder_name if found else session_id[:12]
         return (
-            f"{self.root / HEAD} is missing or names no session here; going on from {shown}, by "
+            f"{self.root / HEAD} is missing or holds no session's id; going on from {shown}, by "
             f"{evidence}; if that is wrong, `{typed('rollback --to SESSION', self.root)}`",
         )
 
@@ -161,14 +173,14 @@ class StoreSnapshot:
         """Return the session in use, or None for the bare base.
 
         Raises:
-            DamagedStoreError: It is damaged; the message says how to go back to the newest sound
-                one.
+            DamagedStoreError: It is damaged or missing; the message says how to go back to the
+                newest sound one.
         """
         try:
             return self.session(self.head_id)
         except DamagedStoreError as error:
-            advice = self.recovery_advice()
-            raise DamagedStoreError(f"{error}; HEAD names it, so {advice}") from error
+            names = f"{HEAD_LOG} names it last" if self.is_head_lost else f"{HEAD} names it"
+            raise DamagedStoreError(f"{error}; {names}, so {self.recovery_advice()}") from error
 
     def find(self, ref: str) -> Session | None:
         """Return the session a person means, or None for ``base``.
@@ -180,7 +192,7 @@ class StoreSnapshot:
 
         Raises:
             UsageError: It means none, with those there are, or several, with which.
-            DamagedStoreError: It is HEAD, which is damaged.
+            DamagedStoreError: It is HEAD, which is damaged or missing.
         """
         if ref == HEAD:
             return self.head()
@@ -279,15 +291,17 @@ class StoreSnapshot:
         return session_id == BASE or session_id in self.sessions or bool(self._damage(session_id))
 
     def session(self, session_id: str) -> Session | None:
-        """Return the session of an id that the store holds, or None for ``base``.
+        """Return the session of an id, or None for ``base``.
 
         Raises:
-            DamagedStoreError: It is damaged.
+            DamagedStoreError: It is damaged or missing.
         """
         if session_id == BASE:
             return None
-        if session_id not in self.sessions and (error := self._damage(session_id)):
-            raise error
+        if session_id not in self.sessions:
+            raise self._damage(session_id) or DamagedStoreError(
+                f"{self.root / SESSIONS}: {session_id[:12]}… is missing"
+            )
         return self.sessions[session_id]
 
     def _damage(self, session_id: str) -> DamagedStoreError | None:
@@ -322,11 +336,11 @@ class StoreSnapshot:
             )
 
     def recovery_advice(self) -> str:
-        """Return which session to go back to where HEAD stands on something damaged."""
+        """Return which session to go back to where HEAD stands on something damaged or missing."""
         past = [session_id for move in self.moves[::-1] for session_id in (move.new, move.old)]
         kept = [session_id for session_id in dict.fromkeys(past) if session_id not in self.removed]
-        sound = (self.sessions[one] for one in kept if one in self.sessions)
-        return rollback_advice(self._first_whole(sound), self.root)
+        sound = [self.sessions[one] for one in kept if one in self.sessions]
+        return rollback_advice(self._first_whole([*sound, *self._promoted()]), self.root)
 
     def _first_whole(self, sessions: Iterable[Session]) -> Session | None:
         """Return the first session every byte of whose chain is right; None if none is."""
@@ -357,7 +371,7 @@ def read_snapshot(root: Path) -> StoreSnapshot:
             sessions=sessions,
             damaged=damaged,
             stored_head=head,
-            is_new=not (sessions or damaged or os.path.lexists(root / HEAD)),
+            is_new=not (sessions or damaged or _is_any(root, HEAD, HEAD_LOG)),
         )
         # Else it moved meanwhile, and is not lost.
         if (head and found.holds(head)) or read_head(root) == head:
@@ -380,13 +394,20 @@ def need_store(root: Path) -> None:
 
     Raises:
         DamagedStoreError: It is none; nothing was created.
+        DiskError: It cannot be read.
     """
-    # Any of them will do: one may be what was lost.
-    if not any(os.path.lexists(root / name) for name in (store_format.FILE, HEAD, SESSIONS, RUNS)):
+    # Any of them will do: one may be what was lost. Other programs have folders of these two names.
+    inside = [path.name for name in (SESSIONS, RUNS) for path in entries(root / name)]
+    is_ours = any(map(_OURS.fullmatch, inside))
+    if not (is_ours or _is_any(root, store_format.FILE, HEAD, HEAD_LOG)):
         raise DamagedStoreError(
             f"{root}: no store is there; put it back or name another with --store, or train a "
             f"first session with `{typed('train data/cs.json', root)}`"
         )
+
+
+def _is_any(root: Path, *names: str) -> bool:
+    return any(os.path.lexists(root / name) for name in names)
 
 
 def read_head(root: Path) -> str | None:

@@ -284,8 +284,14 @@ def find_session(store: StoreSnapshot, ref: str | None) -> Session | None:
 
 
 def need_sessions(store: StoreSnapshot) -> None:
-    """Refuse what makes no sense before the first session."""
+    """Refuse what makes no sense before the first session.
+
+    Raises:
+        UsageError: There is none.
+        DamagedStoreError: There were some, and all are lost.
+    """
     if not store.sessions:
+        store.head()
         raise UsageError(
             f"{store.root}: no sessions yet; train the first with "
             f"`{typed('train data/cs.json', store.root)}`"

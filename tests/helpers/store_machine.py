@@ -424,6 +424,21 @@ class Machine(RuleBasedStateMachine):
         else:
             place.write_text(text)
         self.model.head_text = text
+        if self.model.head not in {"base", *self.model.sessions}:
+            self.leave_a_missing_head()
+
+    def leave_a_missing_head(self) -> None:
+        """Nothing answers in its place, nothing is collected, and the way back leads to a model."""
+        missing = self.model.head
+        found = self.store.snapshot()
+        with pytest.raises(DamagedStoreError, match=f"{missing[:12]}.*mlx-tune rollback --to "):
+            found.head()
+        assert any(missing[:12] in problem for problem in verify(found).problems)
+        with pytest.raises(DamagedStoreError):
+            collect_garbage(self.store, today=self.today)
+        self.store.leave_damaged_head(None, why="rollback")
+        self.model.head_text = "base"
+        self.model.log.append((missing, "base"))
 
     @precondition(lambda self: self.model.format)
     @rule(a=PICK)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -79,17 +80,20 @@ class Model:
 
     @property
     def is_lost(self) -> bool:
-        """Whether HEAD names nothing here, though there is something."""
-        there = self.head_text in self.sessions or self.head_text == "base"
-        return not there and not (self.head_text is None and not self.sessions)
+        """Whether HEAD is missing or garbled, though there is something."""
+        if self.head_text is None:
+            return bool(self.sessions or self.log)
+        return re.fullmatch("base|[0-9a-f]{64}", self.head_text) is None
 
     @property
     def head(self) -> str:
-        """The id in use, or `base`, found again where HEAD is lost."""
+        """The id in use, or `base`, found again where HEAD is lost; it may be missing."""
         if not self.is_lost:
             return self.head_text or "base"
-        here = [new for _, new in self.log if new in self.sessions or new == "base"]
-        if logged := [new for new in here if new not in self.marked]:
+        if logged := [new for _, new in self.log if new not in self.marked]:
+            here = [new for new in logged if new in self.sessions or new == "base"]
+            if here and (here[-1] != "base" or logged[-1] == "base"):
+                return here[-1]
             return logged[-1]
         promoted = [s for s in self.sessions.values() if s.verdict == "promote"]
         kept = [s for s in promoted if s.id not in self.marked]

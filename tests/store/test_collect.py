@@ -428,7 +428,7 @@ def tear_a_runs_record(store: SessionStore, sessions: list[Session]) -> str:
 
 def let_head_name_a_stranger(store: SessionStore, sessions: list[Session]) -> Path:
     (store.root / "HEAD").write_text("0" * 64)
-    return store.root / "HEAD"
+    return store.root / "sessions"
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
@@ -465,8 +465,8 @@ def test_nothing_moves_and_nothing_is_deleted_while_anything_is_damaged(
 def test_the_whole_message_of_a_head_that_names_no_session(store, branch):
     (store.root / "HEAD").unlink()
     assert message(DamagedStoreError, lambda: collect_garbage(store, today=DAY)) == (
-        f"gc moved nothing, for something is damaged: {store.root / 'HEAD'} is missing or names no "
-        f"session here; put the one in use back with "
+        f"gc moved nothing, for something is damaged: {store.root / 'HEAD'} is missing or holds no "
+        f"session's id; put the one in use back with "
         f"`mlx-tune rollback --to SESSION --store {store.root}`"
     )
 

@@ -253,7 +253,7 @@ def test_a_head_that_is_a_link_is_replaced_and_not_followed(tmp_path):
     first = train(store, "cs")
     (store.root / "HEAD").rename(tmp_path / "HEAD")
     (store.root / "HEAD").symlink_to(tmp_path / "HEAD")
-    with pytest.raises(DamagedStoreError, match="HEAD is missing or names no session here"):
+    with pytest.raises(DamagedStoreError, match="HEAD is missing or holds no session's id"):
         collect_garbage(store, today=DAY)
     store.move_head(None, expected=first, why="rollback")
     assert (tmp_path / "HEAD").read_text() == f"{first.id}\n"

@@ -349,10 +349,6 @@ def garble(root: Path) -> None:
     (root / "HEAD").write_bytes(b"\xff\x00garbage")
 
 
-def name_a_stranger(root: Path) -> None:
-    (root / "HEAD").write_text("0" * 64 + "\n")
-
-
 def put_a_folder(root: Path) -> None:
     (root / "HEAD").unlink()
     (root / "HEAD").mkdir()
@@ -369,9 +365,7 @@ def fill(root: Path) -> None:
     make_huge(root / "HEAD")
 
 
-@pytest.mark.parametrize(
-    "spoil", [lose, empty, garble, name_a_stranger, put_a_folder, link_elsewhere, fill]
-)
+@pytest.mark.parametrize("spoil", [lose, empty, garble, put_a_folder, link_elsewhere, fill])
 def test_a_lost_head_is_rebuilt_from_the_log_and_said_aloud(store, root, spoil):
     first, second = train(store, "cs"), train(store, "dining")
     store.move_head(first, expected=second, why="rollback")
@@ -379,10 +373,48 @@ def test_a_lost_head_is_rebuilt_from_the_log_and_said_aloud(store, root, spoil):
     assert store.snapshot().head() == first
     assert store.snapshot().head() == first  # and is noted once
     assert store.snapshot().notes == (
-        f"{root / 'HEAD'} is missing or names no session here; going on from {first.folder_name}, "
+        f"{root / 'HEAD'} is missing or holds no session's id; going on from {first.folder_name}, "
         f"by the last sound line of HEAD.log; if that is wrong, "
         f"`mlx-tune rollback --to SESSION --store {store.root}`",
     )
+
+
+def test_a_head_whose_session_is_gone_is_damage_and_nothing_answers_in_its_place(store, root):
+    first, second = train(store, "cs"), train(store, "dining")
+    shutil.rmtree(second.path)
+    found = store.snapshot()
+    assert message(DamagedStoreError, found.head) == (
+        f"{root / 'sessions'}: {second.id[:12]}… is missing; HEAD names it, so go back to "
+        f"{first.folder_name} with `mlx-tune rollback --to {first.id[:8]} --store {root}`"
+    )
+    assert (found.head_id, found.notes, found.in_use) == (second.id, (), frozenset())
+    store.leave_damaged_head(first, why="rollback")
+    assert store.snapshot().head() == first
+    assert moves(root)[-1] == (second.id, first.id, "rollback")
+
+
+@pytest.mark.parametrize("spoil", [lambda root: None, lose, garble])
+def test_where_every_session_is_gone_the_base_is_taken_by_name_alone(store, root, spoil):
+    train(store, "cs")
+    store.move_head(None, expected=store.snapshot().head(), why="rollback")
+    last = train(store, "dining")
+    shutil.rmtree(root / "sessions")
+    spoil(root)
+    said = message(DamagedStoreError, store.snapshot().head)
+    assert last.id[:12] in said
+    assert f"go back to base with `mlx-tune rollback --to base --store {root}`" in said
+    assert ("HEAD names it" in said) == (spoil not in (lose, garble))
+    assert store.snapshot().notes == ()
+    store.leave_damaged_head(None, why="rollback")
+    assert (store.snapshot().head(), store.snapshot().notes) == (None, ())
+
+
+def test_the_way_back_from_a_missing_head_without_a_log_is_the_newest_promoted(store, root):
+    first, second = train(store, "cs"), train(store, "dining")
+    shutil.rmtree(second.path)
+    (root / "HEAD.log").unlink()
+    said = message(DamagedStoreError, store.snapshot().head)
+    assert f"go back to {first.folder_name} with" in said
 
 
 def test_torn_and_foreign_lines_of_the_log_are_passed_over(store, root):
@@ -458,14 +490,17 @@ def test_a_move_that_was_made_already_changes_nothing(store, root):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(garbage=st.binary(max_size=200) | st.from_regex(rb"\A[0-9a-f]{60,68}\n?\Z"))
 def test_any_garbage_in_head_leads_back_to_the_session_in_use(tmp_path, garbage):
+    """An id is no garbage: its session is missing."""
     store = SessionStore.open(tmp_path / "store")
     current = store.snapshot().head() or train(store, "cs")
     whole = f"{current.id}\n".encode()
     (store.root / "HEAD").write_bytes(garbage)
+    found = SessionStore.open(store.root).snapshot()
     try:
-        assert SessionStore.open(store.root).snapshot().head() == (
-            None if garbage.strip() == b"base" else current
-        )
+        if re.fullmatch(rb"[0-9a-f]{64}\n?", garbage) and not found.holds(garbage[:64].decode()):
+            message(DamagedStoreError, found.head)
+        else:
+            assert found.head() == (None if garbage.strip() == b"base" else current)
     finally:
         (store.root / "HEAD").write_bytes(whole)
 

@@ -101,6 +101,21 @@ def test_a_missing_parent_is_a_problem(store, three):
     ]
 
 
+@pytest.mark.parametrize("kept", [2, 0])
+def test_a_missing_head_is_a_problem_with_the_way_back(store, three, kept):
+    for session in three[kept:]:
+        shutil.rmtree(session.path)
+    good = three[kept - 1] if kept else None
+    name, ref = (good.folder_name, good.id[:8]) if good else ("base", "base")
+    found = check(store)
+    assert found.problems == [
+        f"{store.root / 'sessions'}: {three[2].id[:12]}… is missing; HEAD names it, so go back to "
+        f"{name} with `mlx-tune rollback --to {ref} --store {store.root}`"
+    ]
+    assert (found.sessions, found.notes) == (kept, [])
+    assert isinstance(found.error, DamagedStoreError)
+
+
 def missing(session: Session) -> str:
     (session.path / "data.jsonl").unlink()
     return f"{session.path}: data.jsonl is missing; {DOCTOR}"
@@ -180,7 +195,7 @@ def test_a_rebuilt_head_torn_lines_and_stray_labels_are_notes(store, three):
     found = check(store)
     assert found.problems == []
     assert found.notes == [
-        f"{store.root / 'HEAD'} is missing or names no session here; going on from "
+        f"{store.root / 'HEAD'} is missing or holds no session's id; going on from "
         f"{three[2].folder_name}, by the last sound line of HEAD.log; if that is wrong, "
         f"`mlx-tune rollback --to SESSION --store {store.root}`",
         f"{store.root / 'HEAD.log'}: torn lines skipped: 4, 6",
