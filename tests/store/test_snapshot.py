@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.stores import REFUSED, commit, fail_with, flip, message, train
+from helpers.stores import REFUSED, commit, fail_with, flip, message, start_run, train
 from mlx_tune.errors import DamagedStoreError, DiskError
 from mlx_tune.files.records import to_json
 from mlx_tune.files.sealed import seal, sha256
-from mlx_tune.store import session
+from mlx_tune.store import session, snapshot
 from mlx_tune.store.labels import mark_removed, tag
 from mlx_tune.store.session import Session, folder_name, read_session
 from mlx_tune.store.snapshot import StoreSnapshot
@@ -185,3 +185,22 @@ def test_a_snapshot_stays_as_it_was(store):
     second = train(store, "dining")
     assert (found.head(), list(found.sessions)) == (first, [first.id])
     assert store.snapshot().head() == second
+
+
+@pytest.mark.parametrize("folder", ["runs", "sessions"])
+def test_a_folder_of_another_program_is_no_store(tmp_path, folder):
+    (tmp_path / folder / "2026-lightning").mkdir(parents=True)
+    (tmp_path / folder / "events.out").touch()
+    assert f"{tmp_path}: no store is there" in message(
+        DamagedStoreError, lambda: snapshot.read_store(tmp_path)
+    )
+
+
+def test_a_store_that_lost_all_but_one_kind_of_file_is_one(store):
+    train(store, "cs")
+    start_run(store, None)
+    for name in ("format.json", "HEAD", "HEAD.log", "sessions", "runs"):
+        copy = store.root.parent / name
+        copy.mkdir()
+        (store.root / name).rename(copy / name)
+        assert snapshot.read_store(copy) is not None
