@@ -28,7 +28,7 @@ from mlx_tune.serving.requests import RequestParser
 from mlx_tune.serving.schemas import ERRORS, Health
 from mlx_tune.serving.transport import serve
 from mlx_tune.training.memory import limit_bytes
-from mlx_tune.workflows.workspace import open_workspace
+from mlx_tune.workflows.workspace import bare_base_note, open_workspace
 
 END_SECONDS = 0.3
 """For the engine to end, of the two seconds that the process has after a signal."""
@@ -124,8 +124,10 @@ def prepare(request: ServeRequest, *, say: Say) -> PreparedServer:
         allow_origins=request.allow_origins,
     )
     info = open_workspace(request.store, base=request.base, say=say).info
-    registry = ModelRegistry(request.store)
+    registry = ModelRegistry(request.store, fingerprint=info.fingerprint)
     first = registry.get(HEAD)
+    if not first.chain:
+        say(bare_base_note(request.store))
     parser = RequestParser(
         load_tokenizer(info.folder, info.template),
         vocabulary=int(info.config["vocab_size"]),

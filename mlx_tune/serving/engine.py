@@ -207,7 +207,14 @@ class Engine:
 
     def _get(self, model: RegisteredModel) -> LoadedModel:
         self._now("loading")
-        return self._models.get(model)
+        try:
+            return self._models.get(model)
+        except MlxTuneError as error:
+            if model.problem is None:
+                raise
+            # What such an error advises cannot work: the store is elsewhere, or another.
+            message = f"{model.name} is not in memory: {model.problem}"
+            raise ApiError(message, status=503, code="store_gone") from error
 
     def _echo(self, request: GenerationRequest, text: str, loaded: LoadedModel) -> TextDelta:
         """Return the prompt as the answer's beginning, with log-probabilities if requested."""
@@ -315,6 +322,8 @@ class Metrics:
 
 
 def _as_api_error(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
     if isinstance(error, MlxTuneError):
         return internal_error(str(error))
     reason = one_line(str(error), 200)

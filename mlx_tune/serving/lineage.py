@@ -48,7 +48,9 @@ def lineage_routes(store_root: Path, registry: ModelRegistry, info: BaseInfo) ->
     @router.get("/lineage")
     def lineage() -> dict[str, Any]:
         """Show the tree of sessions, and which is in use."""
-        return lineage_json(registry.snapshot(), info.name, warning=registry.warning)
+        store = registry.snapshot()
+        warnings = [problem] if (problem := registry.problem) else store.head_notes
+        return lineage_json(store, info.name, warning="; ".join(warnings) or None)
 
     @router.get("/retention")
     def retention(session: str | None = None) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def lineage_routes(store_root: Path, registry: ModelRegistry, info: BaseInfo) ->
     @router.post("/rollback")
     def roll_back(request: RollbackRequest) -> JSONResponse:
         """Put the session before in use, or the one that is named; nothing is deleted."""
+        _check_there(registry)
         with _usage_error_as(status=400, param="to"):
             after = rollback(store_root, request.to).after
         return JSONResponse({"head": after.folder_name if after else None})
@@ -76,6 +79,7 @@ def lineage_routes(store_root: Path, registry: ModelRegistry, info: BaseInfo) ->
     @router.post("/promote")
     def put_in_use(request: PromoteRequest) -> JSONResponse:
         """Put a session in use that the gate held back, or that HEAD has left."""
+        _check_there(registry)
         with _usage_error_as(status=400, param="session"):
             session = promote(store_root, request.session).session
         return JSONResponse({"head": session.folder_name})
@@ -92,9 +96,9 @@ def _usage_error_as(*, status: int, param: str) -> Iterator[None]:
 
 
 def _check_there(registry: ModelRegistry) -> None:
-    """Refuse to tell of a store that has gone away."""
-    if warning := registry.warning:
-        raise ApiError(warning, status=503, code="store_gone")
+    """Refuse to tell of a store, or to move its HEAD, that is not the one that is served."""
+    if problem := registry.problem:
+        raise ApiError(problem, status=503, code="store_gone")
 
 
 def lineage_json(

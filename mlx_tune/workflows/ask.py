@@ -17,6 +17,7 @@ from mlx_tune.store.session import Session
 from mlx_tune.store.snapshot import read_store
 from mlx_tune.workflows.workspace import (
     FoldedModel,
+    bare_base_note,
     choose_base,
     find_session,
     load_folded,
@@ -66,7 +67,7 @@ def load_model(store_root: Path, *, session: str | None, base: str | None, say: 
     """
     opened = open_workspace(store_root, session=session, base=base, say=say)
     if not opened.chain and session is None:  # a mistyped store must not pass for a trained one
-        say(f"note: no session is in use in {store_root}, so the bare base answers")
+        say(bare_base_note(store_root))
     return load_folded(opened.info, opened.chain)
 
 

@@ -283,6 +283,11 @@ def find_session(store: StoreSnapshot, ref: str | None) -> Session | None:
     return store.head() if ref is None else store.find(ref)
 
 
+def bare_base_note(root: Path) -> str:
+    """Return what is said where the base answers and nobody asked for it by name."""
+    return f"note: no session is in use in {root}, so the bare base answers"
+
+
 def need_sessions(store: StoreSnapshot) -> None:
     """Refuse what makes no sense before the first session.
 

@@ -1,12 +1,20 @@
 """What the page reads: the tree, what is remembered, and where a training stands."""
 
+import shutil
+from datetime import date
+
 import pytest
 
 from helpers.live_server import error_json, ok_json, serve_store
+from helpers.stores import train
 from mlx_tune.serving.lineage import training_json
 from mlx_tune.serving.registry import GONE
 from mlx_tune.settings import DEFAULT_STORE
+from mlx_tune.store.gc import collect_garbage
+from mlx_tune.store.labels import mark_removed
 from mlx_tune.store.runs import FAILED, list_runs
+from mlx_tune.store.store import SessionStore, start_head
+from mlx_tune.workflows.store_commands import rollback
 
 
 def test_the_tree_has_every_session_its_parent_and_who_is_in_use(server):
@@ -79,6 +87,7 @@ def test_a_store_without_sessions_serves_its_base(empty):
     assert ok_json(empty.client.get("/api/training")) == {"run": None}
     error_json(empty.post("/api/rollback"))
     assert not empty.store.exists(), "serving made a folder"
+    assert empty.said == ["note: no session is in use in adapters, so the bare base answers"]
 
 
 def test_a_store_that_goes_away_is_served_on_and_said_to_be_gone(own_store):
@@ -94,8 +103,137 @@ def test_a_store_that_goes_away_is_served_on_and_said_to_be_gone(own_store):
         assert ok_json(running.client.get("/health")) == {"status": "ok", "warning": GONE}
         for path in ("/api/retention", "/api/training"):
             assert error_json(running.client.get(path), 503)["message"] == GONE
-        error_json(running.client.post("/api/rollback", json={}), 500)
+        for path, body in (("/api/rollback", {}), ("/api/promote", {"session": "cs"})):
+            assert error_json(running.client.post(path, json=body), 503)["message"] == GONE
+        error = error_json(running.ask("Where is A?", "cs"), 503)
+        assert error["code"] == "store_gone"
+        assert error["message"].endswith(f" is not in memory: {GONE}")
         assert not own_store.exists()
         own_store.with_name("moved").rename(own_store)
         assert ok_json(running.client.get("/health")) == {"status": "ok"}
         assert ok_json(running.client.get("/api/lineage")) == before
+
+
+def session_of(store, name):
+    (path,) = (store / "sessions").glob(f"*-{name}-*")
+    return path
+
+
+def lose_head(store):
+    shutil.rmtree(session_of(store, "dining"))
+
+
+def lose_every_session(store):
+    for path in (store / "sessions").iterdir():
+        shutil.rmtree(path)
+
+
+def begin_another(store):
+    """Do what a training does that begins where the store has been."""
+    store.rename(store.with_name("moved"))
+    store.mkdir()
+    start_head(store)
+
+
+def restore_an_older_copy(store):
+    lose_head(store)
+    (store / "HEAD").write_text(SessionStore.open(store).snapshot().find("cs").id)
+
+
+def lose_it_all_with_head(store):
+    shutil.rmtree(store / "sessions")
+    (store / "HEAD").write_bytes(b"garbage")
+
+
+LOST = {
+    "HEAD's session": lose_head,
+    "every session": lose_every_session,
+    "the folder of sessions": lambda store: shutil.rmtree(store / "sessions"),
+    "the sessions and HEAD": lose_it_all_with_head,
+    "the store, and another begins there": begin_another,
+    "the newest sessions, and HEAD stands before them": restore_an_older_copy,
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_a_model_is_not_another_because_something_was_deleted(own_store, what):
+    with serve_store(own_store) as running:
+        before = ok_json(running.client.get("/api/lineage"))
+        answer = running.answer("Where is B?")
+        LOST[what](own_store)
+        assert running.answer("Where is B?") == answer
+        warning = ok_json(running.client.get("/health"))["warning"]
+        assert f"{own_store}: HEAD's session {before['head']} is not in use or not there" in warning
+        found = ok_json(running.client.get("/api/lineage"))
+        assert found["error"] == warning
+        assert {**found, "error": None} == before
+        assert error_json(running.post("/api/rollback"), 503)["message"] == warning
+
+
+def test_the_way_back_from_a_lost_head_is_taken_without_a_new_start(own_store):
+    with serve_store(own_store) as running:
+        known = running.answer("Where is B?", "cs")
+        lose_head(own_store)
+        assert "warning" in ok_json(running.client.get("/health"))
+        rollback(own_store, "cs")
+        assert "cs" in ok_json(running.client.get("/api/lineage"))["head"]
+        assert running.answer("Where is B?") == known
+        assert ok_json(running.client.get("/health")) == {"status": "ok"}
+
+
+def test_a_session_that_head_has_left_may_be_collected(own_store):
+    with serve_store(own_store) as running:
+        running.answer("Where is B?")
+        store = SessionStore.open(own_store)
+        left = store.snapshot().head()
+        rollback(own_store, None)
+        mark_removed(store, left)
+        found = ok_json(running.client.get("/api/lineage"))
+        assert [one["id"] for one in found["sessions"] if one["removed"]] == [left.folder_name]
+        collect_garbage(store, today=date(2026, 11, 30))
+        assert left.folder_name not in str(ok_json(running.client.get("/v1/models")))
+        assert ok_json(running.client.get("/health")) == {"status": "ok"}
+
+
+def test_a_store_of_another_base_in_its_place_is_not_folded_onto_this_one(own_store):
+    with serve_store(own_store) as running:
+        answer = running.answer("Where is B?")
+        own_store.rename(own_store.with_name("moved"))
+        other = SessionStore.open(own_store)
+        theirs = train(other, "theirs")
+        assert running.answer("Where is B?") == answer
+        warning = ok_json(running.client.get("/health"))["warning"]
+        assert warning.startswith(f"the store that is at {own_store} now stands on another base")
+        assert error_json(running.post("/api/rollback"), 503)["message"] == warning
+        assert other.snapshot().head() == theirs
+        error_json(running.ask("Where is B?", theirs.folder_name), 404)
+
+
+def test_a_damaged_head_is_told_and_everything_else_answers(own_store):
+    with serve_store(own_store) as running:
+        running.answer("Where is B?")
+        record = session_of(own_store, "dining") / "session.json"
+        whole = record.read_bytes()
+        record.chmod(0o644)
+        record.write_bytes(whole.replace(b"dining", b"dinner"))
+        said = error_json(running.ask("Where is B?"), 500)["message"]
+        assert "; HEAD names it, so go back to " in said
+        assert ok_json(running.client.get("/health")) == {"status": "ok", "warning": said}
+        listed = [card["id"] for card in ok_json(running.client.get("/v1/models"))["data"]]
+        assert [name.split("-")[-2:-1] or name for name in listed] == [["housing"], ["cs"], "base"]
+        for name in listed:
+            assert running.text("Where", name, max_tokens=1)
+        record.write_bytes(whole)
+        assert ok_json(running.client.get("/health")) == {"status": "ok"}
+
+
+def test_what_is_to_be_known_of_a_store_is_told_by_its_health(own_store):
+    with serve_store(own_store) as running:
+        (own_store / "HEAD").write_bytes(b"garbage")
+        warning = ok_json(running.client.get("/health"))["warning"]
+        assert warning.startswith(f"{own_store / 'HEAD'} is missing or holds no session's id; ")
+        assert ok_json(running.client.get("/api/lineage"))["error"] == warning
+        (own_store / "format.json").write_text("[")
+        warning = ok_json(running.client.get("/health"))["warning"]
+        assert warning == error_json(running.ask("Where is B?"), 500)["message"]
+        assert str(own_store / "format.json") in warning
