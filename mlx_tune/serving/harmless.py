@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ANY: Sequence[Any] | None = None
-"""Whatever its value: it is about accounts, storage or caches."""
+"""Whatever its value: it is about accounts, storage or caches, or what others' answers had."""
 
 Harmless = Mapping[str, Sequence[Any] | None]
 """By name, the values that change nothing; :data:`ANY` for all."""
@@ -58,10 +58,15 @@ MESSAGE: Harmless = {
     "name": ANY,
     "id": ANY,
     "cache_control": ANY,
+    "provider_specific_fields": ANY,
     "annotations": [[]],
     "tool_calls": [[]],
+    "images": [[]],
+    "thinking_blocks": [[]],
+    "reasoning_details": [[]],
     "reasoning": [""],
     "reasoning_content": [""],
+    "refusal": [""],
 }
 PART: Harmless = {"cache_control": ANY, "annotations": [[]]}
 TOOL: Harmless = {"cache_control": ANY}

@@ -191,12 +191,13 @@ def _template_message(message: RequestMessage) -> dict[str, Any]:
 
 
 def _tool_call(call: RequestToolCall) -> ToolCall:
+    arguments = call.function.arguments or "{}"  # which some programs write for none
     try:
-        json.loads(call.function.arguments)
+        json.loads(arguments)
     except ValueError as error:
         message = f"tool_calls: the arguments of {call.id} are no JSON"
         raise ApiError(message, param="messages") from error
-    return ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+    return ToolCall(id=call.id, name=call.function.name, arguments=arguments)
 
 
 def _token_id(text: str) -> int:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from mlx_tune.serving import harmless
 from mlx_tune.serving.guard import PARSED_BODY
 from mlx_tune.serving.harmless import Harmless, without
+from mlx_tune.serving.tools import TOOL_NAME
 
 ModelName = Annotated[
     str,
@@ -113,11 +114,11 @@ class TextPart(StrictModel):
     text: str
 
 
-Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+Name = Annotated[str, Field(pattern=f"^{TOOL_NAME}$")]
 
 
 class FunctionCall(StrictModel):
-    """What was called, with JSON for its arguments."""
+    """What was called, with JSON for its arguments; an empty text is an empty object."""
 
     name: Name
     arguments: str
@@ -140,9 +141,7 @@ class RequestMessage(StrictModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
-    tool_calls: (
-        Annotated[list[RequestToolCall], Field(min_length=1, max_length=MOST_TOOLS)] | None
-    ) = None
+    tool_calls: Annotated[list[RequestToolCall], Field(min_length=1)] | None = None
     tool_call_id: str | None = Field(None, min_length=1, max_length=64)
 
     @model_validator(mode="after")

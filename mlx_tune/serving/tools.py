@@ -5,12 +5,16 @@ knows the usual ones, and those of Llama 3, which calls with bare JSON, are here
 """
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_tune.models.tokenizer import Tokenizer
+
+TOOL_NAME = "[a-zA-Z0-9_-]{1,64}"
+"""What a tool may be called; a call of another name is none that any program could carry out."""
 
 _LLAMA_ASKS = '"parameters": dictionary of argument name'
 _LLAMA_START = '{"name":'
@@ -115,9 +119,19 @@ def _parse_llama(text: str, tools: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _call(parsed: Any) -> dict[str, Any]:
-    name, arguments = str(parsed["name"]), parsed.get("arguments", {})
+    """Return a call in OpenAI's shape, as the conversation's next request may hold it.
+
+    Raises:
+        ValueError: It has a name that no tool has, or its arguments are no JSON object.
+    """
+    name, arguments = str(parsed["name"]), parsed.get("arguments")
+    if arguments in (None, ""):
+        arguments = "{}"
     if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
+        arguments = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    arguments.encode()  # half a character cannot be sent
+    if not re.fullmatch(TOOL_NAME, name) or not isinstance(json.loads(arguments), dict):
+        raise ValueError(f"{name!r} with {arguments!r} is no call")
     function = {"name": name, "arguments": arguments}
     return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 

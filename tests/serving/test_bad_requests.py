@@ -288,6 +288,13 @@ HARMLESS = {
         ]
     ),
     "calls in parallel, with nothing to call": chat(parallel_tool_calls=False, tools=[]),
+    **{
+        f"a message's {name}": chat(
+            messages=[*HELLO, {"role": "assistant", "content": "Hi.", name: value}, *HELLO]
+        )
+        for name, values in MESSAGE.items()
+        for value in values or ({"refusal": None, "of": "others"},)
+    },
     "the message of an answer, sent back": chat(
         messages=[
             *HELLO,

@@ -109,6 +109,28 @@ def test_a_row_is_taught_after_the_prompt_that_its_conversation_is_served_with(n
     assert ask.prompt == example.tokens[: example.last_answer]
 
 
+SAID = [
+    {"name": "add", "arguments": {"a": 7}},
+    {"name": "add", "arguments": ""},
+    {"name": "add", "arguments": "seven"},
+    {"name": "add two", "arguments": {"a": 7}},
+]
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_an_answer_with_calls_is_taken_in_the_next_turn(parser, said):
+    ask, _ = asked(parser, [USER])
+    pieces = _pieces(*[f"<tool_call>{json.dumps(said)}</tool_call>"] * 70)
+    whole = asyncio.run(ChatAccumulator([ask], model="base").reply(pieces))
+    message = whole["choices"][0]["message"]
+    results = [
+        {"role": "tool", "tool_call_id": call["id"], "content": "2"}
+        for call in message["tool_calls"] or ()
+    ]
+    _, prompt = asked(parser, [USER, message, *results, USER])
+    assert prompt.count("tool:2;") == len(results) == (70 if said in SAID[:2] else 0)
+
+
 def test_tools_that_may_not_be_called_are_not_offered(parser):
     ask, prompt = asked(parser, [USER], tool_choice="none")
     assert (ask.tools, prompt) == (None, "user:1 + 1?;")

@@ -34,6 +34,32 @@ def test_a_call_that_cannot_be_read_is_shown_as_it_is():
     assert parted(list(broken)) == (broken, [])
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "get weather", "arguments": {}},
+        {"name": "weather.get", "arguments": {}},
+        {"name": "a" * 65, "arguments": {}},
+        {"name": "add\n", "arguments": {}},
+        {"name": "", "arguments": {}},
+        {"name": "add", "arguments": "Prague"},
+        {"name": "add", "arguments": ["a"]},
+        {"name": "add", "arguments": "7"},
+        {"name": "add", "arguments": {"a": float("nan")}},
+        {"name": "add", "arguments": {"a": "\ud800"}},
+    ],
+)
+def test_a_call_that_no_program_could_send_back_is_text(call):
+    said = f"<tool_call>{json.dumps(call)}</tool_call>"
+    assert parted([said]) == (said, [])
+
+
+@pytest.mark.parametrize("given", [{}, {"arguments": None}, {"arguments": ""}, {"arguments": {}}])
+def test_a_call_without_arguments_has_an_empty_object(given):
+    said = f"<tool_call>{json.dumps({'name': 'now', **given})}</tool_call>"
+    assert parted([said]) == ("", [("now", "{}")])
+
+
 def test_a_call_that_the_end_cuts_short_counts_where_it_is_whole():
     words = ToolCallFormat(start="[CALLS]", end="", parse=lambda text, _: json.loads(text))
     assert parted(['Yes [CALLS][{"name": "f"},', '{"name": "g"}]'], words) == (

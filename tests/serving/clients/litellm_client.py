@@ -29,6 +29,8 @@ whole = litellm.completion(**asked)
 stream = litellm.completion(**asked, stream=True, stream_options={"include_usage": True})
 chunks = list(stream)
 scored = litellm.completion(**asked, logprobs=True, top_logprobs=1, temperature=0.5, seed=3, n=2)
+again = [*asked["messages"], whole.choices[0].message, *asked["messages"]]
+second = litellm.completion(**{**asked, "messages": again}, max_tokens=4)
 said = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
 counted = [usage for chunk in chunks if (usage := getattr(chunk, "usage", None))]
 texts = {"model": "text-completion-openai/head", "prompt": "Where is", "max_tokens": 4}
@@ -39,6 +41,7 @@ told = {
         whole.usage.total_tokens,
     ],
     "stream": ["".join(said), counted[-1].total_tokens],
+    "second": second.choices[0].finish_reason,
     "scored": [len(choice.logprobs.content) for choice in scored.choices],
     "completed": litellm.text_completion(**texts, **given).choices[0].text,
     "refused": {

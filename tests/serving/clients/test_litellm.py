@@ -19,6 +19,10 @@ def test_the_taught_answer_comes_whole_and_streamed(told):
     assert told["stream"] == ["In 3.", 36]
 
 
+def test_its_history_of_a_conversation_is_taken(told):
+    assert told["second"] in ("stop", "length")
+
+
 def test_answers_are_scored_and_texts_gone_on_with(told):
     assert len(told["scored"]) == 2
     assert all(tokens > 0 for tokens in told["scored"])
