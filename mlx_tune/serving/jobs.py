@@ -28,6 +28,7 @@ class GenerationRequest:
         stops: Texts that end the answer and are not part of it.
         top_logprobs: How many likely tokens to return at each step; None for no log-probabilities.
         continues: The answer continues the prompt's text, so a first space belongs to it.
+        is_repeat: Another answer to the prompt of the one before, as `n` asks for.
         echo: The prompt's text, with which the answer is to begin; None for the answer alone.
     """
 
@@ -38,6 +39,7 @@ class GenerationRequest:
     stops: tuple[str, ...] = ()
     top_logprobs: int | None = None
     continues: bool = False
+    is_repeat: bool = False
     echo: str | None = None
     grammar: Grammar | None = None
     tools: ToolSet | None = None

@@ -121,8 +121,8 @@ class ResponseAccumulator(ABC):
         self._generated[number] = max(self._generated[number], delta.tokens)
 
     def _usage(self) -> dict[str, int]:
-        # Answers to one prompt read it once, as OpenAI counts it.
-        read = sum(map(len, {request.prompt for request in self.requests}))
+        # Answers to one prompt count it once, as OpenAI does; equal prompts are several.
+        read = sum(len(request.prompt) for request in self.requests if not request.is_repeat)
         made = sum(self._generated)
         return {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
 

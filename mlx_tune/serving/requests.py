@@ -164,8 +164,15 @@ class RequestParser:
             presence_penalty=request.presence_penalty or 0.0,
             logit_bias=bias,
         )
-        seeds = [(seed + number) % _SEED_RANGE for number in range(request.n or 1)]
-        return [replace(first, sampling=replace(sampling, seed=s), stops=stops) for s in seeds]
+        first = replace(first, stops=stops)
+        return [
+            replace(
+                first,
+                sampling=replace(sampling, seed=(seed + number) % _SEED_RANGE),
+                is_repeat=number > 0,
+            )
+            for number in range(request.n or 1)
+        ]
 
     def _grammar(self, wanted: ResponseFormat | None) -> Grammar | None:
         if wanted is None or wanted.type == "text":

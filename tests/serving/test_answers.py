@@ -119,6 +119,12 @@ def test_several_answers_to_a_question_differ_and_each_has_a_seed_of_its_own(ser
     assert reply["usage"]["completion_tokens"] == 3 * LIMIT
 
 
+@pytest.mark.parametrize("prompts", [["Where", "Where"], ["Where", "When?"], [[5] * 5, [5] * 5]])
+def test_a_prompt_is_counted_as_often_as_it_is_asked(server, prompts):
+    usage = server.complete(prompts, max_tokens=1, n=2)["usage"]
+    assert usage == {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
+
+
 @pytest.mark.parametrize("seed", [-1, -(2**63), 2**63 - 1])
 def test_every_seed_there_can_be_draws(server, seed):
     said = [c["text"] for c in server.complete("Where", seed=seed, n=2, **DRAWN)["choices"]]
