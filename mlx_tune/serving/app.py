@@ -23,6 +23,7 @@ from mlx_tune.serving.guard import AccessMiddleware, AccessPolicy
 from mlx_tune.serving.lineage import lineage_routes
 from mlx_tune.serving.models import ModelCache
 from mlx_tune.serving.openai import Backend, openai_routes
+from mlx_tune.serving.refusals import refusal
 from mlx_tune.serving.registry import HEAD, ModelRegistry, RegisteredModel
 from mlx_tune.serving.requests import RequestParser
 from mlx_tune.serving.schemas import ERRORS, Health
@@ -243,8 +244,8 @@ def _as_api_error(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
-        case RequestValidationError():
-            return _invalid(_telling(error.errors()))
+        case RequestValidationError(body=body):
+            return refusal(error.errors(), body)
         case HTTPException(status_code=status, detail=detail, headers=headers):
             codes = {404: "not_found", 405: "method_not_allowed"}
             fields = tuple((k.encode(), v.encode()) for k, v in (headers or {}).items())
@@ -270,36 +271,3 @@ def _where_to_go(path: str) -> str:
     if path.startswith(("/api/chat", "/api/generate", "/api/tags", "/v1/messages")):
         return "; only OpenAI's API is offered, use /v1/chat/completions"
     return ""
-
-
-def _telling(problems: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the first problem; of a value that fits no branch of several, the nearest one's."""
-    first = problems[0]
-    *field, branch = first["loc"]
-    if not _is_branch(branch):
-        return first
-    others = [one for one in problems if list(one["loc"][: len(field)]) == field]
-    return max(others, key=lambda one: (len(one["loc"]), one["type"] == "literal_error"))
-
-
-def _is_branch(part: str | int) -> bool:
-    """Tell whether a part of a problem's place names a type, not a field."""
-    return part in ("str", "int", "float", "bool") or "[" in str(part)
-
-
-_UNREAD = {"image_url": "images are", "input_image": "images are", "input_audio": "sounds are",
-           "file": "files are", "input_file": "files are", "video_url": "videos are"}  # fmt: skip
-
-
-def _invalid(problem: dict[str, Any]) -> ApiError:
-    """Return the reply to a body that its schema refuses."""
-    parts = [part for part in problem["loc"] if part != "body" and not _is_branch(part)]
-    place = ".".join(map(str, parts)) or None
-    if problem["type"] == "literal_error" and parts[-3:-2] == ["content"]:
-        what = _UNREAD.get(str(problem["input"]), f"{problem['input']!r} is")
-        return ApiError(f"{place}: {what} not read, only texts are", param=place)
-    code, what = "invalid_value", str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        code = "unknown_field"
-        what = "this server has no such field, and ignores none; leave it out"
-    return ApiError(f"{place}: {what}" if place else what, param=place, code=code)

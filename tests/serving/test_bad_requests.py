@@ -378,13 +378,72 @@ def test_a_part_that_is_not_read_is_named(server, content, place, said):
     assert said in error["message"]
 
 
+PLAIN = {"type": "text", "text": "a"}
+TOOLS = [{"type": "function", "function": {"name": "f", "strict": True}}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        (CHAT, chat(stop=5), "stop: Input should be a valid string or a valid list"),
+        (CHAT, chat(stop={"list": 1}), "stop: Input should be a valid string or a valid list"),
+        (CHAT, chat(stop=[1]), "stop.0: Input should be a valid string"),
+        (CHAT, chat(stop=["a", ""]), "stop.1: String should have at least 1 character"),
+        (CHAT, chat(stop=["a"] * 17), "stop: List should have at most 16 items"),
+        (CHAT, chat(stop="a" * 1001), "stop: String should have at most 1000 characters"),
+        (TEXT, text(prompt=["a"] * 65), "prompt: List should have at most 64 items"),
+        (TEXT, text(prompt=[[5]] * 65), "prompt: List should have at most 64 items"),
+        (TEXT, text(prompt=[]), "prompt: List should have at least 1 item"),
+        (TEXT, text(prompt=[5, "a"]), "prompt.1: Input should be a valid integer"),
+        (TEXT, text(prompt=["a", 5]), "prompt.1: Input should be a valid string"),
+        (TEXT, text(prompt=[[5, -1]]), "prompt.0.1: Input should be greater than or equal to 0"),
+        (TEXT, text(prompt={"a": 5}), "prompt: Input should be a valid string or a valid list"),
+        (CHAT, chat(messages=[{"role": "user", "content": []}]),
+         "messages.0.content: List should have at least 1 item"),
+        (CHAT, chat(messages=[{"role": "user", "content": ["a"]}]),
+         "messages.0.content.0: Input should be a valid object"),
+        (CHAT, chat(messages=[{"role": "user", "content": {"type": "text", "text": "a"}}]),
+         "messages.0.content: Input should be a valid string or a valid list"),
+        (CHAT, chat(messages=[{"role": "user"}]), "messages.0: content is missing"),
+        (CHAT, chat(tools=TOOLS), "tools.0.function.strict: only false is supported; leave it out"),
+        (CHAT, chat(logit_bias={"str": 101}), "logit_bias.str: Input should be less than"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_about_the_type_that_the_value_has(server, path, body, said):
+    error = error_json(server.post(path, **body))
+    assert error["message"].startswith(said)
+    assert error["param"] == said.partition(": ")[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        (TEXT, text(best_of=2), "best_of: only 1"),
+        (TEXT, text(suffix="b"), 'suffix: only ""'),
+        (CHAT, chat(reasoning_effort="low"),
+         'reasoning_effort: only "none"'),
+        (CHAT, chat(function_call="f"),
+         'function_call: only "none" or "auto"'),
+        (CHAT, chat(messages=[*HELLO, {"role": "assistant", "content": "a", "refusal": "no"}]),
+         'messages.1.refusal: only ""'),
+        (CHAT, chat(messages=[{"role": "user", "content": [{**PLAIN, "cache": 1}]}]),
+         "messages.0.content.0.cache: this server has no such field"),
+        ("/api/rollback", {"best_of": 1}, "best_of: this server has no such field"),
+    ],
+)  # fmt: skip
+def test_a_field_that_is_taken_in_one_value_is_refused_with_that_value(server, path, body, said):
+    error = error_json(server.post(path, **body))
+    assert error["message"].startswith(said)
+    assert error["code"] == "unknown_field"
+
+
 def test_a_refusal_names_the_field_and_says_that_none_is_ignored(server):
-    error = error_json(server.post(CHAT, **chat(repetition_penalty=1.1)))
+    error = error_json(server.post(CHAT, **chat(chat_template_kwargs={})))
     assert error == {
-        "message": "repetition_penalty: this server has no such field, and ignores none; leave it "
-        "out",
+        "message": "chat_template_kwargs: this server has no such field, and ignores none; leave "
+        "it out",
         "type": "invalid_request_error",
-        "param": "repetition_penalty",
+        "param": "chat_template_kwargs",
         "code": "unknown_field",
     }
 
