@@ -396,10 +396,12 @@ def need_store(root: Path) -> None:
         DamagedStoreError: It is none; nothing was created.
         DiskError: It cannot be read.
     """
-    # Any of them will do: one may be what was lost. Other programs have folders of these two names.
-    inside = [path.name for name in (SESSIONS, RUNS) for path in entries(root / name)]
-    is_ours = any(map(_OURS.fullmatch, inside))
-    if not (is_ours or _is_any(root, store_format.FILE, HEAD, HEAD_LOG)):
+    # Any of them will do: one may be what was lost.
+    if _is_any(root, store_format.FILE, HEAD, HEAD_LOG):
+        return
+    # Other programs have folders of these two names.
+    inside = (path.name for name in (SESSIONS, RUNS) for path in entries(root / name))
+    if not any(map(_OURS.fullmatch, inside)):
         raise DamagedStoreError(
             f"{root}: no store is there; put it back or name another with --store, or train a "
             f"first session with `{typed('train data/cs.json', root)}`"

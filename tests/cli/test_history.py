@@ -8,6 +8,7 @@ from rich.console import Console
 
 from helpers.stores import flip, sessions_of
 from mlx_tune.cli import history
+from mlx_tune.store.store import start_head
 
 
 def test_log_shows_tags_removed_and_held_back_sessions(store, mlx_tune_command):
@@ -159,7 +160,8 @@ def test_log_lists_what_is_sound_before_it_complains(trained_store, mlx_tune_com
 def test_a_leading_tilde_is_the_home_folder(tmp_path, mlx_tune_command, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine" / "sessions").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    start_head(tmp_path / "mine")
     assert mlx_tune_command("log", "--store=~/mine")[1] == f"{tmp_path}/mine: no sessions yet\n"
 
 

@@ -11,7 +11,7 @@ from helpers.stores import sessions_of
 from helpers.training_lab import TrainingLab, facts, isolated_environment
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.models import bases
-from mlx_tune.store.store import SessionStore
+from mlx_tune.store.store import SessionStore, start_head
 from mlx_tune.workflows.doctor import examine
 from mlx_tune.workflows.evaluate import evaluate
 from mlx_tune.workflows.fuse import fuse
@@ -122,7 +122,8 @@ def test_fuse_that_fails_leaves_nothing(two, tmp_path, monkeypatch):
 
 
 def test_eval_before_the_first_session_says_what_to_do(lab):
-    (lab.store / "sessions").mkdir(parents=True)
+    lab.store.mkdir(parents=True)
+    start_head(lab.store)
     with pytest.raises(UsageError, match="no sessions yet; train the first"):
         evaluate(lab.store, session=None, base=str(lab.base), on=None, say=lambda _: None)
 
@@ -200,7 +201,8 @@ def test_an_editors_backup_file_damages_nothing(two):
 
 
 def test_fuse_of_a_store_without_sessions_is_refused_unless_the_base_is_meant(lab, tmp_path):
-    (lab.store / "sessions").mkdir(parents=True)
+    lab.store.mkdir(parents=True)
+    start_head(lab.store)
 
     def written(session):
         return fuse(
