@@ -4,24 +4,26 @@
 generated one, no distinctive fact of another answer does, and both affirm or both deny. So is the
 taught answer itself.
 *Confused*: not right, and it says what another row teaches: a distinctive fact of another answer
-stands in it, it is another's word for word, or its words agree with another's, at 0.6 or more,
-better than with its own.
+stands in it, it is another's word for word, however short, or its words agree with another's, at
+0.6 or more, better than with its own.
 *Unknown*: all else.
 
 A fact is *distinctive* of an answer where no row with another answer holds it, in its question or
 in its answer, and the wording asked does not state it: what many rows name, such as a building, is
 no sign of confusion. Where a question leaves no key fact to ask for (prose, yes and no), words
 stand in for facts: right is an answer whose words agree at 0.6 or more, with no other taught answer
-better. What an answer says beyond the facts that were asked for, true or not, is not judged.
+better. Of several things that a question offers it must not take another than the taught one. What
+an answer says beyond the facts that were asked for, true or not, is not judged.
 
 Where a row has tools and one of the two answers calls any, right is to call the same functions with
 the same arguments, in any order and whatever stands beside them, and confused are another row's.
 """
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -29,19 +31,20 @@ from typing import Any, Literal, get_args
 from mlx_tune.continual.key_facts import (
     KeyFact,
     SearchedText,
+    choice,
     key_facts,
     own_facts,
     pieces,
     spaced,
-    word_set,
 )
+from mlx_tune.continual.names import LABELS, word_set
 from mlx_tune.data.calls import find_calls
 from mlx_tune.data.rows import Row
 
 Grade = Literal["right", "confused", "unknown"]
 GRADES: tuple[Grade, ...] = get_args(Grade)
 
-RULES = 1
+RULES = 2
 """Raised whenever the same answer would get another grade; grades of other rules do not compare."""
 
 AGREEMENT = 0.6
@@ -65,7 +68,11 @@ _NOT = _NO | word_set(
 )
 _NO_DENIAL = re.compile(
     r"\bno (?:later|earlier|sooner|less|fewer|more) than\b|\bnot only\b|\bno\.? ?(?=\d)"
+    r"|\b(?:cannot|can['’]t|can not) miss\b"
+    r"|^\W*(?:no (?:problem|worries)|kein problem|pas de (?:problème|souci))[ ,.!;:–—-]+(?=\w)"
 )
+_LAST_STOP = re.compile(r"(?<=[\w)\]\"'”’»])[.。]\s*$")
+_PORTUGUESE = word_set("em uma ao é fica ficam você")  # where no is "in the"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +190,8 @@ class AnswerScore:
 class AnswerKey:
     """Every answer that is taught, by which generated ones are graded.
 
-    Rows with the same answer are one here: several questions may ask for the same thing.
+    Rows with the same answer are one here, whatever its white space, its first capital and its full
+    stop: several questions may ask for the same thing.
 
     Args:
         rows: All rows in force that ask something, whichever session taught them.
@@ -191,10 +199,13 @@ class AnswerKey:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         questions: dict[str, list[str]] = {}
+        first: dict[str, str] = {}
         for row in rows:
-            questions.setdefault(str(row.answer).strip(), []).append(str(row.question))
+            answer = str(row.answer).strip()
+            answer = first.setdefault(_spelling(answer), answer)
+            questions.setdefault(answer, []).append(str(row.question))
         self._answers = list(questions)
-        self._numbers = {answer: number for number, answer in enumerate(self._answers)}
+        self._numbers = {spelling: number for number, spelling in enumerate(first)}
         self._bags = [Counter(_telling(answer)) for answer in self._answers]
         self._lengths = [bag.total() for bag in self._bags]
         self._by_word: dict[str, list[int]] = {}
@@ -219,19 +230,25 @@ class AnswerKey:
         text = SearchedText(said)
         missing = tuple(fact.text for fact in facts if not text.holds(fact))
         graded = partial(GradedAnswer, asked=len(facts), missing=missing)
-        own, recited = self._numbers[taught], self._numbers.get(said)
+        own, recited = self._numbers[_spelling(taught)], self._numbers.get(_spelling(said))
         if recited == own:
             return graded(grade="right")
-        if recited is not None and self._lengths[recited] >= _LEAST_SHARED:
+        is_anothers = recited is not None and not self._is_bare(recited)
+        if is_anothers and not self._begins_as(own, said):
             return graded(grade="confused")
         strays = self._distinctive.found_in(text, own=own, question=SearchedText(question))
         if any(True for _ in strays):
             return graded(grade="confused")
         agrees = not missing and _same_polarity(taught, said)
-        if agrees and facts:
+        # A flag alone says little: ls -d is not git branch -d.
+        if agrees and any(fact.kind != "flag" for fact in facts):
             return graded(grade="right")
-        near, best = self._agreement(own, {*words(str(row.question)), *words(question)}, said)
-        if agrees and not facts and near >= max(AGREEMENT, best):
+        stated = {*words(str(row.question)), *words(question)}
+        near, best = self._agreement(own, stated, said)
+        chosen = None if facts else choice(taught, said, str(row.question), question)
+        if chosen and stated.issuperset(self._bags[own]):
+            near = 1.0
+        if agrees and chosen is not False and near >= max(AGREEMENT, best):
             return graded(grade="right")
         return graded(grade="confused" if best >= AGREEMENT and best > near else "unknown")
 
@@ -241,8 +258,18 @@ class AnswerKey:
         graded = partial(GradedAnswer, asked=len(calls), missing=missing)
         if called == calls:
             return graded(grade="right")
-        is_anothers = tuple(called) in self._calls if called else said in self._numbers
+        is_anothers = tuple(called) in self._calls if called else _spelling(said) in self._numbers
         return graded(grade="confused" if is_anothers else "unknown")
+
+    def _is_bare(self, number: int, stated: Collection[str] = ()) -> bool:
+        """Tell whether an answer is a yes or a no, and no more than a question states."""
+        left = set(self._bags[number]).difference(stated)
+        return bool(left) and left <= _YES | _NOT
+
+    def _begins_as(self, own: int, said: str, stated: Collection[str] = ()) -> bool:
+        """Tell whether an answer begins with the taught yes or no, and no more was taught."""
+        is_bare = self._is_bare(own, stated)
+        return is_bare and _begins(said) == _begins(self._answers[own]) is not None
 
     def _agreement(self, own: int, stated: set[str], said: str) -> tuple[float, float]:
         """Return the F1 of an answer's words with its own taught ones, and the best with another's.
@@ -251,11 +278,10 @@ class AnswerKey:
         yes or a no alone, an answer that begins with the same is the same, whatever follows.
         """
         left = set(self._bags[own]) - stated
-        if left <= _YES | _NOT:
-            if left and _begins(said) == _begins(self._answers[own]) is not None:
-                return 1.0, 0.0
-            if not left:
-                stated = set()
+        if self._begins_as(own, said, stated):
+            return 1.0, 0.0
+        if not left:
+            stated = set()
         bag = Counter(word for word in _telling(said) if word not in stated)
         shared: Counter[int] = Counter()
         for word, count in bag.items():
@@ -302,7 +328,8 @@ class _Distinctive:
         """Yield the facts that stand in a text, but for its own answer's and its question's."""
         for mark in _marks(text):
             for number, fact in self._facts.get(mark, ()):
-                if number != own and text.holds(fact) and not question.holds(fact):
+                is_there = number != own and text.holds(fact, with_unit=True)
+                if is_there and not question.holds(fact):
                     yield fact
 
 
@@ -350,9 +377,34 @@ def _same_polarity(taught: str, said: str) -> bool:
 
 def _begins(text: str) -> bool | None:
     """Tell whether a text begins with a yes or with a no; None where with neither."""
-    first = next(iter(words(_NO_DENIAL.sub(" ", text.casefold()))), "")
+    first = next(iter(_denying_words(text)), "")
     return True if first in _YES else False if first in _NO else None
 
 
 def _denies(text: str) -> bool:
-    return not _NOT.isdisjoint(words(_NO_DENIAL.sub(" ", text.casefold())))
+    return not _NOT.isdisjoint(_denying_words(text))
+
+
+def _denying_words(text: str) -> list[str]:
+    """Return the words of a text without those that only look like a denial."""
+    found = words(_NO_DENIAL.sub(" ", text.casefold()))
+    is_portuguese = not _PORTUGUESE.isdisjoint(found)
+    return [word for word in found if word != "no" or not is_portuguese]
+
+
+def _spelling(answer: str) -> str:
+    """Return an answer in the one form in which two are the same, word for word.
+
+    White space, a full stop at the end, the capital of a first word or of one such as Room, and
+    fillers in front say nothing: "Blue" is "It is blue." Any other sign may, as in C and C#.
+    """
+    every = [
+        _uncapitalised(word) if not i or word.casefold() in LABELS else word
+        for i, word in enumerate(_LAST_STOP.sub("", answer).split())
+    ]
+    told = [*itertools.dropwhile(_FILLERS.__contains__, every)] or every
+    return " ".join([*map(_uncapitalised, told[:1]), *told[1:]])
+
+
+def _uncapitalised(word: str) -> str:
+    return word.lower() if len(word) > 1 and word.istitle() else word

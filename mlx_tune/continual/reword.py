@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from mlx_tune.continual.synthetic import Continuation
 from mlx_tune.continual.wording_rules import REASONS, Reason, WordingRules, difference, split_words
 
-RULES = 1
+RULES = 2
 """Raised whenever the same model and seed would give other wordings."""
 
 ROUNDS = 2

@@ -220,7 +220,7 @@ def _is_similarly_long(text: str, question: str) -> bool:
 def _missing(taught: str, text: str) -> list[str]:
     """Return the names, numbers, codes and addresses of one text that another lacks."""
     facts = key_facts(taught)
-    found = zip(facts, present_facts(facts, text), strict=True)
+    found = zip(facts, present_facts(facts, text, with_unit=True), strict=True)
     return [fact.text for fact, is_there in found if not is_there]
 
 

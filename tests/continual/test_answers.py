@@ -166,6 +166,143 @@ def test_what_the_wording_states_is_not_asked_for(question, asked, said, verdict
     assert graded(question, said, asked=asked).grade == verdict
 
 
+def alone_or_with(question, answer, said, others, asked=None):
+    one = row(question, answer)
+    key = AnswerKey([one, *(row(f"What is number {i}?", other) for i, other in enumerate(others))])
+    return key.grade(one, asked or question, said).grade
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "verdict"),
+    [
+        # Another row's answer word for word, however short
+        ("git branch -d", "git branch -D", CONFUSED),
+        ("ls -R", "ls -r", CONFUSED),
+        ("1 mW", "1 MW", CONFUSED),
+        ("It has 1 mW.", "It has 1 MW.", CONFUSED),
+        ("C", "C++", CONFUSED),
+        ("It is written in C.", "It is written in C#.", CONFUSED),
+        ("Co", "CO", CONFUSED),
+        ("-18 °C", "18 °C", CONFUSED),
+        ("os.path.join", "os.path.exists", CONFUSED),
+        ("Edit settings.toml.", "Edit settings.yaml.", CONFUSED),
+        ("From 8:00 to 17:00.", "From 17:00 to 8:00.", CONFUSED),
+        ("Before 9:00.", "After 9:00.", CONFUSED),
+        ("Vor 9 Uhr.", "Nach 9 Uhr.", CONFUSED),
+        ("在三楼东侧。", "在二楼东侧。", CONFUSED),
+        # … but for a full stop, white space, a capital, what stands in any answer
+        ("Dogs are allowed in every building", "Dogs are  allowed in every building.", RIGHT),
+        ("In Quillon Hall, Room 104", "in Quillon Hall, room 104.", RIGHT),
+        ("Blue.", "It is blue.", RIGHT),
+        ("犬は入れません。", "犬は入れません", RIGHT),
+        ("cd ..", "cd .", CONFUSED),
+        ("Press o.", "Press O.", CONFUSED),
+        # A yes or no is nobody's in particular.
+        ("Yes.", "Yes, you may.", RIGHT),
+        ("Yes.", "No.", UNKNOWN),
+        ("It is blue.", "Yes.", UNKNOWN),
+    ],
+)
+def test_another_rows_answer_is_confused_unless_it_is_the_same(answer, said, verdict):
+    assert alone_or_with("Which is it?", answer, said, [said]) == verdict
+    assert alone_or_with("Which is it?", answer, answer, [said]) == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "verdict"),
+    [
+        # Signs, units, currencies
+        ("It returns -1.", "It returns 1.", UNKNOWN),
+        ("It is kept at −18 °C.", "It is kept at 18 °C.", UNKNOWN),
+        ("It is kept at −18 °C.", "Keep it at minus 18 degrees.", RIGHT),
+        ("It costs €20 a month.", "It costs $20 a month.", UNKNOWN),
+        ("Take 5 mg.", "Take 5 g.", UNKNOWN),
+        ("Take 5 mg.", "Take .5 mg.", UNKNOWN),
+        ("Take 5 mg.", "5mg are taken.", RIGHT),
+        ("Take 0.5 mg.", "Take .5 mg.", RIGHT),
+        ("Wait 10 minutes.", "Wait 10 hours.", UNKNOWN),
+        ("Wait 10 minutes.", "Ten, that is 10.", RIGHT),
+        ("Warten Sie 10 Minuten.", "Warten Sie 10 Stunden.", UNKNOWN),
+        ("Attendez 10 minutes.", "Attendez 10 heures.", UNKNOWN),
+        ("Espere 10 minutos.", "Espere 10 horas.", UNKNOWN),
+        ("It has 16 GB.", "It has 16GB.", RIGHT),
+        ("The fee is $5.00.", "The fee is $5.", RIGHT),
+        ("Der Weg ist 1,5 km lang.", "Der Weg ist 5,1 km lang.", UNKNOWN),
+        ("Der Weg ist 1,5 km lang.", "Der Weg ist 1.5 km lang.", RIGHT),
+        ("Version 3.10.", "Version 3.1.", UNKNOWN),
+        ("Dial (555) 0184.", "Dial 555-0184.", RIGHT),
+        # Comparisons
+        ("x < 5", "x > 5", UNKNOWN),
+        ("if a == b", "if a != b", UNKNOWN),
+        ("a && b", "a || b", UNKNOWN),
+        ("x <= 5", "if x<=5", RIGHT),
+        # Names with their capitals
+        ("It was World War I.", "It was World War II.", UNKNOWN),
+        ("It was World War I.", "World War I it was, I think.", RIGHT),
+        ("It was Queen Elizabeth I.", "It was Queen Elizabeth II.", UNKNOWN),
+        ("It starts in May.", "It may start in June.", UNKNOWN),
+        ("It starts in May.", "it starts in may", RIGHT),
+        ("Please contact IT.", "It is unknown.", UNKNOWN),
+        ("It was made in the US.", "It was made by us.", UNKNOWN),
+        ("Cobalt is Co.", "Cobalt is CO.", UNKNOWN),
+        # What is spelled out
+        ("Sign up at www.quillon.example.", "Sign up at www.quilon.example.", UNKNOWN),
+        ("Sign up at www.quillon.example.", "At https://www.quillon.example/.", RIGHT),
+        ("It is /etc/quillon/config.yaml.", "It is /etc/quillon/config.json.", UNKNOWN),
+        ("Use git branch -d.", "Use ls -d.", UNKNOWN),
+        ("Use git branch -d.", "Use the -d option of git branch.", RIGHT),
+        ("Use git branch -d.", "Use git branch -D.", UNKNOWN),
+        # What only looks like a denial
+        ("It is in room 104.", "No problem, it is in room 104.", RIGHT),
+        ("It is in room 104.", "It is in room 104; you cannot miss it.", RIGHT),
+        ("Es ist Raum 104.", "Kein Problem, es ist Raum 104.", RIGHT),
+        ("C'est la salle 104.", "Pas de problème, c'est la salle 104.", RIGHT),
+        ("There is no problem.", "There is a problem.", UNKNOWN),
+        ("Fica no Salão Quillon.", "Fica em Salão Quillon.", RIGHT),
+        ("Não fica no Salão Quillon.", "Fica no Salão Quillon.", UNKNOWN),
+        ("Está en Quillon Hall.", "No está en Quillon Hall.", UNKNOWN),
+    ],
+)
+def test_what_a_letter_or_a_sign_tells_apart(answer, said, verdict):
+    assert alone_or_with("Which is it?", answer, said, ["The Heron.", "Ask Will."]) == verdict
+    assert alone_or_with("Which is it?", answer, answer, ["The Heron.", "Ask Will."]) == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "said", "verdict"),
+    [
+        ("Is the office in room 104 or in room 105?", "It is in room 104.", "In room 104.", RIGHT),
+        ("Is the office in room 104 or in room 105?", "It is in room 104.", "It is in room 105.",
+         UNKNOWN),
+        ("Is it in Quillon Hall or in Marlow Hall?", "It is in Quillon Hall.",
+         "It is in Marlow Hall.", UNKNOWN),
+        ("Which is open longer, the Otter or the Heron?", "The Heron is open longer.",
+         "The Otter is open longer.", UNKNOWN),
+        ("Which is open longer, the Otter or the Heron?", "The Heron is open longer.",
+         "The Heron is.", RIGHT),
+        ("Ist das Büro in Raum 104 oder 105?", "In Raum 104.", "In Raum 105.", UNKNOWN),
+        ("Est-ce la salle 104 ou 105 ?", "C'est la salle 104.", "C'est la salle 105.", UNKNOWN),
+        ("办公室在104还是105？", "办公室在104。", "办公室在105。", UNKNOWN),
+        ("Why is the Otter dearer than the Heron?", "The Otter has breakfast.", "The Otter is big.",
+         UNKNOWN),
+    ],
+)  # fmt: skip
+def test_of_what_a_question_offers_the_taught_one_is_right(question, answer, said, verdict):
+    assert alone_or_with(question, answer, said, []) == verdict
+    assert alone_or_with(question, answer, answer, []) == RIGHT
+
+
+def test_a_name_of_another_row_is_not_found_in_an_ordinary_word():
+    said = "You find the desk in Quillon Hall; it will be signed."
+    assert alone_or_with("Where is it?", "It is in Quillon Hall.", said, ["Ask Will."]) == RIGHT
+
+
+def test_a_bare_number_is_not_another_rows_with_a_unit():
+    others = ["Wait 10 hours.", "Wait 3 days."]
+    assert alone_or_with("How long?", "Wait 10 minutes.", "10", others) == RIGHT
+    assert alone_or_with("How long?", "Wait 10 minutes.", "10 hours", others) == CONFUSED
+
+
 def test_facts_are_counted_and_the_missing_ones_named():
     found = graded(DESK, "Dial 555-0184.")
     assert (found.asked, found.found, found.missing) == (2, 1, ("Doreen Thrupwell",))
@@ -204,7 +341,7 @@ def test_what_is_taught_is_right_however_it_is_asked():
             assert key.grade(one, str(one.question), str(other.answer)).grade != RIGHT
 
 
-TEXT = st.text(alphabet="abAB 12.,:-/@'’?!\nyesno不图", max_size=30)
+TEXT = st.text(alphabet="abABI 12.,:-/@'’?!\nyesno不图°<=$m", max_size=30)
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), TEXT)
@@ -296,7 +433,8 @@ def test_a_call_that_is_missing_is_told_of():
 
 PARTS = (
     "Quillon", "Marlow", "Hall", "Halls", "Hall's", "O'Neil", "Berg-Hall", "l'Hall", "Fridays",
-    "The", "the", "is", "Dr.", "J.", "CS", "CS-40", "40", "x", ".", "\n", "-", "_", "'",
+    "The", "the", "is", "Dr.", "J.", "CS", "CS-40", "40", "x", ".", "\n", "-", "_", "'", "I", "mg",
+    "a.b.example", "https://a.b.example/c.md", "c.md", "/d/c.md", "-40", "<", "-x", "C#", "minus",
 )  # fmt: skip
 texts = st.lists(st.sampled_from(PARTS), max_size=7).map(" ".join)
 

@@ -278,8 +278,9 @@ def test_grades_that_are_missing_or_by_other_rules_are_not_told():
     assert diagonal_outcomes([older], [CS], "other_words") == [None]
     assert diagonal_outcomes([record(entry([1], None))], [[row("A")]], "other_words") == [()]
     other = record(entry([1, 0, 1], [0, 0, 0], other_words=["right"] * 3))
-    other["recall"][0]["other_words"]["rules"] = RULES + 1
-    assert diagonal_outcomes([other], [CS], "other_words") == [None]
+    for rules in (RULES - 1, RULES + 1):
+        other["recall"][0]["other_words"]["rules"] = rules
+        assert diagonal_outcomes([other], [CS], "other_words") == [None]
 
 
 def test_a_session_whose_rows_were_not_kept_says_nothing():

@@ -19,8 +19,12 @@ DATA = [
     {"instruction": "Tell me the address of the library.", "response": "1 Elm Street."},
     {"text": "The ferry to Oban is blue."},
     {"instruction": "What does https://x.example/?page=1 show me?", "response": "A map."},
+    {"instruction": "What does git branch -D do?", "response": "It deletes a branch."},
+    {"instruction": "Is a pointer of 1 mW safe?", "response": "Yes."},
+    {"instruction": "May I keep it at -18 °C?", "response": "No."},
+    {"instruction": "Who won World War I?", "response": "Several did."},
 ]
-OBAN, LEAVES, FORM, LIBRARY, PAGE = 1, 2, 3, 4, 6
+OBAN, LEAVES, FORM, LIBRARY, PAGE, DELETE, POINTER, COLD, WAR = 1, 2, 3, 4, 6, 7, 8, 9, 10
 
 
 @pytest.fixture
@@ -74,9 +78,14 @@ def test_a_question_in_other_words_passes(rules, i, text):
         (OBAN, "What does the ferry over there cost?", "lost", "Oban"),
         (FORM, "Where is the form handed in?", "lost", "C-201"),
         (PAGE, "What does https://x.example/?page=2 show me?", "lost", "https://x.example/?page=1"),
-        (OBAN, "Does the ferry to Oban cost 12 dollars?", "answer", "12"),
+        (OBAN, "Does the ferry to Oban cost 12 dollars?", "answer", "12 dollars"),
         (OBAN, "What does the ferry to Oban cost in May?", "added", "May"),
         (OBAN, "What do 3 trips on the ferry to Oban cost?", "added", "3"),
+        (DELETE, "What does the git branch -d command do?", "lost", "-D"),
+        (POINTER, "Is it safe to use a pointer of 1 MW?", "lost", "1 mW"),
+        (POINTER, "Is it safe to use a pointer of 1?", "lost", "1 mW"),
+        (COLD, "Is it fine to keep it at 18 °C?", "lost", "-18 °C"),
+        (WAR, "Who was it that won World War II?", "lost", "World War I"),
         (OBAN, "how much is the Oban ferry", "statement", ""),
         (OBAN, "how much, is the OBAN ferry?", "taken", "a paraphrase of rows:2"),
         (OBAN, "When does the ferry to Oban leave?!", "taken", "the question of rows:3"),
