@@ -59,6 +59,8 @@ _FILLERS = word_set(
     "la les un une el los las son una"
 )
 """Words that stand in any answer, and are not counted."""
+_IN_FRONT = _FILLERS | word_set("in at im um en à")
+"""Words before which no answer becomes another: Quillon Hall, or It is in Quillon Hall."""
 _YES = word_set("yes yeah yep ja doch oui sí sim sì да 是")
 _NO = word_set("no nope nein non não nee nej нет 否 不 没 沒")
 _NOT = _NO | word_set(
@@ -402,7 +404,7 @@ def _spelling(answer: str) -> str:
         _uncapitalised(word) if not i or word.casefold() in LABELS else word
         for i, word in enumerate(_LAST_STOP.sub("", answer).split())
     ]
-    told = [*itertools.dropwhile(_FILLERS.__contains__, every)] or every
+    told = [*itertools.dropwhile(_IN_FRONT.__contains__, every)] or every
     return " ".join([*map(_uncapitalised, told[:1]), *told[1:]])
 
 
