@@ -80,6 +80,15 @@ def remarks(plan: TrainingPlan) -> list[str]:
             "(--replace lets new ones replace old ones)",
             [f"{_q(row)} {row.place} and {_q(old)} {old.place}" for row, old in found.alike],
         ),
+        (
+            "turn",
+            "of a conversation with another answer elsewhere; only what is asked last is replaced",
+            [
+                f"{_q(row)} {row.place}: {one_line(row.answer)} and {old.place}: "
+                f"{one_line(old.answer)}"
+                for row, old in found.turns
+            ],
+        ),
     ]
     lines = []
     if plan.unkept and not plan.method.synthesises:
@@ -132,6 +141,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "contradictions": [[row.place, old.place] for row, old in found.contradictions],
         "duplicates": [row.place for row in found.duplicates],
         "alike": [[row.place, row.question, old.question] for row, old in found.alike],
+        "turns": [[row.place, row.question, old.place] for row, old in found.turns],
         **_wordings_json(plan),
         "steps": plan.planned_steps,
         "steps_for_new_rows": plan.steps_for_new_rows,

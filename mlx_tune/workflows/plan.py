@@ -8,15 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from mlx_tune.continual.gate import Thresholds
+from mlx_tune.continual.in_force import current_rows, rows_in_force
 from mlx_tune.continual.methods import find_method
-from mlx_tune.continual.rehearse import (
-    Rehearsal,
-    current_rows,
-    mixture,
-    rehearse,
-    replacing,
-    rows_in_force,
-)
+from mlx_tune.continual.rehearse import Rehearsal, mixture, rehearse, replacing
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row, split
 from mlx_tune.data.tokenise import Example

@@ -7,14 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.continual.rehearse import (
-    current_rows,
-    learnable,
-    mixture,
-    rehearse,
-    replacing,
-    rows_in_force,
-)
+from mlx_tune.continual.in_force import current_rows, rows_in_force
+from mlx_tune.continual.rehearse import learnable, mixture, rehearse, replacing
 from mlx_tune.data.rows import Message, Row, Trace
 
 
@@ -28,6 +22,17 @@ def row(
     roles = ["user", "assistant"] * (len(said) // 2)
     messages = tuple(Message(role=r, content=c) for r, c in zip(roles, said, strict=True))
     return Row(messages=messages, wordings=wordings)
+
+
+def untaught(row: Row, *answers: int) -> Row:
+    """The row with the messages of these indices no longer taught."""
+    messages = [replace(m, is_taught=i not in answers) for i, m in enumerate(row.messages)]
+    return replace(row, messages=tuple(messages))
+
+
+def told(pairs) -> list[tuple[str, str, str]]:
+    """Of (new, old): the question of the new one and both answers."""
+    return [(new.question, new.answer, old.answer) for new, old in pairs]
 
 
 def questions(rows) -> list[str]:
@@ -195,14 +200,15 @@ def test_an_old_record_supersedes_by_likeness_as_it_did():
 def test_an_old_record_answers_inside_a_conversation_by_likeness_too():
     old = row("And B?", "In 2.", before=(("Where is A?", "In 1."),))
     later = row("where is a", "In 9.")
-    assert current_rows([[old], [later.loose_trace]]) == [[], []]
+    assert current_rows([[old], [later.loose_trace]]) == [[untaught(old, 1)], []]
     assert current_rows([[old], [later.trace]]) == [[old], []]
 
 
 def test_rows_that_were_not_kept_still_take_the_place_of_older_ones():
     """Else rehearsal would bring back the answer that they had corrected."""
+    talk = row("c", before=(("d", "old"),))
     history = [
-        [row("Where is A?", "In 1."), row("Where is B?"), row("c", before=(("d", "old"),))],
+        [row("Where is A?", "In 1."), row("Where is B?"), talk],
         [row("Where is  A?", "In 9."), row("d", "new")],
         [row("e")],
     ]
@@ -211,19 +217,75 @@ def test_rows_that_were_not_kept_still_take_the_place_of_older_ones():
     assert "In 9." not in str(traces)
     kept = current_rows([history[0], traces, history[2]])
     assert kept == [current_rows(history)[0], [], history[2]]
-    assert questions(kept[0]) == ["Where is B?"]
+    assert kept[0] == [row("Where is B?"), untaught(talk, 1)]
 
 
-def test_an_answer_replaced_inside_a_longer_conversation_is_not_rehearsed_either():
-    """What is taught of it on the way would teach the old answer again."""
+def test_an_answer_replaced_inside_a_longer_conversation_is_given_and_no_longer_taught():
+    """Taught on the way it would teach the old answer again; the last question has its own."""
     long = row("And B?", "In 2.", before=(("Where is A?", "In 1."),))
     history = [[long, row("Where is C?", "In 3.")]]
-    found = rehearse([row("Where is A?", "In 9.")], history)
-    assert questions(found.old) == ["Where is C?"]
-    assert [(n.question, o.question) for n, o in found.changed] == [("Where is A?", "And B?")]
+    new = [row("Where is A?", "In 9.")]
+    found = rehearse(new, history)
+    assert found.old == (untaught(long, 1), row("Where is C?", "In 3."))
+    assert found.changed == ()
+    assert told(found.turns) == [("Where is A?", "In 9.", "In 1.")]
+    assert current_rows([*history, new])[0] == list(found.old)
+    assert learnable(found.rows) == [True] * 3
     same = rehearse([row("Where is A?", "In 1.")], history)
-    assert questions(same.old) == ["And B?", "Where is C?"]
-    assert same.changed == ()
+    assert same.old == tuple(history[0])
+    assert (same.changed, same.turns) == ((), ())
+
+
+def test_conversations_that_open_alike_are_all_kept():
+    """Fifty may begin with a greeting, and a later one answers it in other words."""
+    old = [row(f"Where is A{i}?", f"In {i}.", before=(("Hi", "Hello!"),)) for i in range(50)]
+    for new in (
+        row("Hi", "Hello, I am Quill."),
+        row("When?", "At 5.", before=(("Hi", "Hello."),)),
+        row("Who?", "Bo.", "Hi"),  # a wording of another question
+    ):
+        found = rehearse([new], [old])
+        assert found.old == tuple(untaught(one, 1) for one in old)
+        assert current_rows([old, [new]])[0] == list(found.old)
+        assert found.changed == ()
+    found = rehearse([row("When?", "At 5.", before=(("Hi", "Hello."),))] * 2, [old])
+    assert told(found.turns) == [("Hi", "Hello.", "Hello!")]
+    again = [old, [row("Hi", "Good day.")], [row("Hi", "Hello!")]]
+    assert current_rows(again)[0] == old
+
+
+def test_only_what_was_said_before_and_asked_last_is_replaced():
+    old = row("And B?", "In 2.", before=(("Where is A?", "In 1."),))
+    other = row("And B?", "In 9.", before=(("Where is A?", "In 7."),))
+    assert rehearse([other], [[old]]).changed == ()
+    again = row("And  B?", "In 9.", before=(("Where is A?", "In 1."),))
+    found = rehearse([again], [[old]])
+    assert (found.old, found.changed, found.turns) == ((), ((again, old),), ())
+
+
+def test_a_question_answered_otherwise_inside_a_conversation_is_told_and_both_are_taught():
+    old = row("Where is A?", "In 1.")
+    new = row("Since when?", "Monday.", before=(("Where is A?", "In 9."),))
+    found = rehearse([new], [[old]])
+    assert (found.old, found.changed) == ((old,), ())
+    assert told(found.turns) == [("Where is A?", "In 9.", "In 1.")]
+    assert current_rows([[old], [new]]) == [[old], [new]]
+    assert learnable(found.rows) == [False, False]
+    within = rehearse([old, new], [])
+    assert told(within.turns) == [("Where is A?", "In 9.", "In 1.")]
+    assert told(rehearse([new, old], []).turns) == [("Where is A?", "In 1.", "In 9.")]
+    assert within.contradictions == ()
+
+
+def test_an_answer_is_another_by_its_text_alone():
+    """Not by white space in the question, nor by what is taught before the answer."""
+    one = row("Where is A?", "In 1.", before=(("Hi", "Hello!"),))
+    for other in (untaught(one, 1), row("Where  is A?", "In 1.", before=(("Hi", "Hello!"),))):
+        found = rehearse([other], [[one]])
+        assert (found.old, found.repeated, found.changed) == ((), (other,), ())
+        found = rehearse([one, other], [])
+        assert (found.duplicates, found.contradictions) == ((other,), ())
+        assert learnable([one, other]) == [True, True]
 
 
 def test_a_wording_with_another_answer_leaves_the_old_row_which_goes_on_without_it():
@@ -257,10 +319,9 @@ def test_an_old_question_that_is_a_wording_now_is_replaced_where_the_answer_is_a
     history = [[row("Where is A?", "In 1."), talk, row("Where is C?", "In 3."), Row(text="D?")]]
     new = [row("A now?", "In 9.", "Where is  A?"), row("C now?", "In 3.", "Where is C?", "D?")]
     found = rehearse(new, history)
-    assert [one.question for one in found.old] == ["Where is C?", None]
+    assert found.old == (untaught(talk, 1), *history[0][2:])
     assert [(n.question, n.answer, o.question) for n, o in found.changed] == [
         ("Where is  A?", "In 9.", "Where is A?"),
-        ("Where is  A?", "In 9.", "And B?"),
     ]
     assert found.repeated == ()
 

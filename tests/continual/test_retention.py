@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mlx_tune.continual import retention
 from mlx_tune.continual.answers import RULES
-from mlx_tune.continual.rehearse import current_rows
+from mlx_tune.continual.in_force import current_rows
 from mlx_tune.continual.retention import (
     RECITED,
     REWORDED,

@@ -96,6 +96,25 @@ def test_one_that_forgets_is_committed_with_its_verdict_and_head_stays(learned):
     assert SessionStore.open(learned.store).snapshot().head() == outcome.session
 
 
+def test_a_session_of_conversations_is_measured_though_a_later_one_opens_alike(lab):
+    def talks(greeting: str, place: str) -> list[dict]:
+        said = [["Hi", greeting, f"Where is {place}{i}?", f"In {i}."] for i in range(3)]
+        roles = ["user", "assistant"] * 2
+        return [
+            {"messages": [{"role": r, "content": c} for r, c in zip(roles, one, strict=True)]}
+            for one in said
+        ]
+
+    (lab.root / "a.json").write_text(json.dumps(talks("Hello!", "A")))
+    (lab.root / "b.json").write_text(json.dumps(talks("Good day.", "B")))
+    lab.train(lab.root / "a.json", **BRIEF)
+    outcome = lab.train(lab.root / "b.json", **BRIEF)
+    assert outcome.session.record["data"]["rehearsed"] == 3
+    assert [entry.verbatim.asked for entry in outcome.recall] == [3, 3]
+    gate = outcome.session.record["gate"]
+    assert "no question of its own is left to ask" not in gate["skipped"].values()
+
+
 def test_old_rows_that_return_are_still_measured(learned):
     """The commonest way to work: the file that was taught, grown by two rows, badly trained."""
     grown = learned.data("cs", facts("A") | facts("B", 2))
