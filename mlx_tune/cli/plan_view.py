@@ -81,6 +81,11 @@ def remarks(plan: TrainingPlan) -> list[str]:
             [f"{_q(row)} {row.place} and {_q(old)} {old.place}" for row, old in found.alike],
         ),
         (
+            "paraphrase",
+            "of earlier rows trained on now; the rows are measured without",
+            [f"{_q(old)} {old.place}, now at {row.place}" for row, old in found.unmeasured],
+        ),
+        (
             "turn",
             "of a conversation with another answer elsewhere; only what is asked last is replaced",
             [
@@ -141,6 +146,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "contradictions": [[row.place, old.place] for row, old in found.contradictions],
         "duplicates": [row.place for row in found.duplicates],
         "alike": [[row.place, row.question, old.question] for row, old in found.alike],
+        "unmeasured": [[row.place, old.question] for row, old in found.unmeasured],
         "turns": [[row.place, row.question, old.place] for row, old in found.turns],
         **_wordings_json(plan),
         "steps": plan.planned_steps,

@@ -21,18 +21,23 @@ def current_rows(history: History) -> list[list[Row]]:
     another answer, and one that a later row names in its ``replaces``. The question of a
     conversation is its last, after all that was said before. A turn before it that a later session
     answers otherwise is given, no longer taught, and the row goes on: two conversations may open
-    alike.
+    alike. A paraphrase that its session or a later one trains on measures nothing, so the row goes
+    on without it.
     """
     kept: list[list[Row]] = []
+    trained = _Trained()
     for rows, later in _with_later(history):
-        kept.append(
-            [
-                later.without_turns(row)
-                for row in rows
-                if isinstance(row, Row) and not later.change(row)
-            ]
-        )
+        trained.add(rows)
+        current = [row for row in rows if isinstance(row, Row) and not later.change(row)]
+        kept.append([trained.without_paraphrases(later.without_turns(row)) for row in current])
     return kept[::-1]
+
+
+def current_rows_beside(new: Sequence[Row], history: History) -> list[Row]:
+    """Return the rows of :func:`current_rows` that new rows do not replace."""
+    later = _LaterRows()
+    later.add(new)
+    return [row for rows in current_rows(history) for row in rows if not later.change(row)]
 
 
 def rows_in_force(history: History) -> list[list[Row]]:
@@ -189,6 +194,31 @@ class _LaterTraces:
     def agree(self, trace: Trace) -> list[bool]:
         """Tell of each wording whether its answer is still the row's."""
         return [self._asked.get(topic, trace.answer) == trace.answer for topic in trace.wordings]
+
+
+class _Trained:
+    """The topics of all that was trained on; likenesses too where old records have no others."""
+
+    def __init__(self) -> None:
+        self._exact: set[str] = set()
+        self._loose: set[str] = set()
+
+    def add(self, rows: Sequence[Row] | Sequence[Trace]) -> None:
+        for row in rows:
+            trace = row if isinstance(row, Trace) else row.trace
+            topics = self._loose if trace.is_loose else self._exact
+            topics.update((trace.topic, *trace.wordings, *(topic for topic, _ in trace.exchanges)))
+
+    def without_paraphrases(self, row: Row) -> Row:
+        """Return a row without the paraphrases that were trained on."""
+        kept = [topic not in self._exact for topic in row.paraphrase_topics]
+        if self._loose:
+            rephrased = (row.with_question(text).loose_trace.topic for text in row.paraphrases)
+            alike = [topic not in self._loose for topic in rephrased]
+            kept = [one and other for one, other in zip(kept, alike, strict=True)]
+        if all(kept):
+            return row
+        return replace(row, paraphrases=tuple(itertools.compress(row.paraphrases, kept)))
 
 
 def _trace(row: Row | Trace) -> Trace:

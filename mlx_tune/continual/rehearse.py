@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mlx_tune.continual.in_force import History, rows_in_force
+from mlx_tune.continual.in_force import History, current_rows_beside, rows_in_force
 from mlx_tune.data.rows import Row, Trace
 from mlx_tune.settings import default, replay_share
 from mlx_tune.training.mixture import BASE, LABELS, MERGED, DataSource, Mixture
@@ -36,6 +36,8 @@ class Rehearsal:
         turns: (new, earlier) rows, each up to a turn, where one question has two answers and at
             least one of them stands inside a conversation: neither row replaces the other. Of
             several new rows with one answer the first.
+        unmeasured: (new, old) where a new row trains on a paraphrase of an old one, the old row in
+            that wording: its session is measured without it from now on.
     """
 
     new: tuple[Row, ...]
@@ -47,6 +49,7 @@ class Rehearsal:
     duplicates: tuple[Row, ...]
     alike: tuple[tuple[Row, Row], ...]
     turns: tuple[tuple[Row, Row], ...]
+    unmeasured: tuple[tuple[Row, Row], ...]
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -183,6 +186,7 @@ def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
         duplicates=tuple(duplicates),
         alike=tuple(_alike(new, kept_rows)),
         turns=tuple(_turns(new, old_rows)),
+        unmeasured=tuple(_unmeasured(new, history)),
     )
 
 
@@ -271,6 +275,19 @@ def _others(
         if other != answer
     ]
     return found[:1]
+
+
+def _unmeasured(new: Sequence[Row], history: History) -> Iterator[tuple[Row, Row]]:
+    """Yield each new row with the old ones it trains on in other words: `Rehearsal.unmeasured`."""
+    asked: dict[str, Row] = {}
+    for row in new:
+        exchanges = [topic for topic, _ in row.trace.exchanges]
+        for topic in (row.trace.topic, *row.trace.wordings, *exchanges):
+            asked.setdefault(topic, row)
+    for old in current_rows_beside(new, history):
+        for text, topic in zip(old.paraphrases, old.paraphrase_topics, strict=True):
+            if topic in asked:
+                yield asked[topic], old.with_question(text)
 
 
 def _replacements(left: Sequence[Row], new: Sequence[Row]) -> Iterator[tuple[Row, Row]]:

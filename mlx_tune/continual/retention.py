@@ -8,7 +8,7 @@ never counted as forgotten.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -190,8 +190,19 @@ def wilson(right: float, asked: float) -> tuple[float, float]:
 
 
 def questions(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that ask something, each question once; the others teach a text."""
-    return list(_first_rows(rows).values())
+    """Return the rows that ask something, each question once; the others teach a text.
+
+    Equal rows are one, with the paraphrases of all.
+    """
+    paraphrases: dict[_Question, dict[str, None]] = {}
+    for row in rows:
+        if row.paraphrases:
+            paraphrases.setdefault(_question(row), {}).update(dict.fromkeys(row.paraphrases))
+    found = []
+    for question, row in _first_rows(rows).items():
+        joined = tuple(paraphrases.get(question, ()))
+        found.append(replace(row, paraphrases=joined) if joined != row.paraphrases else row)
+    return found
 
 
 def _first_rows(rows: Sequence[Row]) -> dict[_Question, Row]:

@@ -224,6 +224,11 @@ class Row:
             is_loose=True,
         )
 
+    @cached_property
+    def paraphrase_topics(self) -> tuple[str, ...]:
+        """The sha256 (hex) of the topic of each of its paraphrases."""
+        return tuple(_hash(self.with_question(text).topic) for text in self.paraphrases)
+
     @property
     def replaced_as(self) -> str:
         """The sha256 (hex) by which a later row's ``replaces`` names this one.

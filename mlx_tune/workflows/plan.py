@@ -8,13 +8,13 @@ from statistics import fmean
 from typing import Any
 
 from mlx_tune.continual.gate import Thresholds
-from mlx_tune.continual.in_force import current_rows, rows_in_force
+from mlx_tune.continual.in_force import current_rows_beside, rows_in_force
 from mlx_tune.continual.methods import find_method
 from mlx_tune.continual.rehearse import Rehearsal, mixture, rehearse, replacing
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row, split
 from mlx_tune.data.tokenise import Example
-from mlx_tune.data.wordings import check_wordings
+from mlx_tune.data.wordings import check_wordings, without_trained_paraphrases
 from mlx_tune.errors import InputError, UsageError
 from mlx_tune.models.bases import Say
 from mlx_tune.models.catalogue import shipped_config
@@ -103,7 +103,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     history = read_history(inputs.chain)
     if chosen.value("replace"):
         rows = replacing(rows, history)
-    check_wordings(rows, [row for old in current_rows([*history, rows])[:-1] for row in old])
+    check_wordings(rows, current_rows_beside(rows, history))
     new, held_out = split(rows, chosen.value("validation"), seed=chosen.value("seed"))
     held_out = [*held_out, *(data.held_out if data else ())]
     rehearsal = rehearse(new, history)
@@ -240,7 +240,8 @@ def _rows_taught(inputs: TrainingInputs) -> int:
 
 def _rows_to_teach_anew(inputs: TrainingInputs) -> list[Row]:
     """Return the rows in force of a chain that is replaced, without the sessions left out."""
-    return [row for rows in rows_in_force(read_history(inputs.taught_anew)) for row in rows]
+    history = rows_in_force(read_history(inputs.taught_anew))
+    return without_trained_paraphrases([row for rows in history for row in rows])
 
 
 def _left_out(

@@ -24,6 +24,10 @@ def row(
     return Row(messages=messages, wordings=wordings)
 
 
+def measured(question: str, answer: str, *paraphrases: str) -> Row:
+    return replace(row(question, answer), paraphrases=paraphrases)
+
+
 def untaught(row: Row, *answers: int) -> Row:
     """The row with the messages of these indices no longer taught."""
     messages = [replace(m, is_taught=i not in answers) for i, m in enumerate(row.messages)]
@@ -347,6 +351,31 @@ def test_a_wording_that_got_its_old_answer_back_is_rehearsed_again():
     ]
     assert rows_in_force(history)[0] == history[0]
     assert rows_in_force(history)[1] == [row("Other?", "In 9.")]
+
+
+@pytest.mark.parametrize("answer", ["In 1.", "In 9."])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda answer: row("Spot of  A?", answer),
+        lambda answer: row("A?", answer, "Spot of A?"),
+        lambda answer: row("Since when?", "Monday.", before=(("Spot of A?", answer),)),
+    ],
+)
+def test_a_paraphrase_that_a_later_session_trains_on_measures_no_more(ask, answer):
+    old = measured("Where is A?", "In 1.", "Spot of A?", "Room of A?")
+    other = measured("Where is B?", "In 2.", "Spot of B?")
+    new, left = [ask(answer)], measured("Where is A?", "In 1.", "Room of A?")
+    found = rehearse(new, [[old, other]])
+    assert questions(found.old) == ["Where is A?", "Where is B?"]
+    assert found.changed == ()
+    assert told(found.unmeasured) == [(new[0].question, new[0].answer, "In 1.")]
+    for history in ([[old, other], new], [[old, other], [new[0].trace]]):
+        assert current_rows(history)[0] == [left, other]
+        assert rehearse([row("C?")], history).unmeasured == ()
+    loosely = [replace(new[0], replaces_alike=True).loose_trace]
+    assert current_rows([[old, other], loosely])[0] == [left, other]
+    assert current_rows([[old, other, *new]])[0][0] == left  # taught together before it was refused
 
 
 def sources(**given):

@@ -254,6 +254,40 @@ def test_a_question_counts_once_however_often_it_stands_in_the_data():
     assert diagonal_outcomes([older], [rows]) == [(True, False, False)]
 
 
+def test_equal_rows_are_asked_in_the_other_words_of_each():
+    rows = [row("A", reworded=1), row("B"), row("A", reworded=3)]
+    assert [one.paraphrases for one in questions(rows)] == [("A 0", "A 1", "A 2"), ()]
+    newer = record(entry([1, 1], [0, 1, 0]))
+    assert diagonal_outcomes([newer], [rows], "paraphrases") == [(False, True, False)]
+    older = record(entry([1, 1], [1]))  # of the first alone
+    assert diagonal_outcomes([older], [rows], "paraphrases") == [None]
+
+
+def test_a_paraphrase_that_is_trained_on_now_leaves_the_outcomes():
+    said = record(entry([1, 0, 1], [1, 0, 1]))
+    later = [row("B 0", "new")]
+    assert diagonal_outcomes([said], [CS, later]) == [(True, False, True)]
+    assert diagonal_outcomes([said], [CS, later], "paraphrases") == [(True, True)]
+    # As it was recorded before that was left out.
+    after = record(entry([1, 0, 1], [1, 0, 1]), entry([1]))
+    found = recorded_outcomes(after, [CS, later], row=2, column=1, kind="paraphrases")
+    assert found == (True, True)
+
+
+def test_records_of_before_a_conversation_outlived_its_turns_tell_of_the_others():
+    messages = (*row("A").messages, *row("then").messages)
+    talks = [row("B"), Row(messages=messages), row("C")]
+    later = [row("A", "new")]
+    older = record(entry([1, 0]), entry([1]))
+    history = [talks, later]
+    assert recorded_outcomes(older, history, row=2, column=1, kind="verbatim") is None
+    newer = record(entry([1, 1, 0]), entry([1]))
+    found = recorded_outcomes(newer, history, row=2, column=1, kind="verbatim")
+    assert found == (True, True, False)
+    replaced = [*history, [Row(messages=(*messages[:-1], row("", "other").messages[1]))]]
+    assert recorded_outcomes(older, replaced, row=2, column=1, kind="verbatim") == (True, False)
+
+
 def test_what_older_records_left_out_is_not_told_by_them():
     """A question taught again with its answer was not asked of the old session any more."""
     again = [row("A", reworded=1), row("D")]
