@@ -43,6 +43,7 @@ def current_rows_beside(new: Sequence[Row], history: History) -> list[Row]:
 def rows_in_force(history: History) -> list[list[Row]]:
     """Return what may be trained again: :func:`current_rows`, each question with its last session.
 
+    The last that keeps its rows: else a question that returned there would be taught never again.
     Rows come without the wordings that a later session answers otherwise.
     """
     kept: list[list[Row]] = []
@@ -52,18 +53,18 @@ def rows_in_force(history: History) -> list[list[Row]]:
             [
                 later.without_wordings(later.without_turns(row))
                 for row in current
-                if not later.repeat(row)
+                if not later.keep(row)
             ]
         )
     return kept[::-1]
 
 
 def rows_taught_last(history: History) -> list[list[Row]]:
-    """Return :func:`current_rows`, each question with its last session and in all its wordings."""
+    """Return :func:`rows_in_force` in all their wordings."""
     kept: list[list[Row]] = []
     for rows, later in _with_later(history):
         current = [row for row in rows if isinstance(row, Row) and not later.change(row)]
-        kept.append([later.without_turns(row) for row in current if not later.repeat(row)])
+        kept.append([later.without_turns(row) for row in current if not later.keep(row)])
     return kept[::-1]
 
 
@@ -97,11 +98,16 @@ class _LaterRows:
 
     def __init__(self) -> None:
         self._exact, self._loose = _LaterTraces(), _LaterTraces()
+        self._kept: set[str] = set()  # topics of rows that are there
+        self._kept_loose: set[str] = set()  # their likenesses, where rows are of old records
 
     def add(self, rows: Sequence[Row] | Sequence[Trace]) -> None:
         traces = [*map(_trace, rows)]
         self._exact.add([trace for trace in traces if not trace.is_loose])
         self._loose.add([trace for trace in traces if trace.is_loose])
+        for row, trace in zip(rows, traces, strict=True):
+            if isinstance(row, Row):
+                (self._kept_loose if trace.is_loose else self._kept).add(trace.topic)
 
     def change(self, row: Row) -> bool:
         """Tell whether a row's answer holds no longer."""
@@ -118,6 +124,12 @@ class _LaterRows:
         if row.trace.topic in self._exact.finals:
             return True
         return bool(self._loose) and row.loose_trace.topic in self._loose.finals
+
+    def keep(self, row: Row) -> bool:
+        """Tell whether a row's question was taught again by a row that is there."""
+        if row.trace.topic in self._kept:
+            return True
+        return bool(self._kept_loose) and row.loose_trace.topic in self._kept_loose
 
     def without_turns(self, row: Row) -> Row:
         """Return a row whose turns with another answer now are given, not taught."""

@@ -70,7 +70,8 @@ def test_a_question_taught_again_with_its_answer_stays_each_sessions_and_is_trai
     assert rows_in_force(history) == [[], *history[1:]]
     traces = [one.trace for one in history[1]]
     assert current_rows([history[0], traces, history[2]]) == [history[0], [], history[2]]
-    assert rows_in_force([history[0], traces, history[2]]) == [[], [], history[2]]
+    # What was taught again by rows that were not kept is rehearsed by those of before.
+    assert rows_in_force([history[0], traces, history[2]]) == [history[0], [], history[2]]
 
 
 def test_an_answer_that_was_another_meanwhile_stays_the_last_sessions_alone():
@@ -196,7 +197,9 @@ def test_an_old_record_supersedes_by_likeness_as_it_did():
     assert all(trace.is_loose for trace in traces)
     old = [history[0], traces, history[2]]
     assert questions(current_rows(old)[0]) == ["Where is A?", "Where is B?"]
-    assert rows_in_force(old)[0] == [row("Where is B?", "In 2.")]
+    assert rows_in_force(old)[0] == [row("Where is A?", "In 1."), row("Where is B?", "In 2.")]
+    kept = [history[0], [replace(one, replaces_alike=True) for one in history[1]], history[2]]
+    assert rows_in_force(kept)[0] == [row("Where is B?", "In 2.")]
     exact = [history[0], [one.trace for one in history[1]], history[2]]
     assert current_rows(exact)[0] == rows_in_force(exact)[0] == history[0]
 
