@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from mlx_tune.continual.gate import Thresholds
-from mlx_tune.continual.in_force import current_rows_beside, rows_in_force
+from mlx_tune.continual.in_force import History, current_rows_beside, rows_in_force
 from mlx_tune.continual.methods import find_method
 from mlx_tune.continual.rehearse import Rehearsal, mixture, rehearse, replacing
 from mlx_tune.data import read, tokenise
@@ -106,20 +106,19 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     check_wordings(rows, current_rows_beside(rows, history))
     new, held_out = split(rows, chosen.value("validation"), seed=chosen.value("seed"))
     held_out = [*held_out, *(data.held_out if data else ())]
-    rehearsal = rehearse(new, history)
-    replay = chosen.values.get("replay")
-    if inputs.method.synthesises or (replay.value if replay else inputs.method.replay) == "none":
-        rehearsal = replace(rehearsal, old=())
+    rehearsal = _rehearse(inputs, chosen, new, history)
     settings = _settle(inputs, chosen, rehearsal)
     tokenizer = load_tokenizer(inputs.info.folder, inputs.info.template)
-    if inputs.method.synthesises and request.asks_model:
-        rehearsal = replace(rehearsal, old=_synthesise(inputs, settings, say))
     if len(rehearsal.rows) >= _MANY_ROWS:
         say(f"tokenising {len(rehearsal.rows):,} rows…")
     # What cannot be scored must fail before training.
     tokenise.encode_paraphrases(rehearsal.new, tokenizer)
     limit, allowed = settings.max_length, chosen.value("allow_long")
     fresh = _encode_new(rehearsal.new, tokenizer, limit, allowed=allowed)
+    if fresh.rows != rehearsal.new:  # what is left out replaces nothing
+        rehearsal = _rehearse(inputs, chosen, fresh.rows, history)
+    if inputs.method.synthesises and request.asks_model:
+        rehearsal = replace(rehearsal, old=_synthesise(inputs, settings, say))
     # Old rows fitted the limit of the session that taught them; a shorter one now must not make
     # the model forget them.
     old = tokenise.encode_variants(rehearsal.old, tokenizer)
@@ -231,6 +230,17 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> tuple[TrainingInputs,
     if request.consolidates:
         _check_replaceable(inputs)
     return inputs, chosen
+
+
+def _rehearse(
+    inputs: TrainingInputs, chosen: _Explicit, new: Sequence[Row], history: History
+) -> Rehearsal:
+    """Return which old rows come along; none where the method or a person wants none."""
+    found = rehearse(new, history)
+    replay = chosen.values.get("replay")
+    if inputs.method.synthesises or (replay.value if replay else inputs.method.replay) == "none":
+        return replace(found, old=())
+    return found
 
 
 def _rows_taught(inputs: TrainingInputs) -> int:
