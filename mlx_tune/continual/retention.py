@@ -7,7 +7,7 @@ never counted as forgotten.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -363,7 +363,11 @@ def _asked_as(rows: Sequence[Row], kind: Kind) -> list[tuple[_Question, str]]:
 
 
 def best_outcomes(
-    records: Sequence[Mapping[str, Any]], history: QuestionHistory, kind: Kind = "verbatim"
+    records: Sequence[Mapping[str, Any]],
+    history: QuestionHistory,
+    kind: Kind = "verbatim",
+    *,
+    asked: Sequence[Collection[int]] | None = None,
 ) -> list[tuple[bool | None, ...] | None]:
     """Return, for each session, the best that any record says of its questions.
 
@@ -371,10 +375,18 @@ def best_outcomes(
         records: As for :func:`diagonal_outcomes`.
         history: Likewise.
         kind: Likewise.
+        asked: Of each session, the indices of what is asked now; None for all. Records have samples
+            of several sizes, and one with more right answers may have fewer of these.
 
     Returns:
-        As of :func:`diagonal_outcomes`; of the records with most right answers the first.
+        As of :func:`diagonal_outcomes`; of the records with most right answers to what is asked the
+        first.
     """
+
+    def right(outcomes: tuple[bool | None, ...]) -> int:
+        compared = range(len(outcomes)) if asked is None else asked[column - 1]
+        return sum(outcomes[i] is True for i in compared)
+
     best: list[tuple[bool | None, ...] | None] = []
     for column in range(1, len(records) + 1):
         found = [
@@ -387,7 +399,7 @@ def best_outcomes(
             )
             is not None
         ]
-        best.append(max(found, key=lambda outcomes: outcomes.count(True), default=None))
+        best.append(max(found, key=right, default=None))
     return best
 
 

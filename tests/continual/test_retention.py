@@ -177,8 +177,8 @@ def diagonal_outcomes(records, history, kind="verbatim"):
     return retention.diagonal_outcomes(records, QuestionHistory(history), kind)
 
 
-def best_outcomes(records, history, kind="verbatim"):
-    return retention.best_outcomes(records, QuestionHistory(history), kind)
+def best_outcomes(records, history, kind="verbatim", **asked):
+    return retention.best_outcomes(records, QuestionHistory(history), kind, **asked)
 
 
 def lowest_losses(records, history):
@@ -234,6 +234,18 @@ def test_the_best_score_on_record_is_that_of_any_later_session():
     assert best_outcomes(records, history, "paraphrases")[0] == (True, False, False)
     assert best_outcomes(records, [CS, later, [row("B", "new")]])[0] == (True, False)
     assert best_outcomes([record(), record()], [CS, later]) == [None, None]
+
+
+def test_the_best_score_is_the_best_of_what_is_asked_now():
+    """The first record asked four and has three right, the second asked two: both are right."""
+    cs, later = [row("A", reworded=4)], [row("D")]
+    first = entry([1], [0] * 4, other_words=["unknown", "right", "right", "right"])
+    second = entry([1], [0] * 4, other_words=["right", "right", None, None])
+    records = [record(first), record(second, entry([1]))]
+    best = best_outcomes(records, [cs, later], "other_words")
+    assert best[0] == (False, True, True, True)
+    best = best_outcomes(records, [cs, later], "other_words", asked=[{0, 1}, ()])
+    assert best[0] == (True, True, None, None)
 
 
 def test_losses_are_those_of_the_record_where_they_were_lowest_together():
