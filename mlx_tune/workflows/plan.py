@@ -114,7 +114,9 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     # What cannot be scored must fail before training.
     tokenise.encode_paraphrases(rehearsal.new, tokenizer)
     limit, allowed = settings.max_length, chosen.value("allow_long")
-    fresh = _encode_new(rehearsal.new, tokenizer, limit, allowed=allowed)
+    # Of what is taught anew not even a few may go: nobody chose them.
+    most = 1.0 if allowed else 0.0 if request.consolidates else _LONG_SHARE
+    fresh = _encode_new(rehearsal.new, tokenizer, limit, most=most)
     if fresh.rows != rehearsal.new:  # what is left out replaces nothing
         rehearsal = _rehearse(inputs, chosen, fresh.rows, history)
     if inputs.method.synthesises and request.asks_model:
@@ -291,7 +293,7 @@ def _check_replaceable(inputs: TrainingInputs) -> None:
 
 def _settle(inputs: TrainingInputs, chosen: _Explicit, rehearsal: Rehearsal) -> TrainingSettings:
     """Size the training, and let the method say what nobody else did."""
-    recorded = [recorded_settings(session.record["sizing"]) for session in inputs.chain]
+    recorded = [recorded_settings(session.record["sizing"]) for session in inputs.before]
     settings = size_training(
         len(rehearsal.new),
         hidden_size=inputs.info.hidden_size,
@@ -344,15 +346,13 @@ class _NewRows:
     long_share: float
 
 
-def _encode_new(
-    rows: Sequence[Row], tokenizer: Tokenizer, limit: int, *, allowed: bool
-) -> _NewRows:
+def _encode_new(rows: Sequence[Row], tokenizer: Tokenizer, limit: int, *, most: float) -> _NewRows:
     """Tokenise new rows, and leave out those that are longer than ``limit`` tokens.
 
     What is left out is left out whole: cut short, it would teach an answer without its end.
 
     Raises:
-        InputError: No row is left, or too much is left out, and that is not ``allowed``.
+        InputError: No row is left, or more than the share ``most`` of the tokens is left out.
     """
     encoded = tokenise.encode_variants(rows, tokenizer)
     kept: list[tuple[Row, tuple[Example, ...]]] = []
@@ -372,7 +372,7 @@ def _encode_new(
         kept.append((short, tuple(itertools.compress(several, fits))))
     everything = [*itertools.chain(*encoded)]
     share = sum(len(e.tokens) for e in left_out) / sum(len(e.tokens) for e in everything)
-    if left_out and (not kept or (share > _LONG_SHARE and not allowed)):
+    if left_out and (not kept or share > most):
         has_wordings = len(everything) > len(rows)
         what = f"{len(left_out)} of {len(everything)} rows{' and wordings' * has_wordings}"
         raise _too_long(f"{what} ({share:.0%} of the tokens)", left_out, limit, none_left=not kept)
