@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from mlx_tune.continual.in_force import History, current_rows_beside, rows_in_force
 from mlx_tune.data.rows import Row, Trace
 from mlx_tune.settings import default, replay_share
+from mlx_tune.sizing import MIN_PASSES
 from mlx_tune.training.mixture import BASE, LABELS, MERGED, DataSource, Mixture
-
-MIN_PASSES = 3
-"""Epochs in which every old row comes at least, where there are as many."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,7 +144,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         variants=([*map(len, fresh.examples)], [*map(len, old)]),
         noised=(noised_counts[: len(fresh.rows)], noised_counts[len(fresh.rows) :]),
         general=len(replayed),
-        epochs=settings.decay_epochs or settings.epochs,
+        epochs=min(settings.decay_epochs or settings.epochs, settings.epochs),
         replay=settings.replay,
         general_replay=settings.general_replay,
         general_weight=settings.general_weight,

@@ -279,6 +279,16 @@ def test_a_row_taught_again_by_a_session_that_kept_no_rows_is_rehearsed_by_the_e
     assert outcome.session.record["data"]["rehearsed"] == 3
 
 
+def test_old_rows_come_as_often_where_the_rate_would_fall_for_longer(lab):
+    """By the rule there are ten epochs: in each come three tenths of the old rows, or more."""
+    lab.train(lab.data("cs", facts("Lab", 20)), epochs=1)
+    observer = RecordingObserver()
+    flags = {"decay_epochs": 30, "epochs": None, "batch_size": 8}
+    lab.train(lab.data("more", facts("Hall", 2)), observer=observer, **flags)
+    (plan,) = observer.plans
+    assert (plan.config.epochs, plan.mixture.sources[1].per_epoch) == (10, 6)
+
+
 def test_rows_may_be_as_long_as_those_of_an_earlier_session(lab):
     lab.train(lab.data("cs", facts("Lab")), max_length=700, epochs=1)
     observer = RecordingObserver()
