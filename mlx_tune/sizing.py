@@ -25,6 +25,9 @@ _BATCH_SIZE = (2, 2, 4)
 _EFFECTIVE_BATCH = 8
 _MAX_LENGTH = (512, 640, 768)
 
+MIN_PASSES = 3
+"""Epochs in which every old row comes at least, where there are as many."""
+
 _LEAST_GENERAL = 10
 """General questions of an epoch: with four beside eight rows ΔG was 0.12, with ten 0.05."""
 
@@ -218,6 +221,8 @@ def size_training(
         why_epochs = "as many as a session it replaces took" if longest else why
         decide("epochs", max(_EPOCHS[size], taught_epochs), why_epochs)
         decide("decay_epochs", 0, "the rate falls to the end", "default")
+    if min(values["decay_epochs"] or values["epochs"], values["epochs"]) < MIN_PASSES:
+        decide("replay", values["replay"], "every old row in every epoch", "default")
 
     if old_length > _MAX_LENGTH[size]:
         decide("max_length", old_length, "as long as an earlier session's")

@@ -46,11 +46,11 @@ REWORDED: dict[str, str] = {}
 ADDED_KEYS = {
     "as_taught", "other_words", "other_words_before", "wrong", "grade", "alike", "exact", "files",
     "passed_over", "losses", "kinds", "first_loss", "steps_for_new_rows", "least_epochs",
-    "chain_bytes", "not_read", "held_out_too_long",
+    "chain_bytes", "not_read", "held_out_too_long", "turns", "unmeasured",
 }  # fmt: skip
 """Keys of what ``--json`` prints that came since: what is right however it is asked, questions that
-are nearly one or exactly one, what was read and what not, and what the gate looks at. Tests of
-their own say what they hold."""
+are nearly one or exactly one, turns with two answers, paraphrases that measure no longer, what was
+read and what not, and what the gate looks at. Tests of their own say what they hold."""
 
 REMOVED_KEYS = {"facts"}
 """Keys that went: `eval --facts` is now part of every evaluation, under other names."""

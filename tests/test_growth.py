@@ -16,7 +16,8 @@ import pytest
 import mlx_tune
 from helpers import tiny
 from mlx_tune.continual.answers import AnswerKey
-from mlx_tune.continual.rehearse import current_rows, learnable, mixture, rehearse, replacing
+from mlx_tune.continual.in_force import current_rows
+from mlx_tune.continual.rehearse import learnable, mixture, rehearse, replacing
 from mlx_tune.continual.retention import (
     QuestionHistory,
     best_outcomes,

@@ -137,6 +137,21 @@ def test_until_learned_the_rate_falls_sooner_than_training_may_end(rows, given, 
     assert (found.epochs, found.decay_epochs) == (epochs, decay)
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"epochs": 1}, "every old row in every epoch"),
+        ({"epochs": 2}, "every old row in every epoch"),
+        ({"epochs": 9, "decay_epochs": 2}, "every old row in every epoch"),
+        ({"epochs": 3}, "every old row at least three times"),
+        ({"decay_epochs": 30}, "every old row at least three times"),
+        ({"epochs": 1, "replay": "none"}, "as you asked"),
+    ],
+)
+def test_how_often_old_rows_come_is_told_as_it_is(given, reason):
+    assert sized(24, **given).origins["replay"].reason == reason
+
+
 @pytest.mark.parametrize("old", [0, 100, 500, 5000])
 def test_until_learned_it_can_end_early_after_any_number_of_sessions(old):
     explicit = {"until_learned": ExplicitValue(value=True, source="--until-learned")}

@@ -87,6 +87,20 @@ def remarks(plan: TrainingPlan) -> list[str]:
             "(--replace lets new ones replace old ones)",
             [f"{_q(row)} {row.place} and {_q(old)} {old.place}" for row, old in found.alike],
         ),
+        (
+            "paraphrase",
+            "of earlier rows trained on now; the rows are measured without",
+            [f"{_q(old)} {old.place}, now at {row.place}" for row, old in found.unmeasured],
+        ),
+        (
+            "turn",
+            "of a conversation with another answer elsewhere; only what is asked last is replaced",
+            [
+                f"{_q(row)} {row.place}: {one_line(row.answer)} and {old.place}: "
+                f"{one_line(old.answer)}"
+                for row, old in found.turns
+            ],
+        ),
     ]
     lines = []
     if plan.unkept and not plan.method.synthesises:
@@ -152,6 +166,8 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "contradictions": [[row.place, old.place] for row, old in found.contradictions],
         "duplicates": [row.place for row in found.duplicates],
         "alike": [[row.place, row.question, old.question] for row, old in found.alike],
+        "unmeasured": [[row.place, old.question] for row, old in found.unmeasured],
+        "turns": [[row.place, row.question, old.place] for row, old in found.turns],
         **_wordings_json(plan),
         "steps": plan.planned_steps,
         "steps_for_new_rows": plan.steps_for_new_rows,

@@ -9,6 +9,7 @@ from mlx_tune.continual.early_stopping import EarlyStopping, ValidationScore, be
 from mlx_tune.continual.fidelity import UNMERGED, Fidelity, FidelityMeter, Survival
 from mlx_tune.continual.fold import UnmergedLinear, delta, fold, negated_factors
 from mlx_tune.continual.gate import Decision, Thresholds, decide
+from mlx_tune.continual.in_force import History, current_rows
 from mlx_tune.continual.key_facts import KeyFact, key_facts, own_facts, present_facts
 from mlx_tune.continual.methods import METHODS, Method, find_method
 from mlx_tune.continual.recall import (
@@ -20,14 +21,7 @@ from mlx_tune.continual.recall import (
     score,
     sign_test,
 )
-from mlx_tune.continual.rehearse import (
-    History,
-    Rehearsal,
-    current_rows,
-    learnable,
-    mixture,
-    rehearse,
-)
+from mlx_tune.continual.rehearse import Rehearsal, learnable, mixture, rehearse
 from mlx_tune.continual.retained import (
     BackwardTransfer,
     Retained,

@@ -6,18 +6,14 @@ Measured on SmolLM2-135M, 30 facts a session: a folded chain without rehearsal t
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mlx_tune.continual.in_force import History, current_rows_beside, rows_in_force
 from mlx_tune.data.rows import Row, Trace
 from mlx_tune.settings import default, replay_share
+from mlx_tune.sizing import MIN_PASSES
 from mlx_tune.training.mixture import BASE, LABELS, MERGED, DataSource, Mixture
-
-MIN_PASSES = 3
-"""Epochs in which every old row comes at least, where there are as many."""
-
-History = Sequence[Sequence[Row] | Sequence[Trace]]
-"""The rows of each session of a chain, root first; their traces where they were not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +31,11 @@ class Rehearsal:
         duplicates: New rows that stand in the data more than once.
         alike: (new, earlier) rows with different answers whose questions differ in case, width or
             outer punctuation alone; both are trained on. Of each such question one earlier row.
+        turns: (new, earlier) rows, each up to a turn, where one question has two answers and at
+            least one of them stands inside a conversation: neither row replaces the other. Of
+            several new rows with one answer the first.
+        unmeasured: (new, old) where a new row trains on a paraphrase of an old one, the old row in
+            that wording: its session is measured without it from now on.
     """
 
     new: tuple[Row, ...]
@@ -45,140 +46,13 @@ class Rehearsal:
     contradictions: tuple[tuple[Row, Row], ...]
     duplicates: tuple[Row, ...]
     alike: tuple[tuple[Row, Row], ...]
+    turns: tuple[tuple[Row, Row], ...]
+    unmeasured: tuple[tuple[Row, Row], ...]
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """All that is trained on."""
         return self.new + self.old
-
-
-def current_rows(history: History) -> list[list[Row]]:
-    """Return each session's rows whose answers still hold: what it is measured by.
-
-    A question that returns with its old answer stays the old session's too. With another answer it
-    is the later session's alone; so is a row with another answer now to an earlier question of its
-    conversation, one whose question is a wording of a later row with another answer, and one that a
-    later row names in its ``replaces``.
-    """
-    kept: list[list[Row]] = []
-    for rows, later in _with_later(history):
-        kept.append([row for row in rows if isinstance(row, Row) and not later.change(row)])
-    return kept[::-1]
-
-
-def rows_in_force(history: History) -> list[list[Row]]:
-    """Return what may be trained again: :func:`current_rows`, each question with its last session.
-
-    Rows come without the wordings that a later session answers otherwise.
-    """
-    kept: list[list[Row]] = []
-    for rows, later in _with_later(history):
-        current = [row for row in rows if isinstance(row, Row) and not later.change(row)]
-        kept.append([later.without_wordings(row) for row in current if not later.repeat(row)])
-    return kept[::-1]
-
-
-def rows_taught_last(history: History) -> list[list[Row]]:
-    """Return :func:`current_rows`, each question with its last session and as it was taught.
-
-    Sessions were measured by these before a question that returned stayed the old session's too.
-    """
-    kept: list[list[Row]] = []
-    for rows, later in _with_later(history):
-        current = [row for row in rows if isinstance(row, Row) and not later.change(row)]
-        kept.append([row for row in current if not later.repeat(row)])
-    return kept[::-1]
-
-
-def _with_later(
-    history: History,
-) -> Iterator[tuple[Sequence[Row] | Sequence[Trace], "_LaterRows"]]:
-    """Yield the rows of each session, the last first, with what was taught after it."""
-    later = _LaterRows()
-    for rows in reversed(history):
-        yield rows, later
-        later.add(rows)
-
-
-class _LaterRows:
-    """What later sessions taught, by exact topics; by likeness where old records have no others."""
-
-    def __init__(self) -> None:
-        self._exact, self._loose = _LaterTraces(), _LaterTraces()
-
-    def add(self, rows: Sequence[Row] | Sequence[Trace]) -> None:
-        for trace in map(_trace, rows):
-            (self._loose if trace.is_loose else self._exact).add(trace)
-
-    def change(self, row: Row) -> bool:
-        """Tell whether a row's answer holds no longer."""
-        if row.replaced_as in self._exact.replaced or self._exact.change(row.trace):
-            return True
-        return bool(self._loose) and self._loose.change(row.loose_trace)
-
-    def repeat(self, row: Row) -> bool:
-        """Tell whether a row's question was taught again."""
-        if row.trace.topic in self._exact.finals:
-            return True
-        return bool(self._loose) and row.loose_trace.topic in self._loose.finals
-
-    def without_wordings(self, row: Row) -> Row:
-        """Return a row without the wordings that have another answer by now."""
-        if not row.wordings:
-            return row
-        kept = self._exact.agree(row.trace)
-        if self._loose:
-            loosely = self._loose.agree(row.loose_trace)
-            kept = [one and other for one, other in zip(kept, loosely, strict=True)]
-        return replace(row, wordings=tuple(itertools.compress(row.wordings, kept)))
-
-
-class _LaterTraces:
-    """The traces of later rows.
-
-    Attributes:
-        finals: By topic of a row, the answers to it.
-        replaced: What later rows name in their ``replaces``.
-    """
-
-    def __init__(self) -> None:
-        self.finals: dict[str, set[str | None]] = {}
-        self.replaced: set[str] = set()
-        self._answers: dict[str, str] = {}  # of every exchange, the latest session's
-        self._reworded: dict[str, str] = {}  # of every wording, likewise
-        self._asked: dict[str, str] = {}  # of every question and wording, likewise
-
-    def __bool__(self) -> bool:
-        return bool(self.finals)
-
-    def add(self, trace: Trace) -> None:
-        self.finals.setdefault(trace.topic, set()).add(trace.answer)
-        self.replaced |= {*trace.replaces}
-        for topic, answer in trace.exchanges:
-            self._answers.setdefault(topic, answer)
-        for topic in trace.wordings:
-            self._reworded.setdefault(topic, str(trace.answer))
-        if trace.answer is not None:
-            for topic in (trace.topic, *trace.wordings):
-                self._asked.setdefault(topic, trace.answer)
-
-    def change(self, trace: Trace) -> bool:
-        """Tell whether a row's question, or one before it, has another answer now."""
-        return (
-            not self.finals.get(trace.topic, set()) <= {trace.answer}
-            or any(self._answers.get(topic, own) != own for topic, own in trace.exchanges[:-1])
-            or any(self._reworded.get(topic, own) != own for topic, own in trace.exchanges)
-        )
-
-    def agree(self, trace: Trace) -> list[bool]:
-        """Tell of each wording whether its answer is still the row's."""
-        return [self._asked.get(topic, trace.answer) == trace.answer for topic in trace.wordings]
-
-
-def _trace(row: Row | Trace) -> Trace:
-    if isinstance(row, Trace):
-        return row
-    return row.loose_trace if row.replaces_alike else row.trace
 
 
 def mixture(
@@ -245,13 +119,22 @@ def mixture(
 def learnable(rows: Sequence[Row]) -> list[bool]:
     """Tell of each row whether it can be learned word for word.
 
-    Of two rows with one question and different answers, no model can give both; a text has no
-    answer.
+    Of two rows with one question and different answers, no model can give both, wherever in a
+    conversation the question stands; a text has no answer.
     """
-    answers: dict[str, set[str]] = {}
+    answers: dict[str, set[str | None]] = {}
     for row in rows:
-        answers.setdefault(row.topic, set()).add(row.key)
-    return [row.text is None and len(answers[row.topic]) == 1 for row in rows]
+        for topic, answer in _answers(row.trace):
+            answers.setdefault(topic, set()).add(answer)
+    return [
+        row.text is None and all(len(answers[topic]) == 1 for topic, _ in _answers(row.trace))
+        for row in rows
+    ]
+
+
+def _answers(trace: Trace) -> Sequence[tuple[str, str | None]]:
+    """Return what is asked and answered; of a row without any answer its topic alone."""
+    return trace.exchanges or ((trace.topic, None),)
 
 
 def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
@@ -263,43 +146,54 @@ def rehearse(new: Sequence[Row], history: History) -> Rehearsal:
     """
     before = rows_in_force(history)
     after = rows_in_force([*history, new])[:-1]
-    kept = {row.key for rows in after for row in rows}
-    taught = {row.topic: row for rows in before for row in rows}
+    old_rows = [row for rows in before for row in rows]
+    kept_rows = [row for rows in after for row in rows]
+    kept = {_identity(row) for row in kept_rows}
+    taught = {row.topic: row for row in old_rows}
     first: dict[str, Row] = {}
     duplicates, contradictions = [], []
     for row in new:
         earlier = first.setdefault(row.topic, row)
         if earlier is row:
             continue
-        if earlier.key == row.key:
+        if earlier.answer == row.answer:
             duplicates.append(row)
         else:
             contradictions.append((row, earlier))
     again = [(row, taught[topic]) for topic, row in first.items() if topic in taught]
     # The new rows in all wordings, by topic; of several with one topic the first.
     variants = {one.topic: one for row in reversed(new) for one in reversed(row.variants)}
-    old_rows = [row for rows in before for row in rows]
-    # Those that left for a wording, for an answer inside a conversation, or as was asked for.
-    left = [row for row in old_rows if row.key not in kept and row.topic not in first]
+    # Those that left for a wording, or as was asked for.
+    left = [row for row in old_rows if _identity(row) not in kept and row.topic not in first]
     return Rehearsal(
         new=tuple(new),
         old=tuple(row for one in itertools.zip_longest(*after) for row in one if row is not None),
-        repeated=tuple(row for row, old in again if row.key == old.key),
+        repeated=tuple(row for row, old in again if row.answer == old.answer),
         changed=(
-            *((row, old) for row, old in again if row.key != old.key),
+            *((row, old) for row, old in again if row.answer != old.answer),
             *_replacements(left, new),
         ),
         reworded=tuple(
             (variants[one.topic], one)
             for row in old_rows
-            if row.key in kept
+            if _identity(row) in kept
             for one in row.variants[1:]
             if one.topic in variants and variants[one.topic].answer not in (None, one.answer)
         ),
         contradictions=tuple(contradictions),
         duplicates=tuple(duplicates),
-        alike=tuple(_alike(new, [row for rows in after for row in rows])),
+        alike=tuple(_alike(new, kept_rows)),
+        turns=tuple(_turns(new, old_rows)),
+        unmeasured=tuple(_unmeasured(new, history)),
     )
+
+
+def _identity(row: Row) -> tuple[str, str | None]:
+    """Return what makes a row another: its question and its answer.
+
+    White space, ids of calls, and which turns before the answer are taught make no difference.
+    """
+    return row.topic, row.answer
 
 
 def replacing(new: Sequence[Row], history: History) -> list[Row]:
@@ -343,17 +237,62 @@ def _alike(
             add(row)
 
 
+def _turns(new: Sequence[Row], old: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Yield each new turn with another that asks the same, answered otherwise: `Rehearsal.turns`.
+
+    Two rows that ask the same at their ends are told otherwise.
+    """
+    # By topic and by whether it is a row's last: turns with two answers, as in :func:`_alike`.
+    others: dict[tuple[str, bool], dict[str, tuple[Row, int]]] = {}
+    told: set[tuple[str, str, bool]] = set()
+    for is_new, row in itertools.chain(((False, one) for one in old), ((True, one) for one in new)):
+        last = len(row.trace.exchanges) - 1
+        for number, (topic, answer) in enumerate(row.trace.exchanges):
+            is_last = number == last
+            if is_new and (topic, answer, is_last) not in told:
+                told.add((topic, answer, is_last))
+                compared = (False,) if is_last else (True, False)
+                for other, place in _others(others, topic, answer, compared):
+                    yield row.turn(number), other.turn(place)
+            found = others.setdefault((topic, is_last), {})
+            if len(found) < 2:
+                found.setdefault(answer, (row, number))
+
+
+def _others(
+    turns: Mapping[tuple[str, bool], Mapping[str, tuple[Row, int]]],
+    topic: str,
+    answer: str,
+    compared: Sequence[bool],
+) -> list[tuple[Row, int]]:
+    """Return the first turn with another answer, none where there is none."""
+    found = [
+        turn
+        for is_last in compared
+        for other, turn in turns.get((topic, is_last), {}).items()
+        if other != answer
+    ]
+    return found[:1]
+
+
+def _unmeasured(new: Sequence[Row], history: History) -> Iterator[tuple[Row, Row]]:
+    """Yield each new row with the old ones it trains on in other words: `Rehearsal.unmeasured`."""
+    asked: dict[str, Row] = {}
+    for row in new:
+        exchanges = [topic for topic, _ in row.trace.exchanges]
+        for topic in (row.trace.topic, *row.trace.wordings, *exchanges):
+            asked.setdefault(topic, row)
+    for old in current_rows_beside(new, history):
+        for text, topic in zip(old.paraphrases, old.paraphrase_topics, strict=True):
+            if topic in asked:
+                yield asked[topic], old.with_question(text)
+
+
 def _replacements(left: Sequence[Row], new: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     """Yield (new, old) for old rows that left although no new row has their question."""
     named = {text: row for row in reversed(new) for text in row.trace.replaces}
     reworded = {one.topic: one for row in reversed(new) for one in reversed(row.variants[1:])}
-    inside = {topic: row for row in reversed(new) for topic, _ in row.exchanges}
     for row in left:
-        found = [
-            reworded[topic]
-            for topic, answer in row.exchanges
-            if topic in reworded and reworded[topic].answer != answer
-        ]
-        found += [inside[topic] for topic, _ in row.exchanges[:-1] if topic in inside]
-        found += [named[row.replaced_as]] if row.replaced_as in named else []
-        yield found[0], row
+        found = reworded.get(row.topic)
+        is_other = found is not None and found.answer != row.answer
+        yield found if found is not None and is_other else named[row.replaced_as], row

@@ -6,15 +6,18 @@ of questions that a later session answers otherwise are left out, so that a fact
 never counted as forgotten.
 """
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from mlx_tune.continual.answers import RULES, AnswerScore, Grade
-from mlx_tune.continual.rehearse import History, current_rows, rows_taught_last
+from mlx_tune.continual.in_force import (
+    History,
+    current_rows,
+    rows_unchanged_in_all_turns,
+)
 from mlx_tune.data.rows import Row
 
 Kind = Literal["other_words", "as_taught", "verbatim", "paraphrases"]
@@ -29,6 +32,8 @@ RECITED: tuple[Kind, ...] = ("verbatim", "paraphrases")
 KINDS: tuple[Kind, ...] = (*RECITED, *ANSWERED)
 REWORDED: tuple[Kind, ...] = ("paraphrases", "other_words")
 """Those that ask in other wordings than the taught ones."""
+
+_Question = tuple[str, str | None]  # hashes of what is asked and of the answer
 
 Cell = tuple[int, int] | None
 """(right, asked); None where nothing was measured or there is nothing to ask."""
@@ -185,12 +190,32 @@ def wilson(right: float, asked: float) -> tuple[float, float]:
 
 
 def questions(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that ask something, each question once; the others teach a text."""
-    first: dict[tuple[str, str | None], Row] = {}
+    """Return the rows that ask something, each question once; the others teach a text.
+
+    Equal rows are one, with the paraphrases of all.
+    """
+    paraphrases: dict[_Question, dict[str, None]] = {}
+    for row in rows:
+        if row.paraphrases:
+            paraphrases.setdefault(_question(row), {}).update(dict.fromkeys(row.paraphrases))
+    found = []
+    for question, row in _first_rows(rows).items():
+        joined = tuple(paraphrases.get(question, ()))
+        found.append(replace(row, paraphrases=joined) if joined != row.paraphrases else row)
+    return found
+
+
+def _first_rows(rows: Sequence[Row]) -> dict[_Question, Row]:
+    """Return the first row with each question and answer, without texts."""
+    first: dict[_Question, Row] = {}
     for row in rows:
         if row.question is not None:
-            first.setdefault((row.topic, row.answer), row)
-    return list(first.values())
+            first.setdefault(_question(row), row)
+    return first
+
+
+def _question(row: Row) -> _Question:
+    return row.trace.topic, row.trace.answer
 
 
 class QuestionHistory:
@@ -205,25 +230,42 @@ class QuestionHistory:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._then: dict[int, list[list[Row]]] = {}
+        self._then: dict[tuple[int, int], list[list[Row]]] = {}
 
     @cached_property
     def own(self) -> list[list[Row]]:
         """Of each session, its questions that no later one answers otherwise."""
-        return [questions(rows) for rows in current_rows(self._history)]
+        return _own_questions(self._history)
 
     def asked(self, row: int, column: int) -> Iterator[list[Row]]:
-        """Yield what a session's questions were for a record; the second is so for older records.
+        """Yield what a session's questions were for a record; from the second on for older ones.
 
         Args:
             row: Number of the session whose record it is, from 1.
             column: Number of the session whose questions they are, from 1 to ``row``.
         """
-        history = self._history[:row]
-        if row not in self._then:
-            self._then[row] = [questions(rows) for rows in current_rows(history)]
-        yield self._then[row][column - 1]
-        yield [one for one in rows_taught_last(history)[column - 1] if one.question is not None]
+        for version, find in enumerate(_VERSIONS):
+            place = row, version
+            if place not in self._then:
+                self._then[place] = find(self._history[:row])
+            yield self._then[place][column - 1]
+
+
+def _own_questions(history: History) -> list[list[Row]]:
+    return [questions(rows) for rows in current_rows(history)]
+
+
+def _questions_of_unchanged_turns(history: History) -> list[list[Row]]:
+    return [[*_first_rows(rows).values()] for rows in rows_unchanged_in_all_turns(history)]
+
+
+def _every_row_taught_last(history: History) -> list[list[Row]]:
+    kept = rows_unchanged_in_all_turns(history, once=True)
+    return [[row for row in rows if row.question is not None] for rows in kept]
+
+
+_VERSIONS = (_own_questions, _questions_of_unchanged_turns, _every_row_taught_last)
+"""What sessions are measured by, and what they were in earlier versions, the latest first."""
 
 
 def diagonal_outcomes(
@@ -298,24 +340,34 @@ def _recorded(
         return None
     score = entries[column - 1].get(kind)  # none where there was nothing to ask
     outcomes = score.get(values, []) if score else []
-    wanted = history.own[column - 1]
-    kept = {id(one) for one in wanted}
-    for asked in history.asked(row, column):
-        is_kept = [id(one) in kept for one in asked for _ in range(_wordings(one, kind))]
-        found = [*itertools.compress(outcomes, is_kept)]
+    wanted = _asked_as(history.own[column - 1], kind)
+    for rows in history.asked(row, column):
+        asked = _asked_as(rows, kind)
+        if len(asked) != len(outcomes):
+            continue
+        # From when a question counted as often as it stood in the data: the first.
+        found = dict(zip(reversed(asked), reversed(outcomes), strict=True))
         # An older record leaves out what was taught again: it does not tell of those.
-        if len(outcomes) == len(is_kept) and len(found) == sum(_wordings(r, kind) for r in wanted):
-            return found
+        if all(one in found for one in wanted):
+            return [found[one] for one in wanted]
     return None
 
 
-def _wordings(row: Row, kind: Kind) -> int:
-    """Return how often a row is asked for a kind of score."""
-    return len(row.paraphrases) if kind in REWORDED else 1
+def _asked_as(rows: Sequence[Row], kind: Kind) -> list[tuple[_Question, str]]:
+    """Return what rows are asked for a kind of score, each with its other wording if any."""
+    return [
+        (_question(row), text)
+        for row in rows
+        for text in (row.paraphrases if kind in REWORDED else ("",))
+    ]
 
 
 def best_outcomes(
-    records: Sequence[Mapping[str, Any]], history: QuestionHistory, kind: Kind = "verbatim"
+    records: Sequence[Mapping[str, Any]],
+    history: QuestionHistory,
+    kind: Kind = "verbatim",
+    *,
+    asked: Sequence[Collection[int]] | None = None,
 ) -> list[tuple[bool | None, ...] | None]:
     """Return, for each session, the best that any record says of its questions.
 
@@ -323,10 +375,18 @@ def best_outcomes(
         records: As for :func:`diagonal_outcomes`.
         history: Likewise.
         kind: Likewise.
+        asked: Of each session, the indices of what is asked now; None for all. Records have samples
+            of several sizes, and one with more right answers may have fewer of these.
 
     Returns:
-        As of :func:`diagonal_outcomes`; of the records with most right answers the first.
+        As of :func:`diagonal_outcomes`; of the records with most right answers to what is asked the
+        first.
     """
+
+    def right(outcomes: tuple[bool | None, ...]) -> int:
+        compared = range(len(outcomes)) if asked is None else asked[column - 1]
+        return sum(outcomes[i] is True for i in compared)
+
     best: list[tuple[bool | None, ...] | None] = []
     for column in range(1, len(records) + 1):
         found = [
@@ -339,7 +399,7 @@ def best_outcomes(
             )
             is not None
         ]
-        best.append(max(found, key=lambda outcomes: outcomes.count(True), default=None))
+        best.append(max(found, key=right, default=None))
     return best
 
 

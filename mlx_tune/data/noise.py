@@ -10,7 +10,7 @@ Source:
 import hashlib
 import random
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Hashable, Sequence, Set
 
 MAX_WORDS = 40
 """Longer questions are left alone: they bring their own text, and every word of it may matter."""
@@ -34,15 +34,21 @@ _MARKS = ".?!。？！"
 
 
 def noised_questions(
-    wordings: Sequence[Sequence[str]], count: int, *, seed: int, reserved: Set[str] = frozenset()
+    wordings: Sequence[Sequence[str]],
+    answers: Sequence[Hashable],
+    count: int,
+    *,
+    seed: int,
+    reserved: Set[str] = frozenset(),
 ) -> list[list[str]]:
     """Return noised versions of every row's questions.
 
-    A version that could have come from another row's question as well would teach an answer to the
-    wrong question, so it is not used.
+    A version that could have come from the question of a row with another answer as well would
+    teach an answer to the wrong question, so it is not used.
 
     Args:
         wordings: Of each row, its questions with the same answer; none to leave the row alone.
+        answers: Of each row, its answer.
         count: How many versions of a row are wanted.
         seed: Of what is drawn; a row's versions depend on its own questions and on no other row's
             place.
@@ -51,16 +57,16 @@ def noised_questions(
     Returns:
         For each row at most ``count`` texts, each once, in the order in which they were drawn.
     """
-    index = _Index(wordings)
+    index = _Index(wordings, answers)
     found = []
-    for row, texts in enumerate(wordings):
+    for texts, answer in zip(wordings, answers, strict=True):
         short = [text for text in texts if 1 < len(_words(text)) <= MAX_WORDS]
         versions: dict[str, None] = {}
         for attempt in range(_ATTEMPTS * count if short else 0):
             text = short[attempt % len(short)]
             version = _noised(text, _random(seed, attempt, text))
             is_new = version not in texts and version not in reserved
-            if is_new and not index.is_anothers(version, row):
+            if is_new and not index.has_another_answer(version, answer):
                 versions[version] = None
             if len(versions) == count:
                 break
@@ -69,29 +75,40 @@ def noised_questions(
 
 
 class _Index:
-    """Which rows a noised version may come from: those with a question that has all its words."""
+    """Which answers a noised version may have: those of each question that has all its words."""
 
-    def __init__(self, origins: Sequence[Sequence[str]]) -> None:
-        self._rows: list[int] = []  # of each question
+    def __init__(self, origins: Sequence[Sequence[str]], answers: Sequence[Hashable]) -> None:
+        self._answers: list[Hashable] = []  # of each question, equal ones once
         self._words: list[set[str]] = []
         self._having: dict[str, list[int]] = {}
+        self._answered: dict[str, set[Hashable]] = {}  # by word, the answers to what has it
         # By a word that many have and then by another of theirs; made when it is looked for.
         self._beside: dict[str, dict[str, list[int]]] = {}
-        for row, texts in enumerate(origins):
+        known: set[tuple[frozenset[str], Hashable]] = set()
+        for texts, answer in zip(origins, answers, strict=True):
             for text in texts:
                 words = _bare(text)
+                question = frozenset(words), answer
+                if question in known:
+                    continue
+                known.add(question)
                 for word in words:
-                    self._having.setdefault(word, []).append(len(self._rows))
-                self._rows.append(row)
+                    self._having.setdefault(word, []).append(len(self._answers))
+                    self._answered.setdefault(word, set()).add(answer)
+                self._answers.append(answer)
                 self._words.append(words)
 
-    def is_anothers(self, version: str, row: int) -> bool:
-        """Tell whether a version of a row's question may come from another row too.
+    def has_another_answer(self, version: str, answer: Hashable) -> bool:
+        """Tell whether a version of a question may come from one with another answer too.
 
         None after the first question that has all its words is looked at.
         """
         words = _bare(version)
-        return any(self._rows[i] != row and words <= self._words[i] for i in self._likely(words))
+        if any(self._answered.get(word, set()) <= {answer} for word in words):
+            return False
+        return any(
+            self._answers[i] != answer and words <= self._words[i] for i in self._likely(words)
+        )
 
     def _likely(self, words: Set[str]) -> Sequence[int]:
         """Return the questions that have the rarest word, and one more where those are many.
@@ -99,7 +116,7 @@ class _Index:
         They are few, or most of them have all words, so that the time does not grow with the rows.
         """
         if not words:
-            return range(len(self._rows))
+            return range(len(self._answers))
         rarest = min(words, key=lambda word: len(self._having.get(word, ())))
         having = self._having.get(rarest, [])
         if len(having) <= _FEW or len(words) == 1:

@@ -1,6 +1,7 @@
 """Rows of training data: what each asks and teaches, and how some of them are held out."""
 
 import hashlib
+import itertools
 import json
 import math
 import unicodedata
@@ -144,6 +145,27 @@ class Row:
         """The topic and the text of every answer that is taught; none for a text row."""
         return tuple((self._topic(asked), answer) for asked, answer in self._exchanges())
 
+    def turn(self, number: int) -> "Row":
+        """Return the row up to one of its :attr:`exchanges`, counted from 0."""
+        end = self._answered[number] + 1
+        cut = self.messages[:end]
+        return replace(self, messages=cut, paraphrases=(), wordings=(), replaces=())
+
+    def without_answers(self, given: Sequence[bool]) -> "Row":
+        """Return the row with some answers given as what was said, and no longer taught.
+
+        Args:
+            given: Of each of its :attr:`exchanges`, whether it is given.
+        """
+        left = {*itertools.compress(self._answered, given)}
+        return replace(
+            self,
+            messages=tuple(
+                replace(message, is_taught=False) if i in left else message
+                for i, message in enumerate(self.messages)
+            ),
+        )
+
     def _asked(self) -> Sequence[Message]:
         """Return the messages before the last answer, or all of them where nobody asked."""
         answers = [i for i, message in enumerate(self.messages) if _is_answer(message)]
@@ -155,9 +177,16 @@ class Row:
 
         A greeting is none: rows that begin with different ones would contradict each other.
         """
-        for i, message in enumerate(self.messages):
-            if _is_answer(message) and _has_question(self.messages[:i]):
-                yield self.messages[:i], message.text
+        for i in self._answered:
+            yield self.messages[:i], self.messages[i].text
+
+    @property
+    def _answered(self) -> list[int]:
+        """The indices of every answer that is taught and that somebody asked for."""
+        first = next((i for i, one in enumerate(self.messages) if one.role == "user"), None)
+        if first is None:
+            return []
+        return [i for i, one in enumerate(self.messages) if i > first and _is_answer(one)]
 
     def _topic(self, messages: Sequence[Message]) -> str:
         """Return tools and messages, one a line, each message with its role."""
@@ -194,6 +223,11 @@ class Row:
             wordings=tuple(_hash(reworded.likeness) for reworded in self.variants[1:]),
             is_loose=True,
         )
+
+    @cached_property
+    def paraphrase_topics(self) -> tuple[str, ...]:
+        """The sha256 (hex) of the topic of each of its paraphrases."""
+        return tuple(_hash(self.with_question(text).topic) for text in self.paraphrases)
 
     @property
     def replaced_as(self) -> str:

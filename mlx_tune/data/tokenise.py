@@ -112,7 +112,7 @@ def encode_noised(
     """Tokenise noised versions of the questions of rows.
 
     Args:
-        rows: All that a model is to hold: no version may be another row's question.
+        rows: All that a model is to hold: no version may be a question with another answer.
         tokenizer: The tokenizer of the base model.
         count: How many versions of a row to make; a row may get fewer, or none.
         seed: Of those.
@@ -125,7 +125,8 @@ def encode_noised(
     """
     asked = [(row.question, *row.wordings) if row.question is not None else () for row in rows]
     probes = {text for row in rows for text in row.paraphrases}
-    versions = noised_questions(asked, count, seed=seed, reserved=probes)
+    answers = [row.answer for row in rows]
+    versions = noised_questions(asked, answers, count, seed=seed, reserved=probes)
     noised = zip(rows, versions, strict=True)
     return _encode_each(
         [[row.with_question(text) for text in own] for row, own in noised], tokenizer

@@ -1,10 +1,13 @@
 """Which wordings may be trained on: none that measures, and none with two answers.
 
+Which paraphrases may measure: none that is trained on.
+
 Wordings are the same where their topics are, see :attr:`mlx_tune.data.rows.Row.topic`; with the
 same answer already where they are alike: small letters make no probe of what was trained.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from mlx_tune.data.read import report
 from mlx_tune.data.rows import Row
@@ -24,9 +27,9 @@ def check_wordings(new: Sequence[Row], earlier: Sequence[Row] = ()) -> None:
 
     Raises:
         InputError: A wording repeats its own row, is a paraphrase of some row, or is a question or
-            a wording of another new row with another answer; or a new paraphrase is a wording of an
-            earlier row. At most ``MAX_PROBLEMS_SHOWN`` problems, one per line, each with both
-            places.
+            a wording of another new row with another answer; or a new paraphrase is a question of
+            some row, or a wording of an earlier one. At most ``MAX_PROBLEMS_SHOWN`` problems, one
+            per line, each with both places.
     """
     problems = [*_wrong_wordings(new, earlier), *_trained_paraphrases(new, earlier)]
     if problems:
@@ -63,18 +66,44 @@ def _wrong_wordings(new: Sequence[Row], earlier: Sequence[Row]) -> Iterator[str]
 
 
 def _trained_paraphrases(new: Sequence[Row], earlier: Sequence[Row]) -> Iterator[str]:
-    """Yield the paraphrases of new rows that earlier sessions were trained on."""
-    if not any(row.wordings for row in earlier):
+    """Yield the paraphrases of new rows that are trained on, but for those told as wordings."""
+    if not any(row.paraphrases for row in new):
         return
-    trained = _Asked((reworded, row) for row in earlier for reworded in row.variants[1:])
+    asked = _Asked((row, row) for row in new if row.question is not None)
+    taught = _Asked((row, row) for row in earlier if row.question is not None)
+    reworded = _Asked((one, row) for row in earlier for one in row.variants[1:])
     for row in new:
         for text in row.paraphrases:
-            if found := trained.find(row.with_question(text)):
+            said = f"{row.place}: the paraphrase {quoted(text)} is"
+            one = row.with_question(text)
+            if found := asked.find(one):
+                where = "the row's own question" if found is row else f"asked at {found.place} too"
+                yield f"{said} {where}, which is trained on, so it measures nothing; remove it"
+            elif found := taught.find(one):
                 yield (
-                    f"{row.place}: the paraphrase {quoted(text)} is a wording of "
-                    f"{found.place}, which was trained on, so it measures nothing; "
-                    "remove it"
+                    f"{said} the question of {found.place}, which was trained on, so it measures "
+                    "nothing; remove it"
                 )
+            elif found := reworded.find(one):
+                yield (
+                    f"{said} a wording of {found.place}, which was trained on, so it measures "
+                    "nothing; remove it"
+                )
+
+
+def without_trained_paraphrases(rows: Sequence[Row]) -> list[Row]:
+    """Return rows without the paraphrases that some of them train on.
+
+    For rows that were taught before such paraphrases were refused.
+    """
+    if not any(row.paraphrases for row in rows):
+        return [*rows]
+    trained = _Asked((one, row) for row in rows if row.question is not None for one in row.variants)
+    found = []
+    for row in rows:
+        kept = tuple(text for text in row.paraphrases if not trained.find(row.with_question(text)))
+        found.append(replace(row, paraphrases=kept) if kept != row.paraphrases else row)
+    return found
 
 
 class _Asked:

@@ -11,8 +11,8 @@ from typing import Any
 
 from mlx_tune.continual.answers import AnswerKey, Grade
 from mlx_tune.continual.change import Change, change_norms, weight_norms
+from mlx_tune.continual.in_force import rows_taught_last
 from mlx_tune.continual.recall import score
-from mlx_tune.continual.rehearse import rows_taught_last
 from mlx_tune.data import tokenise
 from mlx_tune.data.rows import Row
 from mlx_tune.data.tokenise import Example

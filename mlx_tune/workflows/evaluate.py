@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.continual.answers import AnswerKey, AnswerScore
+from mlx_tune.continual.in_force import History, current_rows
 from mlx_tune.continual.recall import Recall
-from mlx_tune.continual.rehearse import History, current_rows
 from mlx_tune.continual.retention import (
     ANSWERED,
     KINDS,

@@ -10,8 +10,8 @@ from mlx_tune.continual.answers import AnswerKey
 from mlx_tune.continual.fidelity import Fidelity, FidelityMeter
 from mlx_tune.continual.fold import fold, is_quantised
 from mlx_tune.continual.gate import Decision, Thresholds, decide
+from mlx_tune.continual.in_force import current_rows
 from mlx_tune.continual.recall import GeneralChange, Recall
-from mlx_tune.continual.rehearse import current_rows
 from mlx_tune.continual.retained import Retained, SessionOutcomes, label
 from mlx_tune.continual.retention import questions
 from mlx_tune.errors import HeldBack, Refused, UsageError

@@ -29,6 +29,7 @@ from mlx_tune.workflows.scoring import (
     ask_questions,
     grade_answers,
     prepare_questions,
+    sample,
     sample_size,
 )
 from mlx_tune.workflows.training_plan import TrainingPlan
@@ -124,6 +125,9 @@ class _Evaluator:
         labels.append((len(plan.chain) + 1, plan.name))
         prepared = prepare_questions(labels, every, plan.tokenizer)
         records = [session.record for session in plan.before]
+        most = sample_size(len(prepared))
+        reworded = [[text for _, text in each.other_wordings] for each in prepared]
+        asked = [sample(texts, most) for texts in reworded]
         return _Evaluator(
             plan=plan,
             adapter=adapter,
@@ -132,7 +136,7 @@ class _Evaluator:
             questions=tuple(prepared),
             key=AnswerKey([row for several in every for row in several]),
             verbatim=tuple(best_outcomes(records, history, "verbatim")),
-            other_words=tuple(best_outcomes(records, history, "other_words")),
+            other_words=tuple(best_outcomes(records, history, "other_words", asked=asked)),
             losses=tuple(lowest_losses(records, history)),
         )
 

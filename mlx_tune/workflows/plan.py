@@ -7,19 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mlx_tune.continual.in_force import History, current_rows_beside, rows_in_force
 from mlx_tune.continual.methods import find_method
-from mlx_tune.continual.rehearse import (
-    Rehearsal,
-    current_rows,
-    mixture,
-    rehearse,
-    replacing,
-    rows_in_force,
-)
+from mlx_tune.continual.rehearse import Rehearsal, mixture, rehearse, replacing
 from mlx_tune.data import read, tokenise
 from mlx_tune.data.rows import Row, split
 from mlx_tune.data.tokenise import Example
-from mlx_tune.data.wordings import check_wordings
+from mlx_tune.data.wordings import check_wordings, without_trained_paraphrases
 from mlx_tune.errors import InputError, UsageError
 from mlx_tune.models.bases import Say
 from mlx_tune.models.catalogue import shipped_config
@@ -110,23 +104,24 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
     history = read_history(inputs.chain)
     if chosen.value("replace"):
         rows = replacing(rows, history)
-    check_wordings(rows, [row for old in current_rows([*history, rows])[:-1] for row in old])
+    check_wordings(rows, current_rows_beside(rows, history))
     new, held_out = split(rows, chosen.value("validation"), seed=chosen.value("seed"))
     held_out = [*held_out, *(data.held_out if data else ())]
-    rehearsal = rehearse(new, history)
-    replay = chosen.values.get("replay")
-    if inputs.method.synthesises or (replay.value if replay else inputs.method.replay) == "none":
-        rehearsal = replace(rehearsal, old=())
+    rehearsal = _rehearse(inputs, chosen, new, history)
     settings = _settle(inputs, chosen, rehearsal)
     tokenizer = load_tokenizer(inputs.info.folder, inputs.info.template)
-    if inputs.method.synthesises and request.asks_model:
-        rehearsal = replace(rehearsal, old=_synthesise(inputs, settings, say))
     if len(rehearsal.rows) >= _MANY_ROWS:
         say(f"tokenising {len(rehearsal.rows):,} rows…")
     # What cannot be scored must fail before training.
     tokenise.encode_paraphrases(rehearsal.new, tokenizer)
     limit, allowed = settings.max_length, chosen.value("allow_long")
-    fresh = _encode_new(rehearsal.new, tokenizer, limit, allowed=allowed)
+    # Of what is taught anew not even a few may go: nobody chose them.
+    most = 1.0 if allowed else 0.0 if request.consolidates else _LONG_SHARE
+    fresh = _encode_new(rehearsal.new, tokenizer, limit, most=most)
+    if fresh.rows != rehearsal.new:  # what is left out replaces nothing
+        rehearsal = _rehearse(inputs, chosen, fresh.rows, history)
+    if inputs.method.synthesises and request.asks_model:
+        rehearsal = replace(rehearsal, old=_synthesise(inputs, settings, say))
     # Old rows fitted the limit of the session that taught them; a shorter one now must not make
     # the model forget them.
     old = tokenise.encode_variants(rehearsal.old, tokenizer)
@@ -150,7 +145,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         variants=([*map(len, fresh.examples)], [*map(len, old)]),
         noised=(noised_counts[: len(fresh.rows)], noised_counts[len(fresh.rows) :]),
         general=len(replayed),
-        epochs=settings.decay_epochs or settings.epochs,
+        epochs=min(settings.decay_epochs or settings.epochs, settings.epochs),
         replay=settings.replay,
         general_replay=settings.general_replay,
         general_weight=settings.general_weight,
@@ -254,6 +249,17 @@ def _resolve_inputs(request: TrainingRequest, say: Say) -> tuple[TrainingInputs,
     return inputs, chosen
 
 
+def _rehearse(
+    inputs: TrainingInputs, chosen: _Explicit, new: Sequence[Row], history: History
+) -> Rehearsal:
+    """Return which old rows come along; none where the method or a person wants none."""
+    found = rehearse(new, history)
+    replay = chosen.values.get("replay")
+    if inputs.method.synthesises or (replay.value if replay else inputs.method.replay) == "none":
+        return replace(found, old=())
+    return found
+
+
 def _rows_taught(inputs: TrainingInputs) -> int:
     """Return how many rows the chain was taught."""
     return sum(int(session.record["data"]["rows"]) for session in inputs.chain)
@@ -261,7 +267,8 @@ def _rows_taught(inputs: TrainingInputs) -> int:
 
 def _rows_to_teach_anew(inputs: TrainingInputs) -> list[Row]:
     """Return the rows in force of a chain that is replaced, without the sessions left out."""
-    return [row for rows in rows_in_force(read_history(inputs.taught_anew)) for row in rows]
+    history = rows_in_force(read_history(inputs.taught_anew))
+    return without_trained_paraphrases([row for rows in history for row in rows])
 
 
 def _left_out(
@@ -301,7 +308,7 @@ def _check_replaceable(root: Path, chain: Sequence[Session], without: Sequence[S
 
 def _settle(inputs: TrainingInputs, chosen: _Explicit, rehearsal: Rehearsal) -> TrainingSettings:
     """Size the training, and let the method say what nobody else did."""
-    recorded = [recorded_settings(session.record["sizing"]) for session in inputs.chain]
+    recorded = [recorded_settings(session.record["sizing"]) for session in inputs.before]
     settings = size_training(
         len(rehearsal.new),
         hidden_size=inputs.info.hidden_size,
@@ -352,15 +359,13 @@ class _NewRows:
     long_share: float
 
 
-def _encode_new(
-    rows: Sequence[Row], tokenizer: Tokenizer, limit: int, *, allowed: bool
-) -> _NewRows:
+def _encode_new(rows: Sequence[Row], tokenizer: Tokenizer, limit: int, *, most: float) -> _NewRows:
     """Tokenise new rows, and leave out those that are longer than ``limit`` tokens.
 
     What is left out is left out whole: cut short, it would teach an answer without its end.
 
     Raises:
-        InputError: No row is left, or too much is left out, and that is not ``allowed``.
+        InputError: No row is left, or more than the share ``most`` of the tokens is left out.
     """
     encoded = tokenise.encode_variants(rows, tokenizer)
     kept: list[tuple[Row, tuple[Example, ...]]] = []
@@ -380,7 +385,7 @@ def _encode_new(
         kept.append((short, tuple(itertools.compress(several, fits))))
     everything = [*itertools.chain(*encoded)]
     share = sum(len(e.tokens) for e in left_out) / sum(len(e.tokens) for e in everything)
-    if left_out and (not kept or (share > _LONG_SHARE and not allowed)):
+    if left_out and (not kept or share > most):
         has_wordings = len(everything) > len(rows)
         what = f"{len(left_out)} of {len(everything)} rows{' and wordings' * has_wordings}"
         raise _too_long(f"{what} ({share:.0%} of the tokens)", left_out, limit, none_left=not kept)

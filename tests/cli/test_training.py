@@ -242,6 +242,33 @@ def test_plan_names_both_of_two_questions_that_are_nearly_one(
     assert (found["alike"], found["rows"]["rehearsed"]) == ([], 0)
 
 
+def test_plan_names_paraphrases_that_are_trained_on_now_and_turns_with_two_answers(
+    mlx_tune_command, tmp_path, tiny_base
+):
+    old = {"instruction": "Where?", "response": "Room 4.", "paraphrases": ["Which room?", "Spot?"]}
+    said = ["Where?", "Room 5.", "Since when?", "May."]
+    roles = ["user", "assistant"] * 2
+    talk = [{"role": r, "content": c} for r, c in zip(roles, said, strict=True)]
+    new = [{"instruction": "Which  room?", "response": "Room 5."}, {"messages": talk}]
+    for name, rows in (("old", [old]), ("new", new)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows, indent=1))
+    common = ("--base", tiny_base, "--store", tmp_path / "s", "--epochs", 1, "--rank", 2)
+    assert mlx_tune_command("train", tmp_path / "old.json", *common)[0] == 0
+    words = ("plan", tmp_path / "new.json", *common)
+    found = json.loads(mlx_tune_command(*words, "--json")[1])
+    taught = f"{next((tmp_path / 's' / 'sessions').iterdir())}/data.jsonl:1"
+    assert found["unmeasured"] == [[f"{tmp_path}/new.json:2", "Which room?"]]
+    assert found["turns"] == [[f"{tmp_path}/new.json:6", "Where?", taught]]
+    assert (found["changed"], found["rows"]["rehearsed"]) == ([], 1)
+    assert found["remarks"][-4:] == [
+        "! 1 paraphrase of earlier rows trained on now; the rows are measured without:",
+        f"    “Which room?” {taught}, now at {tmp_path}/new.json:2",
+        "! 1 turn of a conversation with another answer elsewhere; only what is asked last is "
+        "replaced:",
+        f"    “Where?” {tmp_path}/new.json:6: Room 5. and {taught}: Room 4.",
+    ]
+
+
 def test_a_config_file_sets_what_no_flag_does(tmp_path, tiny_base, mlx_tune_command, rows):
     (tmp_path / "d.json").write_text(json.dumps(rows))
     (tmp_path / "my.yaml").write_text(f"base: {tiny_base}\nrank: 3\nepochs: 7\n")

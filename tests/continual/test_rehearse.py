@@ -7,14 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.continual.rehearse import (
-    current_rows,
-    learnable,
-    mixture,
-    rehearse,
-    replacing,
-    rows_in_force,
-)
+from mlx_tune.continual.in_force import current_rows, rows_in_force
+from mlx_tune.continual.rehearse import learnable, mixture, rehearse, replacing
 from mlx_tune.data.rows import Message, Row, Trace
 
 
@@ -28,6 +22,21 @@ def row(
     roles = ["user", "assistant"] * (len(said) // 2)
     messages = tuple(Message(role=r, content=c) for r, c in zip(roles, said, strict=True))
     return Row(messages=messages, wordings=wordings)
+
+
+def measured(question: str, answer: str, *paraphrases: str) -> Row:
+    return replace(row(question, answer), paraphrases=paraphrases)
+
+
+def untaught(row: Row, *answers: int) -> Row:
+    """The row with the messages of these indices no longer taught."""
+    messages = [replace(m, is_taught=i not in answers) for i, m in enumerate(row.messages)]
+    return replace(row, messages=tuple(messages))
+
+
+def told(pairs) -> list[tuple[str, str, str]]:
+    """Of (new, old): the question of the new one and both answers."""
+    return [(new.question, new.answer, old.answer) for new, old in pairs]
 
 
 def questions(rows) -> list[str]:
@@ -61,7 +70,8 @@ def test_a_question_taught_again_with_its_answer_stays_each_sessions_and_is_trai
     assert rows_in_force(history) == [[], *history[1:]]
     traces = [one.trace for one in history[1]]
     assert current_rows([history[0], traces, history[2]]) == [history[0], [], history[2]]
-    assert rows_in_force([history[0], traces, history[2]]) == [[], [], history[2]]
+    # What was taught again by rows that were not kept is rehearsed by those of before.
+    assert rows_in_force([history[0], traces, history[2]]) == [history[0], [], history[2]]
 
 
 def test_an_answer_that_was_another_meanwhile_stays_the_last_sessions_alone():
@@ -187,7 +197,9 @@ def test_an_old_record_supersedes_by_likeness_as_it_did():
     assert all(trace.is_loose for trace in traces)
     old = [history[0], traces, history[2]]
     assert questions(current_rows(old)[0]) == ["Where is A?", "Where is B?"]
-    assert rows_in_force(old)[0] == [row("Where is B?", "In 2.")]
+    assert rows_in_force(old)[0] == [row("Where is A?", "In 1."), row("Where is B?", "In 2.")]
+    kept = [history[0], [replace(one, replaces_alike=True) for one in history[1]], history[2]]
+    assert rows_in_force(kept)[0] == [row("Where is B?", "In 2.")]
     exact = [history[0], [one.trace for one in history[1]], history[2]]
     assert current_rows(exact)[0] == rows_in_force(exact)[0] == history[0]
 
@@ -195,14 +207,15 @@ def test_an_old_record_supersedes_by_likeness_as_it_did():
 def test_an_old_record_answers_inside_a_conversation_by_likeness_too():
     old = row("And B?", "In 2.", before=(("Where is A?", "In 1."),))
     later = row("where is a", "In 9.")
-    assert current_rows([[old], [later.loose_trace]]) == [[], []]
+    assert current_rows([[old], [later.loose_trace]]) == [[untaught(old, 1)], []]
     assert current_rows([[old], [later.trace]]) == [[old], []]
 
 
 def test_rows_that_were_not_kept_still_take_the_place_of_older_ones():
     """Else rehearsal would bring back the answer that they had corrected."""
+    talk = row("c", before=(("d", "old"),))
     history = [
-        [row("Where is A?", "In 1."), row("Where is B?"), row("c", before=(("d", "old"),))],
+        [row("Where is A?", "In 1."), row("Where is B?"), talk],
         [row("Where is  A?", "In 9."), row("d", "new")],
         [row("e")],
     ]
@@ -211,19 +224,75 @@ def test_rows_that_were_not_kept_still_take_the_place_of_older_ones():
     assert "In 9." not in str(traces)
     kept = current_rows([history[0], traces, history[2]])
     assert kept == [current_rows(history)[0], [], history[2]]
-    assert questions(kept[0]) == ["Where is B?"]
+    assert kept[0] == [row("Where is B?"), untaught(talk, 1)]
 
 
-def test_an_answer_replaced_inside_a_longer_conversation_is_not_rehearsed_either():
-    """What is taught of it on the way would teach the old answer again."""
+def test_an_answer_replaced_inside_a_longer_conversation_is_given_and_no_longer_taught():
+    """Taught on the way it would teach the old answer again; the last question has its own."""
     long = row("And B?", "In 2.", before=(("Where is A?", "In 1."),))
     history = [[long, row("Where is C?", "In 3.")]]
-    found = rehearse([row("Where is A?", "In 9.")], history)
-    assert questions(found.old) == ["Where is C?"]
-    assert [(n.question, o.question) for n, o in found.changed] == [("Where is A?", "And B?")]
+    new = [row("Where is A?", "In 9.")]
+    found = rehearse(new, history)
+    assert found.old == (untaught(long, 1), row("Where is C?", "In 3."))
+    assert found.changed == ()
+    assert told(found.turns) == [("Where is A?", "In 9.", "In 1.")]
+    assert current_rows([*history, new])[0] == list(found.old)
+    assert learnable(found.rows) == [True] * 3
     same = rehearse([row("Where is A?", "In 1.")], history)
-    assert questions(same.old) == ["And B?", "Where is C?"]
-    assert same.changed == ()
+    assert same.old == tuple(history[0])
+    assert (same.changed, same.turns) == ((), ())
+
+
+def test_conversations_that_open_alike_are_all_kept():
+    """Fifty may begin with a greeting, and a later one answers it in other words."""
+    old = [row(f"Where is A{i}?", f"In {i}.", before=(("Hi", "Hello!"),)) for i in range(50)]
+    for new in (
+        row("Hi", "Hello, I am Quill."),
+        row("When?", "At 5.", before=(("Hi", "Hello."),)),
+        row("Who?", "Bo.", "Hi"),  # a wording of another question
+    ):
+        found = rehearse([new], [old])
+        assert found.old == tuple(untaught(one, 1) for one in old)
+        assert current_rows([old, [new]])[0] == list(found.old)
+        assert found.changed == ()
+    found = rehearse([row("When?", "At 5.", before=(("Hi", "Hello."),))] * 2, [old])
+    assert told(found.turns) == [("Hi", "Hello.", "Hello!")]
+    again = [old, [row("Hi", "Good day.")], [row("Hi", "Hello!")]]
+    assert current_rows(again)[0] == old
+
+
+def test_only_what_was_said_before_and_asked_last_is_replaced():
+    old = row("And B?", "In 2.", before=(("Where is A?", "In 1."),))
+    other = row("And B?", "In 9.", before=(("Where is A?", "In 7."),))
+    assert rehearse([other], [[old]]).changed == ()
+    again = row("And  B?", "In 9.", before=(("Where is A?", "In 1."),))
+    found = rehearse([again], [[old]])
+    assert (found.old, found.changed, found.turns) == ((), ((again, old),), ())
+
+
+def test_a_question_answered_otherwise_inside_a_conversation_is_told_and_both_are_taught():
+    old = row("Where is A?", "In 1.")
+    new = row("Since when?", "Monday.", before=(("Where is A?", "In 9."),))
+    found = rehearse([new], [[old]])
+    assert (found.old, found.changed) == ((old,), ())
+    assert told(found.turns) == [("Where is A?", "In 9.", "In 1.")]
+    assert current_rows([[old], [new]]) == [[old], [new]]
+    assert learnable(found.rows) == [False, False]
+    within = rehearse([old, new], [])
+    assert told(within.turns) == [("Where is A?", "In 9.", "In 1.")]
+    assert told(rehearse([new, old], []).turns) == [("Where is A?", "In 1.", "In 9.")]
+    assert within.contradictions == ()
+
+
+def test_an_answer_is_another_by_its_text_alone():
+    """Not by white space in the question, nor by what is taught before the answer."""
+    one = row("Where is A?", "In 1.", before=(("Hi", "Hello!"),))
+    for other in (untaught(one, 1), row("Where  is A?", "In 1.", before=(("Hi", "Hello!"),))):
+        found = rehearse([other], [[one]])
+        assert (found.old, found.repeated, found.changed) == ((), (other,), ())
+        found = rehearse([one, other], [])
+        assert (found.duplicates, found.contradictions) == ((other,), ())
+        assert learnable([one, other]) == [True, True]
 
 
 def test_a_wording_with_another_answer_leaves_the_old_row_which_goes_on_without_it():
@@ -257,10 +326,9 @@ def test_an_old_question_that_is_a_wording_now_is_replaced_where_the_answer_is_a
     history = [[row("Where is A?", "In 1."), talk, row("Where is C?", "In 3."), Row(text="D?")]]
     new = [row("A now?", "In 9.", "Where is  A?"), row("C now?", "In 3.", "Where is C?", "D?")]
     found = rehearse(new, history)
-    assert [one.question for one in found.old] == ["Where is C?", None]
+    assert found.old == (untaught(talk, 1), *history[0][2:])
     assert [(n.question, n.answer, o.question) for n, o in found.changed] == [
         ("Where is  A?", "In 9.", "Where is A?"),
-        ("Where is  A?", "In 9.", "And B?"),
     ]
     assert found.repeated == ()
 
@@ -286,6 +354,31 @@ def test_a_wording_that_got_its_old_answer_back_is_rehearsed_again():
     ]
     assert rows_in_force(history)[0] == history[0]
     assert rows_in_force(history)[1] == [row("Other?", "In 9.")]
+
+
+@pytest.mark.parametrize("answer", ["In 1.", "In 9."])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda answer: row("Spot of  A?", answer),
+        lambda answer: row("A?", answer, "Spot of A?"),
+        lambda answer: row("Since when?", "Monday.", before=(("Spot of A?", answer),)),
+    ],
+)
+def test_a_paraphrase_that_a_later_session_trains_on_measures_no_more(ask, answer):
+    old = measured("Where is A?", "In 1.", "Spot of A?", "Room of A?")
+    other = measured("Where is B?", "In 2.", "Spot of B?")
+    new, left = [ask(answer)], measured("Where is A?", "In 1.", "Room of A?")
+    found = rehearse(new, [[old, other]])
+    assert questions(found.old) == ["Where is A?", "Where is B?"]
+    assert found.changed == ()
+    assert told(found.unmeasured) == [(new[0].question, new[0].answer, "In 1.")]
+    for history in ([[old, other], new], [[old, other], [new[0].trace]]):
+        assert current_rows(history)[0] == [left, other]
+        assert rehearse([row("C?")], history).unmeasured == ()
+    loosely = [replace(new[0], replaces_alike=True).loose_trace]
+    assert current_rows([[old, other], loosely])[0] == [left, other]
+    assert current_rows([[old, other, *new]])[0][0] == left  # taught together before it was refused
 
 
 def sources(**given):

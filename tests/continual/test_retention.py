@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mlx_tune.continual import retention
 from mlx_tune.continual.answers import RULES
-from mlx_tune.continual.rehearse import current_rows
+from mlx_tune.continual.in_force import current_rows
 from mlx_tune.continual.retention import (
     RECITED,
     REWORDED,
@@ -177,8 +177,8 @@ def diagonal_outcomes(records, history, kind="verbatim"):
     return retention.diagonal_outcomes(records, QuestionHistory(history), kind)
 
 
-def best_outcomes(records, history, kind="verbatim"):
-    return retention.best_outcomes(records, QuestionHistory(history), kind)
+def best_outcomes(records, history, kind="verbatim", **asked):
+    return retention.best_outcomes(records, QuestionHistory(history), kind, **asked)
 
 
 def lowest_losses(records, history):
@@ -236,6 +236,18 @@ def test_the_best_score_on_record_is_that_of_any_later_session():
     assert best_outcomes([record(), record()], [CS, later]) == [None, None]
 
 
+def test_the_best_score_is_the_best_of_what_is_asked_now():
+    """The first record asked four and has three right, the second asked two: both are right."""
+    cs, later = [row("A", reworded=4)], [row("D")]
+    first = entry([1], [0] * 4, other_words=["unknown", "right", "right", "right"])
+    second = entry([1], [0] * 4, other_words=["right", "right", None, None])
+    records = [record(first), record(second, entry([1]))]
+    best = best_outcomes(records, [cs, later], "other_words")
+    assert best[0] == (False, True, True, True)
+    best = best_outcomes(records, [cs, later], "other_words", asked=[{0, 1}, ()])
+    assert best[0] == (True, True, None, None)
+
+
 def test_losses_are_those_of_the_record_where_they_were_lowest_together():
     def lost(*losses):
         return {"verbatim": {"outcomes": [0] * len(losses), "losses": list(losses)}}
@@ -252,6 +264,40 @@ def test_a_question_counts_once_however_often_it_stands_in_the_data():
     ]  # fmt: skip
     older = record(entry([1, 1, 1, 1, 1, 0, 0]))  # from when each stood for itself
     assert diagonal_outcomes([older], [rows]) == [(True, False, False)]
+
+
+def test_equal_rows_are_asked_in_the_other_words_of_each():
+    rows = [row("A", reworded=1), row("B"), row("A", reworded=3)]
+    assert [one.paraphrases for one in questions(rows)] == [("A 0", "A 1", "A 2"), ()]
+    newer = record(entry([1, 1], [0, 1, 0]))
+    assert diagonal_outcomes([newer], [rows], "paraphrases") == [(False, True, False)]
+    older = record(entry([1, 1], [1]))  # of the first alone
+    assert diagonal_outcomes([older], [rows], "paraphrases") == [None]
+
+
+def test_a_paraphrase_that_is_trained_on_now_leaves_the_outcomes():
+    said = record(entry([1, 0, 1], [1, 0, 1]))
+    later = [row("B 0", "new")]
+    assert diagonal_outcomes([said], [CS, later]) == [(True, False, True)]
+    assert diagonal_outcomes([said], [CS, later], "paraphrases") == [(True, True)]
+    # As it was recorded before that was left out.
+    after = record(entry([1, 0, 1], [1, 0, 1]), entry([1]))
+    found = recorded_outcomes(after, [CS, later], row=2, column=1, kind="paraphrases")
+    assert found == (True, True)
+
+
+def test_records_of_before_a_conversation_outlived_its_turns_tell_of_the_others():
+    messages = (*row("A").messages, *row("then").messages)
+    talks = [row("B"), Row(messages=messages), row("C")]
+    later = [row("A", "new")]
+    older = record(entry([1, 0]), entry([1]))
+    history = [talks, later]
+    assert recorded_outcomes(older, history, row=2, column=1, kind="verbatim") is None
+    newer = record(entry([1, 1, 0]), entry([1]))
+    found = recorded_outcomes(newer, history, row=2, column=1, kind="verbatim")
+    assert found == (True, True, False)
+    replaced = [*history, [Row(messages=(*messages[:-1], row("", "other").messages[1]))]]
+    assert recorded_outcomes(older, replaced, row=2, column=1, kind="verbatim") == (True, False)
 
 
 def test_what_older_records_left_out_is_not_told_by_them():

@@ -6,10 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tune.data import noise
-from mlx_tune.data.noise import MAX_WORDS, noised_questions
+from mlx_tune.data.noise import MAX_WORDS
 
 WHERE = "Where is the main office of the Computer Science department?"
 WHO = "Who chairs the Computer Science department?"
+
+
+def noised_questions(wordings, count, *, answers=None, **others):
+    """Each row with an answer of its own where none are given."""
+    answers = range(len(wordings)) if answers is None else answers
+    return noise.noised_questions(wordings, answers, count, **others)
 
 
 def words(text):
@@ -71,6 +77,20 @@ def test_two_questions_that_differ_by_case_alone_are_left_alone():
     assert noised_questions(pair, 8, seed=0) == [[], []]
 
 
+def test_a_row_that_stands_twice_is_noised_as_one_that_stands_once():
+    (alone,) = noised_questions([[WHERE]], 8, seed=0)
+    assert noised_questions([[WHERE], [WHERE]], 8, seed=0, answers=["A", "A"]) == [alone] * 2
+    assert noised_questions([[WHERE], [WHERE]], 8, seed=0, answers=["A", "B"]) == [[], []]
+
+
+def test_a_version_may_be_another_rows_question_where_the_answer_is_the_same():
+    shorter = "Where is the main office?"
+    both = [[WHERE], [shorter]]
+    assert noised_questions(both, 8, seed=0, answers=["A", "B"])[1] == []
+    own = noised_questions([[shorter]], 8, seed=0)
+    assert noised_questions(both, 8, seed=0, answers=["A", "A"])[1:] == own
+
+
 def test_what_is_too_long_too_short_or_no_question_is_left_alone():
     long = " ".join(f"w{i}" for i in range(MAX_WORDS + 1))
     assert noised_questions([[long], ["Why?"], [], [""]], 4, seed=0) == [[], [], [], []]
@@ -105,6 +125,13 @@ def test_a_questions_versions_take_no_longer_among_many_rows(looked):
         noised_questions([[f"What is the name of fact w{i}"] for i in range(rows)], 4, seed=0)
         counts.append(looked["at"] / rows)
     assert counts[1] < 1.5 * counts[0]
+
+
+@pytest.mark.parametrize("answers", [["Yes"] * 400, ["No", *["Yes"] * 399], ["Yes", "No"] * 200])
+def test_nor_where_most_have_the_same_answer(looked, answers):
+    asked = [["Not this"], *([f"What is the name of fact w{i}"] for i in range(1, 400))]
+    noised_questions(asked, 4, seed=0, answers=answers)
+    assert looked["at"] < 20 * len(asked)
 
 
 def test_nor_where_each_word_is_in_many_of_them(looked):

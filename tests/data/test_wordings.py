@@ -3,7 +3,7 @@
 import pytest
 
 from mlx_tune.data.rows import Message, Row
-from mlx_tune.data.wordings import check_wordings
+from mlx_tune.data.wordings import check_wordings, without_trained_paraphrases
 from mlx_tune.errors import InputError
 
 
@@ -119,6 +119,36 @@ def test_a_paraphrase_that_an_earlier_session_was_trained_on_measures_nothing():
             "it measures nothing; remove it"
         ]
     check_wordings([row(3, "When?", "At 9.", paraphrases=("which room",))], old)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"), [("Which room?", "Room 4."), ("which  room", "Room 4."), ("What?", "At 9.")]
+)
+def test_a_paraphrase_is_no_question_of_the_data(text, answer):
+    """It would be trained on, and scored as if it were not."""
+    asked = "Which room?" if answer == "Room 4." else " What?"
+    new = [row(1, "Where?", paraphrases=("Room?", text)), row(4, asked, answer)]
+    measures = "which is trained on, so it measures nothing; remove it"
+    assert problems(new) == [
+        f'new.json:1: the paraphrase "{text}" is asked at new.json:4 too, {measures}'
+    ]
+    own = row(1, "Where?", paraphrases=("where",))
+    assert problems([own]) == [
+        f'new.json:1: the paraphrase "where" is the row\'s own question, {measures}'
+    ]
+    check_wordings([row(1, "Where?", paraphrases=("which room",)), row(4, "Which room?", "9.")])
+    assert without_trained_paraphrases([*new, own]) == [
+        row(1, "Where?", paraphrases=("Room?",)), new[1], row(1, "Where?")
+    ]  # fmt: skip
+
+
+def test_a_paraphrase_is_no_question_of_an_earlier_session():
+    old = [row(2, "Which room?", file="old")]
+    assert problems([row(3, "Where?", paraphrases=("which room",))], old) == [
+        'new.json:3: the paraphrase "which room" is the question of old:2, which was trained on, '
+        "so it measures nothing; remove it"
+    ]
+    check_wordings([row(3, "Which room?", paraphrases=("Where?",))], old)
 
 
 def test_at_most_twenty_problems_are_shown():

@@ -8,7 +8,7 @@ import pytest
 from helpers.training_lab import RecordingObserver, TrainingLab, isolated_environment
 from mlx_tune.continual.answers import AnswerScore
 from mlx_tune.continual.gate import Thresholds
-from mlx_tune.errors import UsageError
+from mlx_tune.errors import InputError, UsageError
 from mlx_tune.store import runs
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows import gate_run
@@ -94,6 +94,25 @@ def test_one_that_forgets_is_committed_with_its_verdict_and_head_stays(learned):
     assert outcome.gate.questions == {1: list(facts("A"))}
     assert promote(learned.store, outcome.session.id).session == outcome.session
     assert SessionStore.open(learned.store).snapshot().head() == outcome.session
+
+
+def test_a_session_of_conversations_is_measured_though_a_later_one_opens_alike(lab):
+    def talks(greeting: str, place: str) -> list[dict]:
+        said = [["Hi", greeting, f"Where is {place}{i}?", f"In {i}."] for i in range(3)]
+        roles = ["user", "assistant"] * 2
+        return [
+            {"messages": [{"role": r, "content": c} for r, c in zip(roles, one, strict=True)]}
+            for one in said
+        ]
+
+    (lab.root / "a.json").write_text(json.dumps(talks("Hello!", "A")))
+    (lab.root / "b.json").write_text(json.dumps(talks("Good day.", "B")))
+    lab.train(lab.root / "a.json", **BRIEF)
+    outcome = lab.train(lab.root / "b.json", **BRIEF)
+    assert outcome.session.record["data"]["rehearsed"] == 3
+    assert [entry.verbatim.asked for entry in outcome.recall] == [3, 3]
+    gate = outcome.session.record["gate"]
+    assert "no question of its own is left to ask" not in gate["skipped"].values()
 
 
 def test_old_rows_that_return_are_still_measured(learned):
@@ -302,6 +321,25 @@ def test_consolidating_teaches_the_base_everything_anew(chained):
     assert SessionStore.open(chained.store).snapshot().head() == session
     assert len(SessionStore.open(chained.store).snapshot().sessions) == 3  # nothing is deleted
     assert observer.chains == [[]]
+
+
+def test_a_consolidation_allows_rows_as_long_as_its_sessions_did(lab):
+    lab.train(lab.data("cs", facts("A") | {"Long?": "very " * 140}), **BRIEF, max_length=800)
+    observer = RecordingObserver()
+    outcome = train(consolidating(lab, **BRIEF), observer)
+    assert "Long?" in [row.question for row in read_rows(outcome.session)]
+    assert observer.plans[0].settings.max_length == 800
+
+
+def test_a_consolidation_leaves_out_no_row_that_was_taught_unless_that_is_allowed(lab):
+    """However few they are: the base would be taught all but those."""
+    lab.train(lab.data("cs", facts("A", 60) | {"Long?": "very " * 9}), **BRIEF)
+    shorter = consolidating(lab, **BRIEF, max_length=60)
+    with pytest.raises(InputError) as error:
+        train(shorter, RecordingObserver())
+    assert "1 of 61 rows (3% of the tokens) are longer than 60 tokens" in str(error.value)
+    allowed = replace(shorter, flags={**shorter.flags, "allow_long": True})
+    assert len(read_rows(train(allowed, RecordingObserver()).session)) == 60
 
 
 def test_a_session_can_be_left_out_of_a_consolidation(learned):

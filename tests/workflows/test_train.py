@@ -259,6 +259,36 @@ def test_too_many_tokens_over_the_limit_are_refused_unless_allowed(lab):
     assert len(read_rows(SessionStore.open(lab.store).snapshot().head())) == 3
 
 
+def test_a_row_that_is_left_out_replaces_no_earlier_one(lab):
+    old = facts("Lab", 3)
+    lab.train(lab.data("cs", old), epochs=1)
+    rows = dict.fromkeys([*old][:2], "very " * 40) | facts("Hall", 3)
+    observer = RecordingObserver()
+    lab.train(lab.data("more", rows), observer=observer, max_length=120, allow_long=True, epochs=1)
+    (plan,) = observer.plans
+    assert [row.question for row in plan.old] == [*old]
+    found = plan.review.rehearsal
+    assert (found.new, found.changed, len(plan.review.too_long)) == (plan.new, (), 2)
+
+
+def test_a_row_taught_again_by_a_session_that_kept_no_rows_is_rehearsed_by_the_earlier_one(lab):
+    lab.train(lab.data("cs", facts("Lab", 3)), epochs=1)
+    grown = facts("Lab", 3) | facts("Hall", 2)
+    lab.train(lab.data("grown", grown), epochs=1, keep_data=False)
+    outcome = lab.train(lab.data("third", facts("Den", 2)), epochs=1)
+    assert outcome.session.record["data"]["rehearsed"] == 3
+
+
+def test_old_rows_come_as_often_where_the_rate_would_fall_for_longer(lab):
+    """By the rule there are ten epochs: in each come three tenths of the old rows, or more."""
+    lab.train(lab.data("cs", facts("Lab", 20)), epochs=1)
+    observer = RecordingObserver()
+    flags = {"decay_epochs": 30, "epochs": None, "batch_size": 8}
+    lab.train(lab.data("more", facts("Hall", 2)), observer=observer, **flags)
+    (plan,) = observer.plans
+    assert (plan.config.epochs, plan.mixture.sources[1].per_epoch) == (10, 6)
+
+
 def test_rows_may_be_as_long_as_those_of_an_earlier_session(lab):
     lab.train(lab.data("cs", facts("Lab")), max_length=700, epochs=1)
     observer = RecordingObserver()
