@@ -309,7 +309,7 @@ def recorded_outcomes(
         grades = recorded_grades(record, history, row=row, column=column, kind=kind)
         return None if grades is None else AnswerScore(grades=grades).outcomes
     recorded = _recorded(record, history, row, column, kind)
-    return None if recorded is None else tuple(bool(outcome) for outcome in recorded)
+    return None if recorded is None else tuple(bool(outcome) for _, outcome in recorded)
 
 
 def recorded_grades(
@@ -323,7 +323,7 @@ def recorded_grades(
     if recorded is None:
         return None
     score = (record["recall"][column - 1]).get(kind)
-    return None if score and score["rules"] != RULES else tuple(recorded)
+    return None if score and score["rules"] != RULES else tuple(grade for _, grade in recorded)
 
 
 def _recorded(
@@ -333,32 +333,32 @@ def _recorded(
     column: int,
     kind: Kind,
     values: str = "outcomes",
-) -> list[Any] | None:
-    """Return the outcomes that a record keeps of questions whose answers still hold."""
+) -> list[tuple[Row, Any]] | None:
+    """Return what a record keeps of questions whose answers still hold, each as it was then."""
     entries = record.get("recall") or []
     if len(entries) < column:
         return None
     score = entries[column - 1].get(kind)  # none where there was nothing to ask
     outcomes = score.get(values, []) if score else []
-    wanted = _asked_as(history.own[column - 1], kind)
+    wanted = [(_question(one), text) for one, text in _asked_as(history.own[column - 1], kind)]
     for rows in history.asked(row, column):
         asked = _asked_as(rows, kind)
         if len(asked) != len(outcomes):
             continue
-        # From when a question counted as often as it stood in the data: the first.
-        found = dict(zip(reversed(asked), reversed(outcomes), strict=True))
+        found: dict[tuple[_Question, str], tuple[Row, Any]] = {}
+        for (row_then, text), outcome in zip(asked, outcomes, strict=True):
+            # From when a question counted as often as it stood in the data: the first.
+            found.setdefault((_question(row_then), text), (row_then, outcome))
         # An older record leaves out what was taught again: it does not tell of those.
         if all(one in found for one in wanted):
             return [found[one] for one in wanted]
     return None
 
 
-def _asked_as(rows: Sequence[Row], kind: Kind) -> list[tuple[_Question, str]]:
-    """Return what rows are asked for a kind of score, each with its other wording if any."""
+def _asked_as(rows: Sequence[Row], kind: Kind) -> list[tuple[Row, str]]:
+    """Return each row as often as it is asked for a score, with its other wording if any."""
     return [
-        (_question(row), text)
-        for row in rows
-        for text in (row.paraphrases if kind in REWORDED else ("",))
+        (row, text) for row in rows for text in (row.paraphrases if kind in REWORDED else ("",))
     ]
 
 
@@ -405,21 +405,31 @@ def best_outcomes(
 
 def lowest_losses(
     records: Sequence[Mapping[str, Any]], history: QuestionHistory
-) -> list[tuple[float, ...] | None]:
+) -> list[tuple[float | None, ...] | None]:
     """Return, for each session, the losses of its taught answers when they were lowest together.
 
     Returns:
-        For each the sum over every answer's tokens, nats, in the order of its questions; None where
-        no record has them.
+        For each the sum over every answer's tokens, nats, in the order of its questions, None for
+        one of which other turns were taught in some record than are now; None where no record has
+        them.
     """
-    lowest: list[tuple[float, ...] | None] = []
+    lowest: list[tuple[float | None, ...] | None] = []
     for column in range(1, len(records) + 1):
         found = [
-            tuple(losses)
+            recorded
             for row in range(column, len(records) + 1)
-            if (losses := _recorded(records[row - 1], history, row, column, "verbatim", "losses"))
+            if (recorded := _recorded(records[row - 1], history, row, column, "verbatim", "losses"))
         ]
-        lowest.append(min(found, key=sum, default=None))
+        own = [len(one.trace.exchanges) for one in history.own[column - 1]]
+        is_same = [
+            all(len(recorded[i][0].trace.exchanges) == taught for recorded in found)
+            for i, taught in enumerate(own)
+        ]
+        losses = [
+            tuple(nats if same else None for (_, nats), same in zip(recorded, is_same, strict=True))
+            for recorded in found
+        ]
+        lowest.append(min(losses, key=lambda one: sum(filter(None, one)), default=None))
     return lowest
 
 

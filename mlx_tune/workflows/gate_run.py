@@ -112,7 +112,7 @@ class _Evaluator:
     key: AnswerKey
     verbatim: tuple[_Outcomes, ...]
     other_words: tuple[_Outcomes, ...]
-    losses: tuple[tuple[float, ...] | None, ...]
+    losses: tuple[tuple[float | None, ...] | None, ...]
 
     @staticmethod
     def of(plan: TrainingPlan, general: GeneralSet, adapter: Adapter) -> "_Evaluator":
@@ -219,8 +219,11 @@ class _Evaluator:
             if now.verbatim is None or before is None or session in self.plan.without:
                 continue
             tokens = [sum(example.supervised) for example in asked.verbatim]
-            label = retained.label(session.number, session.name)
-            found[label] = general_change(before, now.verbatim.losses, tokens)
+            three = zip(before, now.verbatim.losses, tokens, strict=True)
+            comparable = [(was, is_now, n) for was, is_now, n in three if was is not None]
+            if comparable:
+                label = retained.label(session.number, session.name)
+                found[label] = general_change(*zip(*comparable, strict=True))
         return found
 
     def _other_words(self, recall: Sequence[SessionRecall]) -> Retained:

@@ -257,6 +257,18 @@ def test_losses_are_those_of_the_record_where_they_were_lowest_together():
     assert lowest_losses([record(entry([1, 0, 1]))], [CS]) == [None]
 
 
+def test_losses_of_a_conversation_are_not_compared_once_fewer_of_its_turns_are_taught():
+    messages = (*row("Hi", "Hello!").messages, *row("then").messages)
+    talks, later = [row("B"), Row(messages=messages)], [row("Hi", "Good day.")]
+    kept = {"verbatim": {"outcomes": [1, 1], "losses": [2.0, 9.0]}}
+    after = {"verbatim": {"outcomes": [1, 1], "losses": [1.0, 3.0]}}
+    assert lowest_losses([record(kept)], [talks]) == [(2.0, 9.0)]
+    assert lowest_losses([record(kept)], [talks, later]) == [(2.0, None)]
+    records = [record(kept), record(after, entry([1]))]
+    assert lowest_losses(records, [talks, later])[0] == (1.0, None)
+    assert lowest_losses(records, [talks, later, [row("Hi", "Hello!")]])[0] == (1.0, None)
+
+
 def test_a_question_counts_once_however_often_it_stands_in_the_data():
     rows = [*(row("A") for _ in range(5)), row("B"), row("A", "other"), Row(text="t")]
     assert [(one.question, one.answer) for one in questions(rows)] == [
