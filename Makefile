@@ -22,7 +22,7 @@ setup: .venv/.ready ## Make .venv with everything the program needs, a fast BLAS
 demo: .venv/.ready ## Watch a real model learn two subjects and keep the first; FULL=1: all 166 facts.
 	@FULL=$(FULL) sh scripts/demo.sh $(MLX_TUNE)
 
-test: .venv/.dev ## Run the tests on tiny models, in under three minutes.
+test: .venv/.dev ## Run the tests on tiny models, in a few minutes.
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .venv/.tools: scripts/test-tools.sh scripts/debian.sh .venv/.ready
