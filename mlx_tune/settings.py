@@ -294,7 +294,7 @@ def merge_settings(
         config: The file's name and its parsed keys.
 
     Raises:
-        UsageError: A flag is out of its limits, or does not fit another value.
+        UsageError: A flag is out of its limits.
         InputError: The config has an unknown key or a value that does not fit.
     """
     from_config: dict[str, ExplicitValue] = {}
@@ -310,9 +310,7 @@ def merge_settings(
         if value is not None
     }
     _check(from_flags, UsageError, "--{}")
-    merged = {**from_config, **from_flags}
-    _check_decay(merged)
-    return merged
+    return {**from_config, **from_flags}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -384,18 +382,6 @@ def _check(given: Mapping[str, ExplicitValue], error: type[MlxTuneError], place:
             problems.append(place.format(f"{shown}{problem}"))
     if problems:
         raise error("\n".join(problems))
-
-
-def _check_decay(given: Mapping[str, ExplicitValue]) -> None:
-    """Refuse a rate that falls for longer than training takes, where somebody gave both."""
-    decay, epochs = given.get("decay_epochs"), given.get("epochs")
-    if decay is None or epochs is None or decay.value <= epochs.value:
-        return
-    has_flag = any(one.source.startswith("--") for one in (decay, epochs))
-    where = decay.source if decay.source.startswith("--") else f"{decay.source}: decay_epochs"
-    raise (UsageError if has_flag else InputError)(
-        f"{where}: {decay.value} of {epochs.value} epochs; expected no more than there are"
-    )
 
 
 def _problem(name: str, value: Any) -> str | None:

@@ -78,6 +78,13 @@ def check_together(given: Mapping[str, ExplicitValue], fixed: Collection[str]) -
             "add --no-until-learned or --validation 0"
         )
         involved += held_out, until
+    decay, epochs = given.get("decay_epochs"), given.get("epochs")
+    if decay and epochs and {"decay_epochs", "epochs"} <= {*fixed} and decay.value > epochs.value:
+        problems.append(
+            f"{_as_given('decay_epochs', decay)} is more than {_as_given('epochs', epochs)}; set "
+            f"it to at most {epochs.value}"
+        )
+        involved += decay, epochs
     if problems:
         is_typed = any(one.source.startswith("--") for one in involved)
         raise (UsageError if is_typed else InputError)("\n".join(problems))

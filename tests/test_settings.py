@@ -38,23 +38,6 @@ def test_a_flag_out_of_its_limits_is_a_usage_error():
     assert str(error.value) == "--batch-size: 0; expected 1 to 4096"
 
 
-@pytest.mark.parametrize(
-    ("flags", "config", "error", "place"),
-    [
-        ({"decay_epochs": 30, "epochs": 3}, {}, UsageError, "--decay-epochs"),
-        ({"decay_epochs": 30}, {"epochs": 3}, UsageError, "--decay-epochs"),
-        ({"epochs": 3}, {"decay_epochs": 30}, UsageError, "c.yaml: decay_epochs"),
-        ({}, {"decay_epochs": 30, "epochs": 3}, InputError, "c.yaml: decay_epochs"),
-    ],
-)
-def test_the_rate_falls_for_no_longer_than_training_takes(flags, config, error, place):
-    with pytest.raises(error) as caught:
-        merge_settings(flags, ("c.yaml", config))
-    assert str(caught.value) == f"{place}: 30 of 3 epochs; expected no more than there are"
-    assert merge_settings({"decay_epochs": 3, "epochs": 3})
-    assert merge_settings({"decay_epochs": 30})
-
-
 def test_not_a_number_is_no_learning_rate():
     with pytest.raises(UsageError, match="--learning-rate: nan; expected 1e-09 to 1"):
         merge_settings({"learning_rate": float("nan")})

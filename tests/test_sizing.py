@@ -255,6 +255,10 @@ def given(**values):
             "nothing, for the model that knows the rows is kept; add --no-until-learned or "
             "--validation 0",
         ),
+        (
+            {"decay_epochs": 30, "epochs": (3, "my.yaml")},
+            "--decay-epochs 30 is more than my.yaml: epochs 3; set it to at most 3",
+        ),
     ],
 )  # fmt: skip
 def test_values_that_contradict_each_other_are_refused_with_where_they_come_from(values, said):
@@ -277,10 +281,16 @@ def test_a_file_that_contradicts_itself_is_an_error_of_that_file():
         {"gate_kept_least": 0.99},
         {"validation": 0.2, "until_learned": False},
         {"validation": 0.0, "until_learned": True},
+        {"decay_epochs": 3, "epochs": 3},
+        {"decay_epochs": 30},
     ],
 )
 def test_values_that_go_together_are_let_through(values):
     check_together(given(**values), values.keys())
+
+
+def test_a_decay_of_the_bases_own_file_is_cut_at_a_persons_epochs_and_no_error():
+    check_together(given(epochs=3, decay_epochs=(30, "configs/tiny.yaml")), {"epochs"})
 
 
 @pytest.mark.parametrize(("rows", "epochs"), [(24, 52), (106, 36)])

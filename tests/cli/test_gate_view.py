@@ -14,6 +14,18 @@ from mlx_tune.continual.retained import Retained, SessionOutcomes
 from mlx_tune.store.session import PROMOTE
 
 LONG = "campus-dining-halls-of-winter-term-2026x"
+WAYS_OF_REHEARSAL = [
+    "",
+    "The session is saved, and HEAD is where it was. You can",
+    "  1. train again, rehearsing every old row",
+    "     mlx-tune train DATA --replay all",
+    "  2. train again, keeping only a part of what changes",
+    "     mlx-tune train DATA --method soup",
+    "  3. train one adapter on all that was ever taught",
+    "     mlx-tune consolidate",
+    "  4. take the session as it is",
+    "     mlx-tune promote 7f3a9c12",
+]
 
 
 def session(
@@ -123,16 +135,7 @@ def test_a_session_held_back_shows_what_was_lost_and_what_can_be_done():
         f"2 {LONG} no longer knows:",
         *(f"  “{question}”" for question in asked(2)[:5]),
         "  … and 15 more",
-        "",
-        "The session is saved, and HEAD is where it was. You can",
-        "  1. train again, rehearsing every old row",
-        "     mlx-tune train DATA --replay all",
-        "  2. train again, keeping only a part of what changes",
-        "     mlx-tune train DATA --method soup",
-        "  3. train one adapter on all that was ever taught",
-        "     mlx-tune consolidate",
-        "  4. take the session as it is",
-        "     mlx-tune promote 7f3a9c12",
+        *WAYS_OF_REHEARSAL,
     ]
 
 
@@ -307,18 +310,7 @@ def rise(nats: float, **kinds) -> GeneralChange:
 def test_answers_that_got_less_likely_are_to_be_rehearsed(nats):
     """A session that never recited its answers loses none, but what it learned may go."""
     lines = shown(session(1, "cs", 8, 0), losses={"1 cs": rise(nats)})
-    assert lines[lines.index("") :] == [
-        "",
-        "The session is saved, and HEAD is where it was. You can",
-        "  1. train again, rehearsing every old row",
-        "     mlx-tune train DATA --replay all",
-        "  2. train again, keeping only a part of what changes",
-        "     mlx-tune train DATA --method soup",
-        "  3. train one adapter on all that was ever taught",
-        "     mlx-tune consolidate",
-        "  4. take the session as it is",
-        "     mlx-tune promote 7f3a9c12",
-    ]
+    assert lines[lines.index("") :] == WAYS_OF_REHEARSAL
 
 
 def test_a_drift_alone_is_not_said_to_be_of_old_answers():
