@@ -89,6 +89,7 @@ def test_mlx_lm_is_counted_as_by_hand(job):
     assert len(found.step_seconds) == len(found.losses) == 4
 
 
+@pytest.mark.slow  # likewise
 def test_mlx_lm_with_accumulation_takes_whole_steps_only(job):
     found = mlx_lm_side.measure(job(grad_accumulation=2, epochs=1))
     assert (found.rows, len(found.step_seconds)) == (4, 1)

@@ -504,7 +504,12 @@ def test_an_epoch_trains_one_wording_of_a_row_and_tells_which():
 
 # Two shapes: rows behind a prefix, and a text alone.
 COMPILED = {**EVERYTHING, "batch_size": 4, "grad_accumulation": 2, "epochs": 2}
-needs_a_compiler = pytest.mark.skipif(not runtime.can_compile(), reason="there is no g++")
+
+
+def needs_a_compiler(test):
+    """Mark a test that waits half a minute for g++."""
+    marked = pytest.mark.skipif(not runtime.can_compile(), reason="there is no g++")(test)
+    return pytest.mark.slow(marked)
 
 
 @pytest.fixture(scope="module")

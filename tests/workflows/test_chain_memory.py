@@ -52,7 +52,10 @@ class PeakRecorder(RecordingObserver):
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize(
+    "kind",
+    ["bfloat16", *[pytest.param(kind, marks=pytest.mark.slow) for kind in ("float32", "four-bit")]],
+)
 def test_the_plan_counts_the_chain(fork, lab, tmp_path, kind):
     lab.base = tiny.base_folder(tmp_path / kind, **SIZES, **BASES[kind])
     recorded = read_store(fork.store).head().record["sizing"]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from helpers.training_lab import RecordingObserver, TrainingLab, isolated_environment
+from mlx_tune import sizing
 from mlx_tune.continual.answers import AnswerScore
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.errors import InputError, UsageError
@@ -323,12 +324,13 @@ def test_consolidating_teaches_the_base_everything_anew(chained):
     assert observer.chains == [[]]
 
 
-def test_a_consolidation_allows_rows_as_long_as_its_sessions_did(lab):
-    lab.train(lab.data("cs", facts("A") | {"Long?": "very " * 140}), **BRIEF, max_length=800)
+def test_a_consolidation_allows_rows_as_long_as_its_sessions_did(lab, monkeypatch):
+    monkeypatch.setattr(sizing, "_MAX_LENGTH", (60, 60, 60))
+    lab.train(lab.data("cs", facts("A") | {"Long?": "very " * 9}), **BRIEF, max_length=80)
     observer = RecordingObserver()
     outcome = train(consolidating(lab, **BRIEF), observer)
     assert "Long?" in [row.question for row in read_rows(outcome.session)]
-    assert observer.plans[0].settings.max_length == 800
+    assert observer.plans[0].settings.max_length == 80
 
 
 def test_a_consolidation_leaves_out_no_row_that_was_taught_unless_that_is_allowed(lab):
