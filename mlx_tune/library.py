@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlx_tune.training.loop import Step
     from mlx_tune.workflows.ask import AnswerRecord, Chat
     from mlx_tune.workflows.diff import Difference
+    from mlx_tune.workflows.export_adapter import ExportedAdapter
     from mlx_tune.workflows.fuse import Fused
     from mlx_tune.workflows.matrix import Evaluation
     from mlx_tune.workflows.observer import TrainingObserver
@@ -305,6 +306,70 @@ class Store:
             anyway=anyway,
             ask=confirm,
         )
+
+    def export_peft(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        session: str | None = None,
+        separate: bool = False,
+    ) -> list[ExportedAdapter]:
+        """Write a chain as one LoRA adapter that PEFT loads, or each of its sessions as one.
+
+        Args:
+            out: A folder that does not exist yet.
+            session: As for :meth:`chat`.
+            separate: A folder for each session; only together they compute what the chain does.
+
+        Raises:
+            UsageError: The folder exists, or the bare base is to be written.
+        """
+        from mlx_tune.workflows.export_adapter import export_peft
+
+        return export_peft(
+            self.root,
+            out=Path(out),
+            session=session,
+            base=self._base,
+            separate=separate,
+            say=self._say,
+        )
+
+    def import_peft(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        data: Iterable[str | os.PathLike[str]] = (),
+        name: str | None = None,
+        onto: str | None = None,
+        observer: TrainingObserver | None = None,
+    ) -> TrainingOutcome:
+        """Take a LoRA adapter that PEFT trained into the store, as a session like any other.
+
+        Args:
+            folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
+            data: What it was taught, by which it is measured and rehearsed; without it the gate
+                is blind to it.
+            name: Of the session; None for the folder's.
+            onto: A session to put it on top of, as for :meth:`chat`; None for the bare base.
+            observer: As for :meth:`train`.
+
+        Raises:
+            InputError: It is no plain LoRA of linear layers, or the data cannot be used.
+            UsageError: The same adapter is there already, or the name is not allowed.
+            IncompatibleError: It does not fit the base.
+        """
+        from mlx_tune.workflows.import_adapter import ImportRequest, import_adapter
+
+        request = ImportRequest(
+            folder=Path(folder),
+            store=self.root,
+            data=[Path(path) for path in data],
+            base=self._base,
+            name=name,
+            onto=onto,
+        )
+        return import_adapter(request, self._observer(None, observer))
 
     def rollback(self, to: str | None = None) -> Rollback:
         """Move HEAD one step back, or to any session; nothing is deleted.

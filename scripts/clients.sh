@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes .venv-clients: programs nobody here wrote that speak to servers like ours, for the tests in
-# tests/serving/clients. What cannot be installed is named, and its tests are skipped.
+# tests/serving/clients, and that load our adapters, for tests/slow. What cannot be installed is
+# named, and its tests are skipped.
 set -u
 
 home=.venv-clients
@@ -14,13 +15,16 @@ install_into() {
         "$folder/bin/python" -m pip install -qq --no-compile --disable-pip-version-check "$@"
 }
 
-echo "installing clients of other people into $home (1 GB, two minutes)…"
+echo "installing clients of other people into $home (2 GB, three minutes)…"
 missing=""
 install_into $home 'openai>=3.54,<4' 'langchain-openai>=1.7,<2' 'llm>=0.36,<1' \
     'schemathesis>=4.32,<5' 'lm-eval[api]>=0.4.13,<0.5' 'transformers>=5,<6' ||
     missing="$missing openai langchain-openai llm schemathesis lm-eval"
 # In a place of its own: it wants the major version of openai before.
 install_into $home/litellm 'litellm>=1.106,<2' || missing="$missing litellm"
+# Not a client of the server, but what adapters come from and go to.
+install_into $home/peft 'torch==2.13.0' 'transformers>=5,<6' 'peft>=0.21,<0.22' ||
+    missing="$missing peft"
 mkdir -p $home/node
 if ! { command -v node && npm install --prefix $home/node --silent --no-audit --no-fund \
     'openai@^6.49'; } >/dev/null 2>&1; then

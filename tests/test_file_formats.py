@@ -17,7 +17,9 @@ from mlx_tune.store.gc import collect_garbage
 from mlx_tune.store.labels import mark_removed, tag
 from mlx_tune.store.store import SessionStore
 from mlx_tune.workflows.evaluate import evaluate
+from mlx_tune.workflows.export_adapter import export_peft
 from mlx_tune.workflows.fuse import fuse
+from mlx_tune.workflows.import_adapter import ImportRequest, import_adapter
 from mlx_tune.workflows.run import train
 from mlx_tune.workflows.store_commands import rollback
 
@@ -87,6 +89,10 @@ def store(tmp_path_factory, tiny_base) -> SessionStore:
         evaluate(lab.store, on=None, **asked)
         eight = Quantisation(bits=8, group_size=32)
         fuse(lab.store, out=lab.store.parent / "fused", quantise=eight, anyway=True, **asked)
+        peft = lab.store.parent / "peft"
+        export_peft(lab.store, out=peft, separate=False, **asked)
+        request = ImportRequest(folder=peft, store=lab.store)
+        import_adapter(request, RecordingObserver())
         noised = {"question_noise": 2, "observer": RecordingObserver(stop_after=1)}
         with pytest.raises(KeyboardInterrupt):
             lab.train(lab.data("four", facts("four", 2)), **noised)

@@ -197,19 +197,22 @@ def show(
 def _lines(record: Any, *, every: bool) -> list[tuple[str, str]]:
     from mlx_tune.cli.gate_view import fidelity_lines
 
-    data, training, base = record["data"], record["training"], record["base"]
-    sources = ", ".join(data["sources"])
+    data, base = record["data"], record["base"]
+    sources = ", ".join(data["sources"]) or "none"
     lines = [
         ("session", f"{record['number']} {record['name']}, {record['created']}"),
         ("base", f"{base['name']} · {base['fingerprint'][:12]}"),
         ("parent", (record["parent"] or "the base")[:12]),
         ("data", f"{sources} · {data['rows']} rows, {data['rehearsed']} rehearsed"),
-        (
-            "training",
-            f"{training['steps']} steps in {duration(training['seconds'])}, last loss "
-            f"{training['last_loss']:.4f}, peak {size(training['peak_memory_bytes'])}",
-        ),
     ]
+    if training := record.get("training"):
+        text = (
+            f"{training['steps']} steps in {duration(training['seconds'])}, last loss "
+            f"{training['last_loss']:.4f}, peak {size(training['peak_memory_bytes'])}"
+        )
+        lines.append(("training", text))
+    if imported := record.get("imported"):
+        lines.append(("imported", f"from {imported['folder']}, trained on {imported['base']}"))
     if fidelity := record.get("fidelity"):
         lines += fidelity_lines(fidelity)
     names = told_apart([(entry["number"], entry["name"]) for entry in record["recall"]])

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from mlx_tune.cli import chat, data, diff, evaluate, history, models, serve, store, training
+from mlx_tune.cli import (
+    chat,
+    data,
+    diff,
+    evaluate,
+    exchange,
+    history,
+    models,
+    serve,
+    store,
+    training,
+)
 from mlx_tune.errors import DiskError, Interrupted, MlxTuneError
 from mlx_tune.text import one_line
 
@@ -22,10 +33,11 @@ app = typer.Typer(
 for command in (training.train, training.plan, training.resume, training.consolidate, chat.chat,
                 chat.ask, evaluate.eval_, history.log, history.show, diff.diff, store.rollback,
                 store.promote, store.tag, store.rm, store.gc, store.verify, models.fuse,
-                serve.serve, serve.check_server, store.doctor):  # fmt: skip
+                exchange.import_, serve.serve, serve.check_server, store.doctor):  # fmt: skip
     app.command(command.__name__.rstrip("_").replace("_", "-"))(command)
 app.add_typer(models.base_app, name="base")
 app.add_typer(data.data_app, name="data")
+app.add_typer(exchange.export_app, name="export")
 
 
 def _version(ctx: typer.Context, wanted: bool) -> None:

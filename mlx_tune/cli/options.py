@@ -20,8 +20,9 @@ def home(path: Path | None) -> Path | None:
     return None if path is None else path.expanduser()
 
 
-def _homes(paths: list[Path]) -> list[Path]:
-    return [path.expanduser() for path in paths]
+def homes(paths: list[Path] | None) -> list[Path] | None:
+    """Read a leading ~ in each of several paths."""
+    return paths and [path.expanduser() for path in paths]
 
 
 def complete_session(ctx: typer.Context) -> list[str]:
@@ -69,7 +70,7 @@ DataArgument = Annotated[
     typer.Argument(
         metavar="DATA...",
         help="JSON, JSONL, CSV or Parquet files, or folders of them.",
-        callback=_homes,
+        callback=homes,
     ),
 ]
 

@@ -35,7 +35,7 @@ def train(
 ) -> None:
     """Train one session on top of everything learned so far."""
     kept = Store(store, config=config)
-    _follow(lambda view: kept.train(data, observer=view, **flags), as_json=json)
+    follow(lambda view: kept.train(data, observer=view, **flags), as_json=json)
 
 
 @with_settings
@@ -77,7 +77,7 @@ def resume(
         else:
             print(f"✓ {name} is given up and deleted; HEAD and the sessions are as they were")
         return
-    _follow(lambda view: Store(store).resume(run, observer=view), as_json=json)
+    follow(lambda view: Store(store).resume(run, observer=view), as_json=json)
 
 
 @with_settings
@@ -99,10 +99,10 @@ def consolidate(
     """
     kept = Store(store, config=config)
     left_out = without or ()
-    _follow(lambda view: kept.consolidate(without=left_out, observer=view, **flags), as_json=json)
+    follow(lambda view: kept.consolidate(without=left_out, observer=view, **flags), as_json=json)
 
 
-def _follow(work: Callable[[TrainingView], TrainingOutcome], *, as_json: bool) -> None:
+def follow(work: Callable[[TrainingView], TrainingOutcome], *, as_json: bool) -> None:
     """Print a training as it runs, then its outcome; a session held back ends with an error."""
     from mlx_tune.cli.training_view import TrainingView, check_promoted
 

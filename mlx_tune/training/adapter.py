@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -121,6 +121,34 @@ def init_adapter(
     mx.eval(factors)
     adapter = Adapter(factors=factors, rank=rank, scale=scale)
     return adapter, [path for path in PROJECTIONS if path in missing]
+
+
+def joined(adapters: Sequence[Adapter]) -> Adapter:
+    """Return one adapter that changes what several change together; its rank is the sum of theirs.
+
+    Args:
+        adapters: At least one. A module that one of them lacks has zeros in its place.
+    """
+    if len(adapters) == 1:
+        return adapters[0]
+    scales = {adapter.scale for adapter in adapters}
+    scale = scales.pop() if len(scales) == 1 else 1.0
+    shapes = {
+        path: (lora_a.shape[0], lora_b.shape[1])
+        for adapter in adapters
+        for path, (lora_a, lora_b) in adapter.factors.items()
+    }
+    factors = {}
+    for path, (in_dims, out_dims) in sorted(shapes.items()):
+        down, up = [], []
+        for one in adapters:
+            empty = mx.zeros((in_dims, one.rank)), mx.zeros((one.rank, out_dims))
+            lora_a, lora_b = one.factors.get(path, empty)
+            down.append(lora_a)
+            up.append(lora_b if one.scale == scale else lora_b * (one.scale / scale))
+        factors[path] = (mx.concatenate(down, axis=1), mx.concatenate(up, axis=0))
+    mx.eval(factors)
+    return Adapter(factors=factors, rank=sum(one.rank for one in adapters), scale=scale)
 
 
 def base_layer(linear: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Scores what was just trained, on the model every command will use, and applies the gate."""
+"""Scores a new adapter, on the model every command will use, and applies the gate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 from mlx_tune.continual import gate, retained
 from mlx_tune.continual.answers import AnswerKey
 from mlx_tune.continual.fidelity import Fidelity
-from mlx_tune.continual.gate import Decision, Thresholds
+from mlx_tune.continual.gate import Decision
 from mlx_tune.continual.methods import BETAS, scaled, search_beta
 from mlx_tune.continual.recall import GeneralChange, general_change
 from mlx_tune.continual.retained import Retained, SessionOutcomes
@@ -32,7 +32,7 @@ from mlx_tune.workflows.scoring import (
     sample,
     sample_size,
 )
-from mlx_tune.workflows.training_plan import TrainingPlan
+from mlx_tune.workflows.training_plan import Candidate
 from mlx_tune.workflows.workspace import DATA_FILE, free_memory, load_folded, read_history
 
 
@@ -68,9 +68,16 @@ class GateResult:
 
 
 def run_gate(
-    plan: TrainingPlan, run: Run, adapter: Adapter, observer: TrainingObserver
+    plan: Candidate, run: Run | None, adapter: Adapter, observer: TrainingObserver
 ) -> GateResult:
-    """Score, decide, and ask a person where the gate would rather not decide alone."""
+    """Score, decide, and ask a person where the gate would rather not decide alone.
+
+    Args:
+        plan: What is judged.
+        run: The training that made it; None for an adapter that was trained elsewhere.
+        adapter: Its change.
+        observer: Who follows, and answers.
+    """
     general = plan.general or general_set(plan.info, say=observer.say)
     evaluator = _Evaluator.of(plan, general, adapter)
     observer.say("asking what was learned, and what was there before…")
@@ -79,7 +86,8 @@ def run_gate(
     result = evaluator.evaluate(1.0)
     if result.verdict != ASK:
         return result
-    run.set(phase=GATE)
+    if run is not None:
+        run.set(phase=GATE)
     answer = observer.asked(result.decision, result.questions)
     if answer == "scale":
         smaller = evaluator.best(BETAS[1:])
@@ -104,7 +112,7 @@ class _Evaluator:
         losses: The losses of their taught answers when they were lowest; likewise.
     """
 
-    plan: TrainingPlan
+    plan: Candidate
     adapter: Adapter
     general: GeneralSet
     rows: tuple[list[Row], ...]
@@ -115,7 +123,7 @@ class _Evaluator:
     losses: tuple[tuple[float | None, ...] | None, ...]
 
     @staticmethod
-    def of(plan: TrainingPlan, general: GeneralSet, adapter: Adapter) -> "_Evaluator":
+    def of(plan: Candidate, general: GeneralSet, adapter: Adapter) -> "_Evaluator":
         # A session that takes the place of others teaches their questions; they stay theirs here.
         newest = [] if plan.replaced else [plan.new]
         history = QuestionHistory([*read_history(plan.before), *newest])
@@ -193,7 +201,7 @@ class _Evaluator:
             other_words=self._other_words(recall),
             losses=self._losses(recall),
             general=general if general.asked else None,
-            thresholds=Thresholds.of(self.plan.settings),
+            thresholds=self.plan.limits,
         )
 
     def _verbatim(self, recall: Sequence[SessionRecall]) -> Retained:

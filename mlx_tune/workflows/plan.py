@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mlx_tune.continual.gate import Thresholds
 from mlx_tune.continual.in_force import History, current_rows_beside, rows_in_force
 from mlx_tune.continual.methods import find_method
 from mlx_tune.continual.rehearse import Rehearsal, mixture, rehearse, replacing
@@ -166,6 +167,7 @@ def plan_training(request: TrainingRequest, *, say: Say) -> TrainingPlan:
         examples=examples,
         validation=tuple(example for _, example in validation),
         general=general,
+        limits=Thresholds.of(settings),
         sources=tuple(map(str, request.data)),
         review=DataReview(
             files=tuple(data.files) if data else (),
@@ -315,7 +317,8 @@ def _settle(inputs: TrainingInputs, chosen: _Explicit, rehearsal: Rehearsal) -> 
         loss_chunk=memory.loss_chunk(),
         explicit=chosen.values,
         old_rows=_rows_taught(inputs) if inputs.method.synthesises else len(rehearsal.old),
-        old_length=max((one["max_length"]["value"] for one in recorded), default=0),
+        # A session that was imported has no settings, for nobody trained it here.
+        old_length=max((one["max_length"]["value"] for one in recorded if one), default=0),
         wordings=fmean(len(row.variants) for row in rehearsal.new) if rehearsal.new else 1.0,
         taught_epochs=max((_epochs_taken(session) for session in inputs.taught_anew), default=0),
     )

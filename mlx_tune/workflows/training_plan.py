@@ -13,6 +13,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+from mlx_tune.continual.gate import Thresholds
 from mlx_tune.continual.methods import Method, find_method
 from mlx_tune.continual.rehearse import Rehearsal
 from mlx_tune.data import read, tokenise
@@ -122,31 +123,42 @@ class TrainingInputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingPlan(TrainingInputs, Fitted):
-    """A training, fully decided: `plan` shows it, `train` runs it, `resume` reads it from a run.
+class Candidate(TrainingInputs):
+    """What the gate judges: a session to be, whether it is trained here or comes from elsewhere.
 
     Attributes:
         tokenizer: The base's.
-        mixture: Which examples come in which epoch.
         new: The rows it is taught.
+        general: The general questions with the base's answers; None where it was not asked yet.
+        limits: The gate's.
+    """
+
+    tokenizer: Tokenizer
+    new: tuple[Row, ...]
+    general: GeneralSet | None
+    limits: Thresholds
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan(Candidate, Fitted):
+    """A training, fully decided: `plan` shows it, `train` runs it, `resume` reads it from a run.
+
+    Attributes:
+        mixture: Which examples come in which epoch.
         old: Those of earlier sessions that are rehearsed.
         held_out: Rows that choose the best checkpoint.
         examples: What is trained on: new rows and old ones, each in all its wordings, then general
             questions.
         validation: The held-out rows, tokenised.
-        general: The general questions with the base's answers; None where it was not asked yet.
         sources: The data files as they were named.
         review: What to tell a person beforehand; None for a run that is resumed.
     """
 
-    tokenizer: Tokenizer
     mixture: Mixture
-    new: tuple[Row, ...]
     old: tuple[Row, ...]
     held_out: tuple[Row, ...]
     examples: tuple[Example, ...]
     validation: tuple[Example, ...]
-    general: GeneralSet | None
     sources: tuple[str, ...]
     review: DataReview | None = None
 
@@ -303,6 +315,7 @@ def _read_plan(writer: SessionStore, store: StoreSnapshot, run: Run, say: Say) -
         examples=examples,
         validation=tuple(tokenise.encode(held_out, tokenizer)),
         general=general_set(info, say=say),
+        limits=Thresholds.of(settings),
         sources=tuple(record["sources"]),
     )
 

@@ -1,0 +1,221 @@
+"""Takes an adapter that was trained elsewhere into a store, as a session like any other."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mlx_tune.continual.fold import check_fits
+from mlx_tune.continual.gate import Thresholds
+from mlx_tune.continual.in_force import current_rows_beside
+from mlx_tune.continual.methods import find_method
+from mlx_tune.data import read, tokenise
+from mlx_tune.data.rows import Row
+from mlx_tune.data.wordings import check_wordings
+from mlx_tune.errors import UsageError
+from mlx_tune.models import runtime
+from mlx_tune.models.bases import BaseInfo
+from mlx_tune.models.load import load, load_tokenizer
+from mlx_tune.settings import default, typed
+from mlx_tune.store.labels import check_untagged
+from mlx_tune.store.session import PROMOTE, Session, check_name, slug
+from mlx_tune.store.snapshot import StoreSnapshot
+from mlx_tune.store.store import SessionStore
+from mlx_tune.training.peft import PeftAdapter, read_peft
+from mlx_tune.workflows.gate_run import GateResult, run_gate
+from mlx_tune.workflows.observer import TrainingObserver
+from mlx_tune.workflows.run import TrainingOutcome
+from mlx_tune.workflows.training_plan import Candidate
+from mlx_tune.workflows.workspace import (
+    DATA_FILE,
+    choose_base,
+    describe_base,
+    free_memory,
+    locate_base,
+    read_history,
+)
+
+_PRECISION = re.compile(r"-(?:unsloth-)?(?:bnb-|mlx-)?(?:[2-8]-?bit|bf16|fp16|f16|hf|mlx)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportRequest:
+    """What a person asked for.
+
+    Attributes:
+        folder: A PEFT adapter's.
+        store: The store's folder.
+        data: What it was taught: files or folders. None where there are none, and the gate is
+            blind to it.
+        base: The base model, when not the store's own.
+        name: Of the session; None to take the folder's.
+        onto: A session to put it on top of; None for the bare base, which it was trained on.
+    """
+
+    folder: Path
+    store: Path
+    data: Sequence[Path] = ()
+    base: str | None = None
+    name: str | None = None
+    onto: str | None = None
+
+
+def import_adapter(request: ImportRequest, observer: TrainingObserver) -> TrainingOutcome:
+    """Commit a PEFT adapter as a session, judged by the gate as if it had been trained here.
+
+    It stands on the bare base, or on top of another session, which it was not trained on; then
+    HEAD moves to it only where it stood there.
+
+    Raises:
+        InputError: It is no plain LoRA, or the data cannot be used.
+        UsageError: The name is not allowed, or the same adapter is there already.
+        IncompatibleError: It does not fit the base, or the store stands on another one.
+        LockedError: A training is going on in this store.
+    """
+    name = request.name or slug(request.folder.resolve().name)
+    check_name(name)
+    data = read.read_set(request.data) if request.data else None
+    rows = tuple(data.rows if data else ())
+    check_wordings(rows)
+    found = read_peft(request.folder)
+    writer = SessionStore.open(request.store)
+    with writer.training(f"import {name}"):
+        now = writer.snapshot()
+        check_untagged(now, name)
+        chain = tuple(now.chain(now.find(request.onto))) if request.onto else ()
+        info = locate_base(now, choose_base(now, request.base), observer.say)
+        _check_base(request.folder, found, info, observer)
+        source = _source(request.folder, found)
+        _refuse_again(now, source, chain)
+        if chain:
+            observer.say(
+                f"note: it was trained on the bare base, not on {chain[-1].folder_name}; on top of "
+                "that it may say other things than it did, and the gate asks"
+            )
+        if not rows:
+            observer.say(
+                "note: without --data nobody knows what it was taught, so it is neither measured "
+                "nor rehearsed by later sessions"
+            )
+        history = read_history(chain)
+        check_wordings(rows, current_rows_beside(rows, history))
+        candidate = Candidate(
+            name=name,
+            store=writer,
+            info=info,
+            chain=chain,
+            replaced=(),
+            without=(),
+            method=find_method(default("method")),
+            tokenizer=load_tokenizer(info.folder, info.template),
+            new=rows,
+            general=None,
+            limits=Thresholds(),
+        )
+        tokenise.encode_paraphrases(rows, candidate.tokenizer)  # what cannot be scored fails now
+        result = run_gate(candidate, None, found.adapter, observer)
+        files = result.adapter.files(num_layers=_layers(found))
+        if rows:
+            files[DATA_FILE] = read.dump(rows)
+        record = _record(candidate, result, source, [str(path) for path in request.data])
+        session = writer.commit(name=name, parent=candidate.parent, record=record, files=files)
+        is_head = _moves_head(writer, now, session, observer)
+    recall = result.recall
+    return TrainingOutcome(session=session, recall=recall, is_head=is_head, gate=result)
+
+
+def _check_base(
+    folder: Path, found: PeftAdapter, info: BaseInfo, observer: TrainingObserver
+) -> None:
+    """Refuse an adapter whose layers the base lacks, and tell of one trained on another base."""
+    check_fits(found.adapter, dict(load(info).model.named_modules()), str(folder))
+    free_memory()
+    if found.base is None:
+        observer.say("note: it does not say which base it was trained on; its layers fit this one")
+    elif _family(found.base) != _family(info.name_elsewhere):
+        observer.say(
+            f"note: it was trained on {found.base}, and this store's base is {info.name_elsewhere};"
+            " its layers fit, but on another model it means nothing"
+        )
+    elif "quantization" in info.config:
+        observer.say(f"note: it was trained on {found.base} and will be used on quantised weights")
+
+
+def _family(name: str) -> str:
+    """Return what is the same for copies of a model under other owners and in other precisions."""
+    return _PRECISION.sub("", Path(name).name.casefold())
+
+
+def _source(folder: Path, found: PeftAdapter) -> dict[str, Any]:
+    """Return where an adapter came from, for the session's record."""
+    return {
+        "format": "peft",
+        "folder": str(folder.resolve()),
+        "base": found.base,
+        "sha256": hashlib.sha256(found.weights).hexdigest(),
+    }
+
+
+def _refuse_again(now: StoreSnapshot, source: dict[str, Any], chain: Sequence[Session]) -> None:
+    """Refuse an adapter that is already a session in the same place."""
+    parent = chain[-1].id if chain else None
+    for session in now.sessions.values():
+        kept = session.record.get("imported") or {}
+        if kept.get("sha256") == source["sha256"] and session.parent == parent:
+            use = typed(f"promote {session.id[:8]}", now.root)
+            raise UsageError(
+                f"{source['folder']}: is already here as {session.folder_name}; `{use}` uses it"
+            )
+
+
+def _layers(found: PeftAdapter) -> int:
+    """Return how many transformer layers an adapter reaches, for mlx-lm's config."""
+    numbers = [int(n) for path in found.adapter.factors for n in re.findall(r"\.(\d+)\.", path)]
+    return max(numbers) + 1
+
+
+def _record(
+    candidate: Candidate, result: GateResult, source: dict[str, Any], sources: list[str]
+) -> dict[str, Any]:
+    rows: tuple[Row, ...] = candidate.new
+    return {
+        "created": datetime.now(UTC).isoformat(),
+        "verdict": result.verdict,
+        "gate": result.to_json(),
+        "base": describe_base(candidate.info),
+        "imported": source,
+        "sizing": {},
+        "data": {
+            "sources": sources,
+            "rows": len(rows),
+            "sha256": read.fingerprint(rows),
+            "exact": True,
+            "rehearsed": 0,
+            "held_out": 0,
+        },
+        "recall": [entry.to_json() for entry in result.recall],
+        **({"fidelity": result.fidelity.to_json()} if result.fidelity else {}),
+        "versions": runtime.versions(),
+    }
+
+
+def _moves_head(
+    writer: SessionStore, before: StoreSnapshot, session: Session, observer: TrainingObserver
+) -> bool:
+    """Put the session in use where it stands on HEAD and the gate promotes it."""
+    if session.record["verdict"] != PROMOTE:
+        return False
+    head = before.head()
+    if session.parent != (head.id if head else None):
+        where = head.folder_name if head else "the base"
+        use = typed(f"promote {session.id[:8]}", writer.root)
+        observer.say(
+            f"note: HEAD stays on {where}, which {session.name} does not stand on; `{use}` uses it "
+            "instead, and --onto HEAD would have put it on top"
+        )
+        return False
+    writer.move_head(session, expected=head, why=f"import {session.name}")
+    return True

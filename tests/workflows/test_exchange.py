@@ -1,0 +1,187 @@
+"""Adapters that go to other programs and come from them: export and import."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from helpers import tiny
+from helpers.training_lab import RecordingObserver
+from mlx_tune.continual.gate import Thresholds
+from mlx_tune.errors import IncompatibleError, InputError, UsageError
+from mlx_tune.models.bases import locate
+from mlx_tune.store.session import ASK, PROMOTE
+from mlx_tune.store.snapshot import read_store
+from mlx_tune.training.peft import CONFIG_FILE, WEIGHTS_FILE, read_peft
+from mlx_tune.workflows import import_adapter as importing
+from mlx_tune.workflows.export_adapter import export_peft
+from mlx_tune.workflows.import_adapter import ImportRequest, import_adapter
+from mlx_tune.workflows.workspace import load_folded, read_rows
+
+TOKENS = mx.arange(3, 40)[None]
+
+
+@pytest.fixture(autouse=True)
+def lenient(monkeypatch):
+    """Let the gate promote: gibberish tells nothing of general ability."""
+    loosest = Thresholds(
+        kept=0, ask_kept=0, backward=1, ask_backward=1, general=1e9, ask_general=1e9
+    )
+    monkeypatch.setattr(importing, "Thresholds", lambda: loosest)
+
+
+def logits(info, chain) -> np.ndarray:
+    return np.array(load_folded(info, chain).model(TOKENS)[0])
+
+
+def chain_of(root, ref="HEAD"):
+    store = read_store(root)
+    return store.chain(store.find(ref))
+
+
+def export(fork, out, *, session="housing", separate=False):
+    say = RecordingObserver().say
+    return export_peft(
+        fork.store, out=out, session=session, base=str(fork.base), separate=separate, say=say
+    )
+
+
+def take(lab, folder, *, observer=None, **options):
+    request = ImportRequest(folder=folder, store=lab.store, base=str(lab.base), **options)
+    return import_adapter(request, observer or RecordingObserver())
+
+
+@pytest.fixture
+def exported(fork, tmp_path):
+    """The chain cs → housing, which knows its three answers, as one adapter."""
+    export(fork, tmp_path / "peft")
+    return tmp_path / "peft"
+
+
+@pytest.fixture
+def taught(fork, tmp_path):
+    """The rows of that chain, as a file."""
+    rows = [row for session in chain_of(fork.store, "housing") for row in read_rows(session)]
+    latest = {" ".join(row.question.split()): row.answer for row in rows}
+    path = tmp_path / "taught.json"
+    path.write_text(json.dumps([{"instruction": q, "response": a} for q, a in latest.items()]))
+    return path
+
+
+def test_a_chain_comes_home_as_one_session_that_answers_the_same(fork, lab, exported, taught):
+    outcome = take(lab, exported, data=[taught], name="home")
+    info, session = locate(str(lab.base), say=print), outcome.session
+    first, second = logits(info, chain_of(fork.store, "housing")), logits(info, [session])
+    assert np.abs(first - second).max() <= 1e-4
+    assert outcome.is_head
+    assert chain_of(lab.store) == [session]
+    (recall,) = outcome.recall
+    assert recall.verbatim.right == recall.verbatim.asked == len(json.loads(taught.read_text()))
+    assert len(read_rows(session)) == recall.verbatim.asked
+    kept = session.record["imported"]
+    assert (kept["format"], kept["folder"]) == ("peft", str(exported))
+
+
+def test_separate_adapters_are_the_sessions_own(fork, tmp_path):
+    written = export(fork, tmp_path / "parts", separate=True)
+    names = [session.folder_name for session in chain_of(fork.store, "housing")]
+    assert [one.folder.name for one in written] == names
+    ranks = [read_peft(one.folder).adapter.rank for one in written]
+    assert sum(ranks) == export(fork, tmp_path / "whole")[0].rank
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == sorted(names)
+
+
+def test_the_next_session_stands_on_it_and_rehearses_its_rows(lab, exported, taught):
+    take(lab, exported, data=[taught], name="home")
+    observer = RecordingObserver()
+    outcome = lab.train(lab.data("more", {"Where is Z?": "In Z."}), observer=observer)
+    assert observer.chains == [["home"]]
+    assert len(observer.plans[0].old) == len(json.loads(taught.read_text()))
+    assert [entry.name for entry in outcome.recall] == ["home", "more"]
+
+
+def test_without_its_rows_the_gate_is_blind_and_says_so(lab, exported):
+    observer = RecordingObserver()
+    outcome = take(lab, exported, observer=observer)
+    assert any("without --data nobody knows" in line for line in observer.lines)
+    assert outcome.session.name == "peft"  # as its folder
+    assert outcome.recall[0].verbatim is None
+    more = lab.train(lab.data("more", {"Where is Z?": "In Z."}))
+    assert more.session.record["gate"]["skipped"] == {
+        "1 peft": "its rows were not kept, so nothing can be asked"
+    }
+
+
+def test_on_top_of_a_chain_it_is_one_more_session(lab, exported):
+    first = lab.train(lab.data("more", {"Where is Z?": "In Z."})).session
+    observer = RecordingObserver()
+    outcome = take(lab, exported, onto="HEAD", observer=observer)
+    assert [s.id for s in chain_of(lab.store)] == [first.id, outcome.session.id]
+    assert any(f"trained on the bare base, not on {first.folder_name}" in x for x in observer.lines)
+
+
+def test_beside_a_chain_head_stays_where_it_is(lab, exported):
+    first = lab.train(lab.data("more", {"Where is Z?": "In Z."})).session
+    observer = RecordingObserver()
+    outcome = take(lab, exported, observer=observer)
+    assert not outcome.is_head
+    assert outcome.session.record["verdict"] == PROMOTE
+    assert read_store(lab.store).head() == first
+    assert any("HEAD stays on" in line and "promote" in line for line in observer.lines)
+
+
+def test_what_the_gate_holds_back_is_saved_and_head_stays(lab, exported, monkeypatch):
+    never = Thresholds(general=-1e9, ask_general=1e9)
+    monkeypatch.setattr(importing, "Thresholds", lambda: never)
+    outcome = take(lab, exported)
+    assert outcome.session.record["verdict"] == ASK
+    assert not outcome.is_head
+    assert read_store(lab.store).head() is None
+
+
+def test_the_same_adapter_is_not_taken_twice(lab, exported):
+    session = take(lab, exported).session
+    with pytest.raises(UsageError, match=f"already here as {session.folder_name}; `.*promote"):
+        take(lab, exported, name="again")
+    assert len(read_store(lab.store).sessions) == 1
+
+
+def test_the_base_it_was_trained_on_is_compared(lab, exported):
+    def noted(name):
+        config = json.loads((exported / CONFIG_FILE).read_text())
+        (exported / CONFIG_FILE).write_text(json.dumps({**config, "base_model_name_or_path": name}))
+        observer = RecordingObserver()
+        with pytest.raises(UsageError, match="already here"):  # which is found last
+            take(lab, exported, observer=observer)
+        return [line for line in observer.lines if "trained on" in line and "bare" not in line]
+
+    take(lab, exported)
+    same = lab.base.name
+    assert noted(f"unsloth/{same}-bnb-4bit") == []
+    assert f"on other/model, and this store's base is {lab.base}" in noted("other/model")[0]
+    assert "does not say which base" in noted(None)[0]
+
+
+def test_another_shape_is_refused_and_nothing_is_written(lab, tmp_path, exported):
+    lab.base = tiny.base_folder(tmp_path / "wider", hidden_size=64)
+    with pytest.raises(IncompatibleError, match=f"{exported} does not fit the base model"):
+        take(lab, exported)
+    assert not (lab.store / "sessions").exists()
+
+
+def test_nothing_is_written_over_and_the_base_has_no_adapter(fork, exported, tmp_path):
+    with pytest.raises(UsageError, match="exists, and nothing is overwritten"):
+        export(fork, exported)
+    with pytest.raises(UsageError, match="the bare base has no adapter"):
+        export(fork, tmp_path / "none", session="base")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_spoilt_adapter_leaves_no_store(lab, exported):
+    data = (exported / WEIGHTS_FILE).read_bytes()
+    (exported / WEIGHTS_FILE).rename(exported / "adapter_model.bin")
+    with pytest.raises(InputError):
+        take(lab, exported)
+    assert not lab.store.exists()
+    (exported / WEIGHTS_FILE).write_bytes(data)
