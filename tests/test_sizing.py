@@ -202,6 +202,14 @@ def test_an_epoch_of_few_rows_has_ten_general_questions(rows, old, given, share)
 
 
 @pytest.mark.parametrize(
+    ("rows", "given", "weight"),
+    [(99, {}, 4), (100, {}, 6), (600, {}, 6), (106, {"general_weight": 2}, 2)],
+)
+def test_general_answers_weigh_more_beside_many_rows(rows, given, weight):
+    assert sized(rows, **given).general_weight == weight
+
+
+@pytest.mark.parametrize(
     ("given", "value", "other", "follows"),
     [
         ("gate_kept", 0.5, "gate_kept_least", 0.5),
