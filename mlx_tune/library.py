@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlx_tune.workflows.ask import AnswerRecord, Chat
     from mlx_tune.workflows.diff import Difference
     from mlx_tune.workflows.export_adapter import ExportedAdapter
+    from mlx_tune.workflows.export_model import ExportedModel
     from mlx_tune.workflows.fuse import Fused
     from mlx_tune.workflows.matrix import Evaluation
     from mlx_tune.workflows.observer import TrainingObserver
@@ -333,6 +334,74 @@ class Store:
             base=self._base,
             separate=separate,
             say=self._say,
+        )
+
+    def export_gguf(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        session: str | None = None,
+        kind: str | None = None,
+    ) -> ExportedModel:
+        """Write base and sessions as one GGUF file, which llama.cpp loads.
+
+        Args:
+            out: A file that does not exist yet.
+            session: As for :meth:`chat`.
+            kind: What matrices are stored as: ``f32``, ``f16``, ``bf16`` or ``q8_0``; None for
+                bf16 where the base has it, else f16.
+
+        Raises:
+            UsageError: The file exists, or there is no such type.
+            InputError: GGUF has no name for the architecture or the tokenizer.
+        """
+        from mlx_tune.workflows.export_model import export_gguf
+
+        return export_gguf(
+            self.root, out=Path(out), session=session, base=self._base, kind=kind, say=self._say
+        )
+
+    def export_lora_gguf(
+        self, out: str | os.PathLike[str], *, session: str | None = None
+    ) -> ExportedAdapter:
+        """Write a chain as one LoRA adapter, which llama.cpp loads beside the base's GGUF file.
+
+        Args:
+            out: A file that does not exist yet.
+            session: As for :meth:`chat`.
+
+        Raises:
+            UsageError: The file exists, or the bare base is to be written.
+            InputError: llama.cpp has no name for the architecture.
+        """
+        from mlx_tune.workflows.export_adapter import export_lora_gguf
+
+        return export_lora_gguf(
+            self.root, out=Path(out), session=session, base=self._base, say=self._say
+        )
+
+    def export_ollama(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        session: str | None = None,
+        kind: str | None = None,
+    ) -> ExportedModel:
+        """Write the same into a folder, beside a Modelfile for ``ollama create``.
+
+        Args:
+            out: A folder that does not exist yet.
+            session: As for :meth:`chat`.
+            kind: As for :meth:`export_gguf`.
+
+        Raises:
+            UsageError: The folder exists, or there is no such type.
+            InputError: As for :meth:`export_gguf`.
+        """
+        from mlx_tune.workflows.export_model import export_ollama
+
+        return export_ollama(
+            self.root, out=Path(out), session=session, base=self._base, kind=kind, say=self._say
         )
 
     def import_peft(

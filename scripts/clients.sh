@@ -25,6 +25,7 @@ install_into $home/litellm 'litellm>=1.106,<2' || missing="$missing litellm"
 # Not a client of the server, but what adapters come from and go to.
 install_into $home/peft 'torch==2.13.0' 'transformers>=5,<6' 'peft>=0.21,<0.22' ||
     missing="$missing peft"
+install_into $home/llama-cpp 'xllamacpp==2026.10.11549' || missing="$missing llama.cpp"
 mkdir -p $home/node
 if ! { command -v node && npm install --prefix $home/node --silent --no-audit --no-fund \
     'openai@^6.49'; } >/dev/null 2>&1; then

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,11 @@ from mlx_tune.cli.options import (
     session_option,
 )
 from mlx_tune.cli.training import follow
+from mlx_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlx_tune.workflows.export_adapter import ExportedAdapter
+    from mlx_tune.workflows.export_model import ExportedModel
 
 export_app = typer.Typer(
     no_args_is_help=True, help="Write what was learned in the formats of other programs."
@@ -43,14 +49,83 @@ def peft(
     with Waiting() as waiting:
         kept = Store(store, base=base, say=waiting.say)
         written = kept.export_peft(out, session=session, separate=separate)
+    _show_adapters(written, json=json)
+    if separate and len(written) > 1 and not json:
+        print("they belong together: make all of them active, or leave --separate out")
+
+
+def _show_adapters(written: Sequence[ExportedAdapter], *, json: bool) -> None:
     if json:
         print_json([one.to_json() for one in written])
         return
     for one in written:
         names = ", ".join(each.folder_name for each in one.sessions)
-        print(f"✓ {names} written to {one.folder} · rank {one.rank} · base {one.base}")
-    if separate and len(written) > 1:
-        print("they belong together: make all of them active, or leave --separate out")
+        print(f"✓ {names} written to {one.path} · rank {one.rank} · base {one.base}")
+
+
+TypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--type", help="f32, f16, bf16 or q8_0; default: bf16 where the base is, else f16."
+    ),
+]
+
+
+@export_app.command()
+def gguf(
+    *,
+    out: Annotated[Path, typer.Option(help="A file that does not exist yet.", callback=home)],
+    session: SessionOption = None,
+    kind: TypeOption = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="The chain alone, as an adapter beside the base's file.")
+    ] = False,
+    store: StoreOption = STORE,
+    base: BaseOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write base and sessions as one GGUF file for llama.cpp and what builds on it."""
+    if lora and kind is not None:
+        raise UsageError("--type is of the model's weights; an adapter is always f32")
+    with Waiting() as waiting:
+        kept = Store(store, base=base, say=waiting.say)
+        if lora:
+            _show_adapters([kept.export_lora_gguf(out, session=session)], json=json)
+            return
+        written = kept.export_gguf(out, session=session, kind=kind)
+    _show_model(written, json=json, next_command=f"llama-cli -m {out} -cnv")
+
+
+@export_app.command()
+def ollama(
+    *,
+    out: OutOption,
+    session: SessionOption = None,
+    kind: TypeOption = None,
+    store: StoreOption = STORE,
+    base: BaseOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a GGUF file and a Modelfile with template, stops and parameters for Ollama."""
+    with Waiting() as waiting:
+        kept = Store(store, base=base, say=waiting.say)
+        written = kept.export_ollama(out, session=session, kind=kind)
+    create = f"ollama create {out.name} -f {out / 'Modelfile'}"
+    _show_model(written, json=json, next_command=create)
+
+
+def _show_model(written: ExportedModel, *, json: bool, next_command: str) -> None:
+    from mlx_tune.cli.gate_view import fidelity_lines
+
+    record = written.to_json()
+    if json:
+        print_json(record)
+        return
+    who = written.chain[-1].folder_name if written.chain else "the bare base"
+    print(f"✓ {who} written to {written.path} · {written.kind}")
+    for label, text in fidelity_lines(record["fidelity"]) if record["fidelity"] else []:
+        print(f"{label:<11}{text}")
+    print(f"use it with: {next_command}")
 
 
 def import_(

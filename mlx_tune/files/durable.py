@@ -247,6 +247,26 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """Give a path to write that is renamed to its place at the end, as ``new_folder`` does.
+
+    Args:
+        target: What it will be called; must not exist.
+
+    Raises:
+        DiskError: The disk is full, read-only or failing; nothing is left behind.
+    """
+    scratch = target.parent / f".{target.name[:80]}-{secrets.token_hex(4)}"
+    with disk_errors("write", target, safe="nothing was written"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield scratch
+            scratch.rename(target)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+@contextmanager
 def disk_errors(verb: str, path: Path, safe: str = UNTOUCHED) -> Iterator[None]:
     """Turn what the operating system says about a disk into one line that says what is safe.
 

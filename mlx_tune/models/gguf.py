@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from mlx_tune.errors import InputError
 
-_LAYER_NAMES = {
+LAYER_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -26,7 +26,7 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _CONTROL_TOKEN = 3  # tokenizer.ggml.token_type of a special token
 
 
@@ -84,12 +84,12 @@ def _weights(
         values = np.asarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         prefix, _, rest = tensor.name.partition(".")
         if prefix != "blk":
-            yield f"{_TOP_NAMES[prefix]}.{rest}", values
+            yield f"{TOP_NAMES[prefix]}.{rest}", values
             continue
         layer, part, leaf = rest.split(".")
         if part in heads:
             values = _unpermute(values, heads[part])
-        yield f"model.layers.{layer}.{_LAYER_NAMES[part]}.{leaf}", values
+        yield f"model.layers.{layer}.{LAYER_NAMES[part]}.{leaf}", values
 
 
 def _unpermute(
@@ -138,12 +138,11 @@ def _tokenizer(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _tokenizer_config(fields: dict[str, Any]) -> dict[str, Any]:
     tokens = fields["tokenizer.ggml.tokens"]
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    numbers = {ours: fields.get(f"tokenizer.ggml.{name}_token_id") for ours, name in names.items()}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": tokens[fields["tokenizer.ggml.bos_token_id"]],
-        "eos_token": tokens[fields["tokenizer.ggml.eos_token_id"]],
-        "unk_token": tokens[fields["tokenizer.ggml.unknown_token_id"]],
-        "pad_token": tokens[fields["tokenizer.ggml.padding_token_id"]],
+        **{f"{ours}_token": tokens[i] for ours, i in numbers.items() if i is not None},
         "chat_template": fields["tokenizer.chat_template"],
         "clean_up_tokenization_spaces": False,
         "model_max_length": fields["llama.context_length"],

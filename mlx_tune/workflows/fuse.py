@@ -8,7 +8,6 @@ from typing import Any
 
 from mlx_tune.continual.answers import AnswerKey
 from mlx_tune.continual.fidelity import Fidelity, FidelityMeter
-from mlx_tune.continual.fold import fold, is_quantised
 from mlx_tune.continual.gate import Decision, Thresholds, decide
 from mlx_tune.continual.in_force import current_rows
 from mlx_tune.continual.recall import GeneralChange, Recall
@@ -18,7 +17,7 @@ from mlx_tune.errors import HeldBack, Refused, UsageError
 from mlx_tune.files.durable import new_folder
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
-from mlx_tune.models.load import Base, Quantisation, dequantise, load, save
+from mlx_tune.models.load import Base, Quantisation, dequantise, save
 from mlx_tune.store.session import ASK, PROMOTE, Session
 from mlx_tune.workflows.general import GeneralSet, general_set
 from mlx_tune.workflows.scoring import (
@@ -30,9 +29,9 @@ from mlx_tune.workflows.scoring import (
 )
 from mlx_tune.workflows.workspace import (
     FoldedModel,
+    fold_to_write,
     free_memory,
     open_workspace,
-    read_adapters,
     read_history,
     widen,
 )
@@ -284,7 +283,7 @@ def fuse(
     if quantise is not None and chain:
         general = general_set(info, say=say)
         say("asking what it knows before…")
-        baseline = general, score_model(_folded(info, chain)[0], chain, general)
+        baseline = general, score_model(fold_to_write(info, chain)[0], chain, general)
         free_memory()
     meter = FidelityMeter()
     if quantise is not None:
@@ -292,7 +291,7 @@ def fuse(
     elif "quantization" in info.config:
         say("the base is quantised: writing 16-bit weights")
     say("folding and writing…")
-    loaded, config = _folded(info, chain, meter)
+    loaded, config = fold_to_write(info, chain, meter)
     if quantise is not None:
         quantise.apply(loaded.model, config)
     with new_folder(out) as scratch:
@@ -307,17 +306,3 @@ def fuse(
         fused = Fused(base=info, chain=chain, fidelity=meter.fidelity(), requantised=requantised)
         (scratch / RECORD).write_text(json.dumps(fused.to_json(), indent=2) + "\n")
     return fused
-
-
-def _folded(
-    info: BaseInfo, chain: Sequence[Session], meter: FidelityMeter | None = None
-) -> tuple[Base, dict[str, Any]]:
-    """Return the folded model with its weights in 16 bits, or as many as the base has, and config.
-
-    A quantised layer has no type to round to: its weights become what they stand for.
-    """
-    loaded, config = load(info), dict(info.config)
-    if is_quantised(loaded.model):
-        dequantise(loaded.model, config)
-    fold(loaded.model, read_adapters(chain), meter=meter)
-    return loaded, config

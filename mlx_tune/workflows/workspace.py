@@ -14,13 +14,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_tune.continual.fidelity import Fidelity, FidelityMeter
-from mlx_tune.continual.fold import fold
+from mlx_tune.continual.fold import fold, is_quantised
 from mlx_tune.data import read
 from mlx_tune.data.rows import Row, Trace
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, UsageError
 from mlx_tune.models import bases, runtime
 from mlx_tune.models.bases import BaseInfo, Say
-from mlx_tune.models.load import load
+from mlx_tune.models.load import Base, dequantise, load
 from mlx_tune.models.tokenizer import Tokenizer
 from mlx_tune.settings import typed
 from mlx_tune.store.session import Session
@@ -183,6 +183,25 @@ def load_folded(
         tokenizer=base.tokenizer,
         fidelity=meter.fidelity() if meter else None,
     )
+
+
+def fold_to_write(
+    info: BaseInfo, chain: Sequence[Session], meter: FidelityMeter | None = None
+) -> tuple[Base, dict[str, Any]]:
+    """Return a folded model, its weights in 16 bits or as many as the base has, and its config.
+
+    A quantised layer has no type to round to: its weights become what they stand for.
+
+    Args:
+        info: The base.
+        chain: Sessions, root first.
+        meter: Counts what the stored weights keep of the change.
+    """
+    loaded, config = load(info), dict(info.config)
+    if is_quantised(loaded.model):
+        dequantise(loaded.model, config)
+    fold(loaded.model, read_adapters(chain), meter=meter)
+    return loaded, config
 
 
 def load_beside(base: nn.Module, info: BaseInfo, chain: Sequence[Session]) -> nn.Module:

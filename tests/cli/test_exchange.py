@@ -42,7 +42,7 @@ def test_each_session_can_be_written_apart(fork, tmp_path, mlx_tune_command):
     )[1]
     (cs,) = housing_chain(fork)[:1]
     assert json.loads(listed) == [
-        {"folder": str(again), "sessions": [cs], "base": str(fork.base), "rank": 8}
+        {"path": str(again), "sessions": [cs], "base": str(fork.base), "rank": 8}
     ]
 
 
@@ -92,3 +92,37 @@ def test_json_tells_the_verdict(lab, exported, mlx_tune_command):
     outcome = json.loads(printed)
     assert outcome["training"] is None
     assert outcome["recall"][0]["name"] == "peft"
+
+
+def test_a_model_for_llama_cpp_and_one_for_ollama(fork, tmp_path, mlx_tune_command):
+    (cs,) = housing_chain(fork)[:1]
+    options = ("--session", "cs", "--store", fork.store)
+    file, folder = tmp_path / "cs.gguf", tmp_path / "notes"
+    code, printed, error = mlx_tune_command("export", "gguf", "--out", file, *options)
+    assert code == 0, error
+    lines = printed.splitlines()
+    assert lines[0] == f"✓ {cs} written to {file} · f16"
+    assert [line.split()[0] for line in lines[1:3]] == ["change", "kept"]
+    assert lines[-1] == f"use it with: llama-cli -m {file} -cnv"
+    assert mlx_tune_command("export", "gguf", "--out", file, *options)[0] == 2
+    eight = ("--type", "q8_0", "--json")
+    printed = mlx_tune_command("export", "ollama", "--out", folder, *options, *eight)[1]
+    written = json.loads(printed)
+    assert (written["type"], written["sessions"]) == ("q8_0", [cs])
+    whole = mlx_tune_command("export", "ollama", "--out", tmp_path / "more", *options)[1]
+    make = f"ollama create more -f {tmp_path / 'more' / 'Modelfile'}"
+    assert whole.splitlines()[-1] == f"use it with: {make}"
+    base = ("--session", "base", *options[2:])
+    printed = mlx_tune_command("export", "gguf", "--out", tmp_path / "base.gguf", *base)[1]
+    assert printed.startswith("✓ the bare base written")
+
+
+def test_the_chain_alone_for_llama_cpp(fork, tmp_path, mlx_tune_command):
+    options = ("--lora", "--session", "housing", "--store", fork.store)
+    out = tmp_path / "lora.gguf"
+    code, printed, error = mlx_tune_command("export", "gguf", "--out", out, *options)
+    assert code == 0, error
+    names = ", ".join(housing_chain(fork))
+    assert printed.splitlines() == [f"✓ {names} written to {out} · rank 16 · base {fork.base}"]
+    code, _, error = mlx_tune_command("export", "gguf", "--out", out, *options, "--type", "f16")
+    assert (code, "an adapter is always f32" in error) == (2, True)

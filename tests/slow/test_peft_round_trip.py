@@ -81,4 +81,4 @@ def test_an_adapter_comes_from_peft_is_taught_more_and_goes_back(tmp_path):
     store.export_peft(tmp_path / "whole", session=name)
     compare(chain, tmp_path / "whole")
     apart = store.export_peft(tmp_path / "apart", session=name, separate=True)
-    compare(chain, *(one.folder for one in apart))
+    compare(chain, *(one.path for one in apart))

@@ -5,6 +5,7 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 from helpers import tiny
 from helpers.training_lab import RecordingObserver
@@ -16,8 +17,9 @@ from mlx_tune.store.snapshot import read_store
 from mlx_tune.training.peft import CONFIG_FILE, WEIGHTS_FILE, read_peft
 from mlx_tune.workflows import import_adapter as importing
 from mlx_tune.workflows.export_adapter import export_peft
+from mlx_tune.workflows.export_model import export_gguf, export_ollama
 from mlx_tune.workflows.import_adapter import ImportRequest, import_adapter
-from mlx_tune.workflows.workspace import load_folded, read_rows
+from mlx_tune.workflows.workspace import fold_to_write, load_folded, read_rows
 
 TOKENS = mx.arange(3, 40)[None]
 
@@ -86,8 +88,8 @@ def test_a_chain_comes_home_as_one_session_that_answers_the_same(fork, lab, expo
 def test_separate_adapters_are_the_sessions_own(fork, tmp_path):
     written = export(fork, tmp_path / "parts", separate=True)
     names = [session.folder_name for session in chain_of(fork.store, "housing")]
-    assert [one.folder.name for one in written] == names
-    ranks = [read_peft(one.folder).adapter.rank for one in written]
+    assert [one.path.name for one in written] == names
+    ranks = [read_peft(one.path).adapter.rank for one in written]
     assert sum(ranks) == export(fork, tmp_path / "whole")[0].rank
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == sorted(names)
 
@@ -185,3 +187,42 @@ def test_a_spoilt_adapter_leaves_no_store(lab, exported):
         take(lab, exported)
     assert not lab.store.exists()
     (exported / WEIGHTS_FILE).write_bytes(data)
+
+
+def test_a_model_is_written_as_gguf_with_what_its_type_kept(fork, tmp_path):
+    options = {"session": "housing", "base": str(fork.base), "say": RecordingObserver().say}
+    whole = export_gguf(fork.store, out=tmp_path / "whole.gguf", kind="f32", **options)
+    names = [session.folder_name for session in chain_of(fork.store, "housing")]
+    assert [session.folder_name for session in whole.chain] == names
+    folded = fold_to_write(locate(str(fork.base), say=print), whole.chain)[0].model
+    (found,) = [
+        one for one in GGUFReader(whole.path).tensors if one.name == "blk.1.ffn_down.weight"
+    ]
+    assert np.array_equal(found.data, np.array(folded.model.layers[1].mlp.down_proj.weight))
+    few = export_gguf(fork.store, out=tmp_path / "few.gguf", kind="q8_0", **options)
+    assert 0 < few.fidelity.whole.error < 1
+    assert whole.fidelity.whole.error < few.fidelity.whole.error
+    assert few.path.stat().st_size < whole.path.stat().st_size
+
+
+def test_ollama_gets_weights_and_a_modelfile(fork, tmp_path):
+    observer = RecordingObserver()
+    options = {"session": None, "base": str(fork.base), "kind": None, "say": observer.say}
+    written = export_ollama(fork.store, out=tmp_path / "notes", **options)
+    assert written.kind == "f16"  # of a float32 base
+    assert sorted(path.name for path in written.path.iterdir()) == ["Modelfile", "model.gguf"]
+    text = (written.path / "Modelfile").read_text()
+    assert text.startswith('FROM ./model.gguf\nTEMPLATE """')
+    assert not any("note:" in line for line in observer.lines)
+
+
+def test_a_model_is_not_written_over_anything_nor_as_an_unknown_type(fork, tmp_path):
+    options = {"session": None, "base": str(fork.base), "say": RecordingObserver().say}
+    (tmp_path / "there").write_text("mine")
+    for write in (export_gguf, export_ollama):
+        with pytest.raises(UsageError, match="exists, and nothing is overwritten"):
+            write(fork.store, out=tmp_path / "there", kind=None, **options)
+        with pytest.raises(UsageError, match="type 'q4' is not written; known: f32"):
+            write(fork.store, out=tmp_path / "new", kind="q4", **options)
+    assert (tmp_path / "there").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]

@@ -27,7 +27,7 @@ from mlx_tune.workflows import fuse as fuse_module
 from mlx_tune.workflows.fuse import ModelScores, allow, fuse, gate_quantised
 from mlx_tune.workflows.general import general_set
 from mlx_tune.workflows.scoring import SessionRecall
-from mlx_tune.workflows.workspace import load_folded
+from mlx_tune.workflows.workspace import fold_to_write, load_folded
 
 TOKENS = mx.array([[40, 50, 60, 70]])
 EIGHT = Quantisation(bits=8, group_size=32)
@@ -284,9 +284,7 @@ def test_the_quantised_model_is_scored_in_float32_on_a_cpu_as_its_layers_compute
     """The detour over float32 layers is for speed alone: the same values, so the same scores."""
     lab, _ = taught
     info, chain = bases.locate(str(lab.base)), sessions_of(SessionStore.open(lab.store))
-    from mlx_tune.workflows.fuse import _folded
-
-    loaded, config = _folded(info, chain)
+    loaded, config = fold_to_write(info, chain)
     EIGHT.apply(loaded.model, config)
     loaded.model.set_dtype(mx.float32)
     wanted = np.array(loaded.model(TOKENS))
