@@ -235,20 +235,14 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         DiskError: The disk is full, read-only or failing; nothing is left behind.
     """
-    scratch = target.parent / f".{target.name[:80]}-{secrets.token_hex(4)}"
-    with disk_errors("write", target, safe="nothing was written"):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(target) as scratch:
         scratch.mkdir()
-        try:
-            yield scratch
-            scratch.rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        yield scratch
 
 
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """Give a path to write that is renamed to its place at the end, as ``new_folder`` does.
+    """Give a path to write a file at, likewise.
 
     Args:
         target: What it will be called; must not exist.
@@ -263,7 +257,9 @@ def new_file(target: Path) -> Iterator[Path]:
             yield scratch
             scratch.rename(target)
         finally:
-            scratch.unlink(missing_ok=True)
+            shutil.rmtree(scratch, ignore_errors=True)  # which leaves a file as it is
+            with suppress(OSError):
+                scratch.unlink()
 
 
 @contextmanager

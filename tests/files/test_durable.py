@@ -15,6 +15,8 @@ from mlx_tune.files.durable import (
     append_line,
     discard_folder,
     make_folder,
+    new_file,
+    new_folder,
     replace_file,
     write_folder,
 )
@@ -327,3 +329,25 @@ def test_a_discarded_folder_leaves_its_place_before_its_files_go(tmp_path, monke
     assert not (tmp_path / "folder").exists()
     (trash,) = (tmp_path / ".tmp").iterdir()
     assert contents(trash) == FILES
+
+
+def test_a_large_file_or_folder_appears_whole(tmp_path):
+    with new_file(tmp_path / "deep" / "model") as scratch:
+        scratch.write_bytes(b"all of it")
+        assert not (tmp_path / "deep" / "model").exists()
+    with new_folder(tmp_path / "deep" / "models") as scratch:
+        (scratch / "part").write_bytes(b"one")
+    assert (tmp_path / "deep" / "model").read_bytes() == b"all of it"
+    assert contents(tmp_path / "deep" / "models") == {"part": b"one"}
+    assert names(tmp_path / "deep") == ["model", "models"]
+
+
+@pytest.mark.parametrize("make", [new_file, new_folder])
+def test_one_that_fails_leaves_nothing(tmp_path, make):
+    def fill(scratch: Path) -> None:
+        (scratch / "part" if scratch.is_dir() else scratch).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(DiskError, match="nothing was written"), make(tmp_path / "model") as scratch:
+        fill(scratch)
+    assert names(tmp_path) == []
