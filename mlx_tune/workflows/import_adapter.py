@@ -13,6 +13,7 @@ from mlx_tune.continual.gate import Thresholds
 from mlx_tune.continual.in_force import current_rows_beside
 from mlx_tune.continual.methods import find_method
 from mlx_tune.data import read, tokenise
+from mlx_tune.data.read import DataSet
 from mlx_tune.data.rows import Row
 from mlx_tune.data.wordings import check_wordings
 from mlx_tune.errors import UsageError
@@ -24,6 +25,7 @@ from mlx_tune.store.labels import check_untagged
 from mlx_tune.store.session import PROMOTE, Session, check_name, slug
 from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
+from mlx_tune.text import quoted
 from mlx_tune.training.peft import PeftAdapter, read_peft
 from mlx_tune.workflows.gate_run import GateResult, run_gate
 from mlx_tune.workflows.observer import TrainingObserver
@@ -79,52 +81,74 @@ def import_adapter(request: ImportRequest, observer: TrainingObserver) -> Traini
     check_name(name)
     data = read.read_set(request.data) if request.data else None
     rows = tuple(data.rows if data else ())
-    check_wordings(rows)
+    check_wordings(rows)  # before anything is fetched
     found = read_peft(request.folder)
-    writer = SessionStore.open(request.store)
-    with writer.training(f"import {name}"):
-        now = writer.snapshot()
-        check_untagged(now, name)
-        chain = tuple(now.chain(now.find(request.onto))) if request.onto else ()
-        info = locate_base(now, choose_base(now, request.base), observer.say)
-        _check_base(request.folder, found, info, observer)
-        source = _source(request.folder, found)
-        _refuse_again(now, source, chain)
-        if chain:
-            observer.say(
-                f"note: it was trained on the bare base, not on {chain[-1].folder_name}; on top of "
-                "that it may say other things than it did, and the gate asks"
-            )
-        if not rows:
-            observer.say(
-                "note: without --data nobody knows what it was taught, so it is neither measured "
-                "nor rehearsed by later sessions"
-            )
-        history = read_history(chain)
-        check_wordings(rows, current_rows_beside(rows, history))
-        candidate = Candidate(
-            name=name,
-            store=writer,
-            info=info,
-            chain=chain,
-            replaced=(),
-            without=(),
-            method=find_method(default("method")),
-            tokenizer=load_tokenizer(info.folder, info.template),
-            new=rows,
-            general=None,
-            limits=Thresholds(),
-        )
-        tokenise.encode_paraphrases(rows, candidate.tokenizer)  # what cannot be scored fails now
+    now = SessionStore.open(request.store).snapshot()
+    check_untagged(now, name)
+    candidate = _candidate(request, now, name, rows, observer)
+    _check_base(request.folder, found, candidate.info, observer)
+    source = _source(request.folder, found)
+    _refuse_again(now, source, candidate.parent)
+    _tell_risks(candidate, data, observer)
+    with candidate.store.training(f"import {name}"):
         result = run_gate(candidate, None, found.adapter, observer)
         files = result.adapter.files(num_layers=_layers(found))
         if rows:
             files[DATA_FILE] = read.dump(rows)
         record = _record(candidate, result, source, [str(path) for path in request.data])
-        session = writer.commit(name=name, parent=candidate.parent, record=record, files=files)
-        is_head = _moves_head(writer, now, session, observer)
-    recall = result.recall
-    return TrainingOutcome(session=session, recall=recall, is_head=is_head, gate=result)
+        parent = candidate.parent
+        session = candidate.store.commit(name=name, parent=parent, record=record, files=files)
+        is_head = _moves_head(candidate.store, now, session, observer)
+    return TrainingOutcome(session=session, recall=result.recall, is_head=is_head, gate=result)
+
+
+def _candidate(
+    request: ImportRequest,
+    now: StoreSnapshot,
+    name: str,
+    rows: tuple[Row, ...],
+    observer: TrainingObserver,
+) -> Candidate:
+    """Find base and chain, and check the rows against both."""
+    chain = tuple(now.chain(now.find(request.onto))) if request.onto else ()
+    info = locate_base(now, choose_base(now, request.base), observer.say)
+    check_wordings(rows, current_rows_beside(rows, read_history(chain)))
+    tokenizer = load_tokenizer(info.folder, info.template)
+    tokenise.encode_paraphrases(rows, tokenizer)  # what cannot be scored fails now
+    return Candidate(
+        name=name,
+        store=SessionStore.open(request.store),
+        info=info,
+        chain=chain,
+        replaced=(),
+        without=(),
+        method=find_method(default("method")),
+        tokenizer=tokenizer,
+        new=rows,
+        general=None,
+        limits=Thresholds(),
+    )
+
+
+def _tell_risks(candidate: Candidate, data: DataSet | None, observer: TrainingObserver) -> None:
+    """Say what a person may not have thought of."""
+    if candidate.parent is not None:
+        observer.say(
+            f"note: it was trained on the bare base, not on {candidate.parent.folder_name}; on top "
+            "of that it may say other things than it did, and the gate asks"
+        )
+    if data is None:
+        observer.say(
+            "note: without --data nobody knows what it was taught, so it is neither measured nor "
+            "rehearsed by later sessions"
+        )
+        return
+    for file in data.files:
+        if file.use != "train":
+            observer.say(f"note: {file.path} is left alone: by its name it was not trained on")
+    if data.passed_over:
+        names = ", ".join(quoted(name) for name in data.passed_over)
+        observer.say(f"note: fields that teach nothing were passed over: {names}")
 
 
 def _check_base(
@@ -159,12 +183,11 @@ def _source(folder: Path, found: PeftAdapter) -> dict[str, Any]:
     }
 
 
-def _refuse_again(now: StoreSnapshot, source: dict[str, Any], chain: Sequence[Session]) -> None:
+def _refuse_again(now: StoreSnapshot, source: dict[str, Any], parent: Session | None) -> None:
     """Refuse an adapter that is already a session in the same place."""
-    parent = chain[-1].id if chain else None
     for session in now.sessions.values():
         kept = session.record.get("imported") or {}
-        if kept.get("sha256") == source["sha256"] and session.parent == parent:
+        if kept.get("sha256") == source["sha256"] and session.parent == (parent and parent.id):
             use = typed(f"promote {session.id[:8]}", now.root)
             raise UsageError(
                 f"{source['folder']}: is already here as {session.folder_name}; `{use}` uses it"

@@ -115,6 +115,20 @@ def test_without_its_rows_the_gate_is_blind_and_says_so(lab, exported):
     }
 
 
+def test_what_of_its_data_is_not_taken_is_said(lab, exported):
+    folder = lab.root / "set"
+    folder.mkdir()
+    for name in ("train", "valid"):
+        rows = [{"instruction": f"Where is {name}?", "response": "In 1.", "id": 7}]
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    observer = RecordingObserver()
+    outcome = take(lab, exported, data=[folder], observer=observer)
+    assert [row.question for row in read_rows(outcome.session)] == ["Where is train?"]
+    noted = [line for line in observer.lines if line.startswith("note:")]
+    assert any("valid.json is left alone" in line for line in noted)
+    assert any('passed over: "id"' in line for line in noted)
+
+
 def test_on_top_of_a_chain_it_is_one_more_session(lab, exported):
     first = lab.train(lab.data("more", {"Where is Z?": "In Z."})).session
     observer = RecordingObserver()
@@ -169,7 +183,7 @@ def test_another_shape_is_refused_and_nothing_is_written(lab, tmp_path, exported
     lab.base = tiny.base_folder(tmp_path / "wider", hidden_size=64)
     with pytest.raises(IncompatibleError, match=f"{exported} does not fit the base model"):
         take(lab, exported)
-    assert not (lab.store / "sessions").exists()
+    assert not lab.store.exists()
 
 
 def test_nothing_is_written_over_and_the_base_has_no_adapter(fork, exported, tmp_path):
