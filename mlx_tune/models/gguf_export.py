@@ -197,7 +197,7 @@ def _weights(base: Base, config: Mapping[str, Any], architecture: str) -> dict[s
         path, _, leaf = name.rpartition(".")
         place = _place(path, base.info)
         found[f"{place}.{leaf}"] = _in_order(array, place, config, architecture)
-    if factors := _rope_factors(base, config):
+    if factors := _rope_factors(base, _head_dim(config)):
         found["rope_freqs.weight"] = mx.array(factors, dtype=mx.float32)
     return found
 
@@ -231,30 +231,37 @@ def _in_order(
     return split.swapaxes(1, 2).reshape(array.shape)
 
 
-def _rope_scaling(config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    scaling = config.get("rope_scaling") or {}
-    return str(scaling.get("rope_type", scaling.get("type", "default"))), scaling
+def _rope(base: Base) -> tuple[float, str, Mapping[str, Any]]:
+    """Return the base frequency, how positions are scaled, and by what numbers.
+
+    The model is asked, not its config, which has them in places that differ by version.
+    """
+    args: Any = base.model.args
+    scaling = args.rope_scaling or {}
+    kind = str(scaling.get("rope_type", scaling.get("type", "default")))
+    if kind not in ("default", "linear", "llama3"):
+        raise InputError(f"{base.info.name}: rope_scaling {kind} is not written as GGUF")
+    if "sliding_attention" in (getattr(args, "layer_types", None) or ()):
+        raise InputError(f"{base.info.name}: sliding attention is not written as GGUF")
+    return float(args.rope_theta), kind, scaling
 
 
-def _rope_factors(base: Base, config: Mapping[str, Any]) -> list[float]:
+def _rope_factors(base: Base, width: int) -> list[float]:
     """Return what Llama 3 divides each frequency by; nothing where they are as they are.
 
     Source:
         The scaling of Llama 3.1, as transformers documents it under ``rope_type`` llama3.
     """
-    kind, scaling = _rope_scaling(config)
-    if kind in ("default", "linear"):
-        return []
+    theta, kind, scaling = _rope(base)
     if kind != "llama3":
-        raise InputError(f"{base.info.name}: rope_scaling {kind} is not written as GGUF")
+        return []
     factor, low, high = (
         float(scaling[key]) for key in ("factor", "low_freq_factor", "high_freq_factor")
     )
     context = float(scaling["original_max_position_embeddings"])
-    width = _head_dim(config)
     factors = []
     for i in range(0, width, 2):
-        turns = context / (2 * math.pi * float(config["rope_theta"]) ** (i / width))
+        turns = context / (2 * math.pi * theta ** (i / width))
         smooth = min(1.0, max(0.0, (turns - low) / (high - low)))
         factors.append(1 / ((1 - smooth) / factor + smooth))
     return factors
@@ -278,9 +285,9 @@ def _add_config(writer: GGUFWriter, base: Base, config: Mapping[str, Any]) -> No
     writer.add_value_length(_head_dim(config))
     writer.add_rope_dimension_count(_head_dim(config))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
-    writer.add_rope_freq_base(float(config.get("rope_theta") or 10000.0))
+    theta, kind, scaling = _rope(base)
+    writer.add_rope_freq_base(theta)
     writer.add_vocab_size(int(config["vocab_size"]))
-    kind, scaling = _rope_scaling(config)
     if kind == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(scaling["factor"]))
@@ -302,9 +309,9 @@ def _add_tokenizer(writer: GGUFWriter, base: Base, vocabulary: _Vocabulary) -> N
     ):
         if number is not None:
             add(number)
-    others = sorted(base.tokenizer.end_ids - {wrapper.eos_token_id})
-    if others:
-        writer.add_eot_token_id(others[-1])
+    others = base.tokenizer.end_ids - {wrapper.eos_token_id}
+    if len(others) == 1:  # of several llama.cpp knows the published ones by their texts
+        writer.add_eot_token_id(*others)
     start = wrapper.bos_token_id
     writer.add_add_bos_token(start is not None and base.tokenizer.encode_plain("a")[:1] == [start])
     if base.tokenizer.template is not None:

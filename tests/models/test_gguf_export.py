@@ -196,6 +196,17 @@ def test_another_scaling_of_positions_is_refused_by_name(tmp_path):
     refused(tmp_path, "rope_scaling yarn is not written", rope_scaling=scaling)
 
 
+def test_sliding_attention_is_refused(tmp_path):
+    layers = ["sliding_attention", "full_attention"]
+    refused(tmp_path, "sliding attention is not written", layer_types=layers, sliding_window=16)
+
+
+def test_positions_scaled_evenly_are_told(tmp_path):
+    _, reader = written(tmp_path, rope_scaling={"type": "linear", "factor": 4.0})
+    assert reader.fields["llama.rope.scaling.type"].contents() == "linear"
+    assert reader.fields["llama.rope.scaling.factor"].contents() == 4.0
+
+
 def test_another_type_is_refused_by_name(tmp_path):
     refused(tmp_path, "type 'q4_k_m' is not written; known: f32, f16, bf16, q8_0", "q4_k_m")
 
