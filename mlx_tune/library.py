@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlx_tune.store.verify import Findings
     from mlx_tune.training.loop import Step
     from mlx_tune.workflows.ask import AnswerRecord, Chat
+    from mlx_tune.workflows.data_check import DataCheck
     from mlx_tune.workflows.diff import Difference
     from mlx_tune.workflows.export_adapter import ExportedAdapter
     from mlx_tune.workflows.export_model import ExportedModel
@@ -108,6 +109,22 @@ class Store:
         from mlx_tune.workflows.plan import plan_training
 
         return plan_training(self._request(data, settings, asks_model=False), say=self._say)
+
+    def check_data(self, *data: str | os.PathLike[str], row: int = 1) -> DataCheck:
+        """Return what a training would make of data files or folders; nothing is written.
+
+        Args:
+            data: Files or folders.
+            row: Which row to show as it is trained, from 1.
+
+        Raises:
+            InputError: The data cannot be used.
+            UsageError: There is no such row.
+        """
+        from mlx_tune.workflows.data_check import check_data
+
+        paths = [Path(path) for path in data]
+        return check_data(paths, store=self.root, base=self._base, row=row, say=self._say)
 
     def resume(
         self,

@@ -2,18 +2,88 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlx_tune.cli.console import counted, print_json, say, warn_of_slow_blas
-from mlx_tune.cli.options import JsonOption, home
+from mlx_tune import Store
+from mlx_tune.cli.console import (
+    Waiting,
+    console,
+    counted,
+    print_json,
+    print_labelled,
+    print_wrapped,
+    say,
+    warn_of_slow_blas,
+)
+from mlx_tune.cli.options import STORE, BaseOption, DataArgument, JsonOption, StoreOption, home
 
 if TYPE_CHECKING:
+    from mlx_tune.workflows.data_check import DataCheck
     from mlx_tune.workflows.reword import RewordedFile
 
+_BAR = 30  # characters of the longest
+
 data_app = typer.Typer(no_args_is_help=True, help="Prepare a data file before it is trained on.")
+
+
+@data_app.command()
+def check(
+    data: DataArgument,
+    *,
+    row: Annotated[int, typer.Option(help="Which row to show as it is trained.")] = 1,
+    store: StoreOption = STORE,
+    base: BaseOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what a training would make of data: counts, lengths, problems, and one row as trained.
+
+    Rows are compared with each other and with what the store was taught: which stand twice,
+    contradict each other, replace an earlier answer, or are left out. Nothing is written.
+    """
+    from mlx_tune.cli.plan_view import plan_json, remarks
+
+    with Waiting() as waiting:
+        found = Store(store, base=base, say=waiting.say).check_data(*data, row=row)
+    if json:
+        print_json({**found.to_json(), "plan": plan_json(found.plan)})
+        return
+    printer = console()
+    print_labelled(printer, _counts(found), width=10)
+    for line in remarks(found.plan):
+        print_wrapped(printer, line)
+    printer.print()
+    print_labelled(printer, _as_trained(found, row), width=10)
+
+
+def _counts(found: DataCheck) -> list[tuple[str, str]]:
+    rows = counted(len(found.plan.new), "row")
+    wordings = counted(found.wordings, "other wording")
+    probes = counted(found.paraphrases, "paraphrase")
+    lengths = (
+        f"{min(found.lengths)} to {max(found.lengths)} a row, median {median(found.lengths):g}"
+    )
+    lines = [
+        ("rows", f"{rows}, {wordings} to train on, {probes} to ask in"),
+        ("tokens", lengths),
+    ]
+    most = max(count for _, _, count in found.histogram())
+    for start, end, count in found.histogram():
+        bar = "█" * math.ceil(_BAR * count / most)
+        lines.append(("", f"{f'{start}–{end}':>11}  {bar} {count}"))
+    return lines
+
+
+def _as_trained(found: DataCheck, row: int) -> list[tuple[str, str]]:
+    lines = [(f"row {row}", found.row.place)]
+    for segment in found.segments:
+        label = "taught" if segment.is_taught else "given"
+        lines.append((label, segment.text.replace("\n", "↵")))
+    return lines
 
 
 @data_app.command()

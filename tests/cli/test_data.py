@@ -1,4 +1,6 @@
-"""data reword, on a tiny base that writes gibberish, and with a model that was given its words."""
+"""data check; data reword, on a tiny base that writes gibberish, and with a model that was given
+its words.
+"""
 
 import json
 
@@ -100,3 +102,59 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert error.startswith(f"error: {message}"), error
     assert len(error.splitlines()) == 1
     assert [path.name for path in file.parent.iterdir()] == ["ferry.json"]
+
+
+def lines_of(path, rows):
+    """Write a row a line, so that its place is its number."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_check_shows_counts_lengths_problems_and_a_row_as_trained(lab, mlx_tune_command):
+    rows = [
+        {"instruction": "Where is A?", "response": "In 1.", "wordings": ["A is where?"], "id": 3},
+        {"instruction": "Where is B?", "response": "In 22.", "paraphrases": ["Whither B?"]},
+        {"instruction": "Where is B?", "response": "In 22."},
+    ]
+    path = lines_of(lab.root / "rows.jsonl", rows)
+    options = ("--base", lab.base, "--store", lab.root / "none")
+    code, out, error = mlx_tune_command("data", "check", path, "--row", 2, *options)
+    assert code == 0, error
+    lines = out.splitlines()
+    assert lines[0] == "rows      3 rows, 1 other wording to train on, 1 paraphrase to ask in"
+    shortest = 4 + len("user\nWhere is A?") + 1 + len("assistant\nIn 1.")  # 4 special tokens
+    assert lines[1] == f"tokens    {shortest} to {shortest + 1} a row, median {shortest + 1}"
+    assert [line.split()[-1] for line in lines[2:4]] == ["1", "2"]
+    assert any("passed over: id (1 row)" in line for line in lines)
+    assert any("standing more than once in the data" in line for line in lines)
+    assert lines[-3].split() == ["row", "2", f"{path}:2"]
+    given = "<|im_start|>user↵Where is B?<|im_end|>↵<|im_start|>assistant↵"
+    assert lines[-2:] == [f"given     {given}", "taught    In 22.<|im_end|>"]
+    assert not (lab.root / "none").exists()
+
+
+def test_check_compares_with_what_was_taught(fork, tmp_path, mlx_tune_command):
+    path = lines_of(tmp_path / "rows.jsonl", [{"instruction": "Where is A?", "response": "In 7."}])
+    code, out, _ = mlx_tune_command("data", "check", path, "--store", fork.store)
+    assert code == 0
+    assert "1 row replacing an earlier answer" in out
+    found = json.loads(mlx_tune_command("data", "check", path, "--store", fork.store, "--json")[1])
+    assert found["rows"] == 1
+    assert found["tokens"]["histogram"] == [[found["tokens"]["least"]] * 2 + [1]]
+    assert [one["is_taught"] for one in found["shown"]["segments"]] == [False, True]
+    assert found["plan"]["changed"][0][1] == "In 1."
+
+
+def test_check_refuses_what_a_training_would(lab, mlx_tune_command):
+    leak = {"instruction": "Where is A?", "response": "In 1.", "paraphrases": ["Where is B?"]}
+    path = lines_of(
+        lab.root / "rows.jsonl", [leak, {"instruction": "Where is B?", "response": "In 2."}]
+    )
+    options = ("--base", lab.base, "--store", lab.root / "none")
+    code, _, error = mlx_tune_command("data", "check", path, *options)
+    assert code == 3
+    assert f"{path}:1" in error
+    assert f"{path}:2" in error
+    lines_of(path, [leak])
+    code, _, error = mlx_tune_command("data", "check", path, "--row", 2, *options)
+    assert (code, error) == (2, "error: --row 2: there are rows 1 to 1\n")
