@@ -372,11 +372,12 @@ class Store:
             UsageError: The file exists, or there is no such type.
             InputError: GGUF has no name for the architecture or the tokenizer.
         """
-        from mlx_tune.workflows.export_model import export_gguf
+        from mlx_tune.workflows.export_model import ExportRequest, export_gguf
 
-        return export_gguf(
-            self.root, out=Path(out), session=session, base=self._base, kind=kind, say=self._say
+        request = ExportRequest(
+            store=self.root, out=Path(out), session=session, base=self._base, kind=kind
         )
+        return export_gguf(request, say=self._say)
 
     def export_lora_gguf(
         self, out: str | os.PathLike[str], *, session: str | None = None
@@ -415,11 +416,12 @@ class Store:
             UsageError: The folder exists, or there is no such type.
             InputError: As for :meth:`export_gguf`.
         """
-        from mlx_tune.workflows.export_model import export_ollama
+        from mlx_tune.workflows.export_model import ExportRequest, export_ollama
 
-        return export_ollama(
-            self.root, out=Path(out), session=session, base=self._base, kind=kind, say=self._say
+        request = ExportRequest(
+            store=self.root, out=Path(out), session=session, base=self._base, kind=kind
         )
+        return export_ollama(request, say=self._say)
 
     def import_peft(
         self,

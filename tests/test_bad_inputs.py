@@ -358,5 +358,5 @@ def test_fuse_onto_an_existing_folder_is_refused(bad, mlx_tune_command, tmp_path
     (tmp_path / "mine").mkdir()
     code, _, error = mlx_tune_command("fuse", "--store", "s", "--out", "mine")
     assert code == 2
-    assert error == "error: mine: exists, and nothing is overwritten; name a new folder\n"
+    assert error == "error: mine: exists, and nothing is overwritten; name another\n"
     assert list((tmp_path / "mine").iterdir()) == []

@@ -212,7 +212,8 @@ def _lines(record: Any, *, every: bool) -> list[tuple[str, str]]:
         )
         lines.append(("training", text))
     if imported := record.get("imported"):
-        lines.append(("imported", f"from {imported['folder']}, trained on {imported['base']}"))
+        trained_on = imported["base"] or "a base that it does not name"
+        lines.append(("imported", f"from {imported['folder']}, trained on {trained_on}"))
     if fidelity := record.get("fidelity"):
         lines += fidelity_lines(fidelity)
     names = told_apart([(entry["number"], entry["name"]) for entry in record["recall"]])

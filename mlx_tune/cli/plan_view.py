@@ -31,7 +31,7 @@ _LISTED = 5
 def show_plan(plan: TrainingPlan, console: Console) -> None:
     """Print what a training would do, every setting with its reason and source."""
     print_labelled(console, _head(plan), width=10)
-    for line in remarks(plan):
+    for line in [*_unasked(plan), *remarks(plan)]:
         print_wrapped(console, line)
     if console.width >= TABLE_COLUMNS:
         console.print(_settings(plan))
@@ -39,6 +39,16 @@ def show_plan(plan: TrainingPlan, console: Console) -> None:
     for name, value, reason, source in _setting_words(plan):
         print_wrapped(console, f"{name} {value}")
         print_wrapped(console, f"  {reason} ({source})")
+
+
+def _unasked(plan: TrainingPlan) -> list[str]:
+    """Return what is not known before the base was asked."""
+    if plan.general is not None or not plan.mixture.sources[2].per_epoch:
+        return []
+    return [
+        "! the base was asked no general questions yet, so each is counted with the longest "
+        "answer; `train` asks them first, once"
+    ]
 
 
 def remarks(plan: TrainingPlan) -> list[str]:
@@ -112,11 +122,6 @@ def remarks(plan: TrainingPlan) -> list[str]:
     if twins := [session for session in plan.before if session.name == plan.name]:
         folders = ", ".join(session.folder_name for session in twins)
         lines.append(f"! {folders} has this name too; --name gives the new session another")
-    if plan.general is None and plan.mixture.sources[2].per_epoch:
-        lines.append(
-            "! the base was asked no general questions yet, so each is counted with the longest "
-            "answer; `train` asks them first, once"
-        )
     if plan.held_out and plan.settings.until_learned:
         lines.append(
             "! the held-out rows are scored and choose no checkpoint, for training goes on until "

@@ -223,6 +223,16 @@ def check_file_names(names: Iterable[str]) -> None:
             raise UsageError(f"file names {other!r} and {name!r} differ only in case; rename one")
 
 
+def check_new(target: Path) -> None:
+    """Refuse a place where something is, before anything long is begun for it.
+
+    Raises:
+        UsageError: There is a file, a folder or a link.
+    """
+    if target.exists() or target.is_symlink():
+        raise UsageError(f"{target}: exists, and nothing is overwritten; name another")
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Give a folder to fill that is renamed to its place at the end: whole, or not there.

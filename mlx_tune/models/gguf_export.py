@@ -24,8 +24,6 @@ from mlx_tune.models.bases import BaseInfo
 from mlx_tune.models.gguf import LAYER_NAMES, TOP_NAMES
 from mlx_tune.models.load import Base
 
-_Array = np.ndarray[Any, np.dtype[Any]]
-
 TYPES = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
@@ -312,8 +310,7 @@ def _add_tokenizer(writer: GGUFWriter, base: Base, vocabulary: _Vocabulary) -> N
     others = base.tokenizer.end_ids - {wrapper.eos_token_id}
     if len(others) == 1:  # of several llama.cpp knows the published ones by their texts
         writer.add_eot_token_id(*others)
-    start = wrapper.bos_token_id
-    writer.add_add_bos_token(start is not None and base.tokenizer.encode_plain("a")[:1] == [start])
+    writer.add_add_bos_token(bool(base.tokenizer.start_text))
     if base.tokenizer.template is not None:
         writer.add_chat_template(base.tokenizer.template)
 
@@ -348,15 +345,19 @@ _NORMALIZERS = (None, {"type": "NFC"})  # Qwen2's; llama.cpp leaves text as it i
 
 def _pre_tokenizer(found: Any) -> str | None:
     """Return llama.cpp's name for how a tokenizer splits text; None where it has none."""
-    parts = list(_parts(found))
-    names = [part["type"] for part in parts]
-    if names == ["ByteLevel"] and parts[0].get("use_regex", True):
-        return "gpt-2"
-    if names == ["Digits", "ByteLevel"] and parts[0]["individual_digits"]:
-        return "smollm"
-    if names == ["Split", "ByteLevel"] and not parts[1].get("use_regex", True):
-        return _SPLITS.get(parts[0]["pattern"].get("Regex", ""))
-    return None
+    *before, last = [*_parts(found)] or [{}]
+    if last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
+        return None
+    splits = last.get("use_regex", True)
+    if not before:
+        return "gpt-2" if splits else None
+    first = before[0]
+    if len(before) > 1:
+        return None
+    if first["type"] == "Digits":
+        return "smollm" if splits and first["individual_digits"] else None
+    is_plain = first["type"] == "Split" and first["behavior"] == "Isolated" and not first["invert"]
+    return _SPLITS.get(first["pattern"].get("Regex", "")) if is_plain and not splits else None
 
 
 def _parts(found: Any) -> Iterator[Mapping[str, Any]]:

@@ -81,19 +81,11 @@ def chat_format(tokenizer: Tokenizer) -> ChatFormat | None:
     texts = [found.start, found.default, found.answer, *sum(found.around.values(), ())]
     if any(mark in text for text in texts for mark in ("{{", "}}", '"""')):
         return None
-    start = tokenizer.wrapper.bos_token or ""
-    conversations = _conversations("system" in found.around)
-    for messages in conversations:
+    for messages in _conversations("system" in found.around):
         (wanted,) = tokenizer.render([messages], add_generation_prompt=True)
-        if wanted != start * bool(_adds_start(tokenizer)) + found.render(messages):
+        if wanted != tokenizer.start_text + found.render(messages):
             return None
     return found
-
-
-def _adds_start(tokenizer: Tokenizer) -> bool:
-    """Tell whether the tokenizer, and so llama.cpp, puts its start token before every text."""
-    number = tokenizer.wrapper.bos_token_id
-    return number is not None and tokenizer.encode_plain("a")[:1] == [number]
 
 
 def _read_off(tokenizer: Tokenizer) -> ChatFormat:
@@ -123,7 +115,7 @@ def _read_off(tokenizer: Tokenizer) -> ChatFormat:
         "user": (before_user, behind_user),
         "assistant": (before_answer, behind_answer),
     }
-    added = tokenizer.wrapper.bos_token if _adds_start(tokenizer) else ""
+    added = tokenizer.start_text
     try:
         before, rest = _split(rendered(("system", _SYSTEM), first, asks=True), _SYSTEM)
         between, _ = _split(rest, _FIRST)

@@ -48,6 +48,13 @@ class Tokenizer:
         return str(self.wrapper.decode(list(tokens)))
 
     @property
+    def start_text(self) -> str:
+        """The text of the token that is put before a text; empty where none is."""
+        number = self.wrapper.bos_token_id
+        adds = number is not None and self.encode_plain("a")[:1] == [number]
+        return str(self.wrapper.bos_token) if adds else ""
+
+    @property
     def end_id(self) -> int:
         """The id of the token that ends a text."""
         return int(self.wrapper.eos_token_id)

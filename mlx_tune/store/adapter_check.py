@@ -82,13 +82,20 @@ def check_factors(data: bytes, place: Path | str) -> Header:
     return header
 
 
-def check_finite(data: bytes, header: Header, place: Path | str) -> None:
+def check_finite(
+    data: bytes,
+    header: Header,
+    place: Path | str,
+    *,
+    fix: str = "train again with a lower --learning-rate",
+) -> None:
     """Refuse a NaN or an infinity in any F64, F32, F16 or BF16 tensor.
 
     Args:
         data: The whole file.
         header: What the strict reader found in it.
         place: Its name, for messages.
+        fix: What the person should do.
 
     Raises:
         NotFiniteError: The first tensor that holds some, how many, and how many tensors more do.
@@ -100,7 +107,7 @@ def check_finite(data: bytes, header: Header, place: Path | str) -> None:
         more = f", and so on in {len(bad) - 1:,} more" if len(bad) > 1 else ""
         raise NotFiniteError(
             f"{place}: {quoted(bad[0])} holds numbers that are not finite, {counts[bad[0]]:,} of "
-            f"{total:,}{more}; train again with a lower --learning-rate"
+            f"{total:,}{more}; {fix}"
         )
 
 

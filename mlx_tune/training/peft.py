@@ -16,8 +16,8 @@ from typing import Any
 import mlx.core as mx
 import regex  # type: ignore[import-untyped]
 
-from mlx_tune.errors import InputError
-from mlx_tune.files.records import from_json
+from mlx_tune.errors import DamagedStoreError, InputError
+from mlx_tune.files import strict_json
 from mlx_tune.files.safetensors import Header, parse
 from mlx_tune.store.adapter_check import check_finite
 from mlx_tune.text import quoted
@@ -120,16 +120,18 @@ def read_peft(folder: Path) -> PeftAdapter:
 
     Raises:
         InputError: A file is missing, pickled or not what PEFT writes; or the adapter is no plain
-            LoRA of linear layers, and why.
-        DamagedStoreError: A file breaks the rules of its format.
+            LoRA of linear layers, and why; or a file breaks the rules of its format.
         NotFiniteError: A factor holds a NaN or an infinity.
     """
     config = _read_config(folder)
     place = folder / WEIGHTS_FILE
     data = _read(place)
-    header = parse(data, place, fix=_FIX)
+    try:
+        header = parse(data, place, fix=_FIX)
+    except DamagedStoreError as error:  # it is no store's
+        raise InputError(str(error)) from None
     paths = _modules(header, place)
-    check_finite(data, header, place)
+    check_finite(data, header, place, fix=_FIX)
     arrays = mx.load(io.BytesIO(data), format="safetensors")
     assert isinstance(arrays, dict)
     names = {path: [paths[path][letter] for letter in "AB"] for path in sorted(paths)}
@@ -154,13 +156,22 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def _read_json(place: Path) -> dict[str, Any]:
+    try:
+        found = strict_json.loads(_read(place))
+    except ValueError as error:
+        raise InputError(f"{place}: not valid JSON ({error}); {_FIX}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{place}: not a JSON object; {_FIX}")
+    return found
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     """Return the config of a plain LoRA, the keys that are used later all there."""
     place = folder / CONFIG_FILE
     config = {
-        "base_model_name_or_path": None, "rank_pattern": None, "alpha_pattern": None,
-        "use_rslora": False, "bias": "none", "init_lora_weights": True,
-        **from_json(_read(place), place),
+        "base_model_name_or_path": None, "alpha_pattern": None, "use_rslora": False,
+        "bias": "none", "init_lora_weights": True, **_read_json(place),
     }  # fmt: skip
     if "lora_parameters" in config:
         raise InputError(f"{place}: mlx-lm wrote this adapter, not PEFT; expected peft_type LORA")
@@ -185,10 +196,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config["base_model_name_or_path"], str | None):
         raise InputError(f'{place}: "base_model_name_or_path" is no text')
     _check_alpha(config.get("lora_alpha"), '"lora_alpha"', place)
-    for key in ("rank_pattern", "alpha_pattern"):
-        config[key] = config[key] or {}
-        if not isinstance(config[key], dict):
-            raise InputError(f'{place}: "{key}" is no object')
+    config["alpha_pattern"] = config["alpha_pattern"] or {}
+    if not isinstance(config["alpha_pattern"], dict):
+        raise InputError(f'{place}: "alpha_pattern" is no object')
     for pattern, alpha in config["alpha_pattern"].items():
         _check_alpha(alpha, f'"alpha_pattern" of {quoted(pattern)}', place)
         try:

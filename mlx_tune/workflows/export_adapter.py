@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_tune.errors import UsageError
-from mlx_tune.files.durable import new_file, new_folder
+from mlx_tune.files.durable import check_new, new_file, new_folder
 from mlx_tune.models.bases import Say
 from mlx_tune.models.gguf_export import write_lora
 from mlx_tune.store.session import Session
@@ -122,8 +122,7 @@ def export_lora_gguf(
 
 def _opened(root: Path, out: Path, session: str | None, base: str | None, say: Say) -> Workspace:
     """Check everything that can be before anything is read."""
-    if out.exists() or out.is_symlink():
-        raise UsageError(f"{out}: exists, and nothing is overwritten; name a new folder")
+    check_new(out)
     opened = open_workspace(root, session=session, base=base, say=say, needs_sessions=True)
     if not opened.chain:
         raise UsageError("the bare base has no adapter; name a session with --session")

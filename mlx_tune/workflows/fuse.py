@@ -13,8 +13,8 @@ from mlx_tune.continual.in_force import current_rows
 from mlx_tune.continual.recall import GeneralChange, Recall
 from mlx_tune.continual.retained import Retained, SessionOutcomes, label
 from mlx_tune.continual.retention import questions
-from mlx_tune.errors import HeldBack, Refused, UsageError
-from mlx_tune.files.durable import new_folder
+from mlx_tune.errors import HeldBack, Refused
+from mlx_tune.files.durable import check_new, new_folder
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import Base, Quantisation, dequantise, save
@@ -274,8 +274,7 @@ def fuse(
         HeldBack: Quantised, it forgets some of what it knew.
         Refused: Too much of it.
     """
-    if out.exists() or out.is_symlink():
-        raise UsageError(f"{out}: exists, and nothing is overwritten; name a new folder")
+    check_new(out)
     needs = session is None  # a mistyped store must not pass for a trained one
     opened = open_workspace(store_root, session=session, base=base, say=say, needs_sessions=needs)
     info, chain = opened.info, opened.chain

@@ -29,7 +29,7 @@ from mlx_tune.text import quoted
 from mlx_tune.training.peft import PeftAdapter, read_peft
 from mlx_tune.workflows.gate_run import GateResult, run_gate
 from mlx_tune.workflows.observer import TrainingObserver
-from mlx_tune.workflows.run import TrainingOutcome
+from mlx_tune.workflows.run import TrainingOutcome, put_in_use
 from mlx_tune.workflows.training_plan import Candidate
 from mlx_tune.workflows.workspace import (
     DATA_FILE,
@@ -98,7 +98,7 @@ def import_adapter(request: ImportRequest, observer: TrainingObserver) -> Traini
         record = _record(candidate, result, source, [str(path) for path in request.data])
         parent = candidate.parent
         session = candidate.store.commit(name=name, parent=parent, record=record, files=files)
-        is_head = _moves_head(candidate.store, now, session, observer)
+        is_head = _put_in_use(candidate, now.head(), session, observer)
     return TrainingOutcome(session=session, recall=result.recall, is_head=is_head, gate=result)
 
 
@@ -112,6 +112,8 @@ def _candidate(
     """Find base and chain, and check the rows against both."""
     chain = tuple(now.chain(now.find(request.onto))) if request.onto else ()
     info = locate_base(now, choose_base(now, request.base), observer.say)
+    for note in now.notes:
+        observer.say(note)
     check_wordings(rows, current_rows_beside(rows, read_history(chain)))
     tokenizer = load_tokenizer(info.folder, info.template)
     tokenise.encode_paraphrases(rows, tokenizer)  # what cannot be scored fails now
@@ -135,7 +137,7 @@ def _tell_risks(candidate: Candidate, data: DataSet | None, observer: TrainingOb
     if candidate.parent is not None:
         observer.say(
             f"note: it was trained on the bare base, not on {candidate.parent.folder_name}; on top "
-            "of that it may say other things than it did, and the gate asks"
+            "of that it may say other things than it did; the gate judges what is lost"
         )
     if data is None:
         observer.say(
@@ -203,7 +205,6 @@ def _layers(found: PeftAdapter) -> int:
 def _record(
     candidate: Candidate, result: GateResult, source: dict[str, Any], sources: list[str]
 ) -> dict[str, Any]:
-    rows: tuple[Row, ...] = candidate.new
     return {
         "created": datetime.now(UTC).isoformat(),
         "verdict": result.verdict,
@@ -213,8 +214,8 @@ def _record(
         "sizing": {},
         "data": {
             "sources": sources,
-            "rows": len(rows),
-            "sha256": read.fingerprint(rows),
+            "rows": len(candidate.new),
+            "sha256": read.fingerprint(candidate.new),
             "exact": True,
             "rehearsed": 0,
             "held_out": 0,
@@ -225,20 +226,18 @@ def _record(
     }
 
 
-def _moves_head(
-    writer: SessionStore, before: StoreSnapshot, session: Session, observer: TrainingObserver
+def _put_in_use(
+    candidate: Candidate, head: Session | None, session: Session, observer: TrainingObserver
 ) -> bool:
     """Put the session in use where it stands on HEAD and the gate promotes it."""
     if session.record["verdict"] != PROMOTE:
         return False
-    head = before.head()
-    if session.parent != (head.id if head else None):
-        where = head.folder_name if head else "the base"
-        use = typed(f"promote {session.id[:8]}", writer.root)
-        observer.say(
-            f"note: HEAD stays on {where}, which {session.name} does not stand on; `{use}` uses it "
-            "instead, and --onto HEAD would have put it on top"
-        )
-        return False
-    writer.move_head(session, expected=head, why=f"import {session.name}")
-    return True
+    if candidate.parent == head:
+        return put_in_use(candidate, session, observer, why=f"import {session.name}")
+    where = head.folder_name if head else "the base"
+    use = typed(f"promote {session.id[:8]}", candidate.store.root)
+    observer.say(
+        f"note: HEAD stays on {where}, which {session.name} does not stand on; `{use}` uses it "
+        "instead, and --onto HEAD would have put it on top"
+    )
+    return False

@@ -41,6 +41,7 @@ from mlx_tune.workflows.steps import TrainingResult, take_steps
 from mlx_tune.workflows.training_plan import (
     HELD_OUT_ROWS,
     NEW_ROWS,
+    Candidate,
     TrainingPlan,
     create_run,
     other_settings,
@@ -201,7 +202,9 @@ def run_training(plan: TrainingPlan, run: Run, observer: TrainingObserver) -> Tr
                 if isinstance(error, NotFiniteError) or run.newest_checkpoint() is None:
                     run.set(phase=FAILED)
                 raise
-        is_head = session.record["verdict"] == PROMOTE and _move_head(plan, session, observer)
+        is_head = session.record["verdict"] == PROMOTE and put_in_use(
+            plan, session, observer, why=f"train {plan.name}"
+        )
     if not plan.settings.keep_data:
         run.discard(NEW_ROWS, HELD_OUT_ROWS)
     safe = f"{session.folder_name} is saved, only the run's record lacks its last line"
@@ -250,12 +253,22 @@ def _train_and_commit(
     return session, result
 
 
-def _move_head(plan: TrainingPlan, session: Session, observer: TrainingObserver) -> bool:
-    """Put the session in use, once, unless somebody moved HEAD while it was training."""
+def put_in_use(plan: Candidate, session: Session, observer: TrainingObserver, *, why: str) -> bool:
+    """Put a session in use, once, unless somebody moved HEAD since it was planned.
+
+    Args:
+        plan: What the session was planned as.
+        session: As committed.
+        observer: Told where HEAD was moved.
+        why: One line for HEAD.log.
+
+    Returns:
+        Whether HEAD is on it.
+    """
     if session.id in {move.new for move in snapshot.head_moves(plan.store.root)}:
         return plan.store.snapshot().head() == session
     try:
-        plan.store.move_head(session, expected=plan.head, why=f"train {plan.name}")
+        plan.store.move_head(session, expected=plan.head, why=why)
     except LockedError as error:
         observer.say(str(error))
         return False

@@ -161,6 +161,17 @@ SPLITS = [
         "qwen2",
     ),
     (pre_tokenizers.Metaspace(), None),
+    (pre_tokenizers.ByteLevel(add_prefix_space=True), None),
+    (pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), None),
+    (
+        pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(GPT4), behavior="removed"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        ),
+        None,
+    ),
     (
         pre_tokenizers.Sequence(
             [

@@ -10,7 +10,7 @@ import regex
 
 from helpers import tiny
 from mlx_tune.continual.fold import fold
-from mlx_tune.errors import DamagedStoreError, InputError, NotFiniteError
+from mlx_tune.errors import InputError, NotFiniteError
 from mlx_tune.training.adapter import Adapter, joined
 from mlx_tune.training.peft import CONFIG_FILE, WEIGHTS_FILE, peft_files, read_peft
 
@@ -108,6 +108,13 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("text", ['{"peft_type": "LORA"', "[]", '{"r": 1, "r": 2}'])
+def test_a_config_that_is_no_json_object_is_bad_input(folder, text):
+    (folder / CONFIG_FILE).write_text(text)
+    with pytest.raises(InputError, match=f"{CONFIG_FILE}: not .*save the adapter again with PEFT"):
+        read_peft(folder)
+
+
 CONFIGS = {
     "use_dora": (True, "DoRA scales every weight anew"),
     "modules_to_save": (["lm_head"], "whole layers were trained too"),
@@ -157,7 +164,7 @@ def test_pickled_weights_are_not_read(folder):
 def test_a_missing_file_and_a_truncated_one_say_so(folder):
     weights = folder / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-8])
-    with pytest.raises(DamagedStoreError, match="save the adapter again with PEFT"):
+    with pytest.raises(InputError, match="save the adapter again with PEFT"):
         read_peft(folder)
     weights.unlink()
     with pytest.raises(InputError, match="missing, or not a file"):
@@ -203,7 +210,7 @@ def test_numbers_that_are_not_finite_are_refused(folder):
     name = min(arrays)
     arrays[name] = arrays[name] * float("nan")
     mx.save_safetensors(str(folder / WEIGHTS_FILE), arrays)
-    with pytest.raises(NotFiniteError):
+    with pytest.raises(NotFiniteError, match="save the adapter again with PEFT"):
         read_peft(folder)
 
 

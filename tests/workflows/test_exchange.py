@@ -17,7 +17,7 @@ from mlx_tune.store.snapshot import read_store
 from mlx_tune.training.peft import CONFIG_FILE, WEIGHTS_FILE, read_peft
 from mlx_tune.workflows import import_adapter as importing
 from mlx_tune.workflows.export_adapter import export_peft
-from mlx_tune.workflows.export_model import export_gguf, export_ollama
+from mlx_tune.workflows.export_model import ExportRequest, export_gguf, export_ollama
 from mlx_tune.workflows.import_adapter import ImportRequest, import_adapter
 from mlx_tune.workflows.workspace import fold_to_write, load_folded, read_rows
 
@@ -203,9 +203,14 @@ def test_a_spoilt_adapter_leaves_no_store(lab, exported):
     (exported / WEIGHTS_FILE).write_bytes(data)
 
 
+def as_model(write, fork, out, kind, *, session=None, say=lambda line: None):
+    base = str(fork.base)
+    request = ExportRequest(store=fork.store, out=out, session=session, base=base, kind=kind)
+    return write(request, say=say)
+
+
 def test_a_model_is_written_as_gguf_with_what_its_type_kept(fork, tmp_path):
-    options = {"session": "housing", "base": str(fork.base), "say": RecordingObserver().say}
-    whole = export_gguf(fork.store, out=tmp_path / "whole.gguf", kind="f32", **options)
+    whole = as_model(export_gguf, fork, tmp_path / "whole.gguf", "f32", session="housing")
     names = [session.folder_name for session in chain_of(fork.store, "housing")]
     assert [session.folder_name for session in whole.chain] == names
     folded = fold_to_write(locate(str(fork.base), say=print), whole.chain)[0].model
@@ -213,7 +218,7 @@ def test_a_model_is_written_as_gguf_with_what_its_type_kept(fork, tmp_path):
         one for one in GGUFReader(whole.path).tensors if one.name == "blk.1.ffn_down.weight"
     ]
     assert np.array_equal(found.data, np.array(folded.model.layers[1].mlp.down_proj.weight))
-    few = export_gguf(fork.store, out=tmp_path / "few.gguf", kind="q8_0", **options)
+    few = as_model(export_gguf, fork, tmp_path / "few.gguf", "q8_0", session="housing")
     assert 0 < few.fidelity.whole.error < 1
     assert whole.fidelity.whole.error < few.fidelity.whole.error
     assert few.path.stat().st_size < whole.path.stat().st_size
@@ -221,8 +226,7 @@ def test_a_model_is_written_as_gguf_with_what_its_type_kept(fork, tmp_path):
 
 def test_ollama_gets_weights_and_a_modelfile(fork, tmp_path):
     observer = RecordingObserver()
-    options = {"session": None, "base": str(fork.base), "kind": None, "say": observer.say}
-    written = export_ollama(fork.store, out=tmp_path / "notes", **options)
+    written = as_model(export_ollama, fork, tmp_path / "notes", None, say=observer.say)
     assert written.kind == "f16"  # of a float32 base
     assert sorted(path.name for path in written.path.iterdir()) == ["Modelfile", "model.gguf"]
     text = (written.path / "Modelfile").read_text()
@@ -231,12 +235,11 @@ def test_ollama_gets_weights_and_a_modelfile(fork, tmp_path):
 
 
 def test_a_model_is_not_written_over_anything_nor_as_an_unknown_type(fork, tmp_path):
-    options = {"session": None, "base": str(fork.base), "say": RecordingObserver().say}
     (tmp_path / "there").write_text("mine")
     for write in (export_gguf, export_ollama):
         with pytest.raises(UsageError, match="exists, and nothing is overwritten"):
-            write(fork.store, out=tmp_path / "there", kind=None, **options)
+            as_model(write, fork, tmp_path / "there", None)
         with pytest.raises(UsageError, match="type 'q4' is not written; known: f32"):
-            write(fork.store, out=tmp_path / "new", kind="q4", **options)
+            as_model(write, fork, tmp_path / "new", "q4")
     assert (tmp_path / "there").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]

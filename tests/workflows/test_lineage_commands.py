@@ -104,7 +104,7 @@ def test_fuse_overwrites_nothing(two, tmp_path):
     with pytest.raises(UsageError) as error:
         fuse(lab.store, out=tmp_path / "mine", session=None, base=None, say=lambda _: None)
     assert str(error.value) == (
-        f"{tmp_path / 'mine'}: exists, and nothing is overwritten; name a new folder"
+        f"{tmp_path / 'mine'}: exists, and nothing is overwritten; name another"
     )
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["precious"]
 
