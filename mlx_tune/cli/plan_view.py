@@ -184,7 +184,7 @@ def plan_json(plan: TrainingPlan) -> dict[str, Any]:
         "memory": {**dataclasses.asdict(plan.memory), "peak_bytes": plan.memory.peak_bytes},
         "disk": dataclasses.asdict(review.disk),
         "settings": plan.settings.to_json(),
-        "remarks": remarks(plan),
+        "remarks": [*_unasked(plan), *remarks(plan)],
     }
 
 

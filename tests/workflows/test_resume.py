@@ -95,7 +95,11 @@ def test_a_run_that_died_in_any_phase_commits_one_session(lab, monkeypatch, phas
 
 def test_a_session_committed_by_a_run_that_died_is_not_trained_again(lab, monkeypatch):
     """Its record holds the seconds each step took, so training again would commit another."""
-    monkeypatch.setattr(run_module, "_move_head", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+
+    def killed(*_, **__):
+        raise SystemExit(9)
+
+    monkeypatch.setattr(run_module, "put_in_use", killed)
     with pytest.raises(SystemExit):
         lab.train(lab.data("cs", facts("Lab")))
     (session,) = SessionStore.open(lab.store).snapshot().sessions.values()
