@@ -20,7 +20,7 @@ from mlx_tune.cli.options import (
 base_app = typer.Typer(no_args_is_help=True, help="List, fetch, convert and describe base models.")
 
 NameArgument = Annotated[
-    str, typer.Argument(help="A short name, a Hugging Face id (owner/name), or a folder.")
+    str, typer.Argument(help="A short name, a Hugging Face id (owner/name), a folder or a GGUF file.")
 ]
 
 
@@ -38,7 +38,8 @@ def list_(*, json: JsonOption = False) -> None:
     for k in known:
         print(f"{'✓' if is_here(k.name) else ' '} {k.name:<18} {k.about}")
     print(
-        "\n✓ is on this machine. Any Hugging Face id or local folder that mlx-lm loads works too."
+        "\n✓ is on this machine. Any Hugging Face id or local folder that mlx-lm loads works too, "
+        "and GGUF files."
     )
 
 
@@ -57,7 +58,7 @@ def pull(name: NameArgument) -> None:
 
 @base_app.command()
 def convert(source: NameArgument, *, out: OutOption) -> None:
-    """Write a model as MLX bf16 to a folder of your own."""
+    """Write a model as MLX bf16 to a folder of your own; a GGUF file that is not quantised as it is."""
     from mlx_tune.models import bases
 
     with Waiting() as waiting:

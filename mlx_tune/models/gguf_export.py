@@ -7,21 +7,28 @@ a file how to split text before byte-pair encoding. What it has no name for is r
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, RopeScalingType, TokenType
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, RopeScalingType
 from gguf.quants import dequantize, quantize
 from mlx.utils import tree_flatten
 
 from mlx_tune.errors import InputError, UsageError
 from mlx_tune.models import model_files
 from mlx_tune.models.bases import BaseInfo
-from mlx_tune.models.gguf import LAYER_NAMES, TOP_NAMES
+from mlx_tune.models.gguf_names import (
+    ARCHITECTURES,
+    ROPE_FACTORS,
+    rope_factors,
+    rotary_heads,
+    to_gguf,
+    to_pairs,
+)
+from mlx_tune.models.gguf_tokenizer import SENTENCE_PIECE, Vocabulary, to_vocabulary
 from mlx_tune.models.load import Base
 
 TYPES = {
@@ -33,41 +40,6 @@ TYPES = {
 """What matrices may be written as; norms and biases are always float32."""
 
 _F16_MOST = 65504.0
-
-_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""By model_type, llama.cpp's name."""
-
-_LEAVES = {
-    **{ours: theirs for theirs, ours in LAYER_NAMES.items()},
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-}
-_TOPS = {ours: theirs for theirs, ours in TOP_NAMES.items()}
-
-_GPT4_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_GPT4_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SPLITS = {
-    _GPT4_WORDS + r"\p{N}{1,3}" + _GPT4_REST: "llama-bpe",
-    _GPT4_WORDS + r"\p{N}" + _GPT4_REST: "qwen2",
-}
-"""By the pattern that splits text, llama.cpp's name for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Vocabulary:
-    """What a GGUF file says of a tokenizer.
-
-    Attributes:
-        pre: How text is split before byte-pair encoding, in llama.cpp's words.
-        tokens: Every token's text by its id.
-        kinds: Of which type each is.
-        merges: Two tokens each, in order of their rank.
-    """
-
-    pre: str
-    tokens: list[str]
-    kinds: list[int]
-    merges: list[str]
 
 
 def check_type(kind: str) -> None:
@@ -114,7 +86,12 @@ def write_gguf(path: Path, base: Base, config: Mapping[str, Any], kind: str) -> 
     check_type(kind)
     dtype, file_type = TYPES[kind]
     architecture = _architecture(base.info, config)
-    vocabulary = _vocabulary(base, int(config["vocab_size"]))
+    vocabulary = to_vocabulary(
+        json.loads(base.tokenizer.wrapper.backend_tokenizer.to_str()),
+        int(config["vocab_size"]),
+        has_template=base.tokenizer.template is not None,
+        name=base.info.name,
+    )
     weights = _weights(base, config, architecture)
     with contextlib.closing(GGUFWriter(path, architecture)) as writer:
         writer.add_file_type(file_type)
@@ -152,11 +129,11 @@ def write_lora(
 
 def _architecture(info: BaseInfo, config: Mapping[str, Any]) -> str:
     name = str(config.get("model_type"))
-    if name not in _ARCHITECTURES:
+    if name not in ARCHITECTURES:
         raise InputError(
-            f"{info.name}: {name} is not written as GGUF; known: {', '.join(_ARCHITECTURES)}"
+            f"{info.name}: {name} is not written as GGUF; known: {', '.join(ARCHITECTURES)}"
         )
-    return _ARCHITECTURES[name]
+    return ARCHITECTURES[name]
 
 
 def _write_tensors(
@@ -195,38 +172,27 @@ def _weights(base: Base, config: Mapping[str, Any], architecture: str) -> dict[s
         path, _, leaf = name.rpartition(".")
         place = _place(path, base.info)
         found[f"{place}.{leaf}"] = _in_order(array, place, config, architecture)
-    if factors := _rope_factors(base, _head_dim(config)):
-        found["rope_freqs.weight"] = mx.array(factors, dtype=mx.float32)
+    theta, kind, scaling = _rope(base)
+    if kind == "llama3":
+        factors = rope_factors(theta, _head_dim(config), scaling)
+        found[ROPE_FACTORS] = mx.array(factors, dtype=mx.float32)
     return found
 
 
 def _place(path: str, info: BaseInfo) -> str:
     """Return llama.cpp's name for a module."""
-    if path in _TOPS:
-        return _TOPS[path]
-    prefix, _, rest = path.partition("model.layers.")
-    number, _, part = rest.partition(".")
-    if prefix or part not in _LEAVES:
+    place = to_gguf(path)
+    if place is None:
         raise InputError(f"{info.name}: {path} has no name in GGUF")
-    return f"blk.{number}.{_LEAVES[part]}"
+    return place
 
 
 def _in_order(
     array: mx.array, place: str, config: Mapping[str, Any], architecture: str
 ) -> mx.array:
-    """Return the rows of a module as llama.cpp keeps them.
-
-    Rotary rows of a Llama go from halves (i, i+d/2) to pairs (i, i+1).
-    """
-    heads = int(config["num_attention_heads"])
-    if place.endswith("attn_k"):
-        heads = int(config.get("num_key_value_heads") or heads)
-    elif not place.endswith("attn_q"):
-        return array
-    if architecture != "llama":
-        return array
-    split = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
-    return split.swapaxes(1, 2).reshape(array.shape)
+    """Return the rows of a module as llama.cpp keeps them."""
+    heads = rotary_heads(place, config, architecture)
+    return array if heads is None else to_pairs(array, heads)
 
 
 def _rope(base: Base) -> tuple[float, str, Mapping[str, Any]]:
@@ -242,27 +208,6 @@ def _rope(base: Base) -> tuple[float, str, Mapping[str, Any]]:
     if "sliding_attention" in (getattr(args, "layer_types", None) or ()):
         raise InputError(f"{base.info.name}: sliding attention is not written as GGUF")
     return float(args.rope_theta), kind, scaling
-
-
-def _rope_factors(base: Base, width: int) -> list[float]:
-    """Return what Llama 3 divides each frequency by; nothing where they are as they are.
-
-    Source:
-        The scaling of Llama 3.1, as transformers documents it under ``rope_type`` llama3.
-    """
-    theta, kind, scaling = _rope(base)
-    if kind != "llama3":
-        return []
-    factor, low, high = (
-        float(scaling[key]) for key in ("factor", "low_freq_factor", "high_freq_factor")
-    )
-    context = float(scaling["original_max_position_embeddings"])
-    factors = []
-    for i in range(0, width, 2):
-        turns = context / (2 * math.pi * theta ** (i / width))
-        smooth = min(1.0, max(0.0, (turns - low) / (high - low)))
-        factors.append(1 / ((1 - smooth) / factor + smooth))
-    return factors
 
 
 def _head_dim(config: Mapping[str, Any]) -> int:
@@ -291,14 +236,18 @@ def _add_config(writer: GGUFWriter, base: Base, config: Mapping[str, Any]) -> No
         writer.add_rope_scaling_factor(float(scaling["factor"]))
 
 
-def _add_tokenizer(writer: GGUFWriter, base: Base, vocabulary: _Vocabulary) -> None:
+def _add_tokenizer(writer: GGUFWriter, base: Base, vocabulary: Vocabulary) -> None:
     wrapper = base.tokenizer.wrapper
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(vocabulary.kind)
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.kinds)
+    writer.add_token_types(vocabulary.types)
     if vocabulary.merges:  # an empty list is no GGUF array
         writer.add_token_merges(vocabulary.merges)
+    if vocabulary.scores:
+        writer.add_token_scores(vocabulary.scores)
+    if vocabulary.kind == SENTENCE_PIECE:
+        writer.add_add_space_prefix(vocabulary.adds_space)
     for add, number in (
         (writer.add_bos_token_id, wrapper.bos_token_id),
         (writer.add_eos_token_id, wrapper.eos_token_id),
@@ -313,58 +262,3 @@ def _add_tokenizer(writer: GGUFWriter, base: Base, vocabulary: _Vocabulary) -> N
     writer.add_add_bos_token(bool(base.tokenizer.start_text))
     if base.tokenizer.template is not None:
         writer.add_chat_template(base.tokenizer.template)
-
-
-def _vocabulary(base: Base, size: int) -> _Vocabulary:
-    """Return a byte-level BPE tokenizer's tokens; others are refused."""
-    raw = json.loads(base.tokenizer.wrapper.backend_tokenizer.to_str())
-    model = raw["model"]
-    pre = _pre_tokenizer(raw.get("pre_tokenizer"))
-    if model.get("type") != "BPE" or pre is None or raw.get("normalizer") not in _NORMALIZERS:
-        raise InputError(
-            f"{base.info.name}: its tokenizer is none that is written as GGUF; known are the "
-            "byte-level ones of SmolLM2, Llama 3, Qwen2 and GPT-2"
-        )
-    tokens, kinds = [f"[PAD{i}]" for i in range(size)], [int(TokenType.UNUSED)] * size
-    added = {one["id"]: one for one in raw["added_tokens"]}
-    texts = {i: text for text, i in model["vocab"].items()}
-    texts |= {i: one["content"] for i, one in added.items()}
-    if max(texts) >= size:
-        raise InputError(f"{base.info.name}: token {max(texts)} is beyond its {size} embeddings")
-    for i, text in texts.items():
-        kind = TokenType.NORMAL
-        if i in added:
-            kind = TokenType.CONTROL if added[i]["special"] else TokenType.USER_DEFINED
-        tokens[i], kinds[i] = text, int(kind)
-    merges = [one if isinstance(one, str) else " ".join(one) for one in model["merges"]]
-    return _Vocabulary(pre=pre, tokens=tokens, kinds=kinds, merges=merges)
-
-
-_NORMALIZERS = (None, {"type": "NFC"})  # Qwen2's; llama.cpp leaves text as it is
-
-
-def _pre_tokenizer(found: Any) -> str | None:
-    """Return llama.cpp's name for how a tokenizer splits text; None where it has none."""
-    *before, last = [*_parts(found)] or [{}]
-    if last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
-        return None
-    splits = last.get("use_regex", True)
-    if not before:
-        return "gpt-2" if splits else None
-    first = before[0]
-    if len(before) > 1:
-        return None
-    if first["type"] == "Digits":
-        return "smollm" if splits and first["individual_digits"] else None
-    is_plain = first["type"] == "Split" and first["behavior"] == "Isolated" and not first["invert"]
-    return _SPLITS.get(first["pattern"].get("Regex", "")) if is_plain and not splits else None
-
-
-def _parts(found: Any) -> Iterator[Mapping[str, Any]]:
-    if not isinstance(found, dict):
-        return
-    if found.get("type") == "Sequence":
-        for one in found["pretokenizers"]:
-            yield from _parts(one)
-    else:
-        yield found

@@ -147,7 +147,7 @@ def find_base(name: str, kept: Mapping[str, Any] | None, say: Say) -> BaseInfo:
     except UsageError as error:
         if kept is None or name != kept["name"] or not Path(name).is_absolute():
             raise
-        if moved := bases.find_folder(kept["fingerprint"]):
+        if moved := bases.find_local(kept["fingerprint"]):
             return bases.locate(moved, say=say)
         raise UsageError(
             f"{name}: the base model's folder is not there any more; say once where it is now, "

@@ -64,7 +64,8 @@ def test_an_unknown_name_lists_what_there_is():
         bases.locate("smollm3")
     assert str(error.value) == (
         "no base model 'smollm3'; name one of smollm2-135m, llama-3.2-3b, llama-3.1-8b-4bit, "
-        "mistral-7b-4bit, qwen2.5-7b-4bit, a Hugging Face id (owner/name), or a folder that exists"
+        "mistral-7b-4bit, qwen2.5-7b-4bit, a Hugging Face id (owner/name), or a folder or GGUF "
+        "file that exists"
     )
 
 

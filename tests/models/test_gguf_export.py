@@ -2,19 +2,16 @@
 
 import json
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFValueType, dequantize
 from mlx.utils import tree_flatten
 from mlx_lm.models.rope_utils import Llama3RoPE
-from tokenizers import Regex, pre_tokenizers
 
 from helpers import tiny
 from helpers.tiny import CHATML
 from mlx_tune.errors import InputError, UsageError
 from mlx_tune.models import bases, gguf_export
-from mlx_tune.models.gguf import convert
 from mlx_tune.models.gguf_export import write_gguf, write_lora
 from mlx_tune.models.load import load
 
@@ -35,34 +32,6 @@ def written(tmp_path, kind="f32", **changes):
 def values(reader, name):
     (tensor,) = [one for one in reader.tensors if one.name == name]
     return dequantize(tensor.data, tensor.tensor_type)
-
-
-def use_digits(folder):
-    """Let a tiny base split text as SmolLM2 does, which is what we can read back."""
-    path = folder / "tokenizer.json"
-    raw = json.loads(path.read_text())
-    digits = {"type": "Digits", "individual_digits": True}
-    raw["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, raw["pre_tokenizer"]]}
-    raw["model"]["merges"] = [["t", "h"]]
-    raw["model"]["vocab"]["th"] = tiny.VOCABULARY
-    path.write_text(json.dumps(raw))
-
-
-def test_it_comes_back_as_the_very_same_model(tmp_path):
-    size = {"vocab_size": tiny.VOCABULARY + 1}
-    use_digits(tiny.base_folder(tmp_path / "base", **size))
-    info = bases.locate(str(tmp_path / "base"), say=lambda line: None)
-    base = load(info)
-    write_gguf(tmp_path / "model.gguf", base, info.config, "f32")
-    (tmp_path / "back").mkdir()
-    convert(tmp_path / "model.gguf", tmp_path / "back")
-    again = load(bases.locate(str(tmp_path / "back"), say=lambda line: None))
-    kept = dict(tree_flatten(again.model.parameters()))
-    for name, array in tree_flatten(base.model.parameters()):
-        assert mx.array_equal(kept[name], array), name
-    text = "the 12th <|im_end|> théâtre"
-    assert again.tokenizer.encode(text) == base.tokenizer.encode(text)
-    assert again.tokenizer.template == base.tokenizer.template == CHATML
 
 
 @pytest.mark.parametrize(("kind", "most"), [("f16", 5e-4), ("bf16", 4e-3), ("q8_0", 5e-3)])
@@ -137,58 +106,6 @@ def test_the_factors_of_llama_3_are_those_that_mlx_lm_computes(tmp_path):
     plain = 500.0 ** (np.arange(0, 16, 2) / 16)
     assert values(reader, "rope_freqs.weight") == pytest.approx(np.array(rope._freqs) / plain)
     assert len({*np.round(values(reader, "rope_freqs.weight"), 3)}) > 2  # all three ranges
-
-
-GPT4 = gguf_export._GPT4_WORDS + r"\p{N}{1,3}" + gguf_export._GPT4_REST
-SPLITS = [
-    (pre_tokenizers.ByteLevel(add_prefix_space=False), "gpt-2"),
-    (
-        pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(GPT4), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        ),
-        "llama-bpe",
-    ),
-    (
-        pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(GPT4.replace("{1,3}", "")), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        ),
-        "qwen2",
-    ),
-    (pre_tokenizers.Metaspace(), None),
-    (pre_tokenizers.ByteLevel(add_prefix_space=True), None),
-    (pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), None),
-    (
-        pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(GPT4), behavior="removed"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        ),
-        None,
-    ),
-    (
-        pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(r"\s+"), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        ),
-        None,
-    ),
-]
-
-
-@pytest.mark.parametrize(("splitter", "name"), SPLITS)
-def test_how_text_is_split_is_told_by_name(splitter, name):
-    raw = tiny.hf_tokenizer().backend_tokenizer
-    raw.pre_tokenizer = splitter
-    assert gguf_export._pre_tokenizer(json.loads(raw.to_str())["pre_tokenizer"]) == name
 
 
 def refused(tmp_path, words, kind="f32", **changes):
