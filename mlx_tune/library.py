@@ -423,22 +423,23 @@ class Store:
         )
         return export_ollama(request, say=self._say)
 
-    def import_peft(
+    def import_adapter(
         self,
-        folder: str | os.PathLike[str],
+        path: str | os.PathLike[str],
         *,
         data: Iterable[str | os.PathLike[str]] = (),
         name: str | None = None,
         onto: str | None = None,
         observer: TrainingObserver | None = None,
     ) -> TrainingOutcome:
-        """Take a LoRA adapter that PEFT trained into the store, as a session like any other.
+        """Take a LoRA adapter that was trained elsewhere in, as a session like any other.
 
         Args:
-            folder: With ``adapter_config.json`` and ``adapter_model.safetensors``.
+            path: A folder that PEFT wrote, with ``adapter_config.json`` and
+                ``adapter_model.safetensors``; or a GGUF file that llama.cpp loads.
             data: What it was taught, by which it is measured and rehearsed; without it the gate
                 is blind to it.
-            name: Of the session; None for the folder's.
+            name: Of the session; None for the folder's or file's.
             onto: A session to put it on top of, as for :meth:`chat`; None for the bare base.
             observer: As for :meth:`train`.
 
@@ -450,7 +451,7 @@ class Store:
         from mlx_tune.workflows.import_adapter import ImportRequest, import_adapter
 
         request = ImportRequest(
-            folder=Path(folder),
+            path=Path(path),
             store=self.root,
             data=[Path(path) for path in data],
             base=self._base,

@@ -91,7 +91,7 @@ def store(tmp_path_factory, tiny_base) -> SessionStore:
         fuse(lab.store, out=lab.store.parent / "fused", quantise=eight, anyway=True, **asked)
         peft = lab.store.parent / "peft"
         export_peft(lab.store, out=peft, separate=False, **asked)
-        request = ImportRequest(folder=peft, store=lab.store)
+        request = ImportRequest(path=peft, store=lab.store)
         import_adapter(request, RecordingObserver())
         noised = {"question_noise": 2, "observer": RecordingObserver(stop_after=1)}
         with pytest.raises(KeyboardInterrupt):

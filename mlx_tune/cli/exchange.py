@@ -129,8 +129,13 @@ def _show_model(written: ExportedModel, *, json: bool, next_command: str) -> Non
 
 
 def import_(
-    folder: Annotated[
-        Path, typer.Argument(help="A folder that PEFT wrote.", callback=home, show_default=False)
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder that PEFT wrote, or a LoRA adapter of llama.cpp (.gguf).",
+            callback=home,
+            show_default=False,
+        ),
     ],
     *,
     data: Annotated[
@@ -140,7 +145,9 @@ def import_(
             callback=homes,
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Of the session; default: the folder's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the session; default: the folder's or file's.")
+    ] = None,
     onto: Annotated[
         str | None,
         session_option("A session to put it on top of; default: the bare base."),
@@ -149,9 +156,11 @@ def import_(
     base: BaseOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Take a LoRA adapter that PEFT trained into the store, as a session like any other."""
+    """Take a LoRA adapter that was trained elsewhere in, as a session like any other."""
     kept = Store(store, base=base)
     follow(
-        lambda view: kept.import_peft(folder, data=data or (), name=name, onto=onto, observer=view),
+        lambda view: kept.import_adapter(
+            path, data=data or (), name=name, onto=onto, observer=view
+        ),
         as_json=json,
     )

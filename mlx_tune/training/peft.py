@@ -4,12 +4,11 @@ PEFT keeps ``lora_A`` (rank, in) and ``lora_B`` (out, rank), each the transpose 
 multiplies their product by ``lora_alpha / r``, with rank-stabilised LoRA by ``lora_alpha / √r``.
 """
 
+import hashlib
 import io
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from mlx_tune.files.safetensors import Header, parse
 from mlx_tune.store.adapter_check import check_finite
 from mlx_tune.text import quoted
 from mlx_tune.training.adapter import PROJECTIONS, Adapter
+from mlx_tune.training.foreign import ForeignAdapter, evened
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -57,21 +57,6 @@ _UNLIKE_LORA = {
 }
 _MOVES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways to begin that change the base's weights, so that the factors belong to another base."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PeftAdapter:
-    """What a PEFT folder holds.
-
-    Attributes:
-        adapter: Its factors as float32, of one rank and scale.
-        base: What its config calls the base model; None where it does not say.
-        weights: The bytes of its weight file.
-    """
-
-    adapter: Adapter
-    base: str | None
-    weights: bytes
 
 
 def peft_files(adapter: Adapter, *, base: str) -> dict[str, bytes]:
@@ -112,7 +97,7 @@ def peft_files(adapter: Adapter, *, base: str) -> dict[str, bytes]:
     return {WEIGHTS_FILE: buffer.getvalue(), CONFIG_FILE: text.encode()}
 
 
-def read_peft(folder: Path) -> PeftAdapter:
+def read_peft(folder: Path) -> ForeignAdapter:
     """Read an adapter that PEFT, or what builds on it, wrote.
 
     Modules of a smaller rank are filled up with zeros, and those of another scale have the
@@ -140,8 +125,11 @@ def read_peft(folder: Path) -> PeftAdapter:
         for path, (a, b) in names.items()
     }
     scales = {path: _scale(config, path, a.shape[1]) for path, (a, _) in factors.items()}
-    even, base = _even(factors, scales), config["base_model_name_or_path"]
-    return PeftAdapter(adapter=even, base=base, weights=data)
+    return ForeignAdapter(
+        adapter=evened(factors, scales),
+        base=config["base_model_name_or_path"],
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -264,20 +252,3 @@ def _matches(pattern: str, path: str) -> bool:
         return bool(regex.match(rf"(.*\.)?({pattern})$", path, timeout=_PATTERN_SECONDS))
     except TimeoutError:
         raise InputError(f"alpha_pattern: {quoted(pattern)} takes too long to match") from None
-
-
-def _even(factors: Mapping[str, tuple[mx.array, mx.array]], scales: Mapping[str, float]) -> Adapter:
-    """Return modules of several ranks and scales as an adapter of one."""
-    rank = max(lora_a.shape[1] for lora_a, _ in factors.values())
-    (scale, _), *_ = Counter(scales.values()).most_common(1)
-    made = {}
-    for path, (lora_a, lora_b) in factors.items():
-        missing = rank - lora_a.shape[1]
-        if scales[path] != scale:
-            lora_b = lora_b * (scales[path] / scale)
-        if missing:
-            lora_a = mx.pad(lora_a, [(0, 0), (0, missing)])
-            lora_b = mx.pad(lora_b, [(0, missing), (0, 0)])
-        made[path] = (mx.contiguous(lora_a), mx.contiguous(lora_b))
-    mx.eval(made)
-    return Adapter(factors=made, rank=rank, scale=scale)

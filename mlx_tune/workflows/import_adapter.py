@@ -1,6 +1,5 @@
 """Takes an adapter that was trained elsewhere into a store, as a session like any other."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from mlx_tune.data.read import DataSet
 from mlx_tune.data.rows import Row
 from mlx_tune.data.wordings import check_wordings
 from mlx_tune.errors import UsageError
-from mlx_tune.models import runtime
+from mlx_tune.models import gguf_names, runtime
 from mlx_tune.models.bases import BaseInfo
 from mlx_tune.models.load import load, load_tokenizer
 from mlx_tune.settings import default, typed
@@ -26,7 +25,10 @@ from mlx_tune.store.session import PROMOTE, Session, check_name, slug
 from mlx_tune.store.snapshot import StoreSnapshot
 from mlx_tune.store.store import SessionStore
 from mlx_tune.text import quoted
-from mlx_tune.training.peft import PeftAdapter, read_peft
+from mlx_tune.training.adapter import Adapter
+from mlx_tune.training.foreign import ForeignAdapter
+from mlx_tune.training.lora_gguf import in_our_order, read_lora_gguf
+from mlx_tune.training.peft import read_peft
 from mlx_tune.workflows.gate_run import GateResult, run_gate
 from mlx_tune.workflows.observer import TrainingObserver
 from mlx_tune.workflows.run import TrainingOutcome, put_in_use
@@ -48,7 +50,7 @@ class ImportRequest:
     """What a person asked for.
 
     Attributes:
-        folder: A PEFT adapter's.
+        path: A folder that PEFT wrote, or a GGUF file.
         store: The store's folder.
         data: What it was taught: files or folders. None where there are none, and the gate is
             blind to it.
@@ -57,7 +59,7 @@ class ImportRequest:
         onto: A session to put it on top of; None for the bare base, which it was trained on.
     """
 
-    folder: Path
+    path: Path
     store: Path
     data: Sequence[Path] = ()
     base: str | None = None
@@ -66,7 +68,7 @@ class ImportRequest:
 
 
 def import_adapter(request: ImportRequest, observer: TrainingObserver) -> TrainingOutcome:
-    """Commit a PEFT adapter as a session, judged by the gate as if it had been trained here.
+    """Commit an adapter as a session, judged by the gate as if it had been trained here.
 
     It stands on the bare base, or on top of another session, which it was not trained on; then
     HEAD moves to it only where it stood there.
@@ -77,22 +79,24 @@ def import_adapter(request: ImportRequest, observer: TrainingObserver) -> Traini
         IncompatibleError: It does not fit the base, or the store stands on another one.
         LockedError: A training is going on in this store.
     """
-    name = request.name or slug(request.folder.resolve().name)
+    is_gguf = gguf_names.is_gguf(request.path.name)
+    name = request.name or slug(_stem(request.path))
     check_name(name)
     data = read.read_set(request.data) if request.data else None
     rows = tuple(data.rows if data else ())
     check_wordings(rows)  # before anything is fetched
-    found = read_peft(request.folder)
+    found = read_lora_gguf(request.path) if is_gguf else read_peft(request.path)
     now = SessionStore.open(request.store).snapshot()
     check_untagged(now, name)
     candidate = _candidate(request, now, name, rows, observer)
-    _check_base(request.folder, found, candidate.info, observer)
-    source = _source(request.folder, found)
+    adapter = in_our_order(found, candidate.info.config)
+    _check_base(request.path, found, adapter, candidate.info, observer)
+    source = _source(request.path, found)
     _refuse_again(now, source, candidate.parent)
     _tell_risks(candidate, data, observer)
     with candidate.store.training(f"import {name}"):
-        result = run_gate(candidate, None, found.adapter, observer)
-        files = result.adapter.files(num_layers=_layers(found))
+        result = run_gate(candidate, None, adapter, observer)
+        files = result.adapter.files(num_layers=_layers(adapter))
         if rows:
             files[DATA_FILE] = read.dump(rows)
         record = _record(candidate, result, source, [str(path) for path in request.data])
@@ -154,10 +158,14 @@ def _tell_risks(candidate: Candidate, data: DataSet | None, observer: TrainingOb
 
 
 def _check_base(
-    folder: Path, found: PeftAdapter, info: BaseInfo, observer: TrainingObserver
+    path: Path,
+    found: ForeignAdapter,
+    adapter: Adapter,
+    info: BaseInfo,
+    observer: TrainingObserver,
 ) -> None:
     """Refuse an adapter whose layers the base lacks, and tell of one trained on another base."""
-    check_fits(found.adapter, dict(load(info).model.named_modules()), str(folder))
+    check_fits(adapter, dict(load(info).model.named_modules()), str(path))
     free_memory()
     if found.base is None:
         observer.say("note: it does not say which base it was trained on; its layers fit this one")
@@ -170,18 +178,24 @@ def _check_base(
         observer.say(f"note: it was trained on {found.base} and will be used on quantised weights")
 
 
+def _stem(path: Path) -> str:
+    """Return what a folder is called, or a file without its ending."""
+    name = path.resolve().name
+    return path.stem if gguf_names.is_gguf(name) else name
+
+
 def _family(name: str) -> str:
     """Return what is the same for copies of a model under other owners and in other precisions."""
     return _PRECISION.sub("", Path(name).name.casefold())
 
 
-def _source(folder: Path, found: PeftAdapter) -> dict[str, Any]:
+def _source(path: Path, found: ForeignAdapter) -> dict[str, Any]:
     """Return where an adapter came from, for the session's record."""
     return {
-        "format": "peft",
-        "folder": str(folder.resolve()),
+        "format": "peft" if found.row_order is None else "gguf",
+        "folder": str(path.resolve()),
         "base": found.base,
-        "sha256": hashlib.sha256(found.weights).hexdigest(),
+        "sha256": found.sha256,
     }
 
 
@@ -196,9 +210,9 @@ def _refuse_again(now: StoreSnapshot, source: dict[str, Any], parent: Session | 
             )
 
 
-def _layers(found: PeftAdapter) -> int:
+def _layers(adapter: Adapter) -> int:
     """Return how many transformer layers an adapter reaches, for mlx-lm's config."""
-    numbers = [int(n) for path in found.adapter.factors for n in re.findall(r"\.(\d+)\.", path)]
+    numbers = [int(n) for path in adapter.factors for n in re.findall(r"\.(\d+)\.", path)]
     return max(numbers) + 1
 
 

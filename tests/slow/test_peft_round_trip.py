@@ -58,7 +58,7 @@ def test_an_adapter_comes_from_peft_is_taught_more_and_goes_back(tmp_path):
     first, second = (rows_of(subject, 4, tmp_path) for subject in ("cs", "housing"))
     elsewhere("train", info.folder, first, tmp_path / "colab")
     store = Store(tmp_path / "store", base=SMALL)
-    imported = store.import_peft(tmp_path / "colab", data=[first])
+    imported = store.import_adapter(tmp_path / "colab", data=[first])
     verbatim = imported.recall[0].verbatim
     assert (verbatim.right, verbatim.asked) == (4, 4)
 

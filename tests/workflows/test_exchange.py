@@ -16,7 +16,7 @@ from mlx_tune.store.session import ASK, PROMOTE
 from mlx_tune.store.snapshot import read_store
 from mlx_tune.training.peft import CONFIG_FILE, WEIGHTS_FILE, read_peft
 from mlx_tune.workflows import import_adapter as importing
-from mlx_tune.workflows.export_adapter import export_peft
+from mlx_tune.workflows.export_adapter import export_lora_gguf, export_peft
 from mlx_tune.workflows.export_model import ExportRequest, export_gguf, export_ollama
 from mlx_tune.workflows.import_adapter import ImportRequest, import_adapter
 from mlx_tune.workflows.workspace import fold_to_write, load_folded, read_rows
@@ -50,7 +50,7 @@ def export(fork, out, *, session="housing", separate=False):
 
 
 def take(lab, folder, *, observer=None, **options):
-    request = ImportRequest(folder=folder, store=lab.store, base=str(lab.base), **options)
+    request = ImportRequest(path=folder, store=lab.store, base=str(lab.base), **options)
     return import_adapter(request, observer or RecordingObserver())
 
 
@@ -83,6 +83,22 @@ def test_a_chain_comes_home_as_one_session_that_answers_the_same(fork, lab, expo
     assert len(read_rows(session)) == recall.verbatim.asked
     kept = session.record["imported"]
     assert (kept["format"], kept["folder"]) == ("peft", str(exported))
+
+
+def test_it_comes_home_from_llama_cpp_too(fork, lab, tmp_path, taught):
+    path = tmp_path / "Home v2.gguf"
+    export_lora_gguf(
+        fork.store, out=path, session="housing", base=str(fork.base), say=RecordingObserver().say
+    )
+    session = take(lab, path, data=[taught]).session
+    info = locate(str(lab.base), say=print)
+    first, second = logits(info, chain_of(fork.store, "housing")), logits(info, [session])
+    assert np.abs(first - second).max() <= 1e-4
+    assert session.name == "home-v2"
+    kept = session.record["imported"]
+    assert (kept["format"], kept["folder"]) == ("gguf", str(path))
+    with pytest.raises(UsageError, match=r"is already here as 0001-home-v2"):
+        take(lab, path, name="again")
 
 
 def test_separate_adapters_are_the_sessions_own(fork, tmp_path):
