@@ -20,7 +20,7 @@ from mlx_tune.cli.options import (
 base_app = typer.Typer(no_args_is_help=True, help="List, fetch, convert and describe base models.")
 
 NameArgument = Annotated[
-    str, typer.Argument(help="A short name, a Hugging Face id (owner/name), a folder or a GGUF file.")
+    str, typer.Argument(help="A short name, a Hugging Face id, a folder or a GGUF file.")
 ]
 
 
@@ -58,7 +58,7 @@ def pull(name: NameArgument) -> None:
 
 @base_app.command()
 def convert(source: NameArgument, *, out: OutOption) -> None:
-    """Write a model as MLX bf16 to a folder of your own; a GGUF file that is not quantised as it is."""
+    """Write a model as MLX bf16 to a folder of your own; a GGUF file keeps its 16 or 32 bits."""
     from mlx_tune.models import bases
 
     with Waiting() as waiting:
