@@ -30,6 +30,15 @@ PROJECTIONS = (
 )
 """The linear layers that are adapted, in every transformer layer."""
 
+MERGED_PROJECTIONS = {
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+}
+"""Layers that do the work of several of them, as Phi-3 has them; adapted likewise."""
+
+ADAPTED = (*PROJECTIONS, *MERGED_PROJECTIONS)
+"""All that may be adapted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
@@ -48,10 +57,11 @@ class Adapter:
     def files(self, num_layers: int) -> dict[str, bytes]:
         """Return the adapter in mlx-lm's names and format: file name to bytes."""
         parameters = {"rank": self.rank, "scale": self.scale, "dropout": 0.0}
+        keys = [name for name in ADAPTED if any(path.endswith(name) for path in self.factors)]
         config = {
             "fine_tune_type": "lora",
             "num_layers": num_layers,
-            "lora_parameters": {**parameters, "keys": list(PROJECTIONS)},
+            "lora_parameters": {**parameters, "keys": keys},
         }
         text = json.dumps(config, indent=2) + "\n"
         weights = to_safetensors(flatten_factors(self.factors))
@@ -80,7 +90,7 @@ class Adapter:
 def init_adapter(
     model: nn.Module, *, rank: int, scale: float, seed: int
 ) -> tuple[Adapter, list[str]]:
-    """Return a new adapter for all seven projections of every layer.
+    """Return a new adapter for all projections of every layer.
 
     ``lora_a`` is initialised as mlx-lm does it, uniform in ±1/√in_dims; ``lora_b`` is zero, so the
     model's outputs do not change yet.
@@ -93,7 +103,7 @@ def init_adapter(
 
     Returns:
         The adapter, and the projections that some layer of this architecture lacks, because it
-        merges or renames them.
+        names them otherwise.
 
     Raises:
         IncompatibleError: The architecture has none of these projections.
@@ -103,11 +113,11 @@ def init_adapter(
     missing: set[str] = set()
     for layer in model.layers:
         modules = dict(layer.named_modules())
-        for path in PROJECTIONS:
-            if path in modules:
-                found[f"{paths[id(layer)]}.{path}"] = dimensions(modules[path])
-            else:
-                missing.add(path)
+        adapted = [path for path in ADAPTED if path in modules]
+        for path in adapted:
+            found[f"{paths[id(layer)]}.{path}"] = dimensions(modules[path])
+        merged = {part for path in adapted for part in MERGED_PROJECTIONS.get(path, ())}
+        missing |= {*PROJECTIONS} - {*adapted} - merged
     if not found:
         raise IncompatibleError(
             f"{type(model).__module__}: has none of the projections {', '.join(PROJECTIONS)}"

@@ -20,7 +20,7 @@ from mlx_tune.files import strict_json
 from mlx_tune.files.safetensors import Header, parse
 from mlx_tune.store.adapter_check import check_finite
 from mlx_tune.text import quoted
-from mlx_tune.training.adapter import PROJECTIONS, Adapter
+from mlx_tune.training.adapter import ADAPTED, Adapter
 from mlx_tune.training.foreign import ForeignAdapter, evened
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -213,8 +213,8 @@ def _modules(header: Header, place: Path) -> dict[str, dict[str, str]]:
         if not factor:
             raise InputError(f"{place}: {quoted(name)} is no lora_A or lora_B of a linear layer")
         path, letter = factor.groups()
-        if not path.endswith(tuple(f".{projection}" for projection in PROJECTIONS)):
-            known = ", ".join(one.rpartition(".")[2] for one in PROJECTIONS)
+        if not path.endswith(tuple(f".{projection}" for projection in ADAPTED)):
+            known = ", ".join(one.rpartition(".")[2] for one in ADAPTED)
             raise InputError(f"{place}: {quoted(name)}: only layers named {known} are adapted here")
         if tensor.dtype not in ("F32", "F16", "BF16") or len(tensor.shape) != 2:
             raise InputError(

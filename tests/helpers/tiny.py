@@ -9,6 +9,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import MODEL_REMAPPING
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -101,7 +102,8 @@ def config(**changes) -> dict:
 def model(seed: int = 0, **changes):
     """A two-layer model, a Llama unless told, with weights large enough that its answers differ."""
     settings = config(**changes)
-    module = importlib.import_module(f"mlx_lm.models.{settings['model_type']}")
+    kind = settings["model_type"]
+    module = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(kind, kind)}")
     mx.random.seed(seed)
     made = module.Model(module.ModelArgs.from_dict(settings))
     made.set_dtype(mx.float32)

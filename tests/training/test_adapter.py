@@ -147,13 +147,20 @@ def test_the_config_is_the_one_mlx_lm_writes():
     assert config["lora_parameters"]["scale"] == 2.0
 
 
-def test_an_architecture_that_merges_projections_says_which_it_lacks():
+def test_an_architecture_that_names_projections_otherwise_says_which_it_lacks():
+    adapter, missing = init_adapter(tiny.model(model_type="starcoder2"), rank=2, scale=2.0, seed=0)
+    assert missing == ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    assert {path.split(".", 3)[3] for path in adapter.factors} == set(PROJECTIONS) - set(missing)
+
+
+def test_projections_that_an_architecture_merges_are_adapted_merged():
     changes = {"rope_scaling": None, "original_max_position_embeddings": 512}
     merged = tiny.model(model_type="phi3", **changes)
     adapter, missing = init_adapter(merged, rank=2, scale=2.0, seed=0)
-    attention = [f"self_attn.{x}_proj" for x in "qkv"]
-    assert missing == [*attention, "mlp.gate_proj", "mlp.up_proj"]
-    assert {path.split(".", 3)[3] for path in adapter.factors} == set(PROJECTIONS) - set(missing)
+    kept = ["self_attn.o_proj", "mlp.down_proj", "self_attn.qkv_proj", "mlp.gate_up_proj"]
+    assert missing == []
+    assert {path.split(".", 3)[3] for path in adapter.factors} == set(kept)
+    assert json.loads(adapter.files(2)["adapter_config.json"])["lora_parameters"]["keys"] == kept
 
 
 def test_a_model_without_the_projections_is_refused_by_name():
