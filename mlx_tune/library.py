@@ -423,6 +423,39 @@ class Store:
         )
         return export_ollama(request, say=self._say)
 
+    def export_lmstudio(
+        self,
+        name: str,
+        *,
+        models: str | os.PathLike[str] = "~/.lmstudio/models",
+        session: str | None = None,
+        quantise: Quantisation | str | None = None,
+        anyway: bool = False,
+        confirm: Callable[[str], bool] = lambda _: False,
+    ) -> tuple[Path, Fused]:
+        """Write base and sessions as one MLX model where LM Studio looks for it.
+
+        Args:
+            name: ``publisher/model``, which it shows.
+            models: Its folder of models.
+            session: As for :meth:`fuse`, and so are the others.
+            quantise: Bits, or ``"BITS:GROUP"``.
+            anyway: Write it whatever it forgot.
+            confirm: Asked whether to write a model that forgot a little.
+
+        Returns:
+            The folder, and what was written.
+
+        Raises:
+            UsageError: The name is none, LM Studio is not here, or the model exists.
+            MlxTuneError: As of :meth:`fuse`.
+        """
+        from mlx_tune.workflows.fuse import lmstudio_folder
+
+        out = lmstudio_folder(name, Path(models).expanduser())
+        fuse = self.fuse(out, session=session, quantise=quantise, anyway=anyway, confirm=confirm)
+        return out, fuse
+
     def import_adapter(
         self,
         path: str | os.PathLike[str],

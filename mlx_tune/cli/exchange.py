@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlx_tune import Store
-from mlx_tune.cli.console import Waiting, print_json
+from mlx_tune.cli.console import Waiting, print_json, say, warn_of_slow_blas
+from mlx_tune.cli.models import AnywayOption, QuantiseOption, confirmed, show_fused
 from mlx_tune.cli.options import (
     STORE,
     BaseOption,
@@ -112,6 +113,30 @@ def ollama(
         written = kept.export_ollama(out, session=session, kind=kind)
     create = f"ollama create {out.name} -f {out / 'Modelfile'}"
     _show_model(written, json=json, next_command=create)
+
+
+@export_app.command()
+def lmstudio(
+    name: Annotated[str, typer.Argument(help="What LM Studio shows, as in me/notes.")],
+    *,
+    models: Annotated[
+        Path,
+        typer.Option(help="LM Studio's own folder of models.", callback=home),
+    ] = Path("~/.lmstudio/models"),
+    session: SessionOption = None,
+    quantise: QuantiseOption = None,
+    anyway: AnywayOption = False,
+    store: StoreOption = STORE,
+    base: BaseOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write base and sessions as one MLX model where LM Studio looks for it."""
+    if quantise is not None:
+        warn_of_slow_blas()
+    out, written = Store(store, base=base, say=say).export_lmstudio(
+        name, models=models, session=session, quantise=quantise, anyway=anyway, confirm=confirmed
+    )
+    show_fused(written, out, json=json, use=f"load it in LM Studio: {name}")
 
 
 def _show_model(written: ExportedModel, *, json: bool, next_command: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +17,9 @@ from mlx_tune.cli.options import (
     SessionOption,
     StoreOption,
 )
+
+if TYPE_CHECKING:
+    from mlx_tune.workflows.fuse import Fused
 
 base_app = typer.Typer(no_args_is_help=True, help="List, fetch, convert and describe base models.")
 
@@ -95,34 +99,42 @@ def show(name: NameArgument, *, json: JsonOption = False) -> None:
         print(f"{label:<14}{'none' if text is None else text}")
 
 
+QuantiseOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BITS[:GROUP]",
+        help="Quantise it, if it still knows what it was taught; default: no.",
+    ),
+]
+AnywayOption = Annotated[
+    bool, typer.Option("--anyway", help="Write it even if quantising made it forget.")
+]
+
+
 def fuse(
     *,
     out: OutOption,
     session: SessionOption = None,
-    quantise: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BITS[:GROUP]",
-            help="Quantise it, if it still knows what it was taught; default: no.",
-        ),
-    ] = None,
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Write it even if quantising made it forget.")
-    ] = False,
+    quantise: QuantiseOption = None,
+    anyway: AnywayOption = False,
     store: StoreOption = STORE,
     base: BaseOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write base and sessions as one model that mlx-lm loads, and say what its type kept."""
-    from mlx_tune.cli.gate_view import fidelity_lines
-    from mlx_tune.models.load import Quantisation
-
-    form = None if quantise is None else Quantisation.parse(quantise)
-    if form is not None:
+    if quantise is not None:
         warn_of_slow_blas()
     written = Store(store, base=base, say=say).fuse(
-        out, session=session, quantise=form, anyway=anyway, confirm=_confirmed
+        out, session=session, quantise=quantise, anyway=anyway, confirm=confirmed
     )
+    use = f"try it with: mlx_lm.generate --model {out} --prompt '…'"
+    show_fused(written, out, json=json, use=use)
+
+
+def show_fused(written: Fused, out: Path, *, json: bool, use: str) -> None:
+    """Show what was written, what its type kept, and how to use it."""
+    from mlx_tune.cli.gate_view import fidelity_lines
+
     record = written.to_json()
     if json:
         print_json({"out": str(out), **record})
@@ -133,9 +145,9 @@ def fuse(
         print(f"{label:<11}{text}")
     if written.requantised is not None:
         print(f"{'knows':<11}{written.requantised.words}")
-    print(f"try it with: mlx_lm.generate --model {out} --prompt '…'")
+    print(use)
 
 
-def _confirmed(question: str) -> bool:
+def confirmed(question: str) -> bool:
     """Ask on a terminal; without one the answer is no."""
     return can_ask() and typer.confirm(question, default=False, err=True)

@@ -1,6 +1,7 @@
 """Writes the merged model to a folder that mlx-lm can load, quantised if it still knows enough."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from mlx_tune.continual.in_force import current_rows
 from mlx_tune.continual.recall import GeneralChange, Recall
 from mlx_tune.continual.retained import Retained, SessionOutcomes, label
 from mlx_tune.continual.retention import questions
-from mlx_tune.errors import HeldBack, Refused
+from mlx_tune.errors import HeldBack, Refused, UsageError
 from mlx_tune.files.durable import check_new, new_folder
 from mlx_tune.models import runtime
 from mlx_tune.models.bases import BaseInfo, Say
 from mlx_tune.models.load import Base, Quantisation, dequantise, save
 from mlx_tune.store.session import ASK, PROMOTE, Session
+from mlx_tune.text import quoted
 from mlx_tune.workflows.general import GeneralSet, general_set
 from mlx_tune.workflows.scoring import (
     SessionRecall,
@@ -240,6 +242,26 @@ class Fused:
             "fidelity": self.fidelity.to_json() if self.chain else None,
             "quantised": self.requantised.to_json() if self.requantised else None,
         }
+
+
+def lmstudio_folder(name: str, models: Path) -> Path:
+    """Return where LM Studio looks for a model.
+
+    Args:
+        name: ``publisher/model``.
+        models: Its folder of models.
+
+    Raises:
+        UsageError: The name is none, or there is no such folder.
+    """
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+        raise UsageError(f"{quoted(name)}: expected publisher/model, as in me/notes")
+    if not models.is_dir():
+        raise UsageError(
+            f"{models}: LM Studio has no models there; start it once, or name its folder of models "
+            "with --models"
+        )
+    return models / name
 
 
 def fuse(

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from mlx_lm import load
 
 from mlx_tune.continual.gate import Thresholds
 from mlx_tune.workflows import import_adapter as importing
@@ -115,6 +116,32 @@ def test_a_model_for_llama_cpp_and_one_for_ollama(fork, tmp_path, mlx_tune_comma
     base = ("--session", "base", *options[2:])
     printed = mlx_tune_command("export", "gguf", "--out", tmp_path / "base.gguf", *base)[1]
     assert printed.startswith("✓ the bare base written")
+
+
+def test_a_model_where_lm_studio_looks_for_it(fork, tmp_path, mlx_tune_command):
+    words = ("export", "lmstudio", "me/notes", "--session", "cs", "--store", fork.store)
+    folder = ("--models", tmp_path / "models")
+    code, _, error = mlx_tune_command(*words, *folder)
+    assert code == 2
+    assert "LM Studio has no models there; start it once, or name its folder" in error
+    (tmp_path / "models").mkdir()
+    code, printed, error = mlx_tune_command(*words, *folder)
+    assert code == 0, error
+    out = tmp_path / "models" / "me" / "notes"
+    assert printed.splitlines()[0] == f"✓ {housing_chain(fork)[0]} written to {out}"
+    assert printed.splitlines()[-1] == "load it in LM Studio: me/notes"
+    model, _ = load(str(out))
+    assert model.args.model_type == "llama"
+    assert mlx_tune_command(*words, *folder)[0] == 2  # nothing is written over
+
+
+@pytest.mark.parametrize("name", ["notes", "me/../notes", "../notes", "me/a/b", "me/", "me/no tes"])
+def test_lm_studio_is_told_publisher_and_model(fork, tmp_path, mlx_tune_command, name):
+    words = ("export", "lmstudio", name, "--store", fork.store, "--models", tmp_path)
+    code, _, error = mlx_tune_command(*words)
+    assert code == 2
+    assert "expected publisher/model, as in me/notes" in error
+    assert not (tmp_path / "me").exists()
 
 
 def test_the_chain_alone_for_llama_cpp(fork, tmp_path, mlx_tune_command):
