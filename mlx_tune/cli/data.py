@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +21,16 @@ from mlx_tune.cli.console import (
     say,
     warn_of_slow_blas,
 )
-from mlx_tune.cli.options import STORE, BaseOption, DataArgument, JsonOption, StoreOption, home
+from mlx_tune.cli.options import (
+    STORE,
+    BaseOption,
+    DataArgument,
+    JsonOption,
+    OutOption,
+    StoreOption,
+    home,
+)
+from mlx_tune.text import quoted
 
 if TYPE_CHECKING:
     from mlx_tune.workflows.data_check import DataCheck
@@ -84,6 +94,57 @@ def _as_trained(found: DataCheck, row: int) -> list[tuple[str, str]]:
         label = "taught" if segment.is_taught else "given"
         lines.append((label, segment.text.replace("\n", "↵")))
     return lines
+
+
+@data_app.command()
+def convert(
+    data: DataArgument,
+    *,
+    out: Annotated[
+        Path, typer.Option(help="A .json or .jsonl file that does not exist yet.", callback=home)
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Write data of any shape that is read as JSON that you can edit, every row in its order."""
+    from mlx_tune.workflows.data_files import convert_data
+
+    made = convert_data(data, out)
+    if json:
+        print_json(made.to_json())
+        return
+    print(f"✓ {made.out}: {counted(made.rows, 'row')}")
+    _print_passed_over(made.passed_over)
+
+
+@data_app.command()
+def split(
+    data: DataArgument,
+    *,
+    out: OutOption,
+    valid: Annotated[float, typer.Option(help="Share of the rows to hold out.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of the rows to leave alone.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another choice.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Part data into a folder of train, valid and test files, which a training tells apart.
+
+    Rows that ask alike stay together: else the answer to a question that is held out were taught.
+    """
+    from mlx_tune.workflows.data_files import split_data
+
+    made = split_data(data, out, valid=valid, test=test, seed=seed)
+    if json:
+        print_json(made.to_json())
+        return
+    parts = ", ".join(f"{name} {counted(count, 'row')}" for name, count in made.rows.items())
+    print(f"✓ {made.out}: {parts}")
+    _print_passed_over(made.passed_over)
+
+
+def _print_passed_over(fields: Mapping[str, int]) -> None:
+    if fields:
+        named = ", ".join(f"{quoted(name)} in {counted(n, 'row')}" for name, n in fields.items())
+        print(f"left out, because they teach nothing: {named}")
 
 
 @data_app.command()

@@ -1,6 +1,4 @@
-"""data check; data reword, on a tiny base that writes gibberish, and with a model that was given
-its words.
-"""
+"""data check, convert, split and reword; no model here writes but one that was given words."""
 
 import json
 
@@ -158,3 +156,18 @@ def test_check_refuses_what_a_training_would(lab, mlx_tune_command):
     lines_of(path, [leak])
     code, _, error = mlx_tune_command("data", "check", path, "--row", 2, *options)
     assert (code, error) == (2, "error: --row 2: there are rows 1 to 1\n")
+
+
+def test_data_is_converted_and_split(file, mlx_tune_command):
+    rows = [{"question": f"Where is {i}?", "answer": f"In {i}.", "id": i} for i in range(10)]
+    file.write_text(json.dumps(rows))
+    code, out, _ = mlx_tune_command("data", "convert", file, "--out", "new.json")
+    assert (code, out.splitlines()) == (
+        0, ["✓ new.json: 10 rows", 'left out, because they teach nothing: "id" in 10 rows'],
+    )  # fmt: skip
+    code, out, _ = mlx_tune_command("data", "split", "new.json", "--out", "parts", "--test", 0.2)
+    assert (code, out) == (0, "✓ parts: train 7 rows, valid 1 row, test 2 rows\n")
+    code, out, _ = mlx_tune_command("data", "split", "new.json", "--out", "again", "--json")
+    assert json.loads(out)["rows"] == {"train": 9, "valid": 1, "test": 0}
+    code, _, error = mlx_tune_command("data", "convert", file, "--out", "new.json")
+    assert (code, "nothing is overwritten" in error) == (2, True)
