@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mlx_tune.workflows.plan import TrainingRequest
     from mlx_tune.workflows.run import TrainingOutcome
     from mlx_tune.workflows.store_commands import Collection, Promotion, Rollback
+    from mlx_tune.workflows.tracking import Work
     from mlx_tune.workflows.training_plan import TrainingPlan
 
 Data = str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Iterable[Mapping[str, Any]]
@@ -75,6 +76,7 @@ class Store:
         *,
         progress: Callable[[Step], None] | None = None,
         observer: TrainingObserver | None = None,
+        track: Sequence[str] = (),
         **settings: Any,
     ) -> TrainingOutcome:
         """Train one session on top of everything learned so far.
@@ -83,6 +85,7 @@ class Store:
             data: Data files or folders, or rows.
             progress: Called after each optimizer step.
             observer: Follows everything, and may answer what is asked; instead of ``progress``.
+            track: Names of trackers that record it besides: see :mod:`.workflows.trackers`.
             settings: As in docs/config.md, such as ``epochs=5`` or ``name="dining"``.
 
         Returns:
@@ -97,7 +100,8 @@ class Store:
         """
         from mlx_tune.workflows.run import train
 
-        return train(self._request(data, settings), self._observer(progress, observer))
+        request = self._request(data, settings)
+        return self._followed(lambda follows: train(request, follows), progress, observer, track)
 
     def plan(self, data: Data, **settings: Any) -> TrainingPlan:
         """Return what :meth:`train` would do, every setting with its reason; nothing is written.
@@ -132,6 +136,7 @@ class Store:
         *,
         progress: Callable[[Step], None] | None = None,
         observer: TrainingObserver | None = None,
+        track: Sequence[str] = (),
     ) -> TrainingOutcome:
         """Finish an interrupted training as if it had never stopped.
 
@@ -139,6 +144,7 @@ class Store:
             run: The name of its folder under ``runs/``; None for the newest unfinished one.
             progress: Called after each optimizer step.
             observer: As for :meth:`train`.
+            track: As for :meth:`train`.
 
         Raises:
             UsageError: There is no such run.
@@ -147,7 +153,9 @@ class Store:
         """
         from mlx_tune.workflows.run import resume
 
-        return resume(self.root, run, self._observer(progress, observer))
+        return self._followed(
+            lambda follows: resume(self.root, run, follows), progress, observer, track
+        )
 
     def discard(self, run: str | None) -> str:
         """Delete a run that is not to be finished, and return its folder's name.
@@ -169,6 +177,7 @@ class Store:
         without: Sequence[str] = (),
         progress: Callable[[Step], None] | None = None,
         observer: TrainingObserver | None = None,
+        track: Sequence[str] = (),
         **settings: Any,
     ) -> TrainingOutcome:
         """Teach the bare base all that the chain was taught, as one new first session.
@@ -177,6 +186,7 @@ class Store:
             without: Sessions whose rows are left out.
             progress: Called after each optimizer step.
             observer: As for :meth:`train`.
+            track: As for :meth:`train`.
             settings: As for :meth:`train`.
 
         Raises:
@@ -186,7 +196,7 @@ class Store:
         from mlx_tune.workflows.run import train
 
         request = replace(self._request((), settings), without=without, consolidates=True)
-        return train(request, self._observer(progress, observer))
+        return self._followed(lambda follows: train(request, follows), progress, observer, track)
 
     def chat(
         self, session: str | None = None, *, max_tokens: int = 512, temperature: float = 0.0
@@ -608,6 +618,17 @@ class Store:
             config=self._config,
             asks_model=asks_model,
         )
+
+    def _followed(
+        self,
+        work: Work,
+        progress: Callable[[Step], None] | None,
+        observer: TrainingObserver | None,
+        track: Sequence[str],
+    ) -> TrainingOutcome:
+        from mlx_tune.workflows.tracking import tracked
+
+        return tracked(work, self._observer(progress, observer), track)
 
     def _observer(
         self, progress: Callable[[Step], None] | None, observer: TrainingObserver | None

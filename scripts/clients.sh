@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes .venv-clients: programs nobody here wrote that speak to servers like ours, for the tests in
-# tests/serving/clients, and that load our adapters, for tests/slow. What cannot be installed is
+# tests/serving/clients, that load our adapters, and that record trainings, for tests/slow. What cannot be installed is
 # named, and its tests are skipped.
 set -u
 
@@ -26,6 +26,8 @@ install_into $home/litellm 'litellm>=1.106,<2' || missing="$missing litellm"
 install_into $home/peft 'torch==2.13.0' 'transformers>=5,<6' 'peft>=0.21,<0.22' ||
     missing="$missing peft"
 install_into $home/llama-cpp 'xllamacpp==2026.10.11549' || missing="$missing llama.cpp"
+install_into $home/trackers 'tensorboardX>=2.6,<3' 'tensorboard>=2.15' 'wandb>=0.20,<1' \
+    'mlflow-skinny>=3,<4' 'trackio>=0.40' || missing="$missing trackers"
 mkdir -p $home/node
 if ! { command -v node && npm install --prefix $home/node --silent --no-audit --no-fund \
     'openai@^6.49'; } >/dev/null 2>&1; then

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from mlx_tune.cli.training_view import TrainingView
     from mlx_tune.workflows.run import TrainingOutcome
 
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Record it besides in tensorboard, wandb, mlflow or trackio; may be repeated."
+    ),
+]
+
 
 @with_settings
 def train(
@@ -30,12 +37,13 @@ def train(
     *,
     store: StoreOption = STORE,
     config: ConfigOption = None,
+    track: TrackOption = None,
     json: JsonOption = False,
     flags: dict[str, Any],
 ) -> None:
     """Train one session on top of everything learned so far."""
-    kept = Store(store, config=config)
-    follow(lambda view: kept.train(data, observer=view, **flags), as_json=json)
+    kept, track = Store(store, config=config), track or []
+    follow(lambda view: kept.train(data, observer=view, track=track, **flags), as_json=json)
 
 
 @with_settings
@@ -66,6 +74,7 @@ def resume(
     discard: Annotated[
         bool, typer.Option("--discard", help="Delete the run instead; no session is deleted.")
     ] = False,
+    track: TrackOption = None,
     store: StoreOption = STORE,
     json: JsonOption = False,
 ) -> None:
@@ -77,7 +86,7 @@ def resume(
         else:
             print(f"✓ {name} is given up and deleted; HEAD and the sessions are as they were")
         return
-    follow(lambda view: Store(store).resume(run, observer=view), as_json=json)
+    follow(lambda view: Store(store).resume(run, observer=view, track=track or []), as_json=json)
 
 
 @with_settings
@@ -88,6 +97,7 @@ def consolidate(
     ] = None,
     store: StoreOption = STORE,
     config: ConfigOption = None,
+    track: TrackOption = None,
     json: JsonOption = False,
     flags: dict[str, Any],
 ) -> None:
@@ -98,8 +108,11 @@ def consolidate(
     session from its middle.
     """
     kept = Store(store, config=config)
-    left_out = without or ()
-    follow(lambda view: kept.consolidate(without=left_out, observer=view, **flags), as_json=json)
+    left_out, track = without or (), track or []
+    follow(
+        lambda view: kept.consolidate(without=left_out, observer=view, track=track, **flags),
+        as_json=json,
+    )
 
 
 def follow(work: Callable[[TrainingView], TrainingOutcome], *, as_json: bool) -> None:
