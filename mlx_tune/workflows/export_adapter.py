@@ -12,6 +12,7 @@ from mlx_tune.models.gguf_export import write_lora
 from mlx_tune.store.session import Session
 from mlx_tune.training.adapter import Adapter, joined
 from mlx_tune.training.peft import peft_files
+from mlx_tune.workflows.model_card import CARD, model_card
 from mlx_tune.workflows.workspace import (
     Workspace,
     folding,
@@ -85,6 +86,8 @@ def export_peft(
             place.mkdir(exist_ok=True)
             for file, data in peft_files(adapter, base=name).items():
                 (place / file).write_bytes(data)
+            card = model_card(opened.info, sessions, library="peft", title=folder.name)
+            (place / CARD).write_text(card, encoding="utf-8")
             written.append(
                 ExportedAdapter(path=folder, sessions=sessions, base=name, rank=adapter.rank)
             )

@@ -22,6 +22,7 @@ from mlx_tune.models.load import Base, Quantisation, dequantise, save
 from mlx_tune.store.session import ASK, PROMOTE, Session
 from mlx_tune.text import quoted
 from mlx_tune.workflows.general import GeneralSet, general_set
+from mlx_tune.workflows.model_card import CARD, model_card
 from mlx_tune.workflows.scoring import (
     SessionRecall,
     ask_questions,
@@ -326,4 +327,6 @@ def fuse(
             allow(requantised, anyway=anyway, ask=ask)
         fused = Fused(base=info, chain=chain, fidelity=meter.fidelity(), requantised=requantised)
         (scratch / RECORD).write_text(json.dumps(fused.to_json(), indent=2) + "\n")
+        card = model_card(info, chain, library="mlx", title=out.name)
+        (scratch / CARD).write_text(card, encoding="utf-8")
     return fused
