@@ -294,6 +294,15 @@ def test_doctor_on_a_damaged_store_ends_with_4(trained_store, mlx_tune_command):
     assert error.startswith("error: adapters/sessions/0001-cs-")
 
 
+def test_doctor_on_a_store_that_cannot_be_read_says_so(trained_store, mlx_tune_command):
+    (trained_store / "format.json").write_text('{"version": 99, "requires": []}')
+    code, out, error = mlx_tune_command("doctor")
+    assert code == 5
+    assert "✗ store" in out
+    assert "✓ store" not in out
+    assert "99" in error
+
+
 @pytest.mark.parametrize(("free", "mark"), [(1_900_000_000, "✗"), (2_100_000_000, "✓")])
 def test_doctor_tells_of_a_disk_that_is_nearly_full(
     trained_store, mlx_tune_command, monkeypatch, free, mark

@@ -24,11 +24,11 @@ def batches(**changes) -> Batches:
     return Batches(**{**settings, **changes})
 
 
-def state(steps_done: int = 3, **changes) -> TrainerState:
+def state(steps_done: int = 3, planned_steps: int = PLANNED, **changes) -> TrainerState:
     return TrainerState.of(
         batches(**changes),
         steps_done=steps_done,
-        planned_steps=PLANNED,
+        planned_steps=planned_steps,
         max_token_losses=LOSSES,
         max_token_losses_before=[UNKNOWN_LOSS] * 7,
     )
@@ -49,6 +49,11 @@ def test_a_state_is_an_epoch_and_the_number_of_its_rows_that_are_done(steps_done
     assert (found.epoch, found.cursor) == (epoch, cursor)
     assert list(found.permutation) == batches().order(epoch - 1, [UNKNOWN_LOSS] * 7)
     assert sorted(found.permutation) == list(range(7))
+
+
+def test_the_rows_of_a_later_epoch_are_counted_from_its_beginning():
+    found = state(5, planned_steps=9, batch_size=1, effective_batch=3)
+    assert (found.epoch, found.cursor) == (2, 6)
 
 
 def test_a_state_reads_back_as_it_was_written():
