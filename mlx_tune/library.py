@@ -478,8 +478,9 @@ class Store:
         """Take a LoRA adapter that was trained elsewhere in, as a session like any other.
 
         Args:
-            path: A folder that PEFT wrote, with ``adapter_config.json`` and
-                ``adapter_model.safetensors``; or a GGUF file that llama.cpp loads.
+            path: A folder that PEFT or mlx-lm wrote, with ``adapter_config.json`` and
+                ``adapter_model.safetensors`` or ``adapters.safetensors``; or a GGUF file that
+                llama.cpp loads.
             data: What it was taught, by which it is measured and rehearsed; without it the gate
                 is blind to it.
             name: Of the session; None for the folder's or file's.

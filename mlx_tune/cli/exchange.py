@@ -157,7 +157,7 @@ def import_(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A folder that PEFT wrote, or a LoRA adapter of llama.cpp (.gguf).",
+            help="A folder that PEFT or mlx-lm wrote, or a LoRA of llama.cpp (.gguf).",
             callback=home,
             show_default=False,
         ),

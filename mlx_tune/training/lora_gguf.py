@@ -46,6 +46,7 @@ def read_lora_gguf(path: Path) -> ForeignAdapter:
     scales = {module: alpha / rank if alpha else 1.0 for module, rank in ranks.items()}
     name = file.fields.get("general.base_model.0.repo_url")
     return ForeignAdapter(
+        format="gguf",
         adapter=evened(factors, scales),
         base=str(name or file.fields.get("general.base_model.0.name") or "") or None,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),

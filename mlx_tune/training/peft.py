@@ -4,7 +4,6 @@ PEFT keeps ``lora_A`` (rank, in) and ``lora_B`` (out, rank), each the transpose 
 multiplies their product by ``lora_alpha / r``, with rank-stabilised LoRA by ``lora_alpha / √r``.
 """
 
-import hashlib
 import io
 import json
 import math
@@ -15,13 +14,11 @@ from typing import Any
 import mlx.core as mx
 import regex  # type: ignore[import-untyped]
 
-from mlx_tune.errors import DamagedStoreError, InputError
-from mlx_tune.files import strict_json
-from mlx_tune.files.safetensors import Header, parse
-from mlx_tune.store.adapter_check import check_finite
+from mlx_tune.errors import InputError
+from mlx_tune.files.safetensors import Header
 from mlx_tune.text import quoted
 from mlx_tune.training.adapter import ADAPTED, Adapter
-from mlx_tune.training.foreign import ForeignAdapter, evened
+from mlx_tune.training.foreign import ForeignAdapter, evened, read_object, read_tensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -110,25 +107,19 @@ def read_peft(folder: Path) -> ForeignAdapter:
     """
     config = _read_config(folder)
     place = folder / WEIGHTS_FILE
-    data = _read(place)
-    try:
-        header = parse(data, place, fix=_FIX)
-    except DamagedStoreError as error:  # it is no store's
-        raise InputError(str(error)) from None
-    paths = _modules(header, place)
-    check_finite(data, header, place, fix=_FIX)
-    arrays = mx.load(io.BytesIO(data), format="safetensors")
-    assert isinstance(arrays, dict)
+    file = read_tensors(place, _read(place), fix=_FIX)
+    paths = _modules(file.header, place)
     names = {path: [paths[path][letter] for letter in "AB"] for path in sorted(paths)}
     factors = {
-        path: (arrays[a].astype(mx.float32).T, arrays[b].astype(mx.float32).T)
+        path: (file.arrays[a].astype(mx.float32).T, file.arrays[b].astype(mx.float32).T)
         for path, (a, b) in names.items()
     }
     scales = {path: _scale(config, path, a.shape[1]) for path, (a, _) in factors.items()}
     return ForeignAdapter(
+        format="peft",
         adapter=evened(factors, scales),
         base=config["base_model_name_or_path"],
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=file.sha256,
     )
 
 
@@ -144,25 +135,13 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _read_json(place: Path) -> dict[str, Any]:
-    try:
-        found = strict_json.loads(_read(place))
-    except ValueError as error:
-        raise InputError(f"{place}: not valid JSON ({error}); {_FIX}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{place}: not a JSON object; {_FIX}")
-    return found
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
     """Return the config of a plain LoRA, the keys that are used later all there."""
     place = folder / CONFIG_FILE
     config = {
         "base_model_name_or_path": None, "alpha_pattern": None, "use_rslora": False,
-        "bias": "none", "init_lora_weights": True, **_read_json(place),
+        "bias": "none", "init_lora_weights": True, **read_object(place, _read(place), fix=_FIX),
     }  # fmt: skip
-    if "lora_parameters" in config:
-        raise InputError(f"{place}: mlx-lm wrote this adapter, not PEFT; expected peft_type LORA")
     if str(config.get("peft_type")).upper() != "LORA":
         raise InputError(f"{place}: peft_type is {_shown(config.get('peft_type'))}; expected LORA")
     for key, value in config.items():

@@ -28,6 +28,7 @@ from mlx_tune.text import quoted
 from mlx_tune.training.adapter import Adapter
 from mlx_tune.training.foreign import ForeignAdapter
 from mlx_tune.training.lora_gguf import in_our_order, read_lora_gguf
+from mlx_tune.training.mlx_lm_adapter import is_mlx_lm, read_mlx_lm
 from mlx_tune.training.peft import read_peft
 from mlx_tune.workflows.gate_run import GateResult, run_gate
 from mlx_tune.workflows.observer import TrainingObserver
@@ -50,7 +51,7 @@ class ImportRequest:
     """What a person asked for.
 
     Attributes:
-        path: A folder that PEFT wrote, or a GGUF file.
+        path: A folder that PEFT or mlx-lm wrote, or a GGUF file.
         store: The store's folder.
         data: What it was taught: files or folders. None where there are none, and the gate is
             blind to it.
@@ -79,13 +80,12 @@ def import_adapter(request: ImportRequest, observer: TrainingObserver) -> Traini
         IncompatibleError: It does not fit the base, or the store stands on another one.
         LockedError: A training is going on in this store.
     """
-    is_gguf = gguf_names.is_gguf(request.path.name)
     name = request.name or slug(_stem(request.path))
     check_name(name)
     data = read.read_set(request.data) if request.data else None
     rows = tuple(data.rows if data else ())
     check_wordings(rows)  # before anything is fetched
-    found = read_lora_gguf(request.path) if is_gguf else read_peft(request.path)
+    found = _read(request.path)
     now = SessionStore.open(request.store).snapshot()
     check_untagged(now, name)
     candidate = _candidate(request, now, name, rows, observer)
@@ -104,6 +104,12 @@ def import_adapter(request: ImportRequest, observer: TrainingObserver) -> Traini
         session = candidate.store.commit(name=name, parent=parent, record=record, files=files)
         is_head = _put_in_use(candidate, now.head(), session, observer)
     return TrainingOutcome(session=session, recall=result.recall, is_head=is_head, gate=result)
+
+
+def _read(path: Path) -> ForeignAdapter:
+    if gguf_names.is_gguf(path.name):
+        return read_lora_gguf(path)
+    return read_mlx_lm(path) if is_mlx_lm(path) else read_peft(path)
 
 
 def _candidate(
@@ -192,7 +198,7 @@ def _family(name: str) -> str:
 def _source(path: Path, found: ForeignAdapter) -> dict[str, Any]:
     """Return where an adapter came from, for the session's record."""
     return {
-        "format": "peft" if found.row_order is None else "gguf",
+        "format": found.format,
         "folder": str(path.resolve()),
         "base": found.base,
         "sha256": found.sha256,

@@ -127,7 +127,6 @@ CONFIGS = {
     "lora_alpha": (0, "expected a number above 0"),
     "alpha_pattern": ({"(": 1}, "is no pattern"),
     "base_model_name_or_path": (3, "is no text"),
-    "lora_parameters": ({}, "mlx-lm wrote this adapter"),
 }
 
 

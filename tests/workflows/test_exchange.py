@@ -1,6 +1,7 @@
 """Adapters that go to other programs and come from them: export and import."""
 
 import json
+import shutil
 
 import mlx.core as mx
 import numpy as np
@@ -83,6 +84,19 @@ def test_a_chain_comes_home_as_one_session_that_answers_the_same(fork, lab, expo
     assert len(read_rows(session)) == recall.verbatim.asked
     kept = session.record["imported"]
     assert (kept["format"], kept["folder"]) == ("peft", str(exported))
+
+
+def test_two_adapters_of_mlx_lm_come_in_as_a_chain(fork, lab, taught, tmp_path):
+    chain = chain_of(fork.store, "housing")
+    for session in chain:
+        shutil.copytree(session.path, tmp_path / session.name)  # the files that mlx-lm writes
+    take(lab, tmp_path / "cs", name="previous")
+    assert take(lab, tmp_path / "housing", name="latest", onto="HEAD").is_head
+    both = chain_of(lab.store)
+    assert [session.name for session in both] == ["previous", "latest"]
+    assert {session.record["imported"]["format"] for session in both} == {"mlx-lm"}
+    info = locate(str(lab.base), say=print)
+    assert np.abs(logits(info, chain) - logits(info, both)).max() <= 1e-4
 
 
 def test_it_comes_home_from_llama_cpp_too(fork, lab, tmp_path, taught):
