@@ -6,11 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tune.training.mixture import BASE, MERGED, UNKNOWN_LOSS, DataSource, Mixture
+from mlx_tune.training.config import TrainingConfig
+from mlx_tune.training.mixture import BASE, LABELS, MERGED, UNKNOWN_LOSS, DataSource, Mixture
 
 
 def unknown(rows: int) -> list[float]:
     return [UNKNOWN_LOSS] * rows
+
+
+def test_a_mixture_of_labels_alone_distils_nothing():
+    own = DataSource(size=2, per_epoch=2, teacher=LABELS)
+    taught = DataSource(size=2, per_epoch=2, teacher=BASE)
+    settings = {
+        "rank": 2, "scale": 2.0, "epochs": 1, "batch_size": 2, "grad_accumulation": 1,
+        "learning_rate": 1e-3, "new_rows": 2, "seed": 0,
+    }  # fmt: skip
+    assert not TrainingConfig(**settings).distils
+    assert not TrainingConfig(**settings, mixture=Mixture(sources=(own,))).distils
+    assert TrainingConfig(**settings, mixture=Mixture(sources=(own, taught))).distils
 
 
 def test_every_epoch_has_all_rows():

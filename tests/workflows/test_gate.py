@@ -358,6 +358,13 @@ def test_a_session_can_be_left_out_of_a_consolidation(learned):
         train(consolidating(learned, without=["cs"], **BRIEF), RecordingObserver())
 
 
+def test_the_others_are_compared_by_their_losses_where_the_first_is_left_out(chained):
+    outcome = train(consolidating(chained, without=["cs"], **BRIEF), RecordingObserver())
+    gate = outcome.session.record["gate"]
+    assert [each["session"] for each in gate["losses"]] == ["2 more"]
+    assert gate["skipped"] == {"1 cs": "it was left out on purpose"}
+
+
 def test_a_consolidation_can_be_resumed(chained):
     request = consolidating(chained, **{**BRIEF, "epochs": 4})
     with pytest.raises(KeyboardInterrupt):

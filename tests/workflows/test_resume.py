@@ -15,7 +15,8 @@ from mlx_tune.store.store import SessionStore
 from mlx_tune.training.adapter import WEIGHTS_FILE
 from mlx_tune.workflows import fitting, steps
 from mlx_tune.workflows import run as run_module
-from mlx_tune.workflows.run import resume
+from mlx_tune.workflows.observer import TrainingObserver
+from mlx_tune.workflows.run import resume, train
 from mlx_tune.workflows.store_commands import rollback
 
 
@@ -142,6 +143,15 @@ def test_training_the_same_data_offers_the_unfinished_run(lab):
     lab.train(data, observer=accepted)
     assert [step.number for step in accepted.steps] == [4]
     assert not [run for run in list_runs(lab.store) if run.is_unfinished]
+
+
+def test_nobody_goes_on_with_a_run_that_nobody_was_asked_about(lab):
+    data = lab.data("cs", facts("Lab"))
+    interrupt(lab, data, 3)
+    outcome = train(lab.request(data), TrainingObserver())
+    assert outcome.session.record["training"]["steps"] == 4
+    (left,) = [run for run in list_runs(lab.store) if run.is_unfinished]
+    assert left.path.name != outcome.session.record["training"]["run"]
 
 
 def test_an_offer_names_the_settings_that_are_otherwise(lab):
