@@ -66,7 +66,9 @@ def _setting(
 class RequestSettings:
     """What is set for one command and leaves no trace in the sizing of a session."""
 
-    base: str = _setting("Base model: a short name, a Hugging Face id, a folder or a GGUF file.")
+    base: str = _setting(
+        "Base model: a short name, a hub id (owner/name[@revision]), a folder or a GGUF file."
+    )
     name: str = _setting("Name of the session; default: the data file's.")
     allow_long: bool = _setting("Train even if over 5 % of the tokens are in too long rows.")
     replace: bool = _setting(

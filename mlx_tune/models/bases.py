@@ -55,8 +55,10 @@ class BaseInfo:
     @property
     def name_elsewhere(self) -> str:
         """What other programs call it: a Hugging Face id, or its folder."""
+        if Path(self.source).is_absolute():
+            return self.source
         known = (k.wheel_of for k in KNOWN.values() if k.source == self.source)
-        return next(known, None) or self.source
+        return next(known, None) or self.source.partition("@")[0]
 
     @property
     def weights_bytes(self) -> int:

@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mlx_tune.errors import InputError, MlxTuneError, NetworkError
 from mlx_tune.models.catalogue import KNOWN, KnownBase
@@ -51,7 +52,7 @@ def from_hub(repo: str, name: str, *, again: bool = False) -> Path:
     """Fetch a repository of the Hugging Face hub into the hub's cache and return its folder.
 
     Args:
-        repo: ``owner/name``.
+        repo: ``owner/name``, or ``owner/name@REVISION``: a branch, a tag or a commit.
         name: The name of the base model, for messages.
         again: Whether to fetch files that are already there, because they are damaged.
 
@@ -60,10 +61,19 @@ def from_hub(repo: str, name: str, *, again: bool = False) -> Path:
         InputError: The name is not a model id.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
+    id_, _, revision = repo.partition("@")
+    wanted: dict[str, Any] = {"allow_patterns": _WANTED, "force_download": again}
     try:
-        return Path(snapshot_download(repo, allow_patterns=_WANTED, force_download=again))
+        return Path(snapshot_download(id_, revision=revision or None, **wanted))
+    except RevisionNotFoundError as error:
+        raise NetworkError(f"{id_}: the hub knows no revision {revision!r} of it") from error
     except GatedRepoError as error:
         equivalents = {known.source: known.open_equivalent for known in KNOWN.values()}
         equivalent = equivalents.get(repo)

@@ -161,15 +161,43 @@ def test_a_download_that_stops_names_the_command_to_retry(monkeypatch):
 def test_a_hub_model_in_mlx_format_is_used_in_place(monkeypatch, folder):
     asked = {}
 
-    def download(repo, allow_patterns, force_download):
-        asked.update(repo=repo, patterns=allow_patterns, again=force_download)
+    def download(repo, revision, allow_patterns, force_download):
+        asked.update(repo=repo, revision=revision, patterns=allow_patterns, again=force_download)
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     info = bases.locate("mlx-community/tiny")
     assert (asked["repo"], info.folder) == ("mlx-community/tiny", folder)
+    assert asked["revision"] is None
     assert not asked["again"]
     assert not any(p.endswith((".py", ".bin", ".pt")) for p in asked["patterns"])
+
+
+def test_a_revision_of_a_hub_model_is_pinned(monkeypatch, folder):
+    asked = []
+
+    def download(repo, revision, **options):
+        asked.append((repo, revision))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    info = bases.locate("mlx-community/tiny@0f1e2d3")
+    assert asked == [("mlx-community/tiny", "0f1e2d3")]
+    assert info.source == "mlx-community/tiny@0f1e2d3"  # another than the newest
+    assert info.name_elsewhere == "mlx-community/tiny"
+
+
+def test_a_local_base_is_called_by_its_whole_path(tmp_path):
+    folder = tiny.base_folder(tmp_path / "a@b" / "tiny")
+    assert bases.locate(str(folder), say=lambda line: None).name_elsewhere == str(folder)
+
+
+def test_a_revision_that_is_none_is_told(monkeypatch):
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    hub_raises(monkeypatch, lambda repo: RevisionNotFoundError("404", response=response()))
+    with pytest.raises(NetworkError, match="someone/model: the hub knows no revision 'old' of it"):
+        bases.locate("someone/model@old")
 
 
 def test_a_wheel_with_another_hash_is_refused_and_nothing_is_kept(monkeypatch):

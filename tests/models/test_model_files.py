@@ -205,7 +205,7 @@ class Hub:
     theirs: Path
     forced: list[bool] = field(default_factory=list)
 
-    def download(self, repo, allow_patterns, force_download):
+    def download(self, repo, revision, allow_patterns, force_download):
         self.forced.append(force_download)
         if force_download:
             shutil.copytree(self.theirs, self.folder, dirs_exist_ok=True, copy_function=shutil.copy)
