@@ -90,6 +90,12 @@ def test_a_score_without_a_finite_loss_is_never_the_best(wrong):
     assert best_score([]) is None
 
 
+def test_the_best_is_most_often_right_then_of_the_lowest_loss_then_the_first():
+    assert best_score([score(1, 3, 0.1), score(2, 4, 9.0)]) == score(2, 4, 9.0)
+    assert best_score([score(1, 4, 0.2), score(2, 4, 0.1), score(3, 3, 0.0)]) == score(2, 4, 0.1)
+    assert best_score([score(2, 4, 0.1), score(1, 4, 0.1)]) == score(1, 4, 0.1)
+
+
 def test_where_no_row_is_ever_right_nothing_is_best():
     """Their loss rises while the taught rows are learned."""
     assert best_score([score(1, 0, 7.1), score(2, 0, 7.9)]) is None

@@ -174,6 +174,7 @@ def test_an_evaluation_of_another_base_says_nothing(lab):
         record["base"]["fingerprint"] = "f" * 64
         path.write_text(json.dumps(record))
     assert sources(ask(lab)) == ["mm-", "rm-", "rr-", "mm-"]
+    assert sources(ask(lab)) == ["ff-", "rf-", "rr-", "mm-"]  # the newer one does
 
 
 def test_a_store_that_an_earlier_version_evaluated_is_measured_where_that_says_nothing(lab):
