@@ -28,12 +28,18 @@ MODELS = {
     "phi3": {"rope_scaling": None, "original_max_position_embeddings": 2048},
     "smollm3": {"no_rope_layer_interval": 2},
 }
+QUICKLY = ("llama", "gemma3_text", "phi3")  # packed, called as a whole, merged projections
 WRITTEN_AS_GGUF = {"llama", "mistral", "qwen2", "qwen3"}
 QUICK = {"epochs": 3, "learning_rate": 0.01}
 TOKENS = mx.arange(3, 60)[None]  # more than a sliding window
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        name if name in QUICKLY else pytest.param(name, marks=pytest.mark.slow) for name in MODELS
+    ],
+)
 def taught(request, tmp_path_factory):
     """A store of two sessions on a tiny random model of the architecture."""
     root = tmp_path_factory.mktemp(request.param)
