@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from gguf import GGUFReader
+from mlx_lm import load as load_with_mlx_lm
 
 from helpers import tiny
 from helpers.training_lab import RecordingObserver
@@ -113,6 +114,13 @@ def test_it_comes_home_from_llama_cpp_too(fork, lab, tmp_path, taught):
     assert (kept["format"], kept["folder"]) == ("gguf", str(path))
     with pytest.raises(UsageError, match=r"is already here as 0001-home-v2"):
         take(lab, path, name="again")
+
+
+def test_mlx_lm_loads_an_imported_session_beside_the_base(lab, exported):
+    session = take(lab, exported).session
+    model, _ = load_with_mlx_lm(str(lab.base), adapter_path=str(session.path))
+    ours = logits(locate(str(lab.base), say=print), [session])
+    assert np.abs(np.array(model(TOKENS)[0]) - ours).max() <= 1e-4
 
 
 def test_separate_adapters_are_the_sessions_own(fork, tmp_path):
