@@ -7,8 +7,9 @@ import pytest
 from helpers import tiny
 from mlx_tune.continual.recall import score
 from mlx_tune.data.tokenise import Example
-from mlx_tune.errors import IncompatibleError, InputError
+from mlx_tune.errors import IncompatibleError, InputError, NotFiniteError
 from mlx_tune.models import runtime
+from mlx_tune.training import loop
 from mlx_tune.training.adapter import WEIGHTS_FILE, flatten_factors
 from mlx_tune.training.config import TrainingConfig
 from mlx_tune.training.generic import attach
@@ -246,6 +247,16 @@ def test_lora_plus_moves_every_lora_b_its_ratio_times_as_far_in_the_first_step()
             assert np.array_equal(far[name], near)
         else:
             assert np.allclose(far[name], 16 * near, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf")])
+def test_gradients_that_are_not_finite_stop_before_the_update_too(monkeypatch, norm):
+    trainer = made()
+    kept = weights(trainer)
+    monkeypatch.setattr(loop, "global_norm", lambda gradients: mx.array(norm))
+    with pytest.raises(NotFiniteError, match="step 1: the loss is no longer finite"):
+        next(trainer.steps())
+    assert weights(trainer) == kept
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update():

@@ -177,6 +177,8 @@ def test_the_record_of_a_run_keeps_the_names_of_its_format():
     ]
     assert mixture.to_json() == record
     assert Mixture.from_json(record) == mixture
+    older = [{key: one[key] for key in ("rows", "places", "rounds")} for one in record[:1]]
+    assert Mixture.from_json(older).sources == mixture.sources[:1]
     worded = Mixture(sources=(DataSource(size=3, per_epoch=3, variants=(2, 1, 1)),))
     assert worded.to_json() == [{**record[0], "variants": [2, 1, 1]}]
     assert Mixture.from_json(worded.to_json()) == worded
