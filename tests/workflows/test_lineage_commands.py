@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -12,11 +13,13 @@ from helpers.training_lab import TrainingLab, facts, isolated_environment
 from mlx_tune.errors import DamagedStoreError, DiskError, UsageError
 from mlx_tune.models import bases
 from mlx_tune.store.store import SessionStore, start_head
+from mlx_tune.workflows.diff import diff
 from mlx_tune.workflows.doctor import examine
 from mlx_tune.workflows.evaluate import evaluate
 from mlx_tune.workflows.fuse import fuse
+from mlx_tune.workflows.plan import plan_training
 from mlx_tune.workflows.store_commands import rollback
-from mlx_tune.workflows.workspace import load_folded
+from mlx_tune.workflows.workspace import describe_base, load_folded
 
 TOKENS = mx.array([[40, 50, 60, 70]])
 
@@ -214,3 +217,22 @@ def test_fuse_of_a_store_without_sessions_is_refused_unless_the_base_is_meant(la
     assert written("base").session is None
     assert json.loads((tmp_path / "f" / "mlx-tune.json").read_text())["fidelity"] is None
     assert (tmp_path / "f" / "model.safetensors").exists()
+
+
+def test_what_is_wrong_beside_the_sessions_is_told_before_a_plan_and_a_comparison(two):
+    lab, first, second = two
+    label = lab.store / "tags" / "broken"
+    label.parent.mkdir(exist_ok=True)
+    label.write_text("nonsense")
+    note = f"{label}: holds no session's id and is passed over; delete it"
+    planned, compared = [], []
+    plan_training(lab.request(lab.data("more", facts("More"))), say=planned.append)
+    assert planned.count(note) == 1
+    diff(lab.store, first.id, second.id, base=None, ask=False, shown=None, say=compared.append)
+    assert compared.count(note) == 1
+
+
+def test_a_base_is_recorded_by_what_will_find_it_again(lab):
+    info = replace(bases.locate(str(lab.base)), name="./tiny")
+    assert describe_base(info)["name"] == str(lab.base)  # from another folder too
+    assert describe_base(replace(info, source="wheel:tiny==1"))["name"] == "./tiny"
