@@ -97,6 +97,8 @@ def test_a_chain_joined_is_one_adapter_that_computes_the_same():
     tokens = mx.arange(3, 20)
     assert np.abs(logits(first, tokens) - logits(second, tokens)).max() <= 1e-5
     assert joined(chain[:1]) is chain[0]
+    config = json.loads(peft_files(one, base="b")[CONFIG_FILE])
+    assert (config["lora_dropout"], config["inference_mode"], config["bias"]) == (0.0, True, "none")
     alike = [Adapter(factors=one.factors, rank=one.rank, scale=0.5) for one in chain]
     assert (joined(alike).scale, one.scale) == (0.5, 1.0)  # of several, each pair has its own
 
