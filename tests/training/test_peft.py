@@ -188,6 +188,13 @@ TENSORS = {
         },
         "do not fit",
     ),
+    "no rank": (
+        {
+            f"{LAYER}.self_attn.q_proj.lora_A.weight": (0, 32),
+            f"{LAYER}.self_attn.q_proj.lora_B.weight": (32, 0),
+        },
+        "do not fit",
+    ),
     "three dimensions": (
         {
             f"{LAYER}.self_attn.q_proj.lora_A.weight": (2, 32, 1),
