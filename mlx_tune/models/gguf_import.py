@@ -63,9 +63,8 @@ def convert(path: Path, folder: Path, *, dtype: mx.Dtype | None = None) -> None:
     _write_json(folder / "config.json", config)
     _write_json(folder / "tokenizer.json", tokenizer)
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(file))
-    end = _token(file, "eot")
-    if end is not None and end != config["eos_token_id"]:
-        ends = [config["eos_token_id"], end]
+    ends = [number for name in ("eos", "eot") if (number := _token(file, name)) is not None]
+    if len({*ends}) > 1 or config["eos_token_id"] is None:
         _write_json(folder / "generation_config.json", {"eos_token_id": ends})
 
 
@@ -158,6 +157,9 @@ def _rope_scaling(file: GgufFile, theta: float, width: int) -> dict[str, Any] | 
 
 def _check_shapes(file: GgufFile, config: Mapping[str, Any]) -> None:
     """Refuse a file that lacks a tensor, or has one of another shape than it says."""
+    layers = config["num_hidden_layers"]
+    if not 0 < layers <= len(file.tensors):  # before so many names are made
+        raise InputError(f"{file.path}: has {len(file.tensors)} tensors for {layers} layers")
     wanted = _shapes(file, config)
     found = {name: tuple(map(int, reversed(one.shape))) for name, one in file.tensors.items()}
     for name, shape in wanted.items():

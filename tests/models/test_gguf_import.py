@@ -13,7 +13,7 @@ from mlx_lm import load as load_with_mlx_lm
 from helpers import tiny
 from helpers.gguf_files import copied
 from mlx_tune.errors import InputError
-from mlx_tune.models import bases
+from mlx_tune.models import bases, model_files
 from mlx_tune.models.gguf_export import write_gguf
 from mlx_tune.models.gguf_import import convert
 from mlx_tune.models.load import load
@@ -212,6 +212,8 @@ REFUSED = {  # by what is said: fields to change, keys to drop, tensors to chang
     f"llama.expert_count is 8, which {BOTH}": ({"llama.expert_count": 8}, [], {}),
     f"llama.rope.dimension_count is 4, which {BOTH}": ({"llama.rope.dimension_count": 4}, [], {}),
     'positions scaled by "yarn" are not read': ({"llama.rope.scaling.type": "yarn"}, [], {}),
+    "tensors for 4294967295 layers": ({"llama.block_count": 2**32 - 1}, [], {}),
+    "tensors for 0 layers": ({"llama.block_count": 0}, [], {}),
     "has 0 attention heads": ({"llama.attention.head_count": 0}, [], {}),
     'context_length is "long"; expected a number': ({"llama.context_length": "long"}, [], {}),
     'llama.block_count is "None"; expected a number': ({}, ["llama.block_count"], {}),
@@ -290,6 +292,14 @@ def test_a_second_token_that_ends_a_turn_is_kept(tmp_path):
     )
     (tmp_path / "two.gguf").replace(tmp_path / "model.gguf")
     assert imported(tmp_path).tokenizer.end_ids == {0, 2}
+
+
+def test_the_only_token_that_ends_a_turn_may_be_that_of_a_turn(tmp_path):
+    exported(tmp_path)
+    fields, path = {"tokenizer.ggml.eot_token_id": 1}, tmp_path / "one.gguf"
+    copied(tmp_path / "model.gguf", path, fields=fields, drop=["tokenizer.ggml.eos_token_id"])
+    path.replace(tmp_path / "model.gguf")
+    assert model_files.read_end_ids(imported(tmp_path).info.folder) == [1]
 
 
 def test_a_base_of_a_file_is_converted_once_and_again_when_the_file_changes(tmp_path):
