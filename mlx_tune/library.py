@@ -463,8 +463,8 @@ class Store:
         from mlx_tune.workflows.fuse import lmstudio_folder
 
         out = lmstudio_folder(name, Path(models).expanduser())
-        fuse = self.fuse(out, session=session, quantise=quantise, anyway=anyway, confirm=confirm)
-        return out, fuse
+        written = self.fuse(out, session=session, quantise=quantise, anyway=anyway, confirm=confirm)
+        return out, written
 
     def import_adapter(
         self,

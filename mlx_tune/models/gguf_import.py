@@ -50,27 +50,47 @@ def convert(path: Path, folder: Path, *, dtype: mx.Dtype | None = None) -> None:
         InputError: The file is damaged or a part of one, or has an architecture, a tokenizer or
             positions that are unknown here.
     """
-    file = _model(path)
+    file = GgufFile.read(path)
+    try:
+        described = _described(file)
+    except InputError:
+        raise
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        # Any field may be of any type, and a number infinite or none.
+        raise InputError(
+            f"{path}: a field is not what it should be ({quoted(str(error)[:80])}); {FETCH_AGAIN}"
+        ) from None
+    config = described["config.json"]
+    dtype = dtype or _dtype(file)
+    config["torch_dtype"] = str(dtype).removeprefix("mlx.core.")
+    _write_weights(file, config, folder, dtype)
+    for name, value in described.items():
+        _write_json(folder / name, value)
+
+
+def _described(file: GgufFile) -> dict[str, dict[str, Any]]:
+    """Return what a model folder has beside the weights, by file name; refuse what is unknown."""
+    _check_kind(file)
     config = _config(file)
     _check_shapes(file, config)
     vocabulary = _vocabulary(file)
     start = _token(file, "bos") if _starts_text(file, vocabulary) else None
     tokenizer = gguf_tokenizer.to_tokenizer_json(vocabulary, start=start)
     _check_tokenizer(file, tokenizer)
-    dtype = dtype or _dtype(file)
-    config["torch_dtype"] = str(dtype).removeprefix("mlx.core.")
-    _write_weights(file, config, folder, dtype)
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "tokenizer.json", tokenizer)
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(file))
+    found = {
+        "config.json": config,
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": _tokenizer_config(file),
+    }
     ends = [number for name in ("eos", "eot") if (number := _token(file, name)) is not None]
     if len({*ends}) > 1 or config["eos_token_id"] is None:
-        _write_json(folder / "generation_config.json", {"eos_token_id": ends})
+        found["generation_config.json"] = {"eos_token_id": ends}
+    return found
 
 
-def _model(path: Path) -> GgufFile:
-    """Read a file and refuse what is no whole model of a known architecture."""
-    file = GgufFile.read(path)
+def _check_kind(file: GgufFile) -> None:
+    """Refuse what is no whole model."""
+    path = file.path
     if int(file.fields.get("split.count") or 1) > 1:
         raise InputError(
             f"{path}: is a part of a model; join the parts with `llama-gguf-split --merge`"
@@ -80,7 +100,6 @@ def _model(path: Path) -> GgufFile:
         raise InputError(f"{path}: is an adapter, not a model; take it with: mlx-tune import")
     if kind != "model":
         raise InputError(f"{path}: is no model but a file of type {shown(kind)}")
-    return file
 
 
 def _config(file: GgufFile) -> dict[str, Any]:
@@ -145,7 +164,7 @@ def _rope_scaling(file: GgufFile, theta: float, width: int) -> dict[str, Any] | 
     tensor = file.tensors.get(ROPE_FACTORS)
     if tensor is not None:
         stored = np.asarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float64)
-        for factor in _LLAMA_3_FACTORS:
+        for factor in _LLAMA_3_FACTORS if 2 * stored.size == width else ():
             scaling = {**_LLAMA_3, "factor": factor}
             wanted = np.asarray(rope_factors(theta, width, scaling))
             if stored.shape == wanted.shape and np.allclose(stored, wanted, rtol=1e-5):
@@ -310,6 +329,8 @@ def _tokenizer_config(file: GgufFile) -> dict[str, Any]:
     names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     numbers = {ours: _token(file, name) for ours, name in names.items()}
     template = file.fields.get("tokenizer.chat_template")
+    if not isinstance(template, str | None):
+        raise InputError(f"{file.path}: its chat template is no text; {FETCH_AGAIN}")
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{f"{ours}_token": tokens[i] for ours, i in numbers.items() if i is not None},

@@ -81,7 +81,7 @@ class Vocabulary:
 
     Attributes:
         kind: ``BYTE_LEVEL`` or ``SENTENCE_PIECE``.
-        pre: llama.cpp's name for how text is split before byte-pair encoding.
+        pre: How text is split before byte-pair encoding, as :func:`split_name` names it.
         tokens: Every token's text by its id.
         types: Of each, a ``gguf.TokenType``.
         merges: Two tokens each, in order of their rank; none of SentencePiece's.
@@ -141,9 +141,6 @@ def to_tokenizer_json(vocabulary: Vocabulary, *, start: int | None) -> dict[str,
     Args:
         vocabulary: What it says.
         start: The id of a token that is put before every text; None where none is.
-
-    Raises:
-        InputError: It names a way to split text that is unknown here.
     """
     tokens = vocabulary.tokens
     split = _of_byte_level(vocabulary) if vocabulary.kind == BYTE_LEVEL else _of_pieces(vocabulary)

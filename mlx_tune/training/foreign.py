@@ -16,6 +16,9 @@ from mlx_tune.files.safetensors import Header, parse
 from mlx_tune.store.adapter_check import check_finite
 from mlx_tune.training.adapter import Adapter, Factors
 
+MAX_SCALE = 1e38
+"""The most that a product of factors may be multiplied by: float32 holds it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignAdapter:

@@ -1,6 +1,5 @@
 """LoRA adapters of mlx-lm, read: two files in a folder, in the names that sessions have too."""
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import mlx.core as mx
 from mlx_tune.errors import InputError
 from mlx_tune.text import quoted
 from mlx_tune.training.adapter import ADAPTED, CONFIG_FILE, WEIGHTS_FILE
-from mlx_tune.training.foreign import ForeignAdapter, evened, read_object, read_tensors
+from mlx_tune.training.foreign import MAX_SCALE, ForeignAdapter, evened, read_object, read_tensors
 
 _FACTOR = re.compile(r"([A-Za-z0-9_.]+)\.lora_([ab])")
 _FIX = "copy the adapter again"
@@ -39,7 +38,7 @@ def read_mlx_lm(folder: Path) -> ForeignAdapter:
         raise InputError(f"{place}: fine_tune_type is {quoted(str(kind))}, which {reason}")
     parameters = config.get("lora_parameters")
     scale: Any = parameters.get("scale") if isinstance(parameters, dict) else None
-    if type(scale) not in (int, float) or not 0 < scale < math.inf:
+    if type(scale) not in (int, float) or not 0 < scale <= MAX_SCALE:
         raise InputError(f"{place}: lora_parameters.scale is no number above 0; {_FIX}")
     weights = folder / WEIGHTS_FILE
     file = read_tensors(weights, weights.read_bytes(), fix=_FIX)

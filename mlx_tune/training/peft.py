@@ -18,7 +18,7 @@ from mlx_tune.errors import InputError
 from mlx_tune.files.safetensors import Header
 from mlx_tune.text import quoted
 from mlx_tune.training.adapter import ADAPTED, Adapter
-from mlx_tune.training.foreign import ForeignAdapter, evened, read_object, read_tensors
+from mlx_tune.training.foreign import MAX_SCALE, ForeignAdapter, evened, read_object, read_tensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -176,7 +176,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_alpha(alpha: Any, what: str, place: Path) -> None:
-    if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
+    if type(alpha) not in (int, float) or not 0 < alpha <= MAX_SCALE:
         raise InputError(f"{place}: {what} is {_shown(alpha)}; expected a number above 0")
 
 

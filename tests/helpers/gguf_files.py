@@ -19,8 +19,11 @@ def copied(path, out, *, fields=None, drop=(), tensors=None):
         value = fields.get(name, field.contents())
         kind = GGUFValueType.STRING if isinstance(value, str) else field.types[0]
         writer.add_key_value(name, value, kind, inner)
-    for name in fields.keys() - reader.fields.keys():
-        kinds = {str: writer.add_string, int: writer.add_uint32, list: writer.add_array}
+    for name in fields.keys() - (reader.fields.keys() - {*drop}):
+        kinds = {
+            str: writer.add_string, int: writer.add_uint32, list: writer.add_array,
+            float: writer.add_float32,
+        }  # fmt: skip
         kinds[type(fields[name])](name, fields[name])
     for tensor in reader.tensors:
         if tensor.name in drop:

@@ -273,6 +273,45 @@ def test_a_file_whose_counts_lie_is_refused(tmp_path):
             assert "is no whole GGUF file" in refused(path, tmp_path / "out"), (place, number)
 
 
+ODD = {"a text": "x", "a number": 7, "a list of texts": ["x"], "no number": float("nan")}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_field_of_another_kind_is_refused_in_one_line_or_does_no_harm(tmp_path, odd):
+    exported(tmp_path)
+    source, path = tmp_path / "model.gguf", tmp_path / "odd.gguf"
+    names = [n for n in GGUFReader(source).fields if not n.startswith(("GGUF.", "general.arch"))]
+    refusals = 0
+    for number, name in enumerate(names):
+        copied(source, path, drop=[name], fields={name: ODD[odd]})
+        (tmp_path / str(number)).mkdir()
+        try:
+            convert(path, tmp_path / str(number))
+        except InputError as error:
+            refusals += 1
+            assert "\n" not in str(error), name
+            assert not [*(tmp_path / str(number)).glob("*.json")], name
+    assert refusals > len(names) / 3
+
+
+def test_a_flipped_bit_of_the_head_is_refused_in_one_line_or_does_no_harm(tmp_path):
+    exported(tmp_path)
+    whole = bytearray((tmp_path / "model.gguf").read_bytes())
+    path, refusals = tmp_path / "flipped.gguf", 0
+    places = np.random.default_rng(0).integers(0, 6000, 150)  # fields, tokens, tensors' names
+    for number, place in enumerate(places):
+        flipped = whole.copy()
+        flipped[place] ^= 1 << (number % 8)
+        path.write_bytes(flipped)
+        (tmp_path / str(number)).mkdir()
+        try:
+            convert(path, tmp_path / str(number))
+        except InputError as error:
+            refusals += 1
+            assert "\n" not in str(error), place
+    assert refusals > 20
+
+
 def test_a_large_model_is_written_in_parts(tmp_path, monkeypatch):
     base = exported(tmp_path)
     monkeypatch.setattr("mlx_tune.models.gguf_import._SHARD_BYTES", 40_000)
